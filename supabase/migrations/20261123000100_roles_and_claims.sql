@@ -1,0 +1,102 @@
+-- The schema, its three roles, and who the caller of a transaction is.
+-- Runs as a role with CREATEROLE that need not be a superuser (Supabase's `postgres`).
+
+do $$
+begin
+  if not exists (select from pg_roles where rolname = 'annex_owner') then
+    create role annex_owner nologin;
+  end if;
+  if not exists (select from pg_roles where rolname = 'annex_api') then
+    create role annex_api login;
+  end if;
+  if not exists (select from pg_roles where rolname = 'annex_worker') then
+    create role annex_worker login;
+  end if;
+end
+$$;
+
+-- Everything below is made as annex_owner, so the migrating role must be able to act as it.
+grant annex_owner to current_user;
+
+create schema annex authorization annex_owner;
+
+set role annex_owner;
+
+-- Whatever a later migration adds starts closed: a grant is always written down next to the thing that it opens.
+alter default privileges for role annex_owner revoke execute on functions from public;
+alter default privileges for role annex_owner in schema annex
+  revoke all on tables from anon, authenticated, service_role;
+alter default privileges for role annex_owner in schema annex
+  revoke all on functions from anon, authenticated, service_role;
+
+grant usage on schema annex to annex_api, annex_worker, authenticated, service_role;
+
+-- RFC 9562, section 5.7: 48 bits of Unix milliseconds, then 12 bits of the millisecond's fraction (section 6.2,
+-- method 3), so that ids made one after the other sort in that order; 62 random bits follow.
+create function annex.uuid7() returns uuid language sql volatile parallel safe as $$
+  select encode(
+    substring(int8send(t.us / 1000) from 3 for 6)
+      || int2send((28672 + (t.us % 1000) * 4096 / 1000)::int2)
+      || substring(uuid_send(gen_random_uuid()) from 9 for 8),
+    'hex'
+  )::uuid
+  from (select (extract(epoch from clock_timestamp()) * 1000000)::bigint as us) t
+$$;
+grant execute on function annex.uuid7() to annex_api, annex_worker;
+
+-- The lowest id that uuid7() can give at a moment: the bound of a partition.
+create function annex.uuid7_floor(moment timestamptz) returns uuid language sql immutable parallel safe as $$
+  select encode(
+    substring(int8send((extract(epoch from moment) * 1000)::bigint) from 3 for 6)
+      || '\x70008000000000000000'::bytea,
+    'hex'
+  )::uuid
+$$;
+
+-- PostgREST and the API both leave the verified token's claims here, for one transaction.
+create function annex.claims() returns jsonb language sql stable parallel safe as $$
+  select coalesce(nullif(current_setting('request.jwt.claims', true), '')::jsonb, '{}'::jsonb)
+$$;
+grant execute on function annex.claims() to annex_api, annex_worker, authenticated, service_role;
+
+-- The same as auth.uid(), without needing a right on Supabase's schema `auth`.
+create function annex.user_id() returns uuid language sql stable parallel safe as $$
+  select case when annex.claims() ->> 'role' = 'authenticated' then (annex.claims() ->> 'sub')::uuid end
+$$;
+grant execute on function annex.user_id() to annex_api, annex_worker, authenticated, service_role;
+
+-- Keys and operators are principals that only the API vouches for. session_user, because inside a definer function
+-- current_user is the owner, and because nobody can SET a session_user without being a superuser.
+create function annex.is_key() returns boolean language sql stable parallel safe as $$
+  select session_user = 'annex_api' and coalesce(annex.claims() ->> 'role' = 'annex_key', false)
+$$;
+grant execute on function annex.is_key() to annex_api, annex_worker, authenticated, service_role;
+
+create function annex.is_operator() returns boolean language sql stable parallel safe as $$
+  select session_user = 'annex_api' and coalesce(annex.claims() ->> 'role' = 'annex_operator', false)
+$$;
+grant execute on function annex.is_operator() to annex_api, annex_worker, authenticated, service_role;
+
+-- Names the caller for the audit trail and for idempotency: user:<id>, api_key:<id>, operator:<id> or system.
+create function annex.principal() returns text language sql stable parallel safe as $$
+  select case
+    when annex.user_id() is not null then 'user:' || annex.user_id()
+    when annex.is_key() then 'api_key:' || (annex.claims() ->> 'sub')
+    when annex.is_operator() then 'operator:' || (annex.claims() ->> 'sub')
+    else 'system'
+  end
+$$;
+grant execute on function annex.principal() to annex_api, annex_worker, authenticated, service_role;
+
+-- BEFORE UPDATE on every mutable table: a write that changes nothing leaves version, and so the ETag, alone.
+create function annex.touch() returns trigger language plpgsql set search_path = '' as $$
+begin
+  if new is distinct from old then
+    new.updated_at := now();
+    new.version := old.version + 1;
+  end if;
+  return new;
+end
+$$;
+
+reset role;
