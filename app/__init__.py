@@ -1,1 +1,5 @@
+"""Annex: workspaces, members, API keys, one event log and live streams for a Supabase project."""
 
+from importlib.metadata import version
+
+__version__ = version("annex")

@@ -1,0 +1,100 @@
+"""The dependencies by which a handler learns who calls and what they may do in the workspace of its path."""
+
+from typing import Any
+from uuid import UUID
+
+import msgspec
+from litestar import Request
+from litestar.di import NamedDependency
+from litestar.params import FromPath
+from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.types import Boolean, Text, Uuid
+
+from app.auth import keys
+from app.auth.principals import Principal
+from app.errors import (
+    Forbidden,
+    InvalidKey,
+    MissingCredentials,
+    NotFound,
+    SecondFactorRequired,
+    UserRequired,
+)
+
+
+class Access(msgspec.Struct, frozen=True):
+    """A workspace in the caller's sight, and the caller's permissions in it."""
+
+    id: UUID
+    permissions: frozenset[str]
+
+
+def may(permission: str) -> dict[str, str]:
+    """Say in a handler's `opt` who may call it: `public`, `any`, `user`, or a permission in the path's workspace."""
+    return {"permission": permission}
+
+
+async def authenticate(request: Request[Any, Any, Any]) -> Principal:
+    """Verify the request's bearer credential; raises an `Unauthorized` that says what is wrong with it."""
+    scheme, _, credential = request.headers.get("authorization", "").partition(" ")
+    credential = credential.strip()
+    if scheme.lower() != "bearer" or not credential:
+        raise MissingCredentials("Send `Authorization: Bearer <access token or key>`.")
+    state = request.app.state
+    if credential.startswith("annex_"):
+        key = keys.Key.read(credential)
+        if key.kind == "op":
+            return keys.operator(key, state.settings.operator_key_hashes)
+        return await keys.look_up(state.database.api, key.prefix, key)
+    principal: Principal = await state.tokens.verify(credential)
+    return principal
+
+
+async def refresh(request: Request[Any, Any, Any], principal: Principal) -> Principal:
+    """Look a principal up again that was verified a while ago; raises `InvalidKey` when it is no more."""
+    if principal.kind != "api_key":
+        return principal
+    if principal.prefix is None:
+        raise InvalidKey("The key is unknown, expired or revoked; make a new one.")
+    return await keys.look_up(request.app.state.database.api, principal.prefix)
+
+
+async def provide_principal(request: Request[Any, Any, Any]) -> Principal:
+    """Give a handler its caller, within the caller's rate limit."""
+    principal = await authenticate(request)
+    request.app.state.limiter.take(principal.name, request.scope["state"])
+    if request.route_handler.opt["permission"] == "user" and principal.kind != "user":
+        raise UserRequired("Only a signed-in user can do this; send a user's access token.")
+    return principal
+
+
+async def enter(session: AsyncSession, ws: str, permission: str) -> Access:
+    """Resolve an id or slug to a workspace; raises `NotFound` out of sight, `Forbidden` without the permission.
+
+    One round trip, in the transaction that the permission is then used in.
+    """
+    found = func.annex.access(ws).table_valued(
+        ("workspace_id", Uuid), ("permissions", ARRAY(Text)), ("needs_aal2", Boolean), name="a"
+    )
+    row = (await session.execute(select(found))).one_or_none()
+    if row is None:
+        raise NotFound("There is no such workspace, or it is not yours to see.")
+    access = Access(row.workspace_id, frozenset(row.permissions))
+    if permission not in access.permissions:
+        raise Forbidden(f"The caller lacks the permission {permission} in this workspace.")
+    if row.needs_aal2 and permission != "workspace:read":
+        raise SecondFactorRequired("This workspace asks for a second factor; raise the session to aal2.")
+    return access
+
+
+async def provide_workspace(
+    request: Request[Any, Any, Any], session: NamedDependency[AsyncSession], ws: FromPath[str]
+) -> Access:
+    """Give a handler the workspace of its path, once its declared permission is sure."""
+    return await enter(session, ws, request.route_handler.opt["permission"])
+
+
+Caller = NamedDependency[Principal]
+InWorkspace = NamedDependency[Access]

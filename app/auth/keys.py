@@ -1,0 +1,114 @@
+"""API keys and operator keys: `annex_sk_` or `annex_op_`, a public prefix, a secret, a checksum."""
+
+import hashlib
+import hmac
+import secrets
+import string
+import zlib
+from typing import Any, Literal, Self
+from uuid import UUID
+
+import msgspec
+from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.types import DateTime, LargeBinary, Text, Uuid
+
+from app.auth.principals import NOBODY, Principal
+from app.database import transaction
+from app.errors import InvalidKey
+
+ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
+PREFIX_LENGTH, SECRET_LENGTH, CHECKSUM_LENGTH = 12, 32, 6
+
+
+class Key(msgspec.Struct, frozen=True):
+    """A key as its holder sends it; 32 base62 characters of secret are 190 bits."""
+
+    kind: Literal["sk", "op"]
+    prefix: str
+    secret: str
+
+    @classmethod
+    def make(cls, kind: Literal["sk", "op"]) -> Self:
+        """Make a new random key."""
+        draw = "".join(secrets.choice(ALPHABET) for _ in range(PREFIX_LENGTH + SECRET_LENGTH))
+        return cls(kind, draw[:PREFIX_LENGTH], draw[PREFIX_LENGTH:])
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """Read a key; one with a wrong shape or checksum raises `InvalidKey` without a look-up."""
+        kind, body = text[6:8], text[9:]
+        end = PREFIX_LENGTH + SECRET_LENGTH
+        if (
+            not text.startswith(("annex_sk_", "annex_op_"))
+            or len(body) != end + CHECKSUM_LENGTH
+            or checksum(text[:-CHECKSUM_LENGTH]) != body[end:]
+        ):
+            raise InvalidKey("The key is mistyped or cut off; copy it again.")
+        return cls("sk" if kind == "sk" else "op", body[:PREFIX_LENGTH], body[PREFIX_LENGTH:end])
+
+    def __str__(self) -> str:
+        text = f"annex_{self.kind}_{self.prefix}{self.secret}"
+        return text + checksum(text)
+
+    def __repr__(self) -> str:
+        return f"Key(annex_{self.kind}_{self.prefix}…)"
+
+    @property
+    def hash(self) -> bytes:
+        """SHA-256 of the whole key; enough for 190 random bits, where a slow hash would only slow us."""
+        return hashlib.sha256(str(self).encode()).digest()
+
+
+def checksum(text: str) -> str:
+    """CRC-32 as six base62 digits: tells a typing error from an unknown key, and helps secret scanners."""
+    value, digits = zlib.crc32(text.encode()), ""
+    for _ in range(CHECKSUM_LENGTH):
+        value, digit = divmod(value, 62)
+        digits = ALPHABET[digit] + digits
+    return digits
+
+
+def find_api_key(prefix: str) -> Any:
+    """Select a usable key by its prefix."""
+    found = func.annex.find_api_key(prefix).table_valued(
+        ("id", Uuid),
+        ("workspace_id", Uuid),
+        ("secret_hash", LargeBinary),
+        ("permissions", ARRAY(Text)),
+        ("expires_at", DateTime(timezone=True)),
+        name="k",
+    )
+    return select(found)
+
+
+async def look_up(engine: AsyncEngine, prefix: str, key: Key | None = None) -> Principal:
+    """Find a key's principal; raises `InvalidKey` when it is unknown, expired, revoked or not this `key`.
+
+    Without `key`, a credential that was verified before is looked up again, to see whether it still holds.
+    """
+    async with transaction(engine, NOBODY) as session:
+        row = (await session.execute(find_api_key(prefix))).one_or_none()
+    # Hashed and compared for an unknown prefix too, so that time tells nothing.
+    known: bytes = row.secret_hash if row else bytes(32)
+    is_same = key is None or hmac.compare_digest(known, key.hash)
+    if row is None or not is_same:
+        raise InvalidKey("The key is unknown, expired or revoked; make a new one.")
+    workspace_id: UUID = row.workspace_id
+    return Principal(
+        kind="api_key",
+        id=str(row.id),
+        expires_at=row.expires_at.timestamp() if row.expires_at else None,
+        workspace_id=workspace_id,
+        permissions=tuple(row.permissions),
+        prefix=prefix,
+    )
+
+
+def operator(key: Key, hashes: list[str]) -> Principal:
+    """Accept an operator key whose hash is in the settings; raises `InvalidKey` otherwise."""
+    matches = [hmac.compare_digest(bytes.fromhex(known), key.hash) for known in hashes]
+    if not any(matches):
+        raise InvalidKey("The operator key is unknown; its hash must be in ANNEX_OPERATOR_KEY_HASHES.")
+    return Principal(kind="operator", id=key.prefix)

@@ -1,0 +1,66 @@
+"""A principal, and the claims by which the database knows it."""
+
+import time
+from functools import cached_property
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+import msgspec
+from msgspec import Meta
+
+
+class Principal(msgspec.Struct, frozen=True, kw_only=True, dict=True):
+    """Who makes a request, as verified by the credential they sent."""
+
+    kind: Literal["user", "api_key", "operator", "nobody"]
+    id: str
+    """A user's UUID, a key's UUID, or an operator key's prefix."""
+    expires_at: float | None = None
+    """Unix seconds; None for credentials that do not expire by themselves."""
+    email: str | None = None
+    aal: str = "aal1"
+    session_id: str | None = None
+    is_anonymous: bool = False
+    workspace_id: UUID | None = None
+    permissions: Annotated[tuple[str, ...], Meta(max_length=100)] = ()
+    prefix: str | None = None
+    """A key's public part, by which it is looked up again."""
+
+    @property
+    def name(self) -> str:
+        """The same name that annex.principal() gives it in SQL."""
+        return f"{self.kind}:{self.id}"
+
+    @property
+    def has_expired(self) -> bool:
+        return self.expires_at is not None and self.expires_at <= time.time()
+
+    @cached_property
+    def claims_json(self) -> str:
+        """What row level security reads as `request.jwt.claims`."""
+        claims: dict[str, Any]
+        if self.kind == "user":
+            claims = {
+                "role": "authenticated",
+                "sub": self.id,
+                "email": self.email or "",
+                "aal": self.aal,
+                "session_id": self.session_id or "",
+                "is_anonymous": self.is_anonymous,
+            }
+        elif self.kind == "api_key":
+            claims = {
+                "role": "annex_key",
+                "sub": self.id,
+                "workspace_id": str(self.workspace_id),
+                "permissions": self.permissions,
+            }
+        elif self.kind == "operator":
+            claims = {"role": "annex_operator", "sub": self.id}
+        else:
+            claims = {}
+        return msgspec.json.encode(claims).decode()
+
+
+NOBODY = Principal(kind="nobody", id="")
+"""A principal without any right, for the look-ups that authentication itself makes."""

@@ -1,0 +1,145 @@
+"""Supabase access tokens (RFC 7519), verified against the project's key set (RFC 7517)."""
+
+import asyncio
+import hashlib
+import time
+from collections import OrderedDict
+from uuid import UUID
+
+import httpx
+import jwt
+import structlog
+
+from app.auth.principals import Principal
+from app.errors import InvalidToken, NotAToken, TokenExpired, Unavailable
+from app.settings import Settings
+
+log = structlog.get_logger()
+
+LEEWAY_SECONDS = 30
+REFRESH_SECONDS = 600
+UNKNOWN_KID_SECONDS = 60
+RETRY_SECONDS = 1
+MAX_VERDICTS = 20_000
+ASYMMETRIC = {"ES256", "RS256"}
+
+
+class Tokens:
+    """Verifies access tokens; a verdict is kept until the token's `exp`, so that its signature is checked once."""
+
+    def __init__(self, settings: Settings, http: httpx.AsyncClient) -> None:
+        self.secret = settings.jwt_secret
+        self.issuer = settings.issuer
+        self.url = (
+            f"{settings.supabase_url.rstrip('/')}/auth/v1/.well-known/jwks.json"
+            if settings.supabase_url
+            else None
+        )
+        self.http = http
+        self.keys: dict[str, jwt.PyJWK] = {}
+        self.fetched_at = float("-inf")
+        self.tried_at = float("-inf")
+        self.fetching = asyncio.Lock()
+        self.verdicts: OrderedDict[bytes, tuple[str | None, Principal]] = OrderedDict()
+
+    async def verify(self, token: str) -> Principal:
+        """Verify a token; raises an `Unauthorized` that says why not, or `Unavailable` without a key set."""
+        digest = hashlib.sha256(token.encode()).digest()
+        if known := self.verdicts.get(digest):
+            kid, principal = known
+            if principal.has_expired:
+                del self.verdicts[digest]
+            elif kid is None or time.monotonic() - self.fetched_at < REFRESH_SECONDS:
+                return principal
+        kid, principal = await self.check(token)
+        self.verdicts[digest] = (kid, principal)
+        if len(self.verdicts) > MAX_VERDICTS:
+            self.verdicts.popitem(last=False)
+        return principal
+
+    async def check(self, token: str) -> tuple[str | None, Principal]:
+        """Check signature and claims; returns the `kid` of the key set that signed it."""
+        if token.startswith(("sb_publishable_", "sb_secret_")):
+            raise NotAToken(
+                "This is a Supabase API key, not a user's token; send the access_token of a session."
+            )
+        try:
+            header = jwt.get_unverified_header(token)
+        except jwt.InvalidTokenError:
+            raise InvalidToken("The token is not a JWT; send the access_token of a session.") from None
+        algorithm, kid = header.get("alg"), header.get("kid")
+        key: jwt.PyJWK | str
+        if algorithm == "HS256" and self.secret:
+            key, kid = self.secret, None
+        elif algorithm in ASYMMETRIC and self.url and isinstance(kid, str):
+            key = await self.find_key(kid)
+        else:
+            raise InvalidToken("The token is signed in a way that is not accepted here.")
+        try:
+            claims = jwt.decode(
+                token,
+                key,
+                algorithms=[algorithm],
+                audience="authenticated",
+                issuer=self.issuer,
+                leeway=LEEWAY_SECONDS,
+                options={"require": ["exp", "sub", "aud"]},
+            )
+        except jwt.ExpiredSignatureError:
+            raise TokenExpired("The token has expired; refresh the session.") from None
+        except jwt.InvalidTokenError as error:
+            raise InvalidToken(f"The token is not accepted: {str(error).rstrip('.')}.") from None
+        return kid, as_user(claims)
+
+    async def find_key(self, kid: str) -> jwt.PyJWK:
+        """Return a key of the project's set; fetched again every 10 min, and for an unknown `kid` once a minute."""
+        async with self.fetching:
+            now = time.monotonic()
+            is_wanted = kid not in self.keys or now - self.fetched_at >= REFRESH_SECONDS
+            pause = UNKNOWN_KID_SECONDS if self.keys else RETRY_SECONDS
+            if is_wanted and now - self.tried_at >= pause:
+                self.tried_at = now
+                await self.fetch()
+        if kid not in self.keys:
+            if self.fetched_at == float("-inf"):
+                raise Unavailable("The project's key set cannot be reached; try again in a moment.")
+            raise InvalidToken("The token is signed by a key that the project does not have.")
+        return self.keys[kid]
+
+    async def fetch(self) -> None:
+        """Fetch the key set; on failure the one at hand stays in use. Verdicts of vanished keys are dropped."""
+        assert self.url is not None
+        try:
+            response = await self.http.get(self.url, timeout=5)
+            response.raise_for_status()
+            found = jwt.PyJWKSet.from_dict(response.json())
+        except (httpx.HTTPError, ValueError, jwt.PyJWKSetError, jwt.PyJWKError) as error:
+            log.warning("the key set cannot be fetched", url=self.url, error=str(error))
+            return
+        self.keys = {k.key_id: k for k in found.keys if k.key_id}
+        self.fetched_at = time.monotonic()
+        for digest in [d for d, (kid, _) in self.verdicts.items() if kid and kid not in self.keys]:
+            del self.verdicts[digest]
+
+
+def as_user(claims: dict[str, object]) -> Principal:
+    """Read a principal from verified claims; never from `user_metadata`, which users write themselves."""
+    if claims.get("role") != "authenticated":
+        raise InvalidToken("The token is not a signed-in user's; send the access_token of a session.")
+    try:
+        user_id = UUID(str(claims["sub"]))
+    except ValueError:
+        raise InvalidToken("The token's sub is not a user's id.") from None
+    email, session_id, expires_at = claims.get("email"), claims.get("session_id"), claims["exp"]
+    assert isinstance(expires_at, int | float)
+    return Principal(
+        kind="user",
+        id=str(user_id),
+        expires_at=float(expires_at),
+        email=email if isinstance(email, str) and email else None,
+        aal="aal2" if claims.get("aal") == "aal2" else "aal1",
+        session_id=session_id if isinstance(session_id, str) else None,
+        is_anonymous=claims.get("is_anonymous") is True,
+    )
+
+

@@ -1,0 +1,326 @@
+"""Everything that can go wrong for a caller, as problem details (RFC 9457).
+
+Problem
+ ├ InvalidRequest 400 ─ InvalidCursor
+ ├ Unauthorized 401 ─ MissingCredentials, InvalidToken, TokenExpired, NotAToken, InvalidKey, InvalidTicket
+ ├ Forbidden 403 ─ UserRequired, SecondFactorRequired
+ ├ NotFound 404, MethodNotAllowed 405
+ ├ Conflict 409 ─ SlugTaken, RequestInProgress
+ ├ PreconditionFailed 412, TooLarge 413, UnsupportedMediaType 415, KeyReused 422, RateLimited 429
+ └ InternalError 500, Unavailable 503
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import asyncpg
+import structlog
+from litestar import Request, Response
+from litestar.exceptions import HTTPException, ValidationException
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from app.schemas.problems import FieldError
+from app.schemas.problems import Problem as ProblemBody
+
+log = structlog.get_logger()
+
+
+class Problem(Exception):
+    """Something is wrong with the request."""
+
+    status: ClassVar[int] = 400
+    code: ClassVar[str] = "problem"
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        errors: Sequence[FieldError] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.errors = list(errors)
+        self.headers = dict(headers or {})
+
+    @classmethod
+    def title(cls) -> str:
+        """The stable title: the class's docstring."""
+        return (cls.__doc__ or "").strip()
+
+
+class InvalidRequest(Problem):
+    """The body, a parameter or a header is malformed or invalid."""
+
+    status, code = 400, "invalid_request"
+
+
+class InvalidCursor(InvalidRequest):
+    """The cursor is not one of this list's."""
+
+    code = "invalid_cursor"
+
+
+class Unauthorized(Problem):
+    """The credential is not accepted."""
+
+    status, code = 401, "unauthorized"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, headers={"WWW-Authenticate": 'Bearer realm="annex"'})
+
+
+class MissingCredentials(Unauthorized):
+    """No credential was sent."""
+
+    code = "missing_credentials"
+
+
+class InvalidToken(Unauthorized):
+    """The token is not a valid access token of this project."""
+
+    code = "invalid_token"
+
+
+class TokenExpired(Unauthorized):
+    """The token has expired."""
+
+    code = "token_expired"
+
+
+class NotAToken(Unauthorized):
+    """A Supabase API key was sent in place of a user's access token."""
+
+    code = "not_a_token"
+
+
+class InvalidKey(Unauthorized):
+    """The key is mistyped, unknown, expired or revoked."""
+
+    code = "invalid_key"
+
+
+class InvalidTicket(Unauthorized):
+    """The stream ticket is not valid here or no longer."""
+
+    code = "invalid_ticket"
+
+
+class Forbidden(Problem):
+    """The caller may see this, but not do it."""
+
+    status, code = 403, "forbidden"
+
+
+class UserRequired(Forbidden):
+    """Only a signed-in user can do this."""
+
+    code = "user_required"
+
+
+class SecondFactorRequired(Forbidden):
+    """The workspace demands a second factor."""
+
+    code = "second_factor_required"
+
+
+class NotFound(Problem):
+    """There is no such thing in the caller's sight."""
+
+    status, code = 404, "not_found"
+
+
+class MethodNotAllowed(Problem):
+    """The path does not take this method."""
+
+    status, code = 405, "method_not_allowed"
+
+
+class Conflict(Problem):
+    """The state does not allow this."""
+
+    status, code = 409, "conflict"
+
+
+class SlugTaken(Conflict):
+    """The slug is taken."""
+
+    code = "slug_taken"
+
+
+class RequestInProgress(Conflict):
+    """The first request with this Idempotency-Key is still running."""
+
+    code = "request_in_progress"
+
+
+class PreconditionFailed(Problem):
+    """The resource has changed since."""
+
+    status, code = 412, "precondition_failed"
+
+
+class TooLarge(Problem):
+    """The request is too large."""
+
+    status, code = 413, "too_large"
+
+
+class UnsupportedMediaType(Problem):
+    """The operation does not take this Content-Type."""
+
+    status, code = 415, "unsupported_media_type"
+
+
+class KeyReused(Problem):
+    """The Idempotency-Key was used for another request."""
+
+    status, code = 422, "key_reused"
+
+
+class RateLimited(Problem):
+    """Too many requests by this caller."""
+
+    status, code = 429, "rate_limited"
+
+
+class InternalError(Problem):
+    """Something failed here."""
+
+    status, code = 500, "internal_error"
+
+
+class Unavailable(Problem):
+    """Something that Annex depends on cannot be reached."""
+
+    status, code = 503, "unavailable"
+
+
+def subclasses(of: type[Problem] = Problem) -> Iterator[type[Problem]]:
+    """Yield every kind of problem, in the order of the tree above."""
+    for kind in of.__subclasses__():
+        yield kind
+        yield from subclasses(kind)
+
+
+# What a violated constraint means to the caller. A partition's constraints bear its name, so events' are found by suffix.
+CONSTRAINTS: dict[str, Problem] = {
+    "workspaces_slug_key": SlugTaken("Another workspace has this slug; choose another one."),
+    "workspaces_slug_not_uuid_check": InvalidRequest(
+        "A slug cannot look like a UUID.", errors=[FieldError("/slug", "looks like a UUID")]
+    ),
+    "workspaces_metadata_check": InvalidRequest(
+        "The metadata is larger than 16 KiB.", errors=[FieldError("/metadata", "over 16 KiB")]
+    ),
+    "profiles_user_id_fkey": InvalidToken("The user of this token no longer exists; sign in again."),
+    "events_type_reserved": InvalidRequest(
+        "Types that begin with `annex.` are drawn by Annex itself; choose another name.",
+        errors=[FieldError("/type", "begins with annex.")],
+    ),
+    "events_data_check": TooLarge("An event's data is larger than 64 KiB."),
+    "events_context_check": InvalidRequest(
+        "An event's context is larger than 16 KiB.", errors=[FieldError("/context", "over 16 KiB")]
+    ),
+    "events_topics_check": InvalidRequest("Together, an event's topics are longer than 4,000 characters."),
+}
+
+HTTP_PROBLEMS: dict[int, type[Problem]] = {
+    400: InvalidRequest,
+    404: NotFound,
+    405: MethodNotAllowed,
+    413: TooLarge,
+    415: UnsupportedMediaType,
+}
+
+
+def from_database(error: asyncpg.PostgresError) -> Problem | None:
+    """Say what an error of the database means to the caller; None for one that is ours."""
+    if name := getattr(error, "constraint_name", None):
+        table, _, kind = name.partition("_")
+        if known := CONSTRAINTS.get(name) or CONSTRAINTS.get(f"{table}_{kind.rpartition('_')[2]}"):
+            return type(known)(known.detail, errors=known.errors) if known.errors else known
+    if isinstance(error, asyncpg.InsufficientPrivilegeError):
+        return Forbidden("The caller's role in the workspace does not allow this.")
+    if isinstance(error, asyncpg.DataError):
+        return InvalidRequest(f"A value cannot be stored: {error.args[0]}.")
+    if isinstance(error, asyncpg.DeadlockDetectedError | asyncpg.SerializationError):
+        return Unavailable("Another request was in the way; send this one again.")
+    if isinstance(
+        error,
+        asyncpg.PostgresConnectionError
+        | asyncpg.CannotConnectNowError
+        | asyncpg.OperatorInterventionError
+        | asyncpg.InsufficientResourcesError,
+    ):
+        return Unavailable("The database cannot be reached; try again in a moment.")
+    return None
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and what it wraps: a group's members, what a library raised it from."""
+    yield error
+    if isinstance(error, BaseExceptionGroup):
+        for member in error.exceptions:
+            yield from causes(member)
+    elif error.__cause__ is not None:
+        yield from causes(error.__cause__)
+
+
+def read(error: Exception) -> Problem:
+    """Say what any exception means to the caller; an unknown one is an `InternalError`."""
+    for cause in causes(error):
+        if isinstance(cause, Problem):
+            return cause
+        if isinstance(cause, asyncpg.PostgresError) and (problem := from_database(cause)):
+            return problem
+        if isinstance(cause, PoolTimeout):
+            return Unavailable("All database connections are busy; try again in a moment.")
+        if isinstance(cause, ValidationException):
+            return from_validation(cause)
+        if isinstance(cause, HTTPException) and cause.status_code in HTTP_PROBLEMS:
+            kind = HTTP_PROBLEMS[cause.status_code]
+            detail = {
+                404: "There is nothing at this path.",
+                405: "This path does not take this method; see the Allow header.",
+                413: "The body is larger than 1 MiB.",
+            }.get(cause.status_code, cause.detail)
+            return kind(detail, headers=cause.headers)
+    return InternalError("Something failed here; tell support the request_id.")
+
+
+def from_validation(error: ValidationException) -> Problem:
+    """Turn Litestar's list of failures into pointers and parameter names."""
+    errors = []
+    extra: Any = error.extra if isinstance(error.extra, list) else []
+    for item in extra:
+        key, source = item.get("key", ""), item.get("source")
+        pointer = key if source in ("query", "header", "cookie", "path") else as_pointer(key)
+        errors.append(FieldError(pointer, item.get("message", "invalid")))
+    return InvalidRequest("The request is not valid; `errors` says where.", errors=errors)
+
+
+def as_pointer(path: str) -> str:
+    """Turn msgspec's `$.a[0].b` or Litestar's `a.0.b` into a JSON pointer (RFC 6901)."""
+    parts = path.removeprefix("$").replace("[", ".").replace("]", "").split(".")
+    return "".join(f"/{p}" for p in parts if p)
+
+
+def to_problem(request: Request[Any, Any, Any], error: Exception) -> Response[ProblemBody]:
+    """Answer any exception as `application/problem+json`; the one handler."""
+    problem = read(error)
+    if isinstance(problem, InternalError):
+        log.error("unexpected", path=request.scope["path"], exc_info=error)
+    body = ProblemBody(
+        type=f"/problems/{problem.code}",
+        title=problem.title(),
+        status=problem.status,
+        detail=problem.detail,
+        instance=request.scope["path"],
+        code=problem.code,
+        errors=problem.errors,
+        request_id=request.scope["state"].get("request_id", ""),
+    )
+    headers = {k: v for k, v in problem.headers.items() if k.lower() != "content-type"}
+    return Response(
+        body, status_code=problem.status, headers=headers, media_type="application/problem+json"
+    )

@@ -1,0 +1,134 @@
+"""What HTTP asks of every answer: request ids, entity tags, links, media types, HEAD."""
+
+import re
+import time
+from collections.abc import Mapping, MutableMapping
+from typing import Annotated, Any
+from urllib.parse import parse_qsl, urlencode
+from uuid import uuid4
+
+import structlog
+from litestar import Litestar, Request, Response
+from litestar.datastructures import MutableScopeHeaders
+from litestar.params import Parameter
+from litestar.types import Message, Receive, Scope, Send
+
+from app.errors import InvalidRequest, NotFound, PreconditionFailed, UnsupportedMediaType
+
+log = structlog.get_logger()
+
+JSON = ("application/json",)
+MERGE_PATCH = ("application/json", "application/merge-patch+json")
+SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,100}")
+ETAG = re.compile(r'(?:W/)?"([^"]*)"')
+
+IfMatch = Annotated[str | None, Parameter(header="If-Match", max_length=200)]
+IfNoneMatch = Annotated[str | None, Parameter(header="If-None-Match", max_length=200)]
+
+
+class Application(Litestar):
+    """Litestar that gives every request an id and answers HEAD as GET without the body (RFC 9110, section 9.3.2)."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await super().__call__(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        given = headers.get(b"x-request-id", b"").decode("latin-1")
+        state = scope.setdefault("state", {})
+        state["request_id"] = given if SANE_ID.fullmatch(given) else uuid4().hex
+        state["began_at"] = time.perf_counter()
+        if scope["method"] != "HEAD":
+            await super().__call__(scope, receive, send)
+            return
+        is_over = False
+
+        async def send_head(message: Message) -> None:
+            nonlocal is_over
+            if message["type"] == "http.response.start":
+                await send(message)
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                is_over = True
+
+        async def receive_head() -> Any:
+            # A stream must not go on for a client that only asked for its headers.
+            return {"type": "http.disconnect"} if is_over else await receive()
+
+        await super().__call__({**scope, "method": "GET"}, receive_head, send_head)  # type: ignore[typeddict-item]
+
+
+async def finish_headers(message: Message, scope: Scope) -> None:
+    """Add what every answer carries, and log the request; never its query, which may hold a ticket."""
+    if message["type"] != "http.response.start" or scope["type"] != "http":
+        return
+    state: dict[str, Any] = scope["state"]
+    headers = MutableScopeHeaders(message)
+    headers["X-Request-Id"] = state.get("request_id", "")
+    headers.setdefault("Cache-Control", "no-store")
+    headers.setdefault("X-Content-Type-Options", "nosniff")
+    for name, value in state.get("headers", {}).items():
+        headers.setdefault(name, value)
+    log.info(
+        "request",
+        method=scope["method"],
+        path=scope["path"],
+        status=message["status"],
+        ms=round((time.perf_counter() - state.get("began_at", 0.0)) * 1000, 1),
+        request_id=state.get("request_id"),
+    )
+
+
+async def check_request(request: Request[Any, Any, Any]) -> None:
+    """Refuse a path with a slash at its end and a body of a type that the handler does not take."""
+    path = request.scope["path"]
+    if path != "/" and path.endswith("/"):
+        raise NotFound("There is nothing at this path; leave the slash at its end out.")
+    if request.method not in ("POST", "PUT", "PATCH"):
+        return
+    taken = request.route_handler.opt.get("consumes", JSON)
+    if media_type(request.headers) not in taken:
+        raise UnsupportedMediaType(f"Send the body as {' or '.join(taken)}.")
+
+
+def media_type(headers: Mapping[str, str]) -> str:
+    """Return the Content-Type without its parameters, in lower case."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+def link_next(scope: MutableMapping[str, Any], cursor: str) -> None:
+    """Add `Link: <…>; rel="next"` (RFC 8288): the request's own URL with the next page's cursor."""
+    query = [
+        (k, v) for k, v in parse_qsl(scope["query_string"].decode("latin-1")) if k != "cursor"
+    ]
+    url = f"{scope['path']}?{urlencode([*query, ('cursor', cursor)])}"
+    scope["state"].setdefault("headers", {})["Link"] = f'<{url}>; rel="next"'
+
+
+def tagged(body: Any, if_none_match: str | None = None, **options: Any) -> Response[Any]:
+    """Answer a resource with its version as a strong ETag, or 304 if the client has that one (RFC 9110, 13.1.2)."""
+    etag = f'"{body.version}"'
+    headers = {"ETag": etag, **options.pop("headers", {})}
+    if if_none_match is not None:
+        tags = ETAG.findall(if_none_match)
+        if if_none_match.strip() == "*" or str(body.version) in tags:
+            return Response(None, status_code=304, headers=headers)
+    return Response(body, headers=headers, **options)
+
+
+def expected_versions(if_match: str | None) -> list[int] | None:
+    """Read If-Match (RFC 9110, 13.1.1): the versions to accept, or None for any; raises `InvalidRequest`.
+
+    Weak tags never match; a tag that is none of ours matches nothing.
+    """
+    if if_match is None or if_match.strip() == "*":
+        return None
+    tags = [t.strip() for t in if_match.split(",")]
+    if not all(ETAG.fullmatch(t) for t in tags):
+        raise InvalidRequest('If-Match takes entity tags, such as "3".')
+    digits = [t.strip('"') for t in tags if not t.startswith("W/")]
+    return [int(d) for d in digits if d.isascii() and d.isdigit() and len(d) < 10]
+
+
+def stale() -> PreconditionFailed:
+    """Say that a resource is no longer what If-Match expects."""
+    return PreconditionFailed("The resource has changed since; read it again and repeat the change.")

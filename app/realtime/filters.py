@@ -1,0 +1,154 @@
+"""The one filter grammar of lists and streams, with the same meaning in SQL and in Python."""
+
+import re
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Annotated, Any, Protocol
+
+import msgspec
+from litestar.params import Parameter
+from sqlalchemy import ColumnElement, String, and_, cast, func, or_
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.types import Text
+
+import db_models as m
+from app.errors import InvalidRequest
+from app.schemas.problems import FieldError
+
+Types = Annotated[str | None, Parameter(query="types", min_length=1, max_length=1000)]
+Topics = Annotated[str | None, Parameter(query="topics", min_length=1, max_length=1000)]
+Where = Annotated[list[str] | None, Parameter(query="where", max_items=5)]
+
+CLAUSE = re.compile(r"data((?:\.[A-Za-z0-9_-]{1,64}){1,8}):(.*)", re.DOTALL)
+INDEX = re.compile(r"-?[0-9]{1,9}")
+decode_exactly = msgspec.json.Decoder(float_hook=Decimal)
+MISSING = object()
+
+
+class HasFilteredParts(Protocol):
+    """What of an event a filter looks at; `data` decoded with `decode_exactly`."""
+
+    type: str
+    topics: list[str]
+    data: Any
+
+
+class Clause(msgspec.Struct, frozen=True):
+    """The scalar at a path of the event's data equals a value."""
+
+    path: tuple[str, ...]
+    value: str
+
+    @property
+    def scalars(self) -> list[Any]:
+        """The JSON scalars that the value stands for: its text, and the number, boolean or null that it spells."""
+        found: list[Any] = [self.value]
+        try:
+            scalar = decode_exactly.decode(self.value)
+        except msgspec.DecodeError:
+            return found
+        if scalar is None or isinstance(scalar, bool | int | Decimal):
+            found.append(scalar)
+        return found
+
+    def matches(self, data: Any) -> bool:
+        """Say whether decoded data has one of the scalars at the path."""
+        for step in self.path:
+            if isinstance(data, dict):
+                data = data.get(step, MISSING)
+            elif isinstance(data, list) and INDEX.fullmatch(step):
+                # As Postgres counts: from the end when negative.
+                data = data[int(step)] if -len(data) <= int(step) < len(data) else MISSING
+            else:
+                return False
+        return any(is_same(data, scalar) for scalar in self.scalars)
+
+    def condition(self) -> ColumnElement[bool]:
+        """Write the same as SQL: jsonb compares numbers by value."""
+        found = m.Event.data.op("#>", return_type=JSONB())(cast(list(self.path), ARRAY(Text)))
+        texts = [msgspec.json.encode(self.value).decode()]
+        if len(self.scalars) > 1:
+            texts.append(self.value)
+        return or_(*(found == cast(cast(t, String), JSONB) for t in texts))
+
+
+def is_same(a: Any, b: Any) -> bool:
+    """Compare JSON scalars; unlike in Python, true is not 1."""
+    numbers = (int, Decimal)
+    if isinstance(a, bool) or isinstance(b, bool):
+        return a is b
+    if isinstance(a, numbers) and isinstance(b, numbers):
+        return a == b
+    return type(a) is type(b) and bool(a == b)
+
+
+class Filter(msgspec.Struct, frozen=True):
+    """Which events a reader wants; an empty part lets everything through."""
+
+    types: tuple[str, ...] = ()
+    topics: tuple[str, ...] = ()
+    where: tuple[Clause, ...] = ()
+
+    @classmethod
+    def read(cls, types: str | None, topics: str | None, where: Sequence[str] | None) -> "Filter":
+        """Read the query parameters; raises `InvalidRequest` that names the wrong one."""
+        clauses = []
+        for text in where or ():
+            found = CLAUSE.fullmatch(text)
+            if not found or len(text) > 500 or "\0" in text:
+                raise InvalidRequest(
+                    "`where` takes data.path:value.", errors=[FieldError("where", "not data.path:value")]
+                )
+            clauses.append(Clause(tuple(found[1][1:].split(".")), found[2]))
+        return cls(split("types", types), split("topics", topics), tuple(clauses))
+
+    def matches(self, event: HasFilteredParts) -> bool:
+        """Say whether an event passes."""
+        if self.types and not any(
+            event.type.startswith(t[:-1]) if t.endswith("*") else event.type == t for t in self.types
+        ):
+            return False
+        if self.topics and not any(t in event.topics for t in self.topics):
+            return False
+        return all(clause.matches(event.data) for clause in self.where)
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """Write the same as SQL conditions on `db_models.Event`."""
+        found: list[ColumnElement[bool]] = []
+        if self.types:
+            found.append(
+                or_(
+                    *(
+                        (
+                            func.starts_with(m.Event.type, t[:-1])
+                            if t.endswith("*")
+                            else m.Event.type == t
+                        )
+                        for t in self.types
+                    )
+                )
+            )
+        if self.topics:
+            found.append(m.Event.topics.overlap(cast(list(self.topics), ARRAY(Text))))
+        found.extend(and_(clause.condition()) for clause in self.where)
+        return found
+
+
+def split(name: str, text: str | None) -> tuple[str, ...]:
+    """Split a comma-separated parameter; raises `InvalidRequest` for an empty item or a wildcard elsewhere than `.*`."""
+    if text is None:
+        return ()
+    items = tuple(t.strip() for t in text.split(","))
+    for item in items:
+        has_wildcard = name == "types" and "*" in item
+        if not item or "\0" in item or (has_wildcard and not is_wildcard(item)):
+            raise InvalidRequest(
+                f"`{name}` takes names separated by commas; `invoice.*` stands for all below invoice.",
+                errors=[FieldError(name, f"{item!r} is not one")],
+            )
+    return items
+
+
+def is_wildcard(item: str) -> bool:
+    """Say whether a type is `*` or ends in `.*` and has no other star."""
+    return item == "*" or (item.endswith(".*") and item.count("*") == 1)

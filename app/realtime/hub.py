@@ -1,0 +1,172 @@
+"""The hub: keeps the newest part of the log for the workspaces that somebody follows, and wakes their readers."""
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Any
+from uuid import UUID
+
+import msgspec
+
+from app.realtime.cursors import Cursors
+from app.realtime.filters import Filter, decode_exactly
+from app.schemas.events import Event
+
+RING = 1024
+"""Entries kept a channel, for readers that come back soon."""
+AUTHORITY = ("annex.member.", "annex.role.", "annex.workspace.", "annex.api_key.")
+"""Events after which a reader's rights may be others."""
+
+
+class Frame:
+    """An event as every reader gets it: encoded once, its filters' verdicts kept."""
+
+    __slots__ = ("_data", "bytes", "event", "pos", "verdicts")
+
+    def __init__(self, pos: int, cursor: str, event: Event) -> None:
+        self.pos = pos
+        self.event = event
+        self.bytes = b"id: %b\ndata: %b\n\n" % (cursor.encode(), msgspec.json.encode(event))
+        self.verdicts: dict[Filter, bool] = {}
+        self._data: Any = msgspec.UNSET
+
+    @property
+    def type(self) -> str:
+        return self.event.type
+
+    @property
+    def topics(self) -> list[str]:
+        return self.event.topics
+
+    @property
+    def data(self) -> Any:
+        """The data, decoded when a filter asks for it."""
+        if self._data is msgspec.UNSET:
+            self._data = decode_exactly.decode(self.event.data)
+        return self._data
+
+    def passes(self, wanted: Filter, *, sees_audit: bool) -> bool:
+        """Say whether a reader gets it; never an audit event without the right to."""
+        if self.event.visibility == "audit" and not sees_audit:
+            return False
+        verdict = self.verdicts.get(wanted)
+        if verdict is None:
+            verdict = self.verdicts[wanted] = wanted.matches(self)
+        return verdict
+
+
+class Channel:
+    """One workspace's newest frames, complete from position `since` on, and the readers that wait for more."""
+
+    __slots__ = ("authority", "frames", "readers", "since", "waiting")
+
+    def __init__(self, since: int) -> None:
+        self.since = since
+        self.authority = since
+        """The last position at which rights may have changed."""
+        self.frames: deque[Frame] = deque()
+        self.waiting: set[asyncio.Future[None]] = set()
+        self.readers = 0
+
+    def add(self, frame: Frame) -> None:
+        """Append a frame; the oldest goes when the ring is full."""
+        self.frames.append(frame)
+        if len(self.frames) > RING:
+            self.since = self.frames.popleft().pos
+        if frame.type.startswith(AUTHORITY):
+            self.authority = frame.pos
+
+    def after(self, pos: int) -> Iterator[Frame]:
+        """Yield the frames after a position, in order."""
+        newer = []
+        for frame in reversed(self.frames):
+            if frame.pos <= pos:
+                break
+            newer.append(frame)
+        return reversed(newer)
+
+    def wake(self) -> None:
+        """Let every waiting reader look again."""
+        for future in self.waiting:
+            if not future.done():
+                future.set_result(None)
+        self.waiting.clear()
+
+
+class Hub:
+    """Where the tail puts entries and streams take them from; one a process."""
+
+    def __init__(self, cursors: Cursors) -> None:
+        self.cursors = cursors
+        self.epoch = 0
+        self.head = 0
+        self.retained_from = 1
+        self.channels: dict[UUID, Channel] = {}
+        self.is_closed = False
+
+    def open(self, workspace_id: UUID) -> Channel:
+        """Join a workspace's channel; each join is left by `leave`."""
+        channel = self.channels.get(workspace_id)
+        if channel is None:
+            channel = self.channels[workspace_id] = Channel(self.head)
+        channel.readers += 1
+        return channel
+
+    def leave(self, workspace_id: UUID, channel: Channel) -> None:
+        """Leave a channel; it goes with its last reader."""
+        channel.readers -= 1
+        if channel.readers == 0 and self.channels.get(workspace_id) is channel:
+            del self.channels[workspace_id]
+
+    def publish(self, rows: Iterable[Any]) -> None:
+        """Take what the tail read, in order, and wake the readers that it concerns."""
+        touched = set()
+        for row in rows:
+            self.head = row["pos"]
+            channel = self.channels.get(row["workspace_id"])
+            if channel is not None and row["user_id"] is None:
+                channel.add(self.frame(row["pos"], as_event(row)))
+                touched.add(channel)
+        for channel in touched:
+            channel.wake()
+
+    def frame(self, pos: int, event: Event) -> Frame:
+        """Encode an event at its position."""
+        return Frame(pos, self.cursors.write(self.epoch, pos), event)
+
+    def cursor(self) -> str:
+        """The head, as a cursor: what a reader who begins now has not missed."""
+        return self.cursors.write(self.epoch, self.head)
+
+    def restart(self, epoch: int, head: int, retained_from: int) -> None:
+        """Begin another epoch: what was kept belongs to positions that are no more."""
+        self.epoch, self.head, self.retained_from = epoch, head, retained_from
+        for channel in self.channels.values():
+            channel.frames.clear()
+            channel.since = channel.authority = head
+            channel.wake()
+
+    def close(self) -> None:
+        """End every stream, so that the server can stop."""
+        self.is_closed = True
+        for channel in self.channels.values():
+            channel.wake()
+
+
+def as_event(row: Any) -> Event:
+    """Make an event of a row of annex.tail or of `db_models.Event`, its JSON left as Postgres wrote it."""
+    return Event(
+        id=row["event_id"],
+        workspace_id=row["workspace_id"],
+        type=row["type"],
+        source=row["source"],
+        key=row["key"],
+        subject=row["subject"],
+        topics=row["topics"],
+        actor=row["actor"],
+        visibility=row["visibility"],
+        data=msgspec.Raw(row["data"].encode()),
+        context=msgspec.Raw(row["context"].encode()),  # type: ignore[arg-type]
+        occurred_at=row["occurred_at"],
+        recorded_at=row["recorded_at"],
+    )

@@ -1,0 +1,191 @@
+"""One reader of a workspace's log as Server-Sent Events (WHATWG HTML, section 9.2): replay, then live."""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from uuid import UUID
+
+import msgspec
+import structlog
+from litestar.response import ServerSentEvent
+from litestar.response.sse import ServerSentEventMessage
+
+from app.errors import Problem, Unavailable
+from app.realtime.filters import Filter
+from app.realtime.hub import Channel, Frame, Hub
+from app.realtime.tail import Tail
+from app.schemas.stream import StreamPosition
+
+log = structlog.get_logger()
+
+HEARTBEAT_SECONDS = 15.0
+LIFETIME_SECONDS = 900.0
+MAX_CHUNK = 64 * 1024
+HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
+
+Replay = Callable[[UUID, int, int], Awaitable[list[Frame]]]
+"""Reads frames of a workspace after a position, up to another, in order; at most a page."""
+Authorize = Callable[[], Awaitable[bool]]
+"""Looks the reader's rights up again; returns whether they see audit events, raises a Problem when they have none."""
+
+
+class Message(ServerSentEventMessage):
+    """Bytes that are framed already; Litestar would frame plain bytes once more."""
+
+    __slots__ = ("raw",)
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw = raw
+
+    def encode(self) -> bytes:
+        return self.raw
+
+
+def named(event: str, data: msgspec.Struct, cursor: str | None = None, retry_ms: int | None = None) -> Message:
+    """Frame a named message."""
+    lines = [f"id: {cursor}"] if cursor else []
+    lines += [f"retry: {retry_ms}"] if retry_ms else []
+    lines += [f"event: {event}", f"data: {msgspec.json.encode(data).decode()}", "", ""]
+    return Message("\n".join(lines).encode())
+
+
+def respond(content: AsyncIterator[Message]) -> ServerSentEvent:
+    """Answer with a stream."""
+    return ServerSentEvent(content, headers=HEADERS)
+
+
+async def refused(problem: msgspec.Struct) -> AsyncIterator[Message]:
+    """Tell an EventSource that it may not read, without the 401 that would stop it from ever telling why."""
+    yield named("unauthorized", problem, retry_ms=60_000)
+
+
+class Stream:
+    """Yields a reader's messages until its lifetime is over, its rights are gone or the server stops."""
+
+    def __init__(
+        self,
+        hub: Hub,
+        tail: Tail,
+        workspace_id: UUID,
+        wanted: Filter,
+        *,
+        sees_audit: bool,
+        last_event_id: str | None,
+        ends_at: float | None,
+        authorize: Authorize,
+        replay: Replay,
+        describe: Callable[[Problem], msgspec.Struct],
+    ) -> None:
+        self.hub = hub
+        self.tail = tail
+        self.workspace_id = workspace_id
+        self.wanted = wanted
+        self.sees_audit = sees_audit
+        self.last_event_id = last_event_id
+        self.authorize = authorize
+        self.replay = replay
+        self.describe = describe
+        lifetime = time.time() + LIFETIME_SECONDS * random.uniform(0.8, 1.2)
+        self.ends_at = min(lifetime, ends_at or lifetime)
+        # Joined before the first look at the log, so that nothing falls between.
+        self.channel: Channel = hub.open(workspace_id)
+        self.checked = hub.head
+        self.pos = hub.head
+        self.epoch = hub.epoch
+
+    async def messages(self) -> AsyncIterator[Message]:
+        """Yield the stream's messages; leaves its channel at the end, however that comes."""
+        try:
+            yield await self.begin()
+            while not self.hub.is_closed and time.time() < self.ends_at:
+                if message := await self.following():
+                    yield message
+        except Problem as problem:
+            if not isinstance(problem, Unavailable):
+                yield named("unauthorized", self.describe(problem), retry_ms=60_000)
+        except Exception as error:
+            # Mid-stream there is no status left to send: the reader resumes from its cursor.
+            log.error("a stream broke off", workspace_id=str(self.workspace_id), exc_info=error)
+        finally:
+            self.hub.leave(self.workspace_id, self.channel)
+
+    async def begin(self) -> Message:
+        """Find where to begin: at the cursor if it can be continued, at the head with a `reset` if it cannot."""
+        retry = random.randint(1000, 5000)
+        if not self.last_event_id:
+            return self.position("cursor", retry)
+        cursor = self.hub.cursors.read(self.last_event_id)
+        if cursor and cursor.epoch == self.hub.epoch and cursor.pos > self.hub.head:
+            # Written by another process whose tail is ahead of ours, or by nobody.
+            try:
+                await self.tail.catch_up()
+            except TimeoutError:
+                raise Unavailable("The log cannot be read; try again in a moment.") from None
+        if (
+            cursor is None
+            or cursor.epoch != self.hub.epoch
+            or not self.hub.retained_from - 1 <= cursor.pos <= self.hub.head
+        ):
+            self.pos, self.epoch = self.hub.head, self.hub.epoch
+            return self.position("reset", retry)
+        self.pos = cursor.pos
+        return Message(f"retry: {retry}\n\n".encode())
+
+    async def following(self) -> Message | None:
+        """Return what comes next: frames, or a heartbeat when nothing came for 15 s."""
+        if self.epoch != self.hub.epoch:
+            self.pos, self.epoch = self.hub.head, self.hub.epoch
+            return self.position("reset")
+        if self.channel.authority > self.checked:
+            # The log itself says that rights may have changed: look before anything more is sent.
+            self.checked = self.hub.head
+            self.sees_audit = await self.authorize()
+        if self.pos < self.channel.since:
+            return self.chunk(await self.replayed())
+        if self.pos < self.hub.head:
+            head = self.hub.head
+            message = self.chunk(list(self.channel.after(self.pos)))
+            self.pos = head if message is None else self.pos
+            return message
+        return None if await self.is_woken() else self.position("cursor")
+
+    async def replayed(self) -> list[Frame]:
+        """Read a page of the past from the database, up to where the channel is complete."""
+        until = self.channel.since
+        frames = await self.replay(self.workspace_id, self.pos, until)
+        if not frames:
+            self.pos = until
+        # A reader that never waits would never let others run.
+        await asyncio.sleep(0)
+        return frames
+
+    def chunk(self, frames: list[Frame]) -> Message | None:
+        """Join the frames that pass, up to 64 KiB, and go on behind the last one looked at."""
+        parts, size = [], 0
+        for frame in frames:
+            self.pos = frame.pos
+            if frame.passes(self.wanted, sees_audit=self.sees_audit):
+                parts.append(frame.bytes)
+                size += len(frame.bytes)
+                if size >= MAX_CHUNK:
+                    break
+        return Message(b"".join(parts)) if parts else None
+
+    async def is_woken(self) -> bool:
+        """Wait for the channel; False when a heartbeat is due first."""
+        future = asyncio.get_running_loop().create_future()
+        self.channel.waiting.add(future)
+        try:
+            async with asyncio.timeout(min(HEARTBEAT_SECONDS, max(0.0, self.ends_at - time.time()))):
+                await future
+        except TimeoutError:
+            return False
+        finally:
+            self.channel.waiting.discard(future)
+        return True
+
+    def position(self, event: str, retry_ms: int | None = None) -> Message:
+        """Tell the reader where it stands, as the message's id, so that even a quiet one resumes from now."""
+        cursor = self.hub.cursors.write(self.epoch, self.pos)
+        return named(event, StreamPosition(cursor), cursor, retry_ms)

@@ -1,0 +1,1 @@
+"""The structs of docs/openapi.yaml, named as there, one file a resource."""

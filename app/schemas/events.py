@@ -1,0 +1,87 @@
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, UnsetType
+
+from app.schemas.pages import Page
+
+Visibility = Literal["feed", "audit"]
+Type = Annotated[str, Meta(max_length=200, pattern="^[a-z][a-z0-9_-]*([.][a-z0-9_-]+)*$")]
+Source = Annotated[str, Meta(min_length=1, max_length=500)]
+Key = Annotated[str, Meta(min_length=1, max_length=200)]
+Subject = Annotated[str, Meta(min_length=1, max_length=500)]
+Topic = Annotated[str, Meta(min_length=1, max_length=200, pattern="^[^,]+$")]
+Topics = Annotated[list[Topic], Meta(max_length=20)]
+Actor = Annotated[str, Meta(min_length=1, max_length=200)]
+
+
+class Event(msgspec.Struct, frozen=True):
+    """What happened; `data` and `context` may be `msgspec.Raw`, as Postgres wrote them."""
+
+    id: UUID
+    workspace_id: UUID
+    type: str
+    source: str
+    key: str | None
+    subject: str | None
+    topics: list[str]
+    actor: str
+    visibility: Visibility
+    data: Any
+    context: dict[str, Any]
+    occurred_at: datetime
+    recorded_at: datetime
+
+
+class EventPage(msgspec.Struct, frozen=True):
+    """A page of events, and where to open the stream so that nothing after it is missed."""
+
+    data: list[Event]
+    page: Page
+    stream_cursor: str
+
+
+class EventInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """An event to publish."""
+
+    type: Type
+    data: Raw | UnsetType = UNSET
+    source: Source = "api"
+    key: Key | None = None
+    subject: Subject | None = None
+    topics: Topics | UnsetType = UNSET
+    actor: Actor | None = None
+    visibility: Visibility = "feed"
+    context: dict[str, Any] | UnsetType = UNSET
+    occurred_at: Annotated[datetime, Meta(tz=True)] | None = None
+
+
+class CloudEvent(msgspec.Struct, frozen=True):
+    """The attributes of a CloudEvent 1.0 that Annex knows (JSON format 1.0.2); the others are extensions."""
+
+    specversion: Literal["1.0"]
+    id: Key
+    source: Source
+    type: Type
+    subject: Subject | UnsetType = UNSET
+    time: Annotated[datetime, Meta(tz=True)] | UnsetType = UNSET
+    datacontenttype: Annotated[str, Meta(max_length=200)] | UnsetType = UNSET
+    dataschema: Annotated[str, Meta(max_length=2048)] | UnsetType = UNSET
+    data: Raw | UnsetType = UNSET
+    topics: Annotated[str, Meta(max_length=4020)] | UnsetType = UNSET
+    actor: Actor | UnsetType = UNSET
+
+
+class PublishedEvent(msgspec.Struct, frozen=True):
+    """The id of an event that was sent, and whether it had been published before."""
+
+    id: UUID
+    is_duplicate: bool
+
+
+class PublishedEvents(msgspec.Struct, frozen=True):
+    """One for each event sent, in that order."""
+
+    data: list[PublishedEvent]

@@ -1,0 +1,36 @@
+from datetime import datetime
+from typing import Annotated
+from uuid import UUID
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+
+class Profile(msgspec.Struct, frozen=True):
+    """What Annex knows of a user."""
+
+    id: UUID
+    email: str | None
+    display_name: str
+    avatar_url: str | None
+    locale: str | None
+    time_zone: str | None
+    created_at: datetime
+    updated_at: datetime
+    version: int
+
+
+AvatarUrl = Annotated[str, Meta(min_length=1, max_length=2048, pattern="^https?://")]
+Locale = Annotated[
+    str, Meta(min_length=2, max_length=35, pattern="^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*$")
+]
+TimeZone = Annotated[str, Meta(min_length=1, max_length=64)]
+
+
+class ProfilePatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A change to one's own profile (RFC 7396)."""
+
+    display_name: Annotated[str, Meta(max_length=200)] | UnsetType = UNSET
+    avatar_url: AvatarUrl | None | UnsetType = UNSET
+    locale: Locale | None | UnsetType = UNSET
+    time_zone: TimeZone | None | UnsetType = UNSET

@@ -1,0 +1,7 @@
+import msgspec
+
+
+class Page(msgspec.Struct, frozen=True):
+    """Where a list goes on."""
+
+    next: str | None

@@ -1,0 +1,57 @@
+from datetime import datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from app.schemas.pages import Page
+
+
+class Workspace(msgspec.Struct, frozen=True):
+    """A tenant."""
+
+    id: UUID
+    slug: str
+    name: str
+    external_id: str | None
+    metadata: dict[str, Any]
+    require_aal2: bool
+    created_by: UUID | None
+    created_at: datetime
+    updated_at: datetime
+    version: int
+
+
+class WorkspacePage(msgspec.Struct, frozen=True):
+    """A page of workspaces."""
+
+    data: list[Workspace]
+    page: Page
+
+
+Name = Annotated[str, Meta(min_length=1, max_length=200)]
+Slug = Annotated[
+    str, Meta(min_length=1, max_length=63, pattern="^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")
+]
+ExternalId = Annotated[str, Meta(min_length=1, max_length=200)]
+
+
+class WorkspaceCreate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A new workspace; without a slug, one is made from the name."""
+
+    name: Name
+    slug: Slug | UnsetType = UNSET
+    external_id: ExternalId | None = None
+    metadata: dict[str, Any] | UnsetType = UNSET
+    require_aal2: bool | UnsetType = UNSET
+
+
+class WorkspacePatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A change to a workspace (RFC 7396)."""
+
+    name: Name | UnsetType = UNSET
+    slug: Slug | UnsetType = UNSET
+    external_id: ExternalId | None | UnsetType = UNSET
+    metadata: dict[str, Any] | None | UnsetType = UNSET
+    require_aal2: bool | UnsetType = UNSET

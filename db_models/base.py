@@ -1,0 +1,49 @@
+"""The declarative base: maps the tables of docs/datamodel.md, and refuses to change or write them."""
+
+from typing import Any, NoReturn
+
+from sqlalchemy import MetaData, event
+from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
+from sqlalchemy.ext.asyncio import AsyncAttrs
+from sqlalchemy.orm import DeclarativeBase, Session
+from sqlalchemy.types import Text
+
+from datetime import datetime
+
+
+class ReadOnlyMapping(Exception):
+    """Something tried to change the schema or to flush rows through the mapping."""
+
+
+class Base(AsyncAttrs, DeclarativeBase):
+    """Base of all models. Writes are explicit statements; relationships would be `lazy="raise"`."""
+
+    metadata = MetaData(schema="annex")
+    type_annotation_map = {  # noqa: RUF012
+        datetime: TIMESTAMP(timezone=True),
+        dict[str, Any]: JSONB(),
+        str: Text(),
+    }
+
+
+def refuse_ddl(target: Any, *_: Any, **__: Any) -> NoReturn:
+    """Refuse CREATE and DROP from the metadata: supabase/migrations is the only DDL."""
+    raise ReadOnlyMapping(f"{target} is mapped read-only; write a migration in supabase/migrations.")
+
+
+for moment in ("before_create", "before_drop"):
+    event.listen(Base.metadata, moment, refuse_ddl)
+
+
+@event.listens_for(Base, "instrument_class", propagate=True)
+def guard_table(_mapper: Any, cls: type[Base]) -> None:
+    """Refuse DDL of a single table as well."""
+    for moment in ("before_create", "before_drop"):
+        event.listen(cls.__table__, moment, refuse_ddl)
+
+
+@event.listens_for(Session, "before_flush")
+def refuse_flush(session: Session, *_: Any) -> None:
+    """Refuse to write what was added to, changed in or deleted from a session."""
+    if session.new or session.dirty or session.deleted:
+        raise ReadOnlyMapping("Rows are written by explicit statements, never by a flush.")
