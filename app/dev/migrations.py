@@ -1,4 +1,4 @@
-"""Apply supabase/migrations to a development database, with the record that the Supabase CLI leaves.
+"""Apply supabase/migrations to a development database, recorded as the Supabase CLI records them.
 
 What the CLI does (pkg/migration and pkg/parser of supabase/cli) is done here too, its oddities
 included, so that a migration which works here works there: statements are split without a grammar

