@@ -15,7 +15,9 @@ VERSION = int(os.environ.get("ANNEX_TEST_POSTGRES", "18"))
 HISTORY = "select version, name, statements from supabase_migrations.schema_migrations order by 1"
 
 SHAPE = """
-select string_agg(concat_ws(' ', column_name, data_type, is_nullable), ', ' order by ordinal_position)
+select string_agg(
+  concat_ws(' ', column_name, data_type, is_nullable), ', ' order by ordinal_position
+)
 from information_schema.columns where table_schema = 'supabase_migrations'
 """
 
