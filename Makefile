@@ -54,11 +54,14 @@ clean: ## Remove what was installed and cached; databases stay (make run FRESH=1
 
 sync: .venv/.synced
 
-# The stamp lies in the environment, so that one goes with the other.
+# The stamp lies in the environment, so that one goes with the other. The second try is for networks
+# whose proxy signs with a certificate of its own, which only the system's store has.
 .venv/.synced: pyproject.toml app/contract/pyproject.toml | $(BOOTSTRAP)
 	@$(NEEDS_PYTHON)
-	@UV_PYTHON="$$($(PYTHON) -c 'import os, sys; print(os.path.realpath(sys.executable))')" \
-	  "$(UV)" sync --quiet || $(call FAIL,Could not install the packages; the lines above say why.)
+	@echo "Installing the packages …" >&2
+	@export UV_PYTHON="$$($(PYTHON) -c 'import os, sys; print(os.path.realpath(sys.executable))')"; \
+	  "$(UV)" sync --quiet 2>/dev/null || UV_SYSTEM_CERTS=true "$(UV)" sync --quiet || \
+	  $(call FAIL,Could not install the packages; the lines above say why.)
 	@touch $@
 
 .tools/uv/bin/uv:
