@@ -35,7 +35,7 @@ check: .venv/.synced ## Check format, lint, types, layers and contract, and that
 	$(BIN)/black --check --quiet .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 	$(BIN)/openapi-spec-validator docs/openapi.yaml
 	@$(MAKE) drift
 

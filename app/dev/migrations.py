@@ -28,6 +28,10 @@ alter table supabase_migrations.schema_migrations
   add column if not exists name text;
 """
 
+_RECORD = """
+insert into supabase_migrations.schema_migrations(version, name, statements) values ($1, $2, $3)
+"""
+
 # What can hide or delimit a statement's end. The lone `end` closes BEGIN ATOMIC wherever it stands.
 _TOKEN = re.compile(
     r"""
@@ -83,7 +87,7 @@ async def apply(admin_url: str, migrations: Path, as_role: str | None = None) ->
             await _run(connection, migration)
         return [migration.path.name for migration in pending]
     except asyncpg.PostgresError as error:
-        raise DevError(f"Cannot record migrations in this database: {error}") from error
+        raise DevError(f"Cannot migrate this database: {error}") from error
     finally:
         await connection.close()
 
@@ -192,27 +196,26 @@ def _pending(files: list[Migration], recorded: dict[str, list[str] | None]) -> l
 async def _run(connection: "asyncpg.Connection[asyncpg.Record]", migration: Migration) -> None:
     """Apply one file and record it, both or neither."""
     await connection.execute("reset all")
-    async with connection.transaction():
-        for number, statement in enumerate(migration.statements, start=1):
-            try:
+    number = 0
+    try:
+        async with connection.transaction():
+            for number, statement in enumerate(migration.statements, start=1):
                 # fetch, unlike execute, takes one command only, as the CLI's protocol does.
                 await connection.fetch(statement)
-            except asyncpg.PostgresError as error:
-                raise DevError(_failure(migration, number, statement, error)) from error
-        await connection.execute(
-            "insert into supabase_migrations.schema_migrations(version, name, statements)"
-            " values ($1, $2, $3)",
-            migration.version,
-            migration.name,
-            migration.statements,
-        )
+            number = 0
+            await connection.execute(
+                _RECORD, migration.version, migration.name, migration.statements
+            )
+    except asyncpg.PostgresError as error:
+        raise DevError(_failure(migration, number, error)) from error
 
 
-def _failure(
-    migration: Migration, number: int, statement: str, error: asyncpg.PostgresError
-) -> str:
-    """Say where a migration failed; Postgres gives the position within the statement, from 1."""
-    offset = int(error.position) - 1 if error.position else 0
-    line = statement[:offset].count("\n") + 1
+def _failure(migration: Migration, number: int, error: asyncpg.PostgresError) -> str:
+    """Say where a file failed: in a statement, counted from 1, or (0) not before the commit."""
+    where = migration.path.name
+    if number:
+        # Postgres counts characters from 1, or gives none.
+        before = migration.statements[number - 1][: max(int(error.position or 0) - 1, 0)]
+        where += f", statement {number}, its line {before.count(chr(10)) + 1}"
     detail = f" ({error.detail})" if error.detail else ""
-    return f"{migration.path.name}, statement {number}, its line {line}: {error.args[0]}{detail}"
+    return f"{where}: {error.args[0]}{detail}"

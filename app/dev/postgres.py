@@ -164,11 +164,7 @@ class _Server:
         if self.starter != os.getpid():  # a fork of the starter holds a copy of this object
             return
         _end(self.postmaster)
-        # The watchdog goes last: interrupted before, we leave the rest to it.
-        assert self.watchdog.stdin is not None
-        self.watchdog.kill()
-        self.watchdog.stdin.close()
-        self.watchdog.wait()
+        _dismiss(self.watchdog)  # last: interrupted before, we leave the rest to it
         if self.has_own_socket_folder:
             shutil.rmtree(self.socket_folder, ignore_errors=True)
         os.close(self.lock)
@@ -199,7 +195,7 @@ def _launch(data: Path, version: int, settings: Mapping[str, str], port: int | N
             raise DevError(_others(data)) from error
         socket_folder, has_own = _socket_folder(cluster, port or _DEFAULT_PORT, identity)
         try:
-            postmaster = _start_postmaster(
+            postmaster, watchdog = _start_postmaster(
                 [
                     str(binaries / "postgres"),
                     *("-D", str(cluster)),
@@ -215,13 +211,6 @@ def _launch(data: Path, version: int, settings: Mapping[str, str], port: int | N
             if has_own:
                 shutil.rmtree(socket_folder, ignore_errors=True)
             raise
-        watchdog = subprocess.Popen(
-            ["/bin/sh", "-c", 'read -r _; kill -INT "$0"', str(postmaster.pid)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
         return _Server(
             version=version,
             port=port or _DEFAULT_PORT,
@@ -463,18 +452,23 @@ def _options(socket_folder: Path, port: int | None) -> list[str]:
 
 def _start_postmaster(
     arguments: list[str], cluster: Path, log: Path, identity: _Identity, port: int | None
-) -> "subprocess.Popen[bytes]":
-    """Start the server and wait until it accepts connections."""
+) -> "tuple[subprocess.Popen[bytes], subprocess.Popen[bytes]]":
+    """Start the server with its watchdog and wait until it accepts connections."""
     deadline = time.monotonic() + _LEFTOVER_SECONDS
     while True:
         with log.open("wb") as output:
             postmaster = identity.popen(arguments, output)
+        watchdog = None
         try:
+            watchdog = _watch(postmaster)
             if _is_ready(postmaster, cluster):
-                return postmaster
+                return postmaster, watchdog
         except BaseException:
             _end(postmaster)
+            if watchdog is not None:
+                _dismiss(watchdog)
             raise
+        _dismiss(watchdog)
         text = log.read_text(errors="replace")
         if "Address already in use" in text:
             raise DevError(f"Port {port} of 127.0.0.1 is in use; choose another for Postgres.")
@@ -482,6 +476,23 @@ def _start_postmaster(
         if "pre-existing shared memory block" not in text or time.monotonic() > deadline:
             raise DevError(f"Postgres did not start: {_reason(text)} (see {log})")
         time.sleep(0.1)
+
+
+def _watch(postmaster: "subprocess.Popen[bytes]") -> "subprocess.Popen[bytes]":
+    """Start a shell that stops Postgres at the end of its input: when we end, in whatever way."""
+    return subprocess.Popen(
+        ["/bin/sh", "-c", 'read -r _; kill -INT "$0"', str(postmaster.pid)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def _dismiss(watchdog: "subprocess.Popen[bytes]") -> None:
+    """End the watchdog before its pipe, or it would stop whatever has the number by then."""
+    watchdog.kill()
+    watchdog.communicate()
 
 
 def _is_ready(postmaster: "subprocess.Popen[bytes]", cluster: Path) -> bool:

@@ -98,6 +98,17 @@ async def test_a_failing_file_is_rolled_back_and_the_ones_before_it_stay(
     assert await admin.fetchval("select to_regclass('two')") is None
 
 
+@pytest.mark.usefixtures("admin")
+async def test_what_fails_at_the_commit_names_its_file(url: str, folder: Path) -> None:
+    (folder / "20260103000000_later.sql").write_text(
+        "create table p (id int primary key);"
+        "create table c (id int references p deferrable initially deferred);"
+        "insert into c values (1);"
+    )
+    with pytest.raises(DevError, match=r"later\.sql: .*violates foreign key .*is not present"):
+        await apply(url, folder, None)
+
+
 async def test_each_file_starts_from_the_connections_own_settings(
     admin: "asyncpg.Connection[asyncpg.Record]", url: str, folder: Path
 ) -> None:
