@@ -199,7 +199,8 @@ async def _run(connection: "asyncpg.Connection[asyncpg.Record]", migration: Migr
     number = 0
     try:
         async with connection.transaction():
-            for number, statement in enumerate(migration.statements, start=1):
+            for statement in migration.statements:
+                number += 1
                 # fetch, unlike execute, takes one command only, as the CLI's protocol does.
                 await connection.fetch(statement)
             number = 0
