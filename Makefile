@@ -53,6 +53,7 @@ clean: ## Remove what was installed and cached; databases stay (make run FRESH=1
 	rm -rf .venv .tools .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 sync: .venv/.synced
+	@:
 
 # The stamp lies in the environment, so that one goes with the other. The second try is for networks
 # whose proxy signs with a certificate of its own, which only the system's store has.

@@ -197,7 +197,7 @@ def test_a_second_process_gets_one_sentence_and_the_first_goes_on(data: Path) ->
     os.kill(pid, 0)
 
 
-@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("sign", [signal.SIGTERM, signal.SIGKILL])
 async def test_a_server_ends_with_the_process_that_started_it(
     data: Path, starter: "subprocess.Popen[str]", sign: signal.Signals
 ) -> None:
