@@ -1,0 +1,74 @@
+# From nothing but Python 3.11 or newer with venv, and make. `make` alone lists the targets.
+
+PYTHON ?= python3
+JOBS ?= 2
+UV_VERSION := 0.13.9
+
+SHELL := /bin/sh
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+.DEFAULT_GOAL := help
+.PHONY: help run test check drift fix bench clean sync
+
+# A uv of the user's will do; without one, ours goes into a folder that git ignores.
+UV := $(or $(shell command -v uv 2>/dev/null),.tools/uv/bin/uv)
+BOOTSTRAP := $(filter .tools/uv/bin/uv,$(UV))
+
+# The interpreter is the machine's own: nothing is downloaded that is not a package.
+export UV_PYTHON_DOWNLOADS := never
+unexport VIRTUAL_ENV
+
+FAIL = { echo "$(1)" >&2; exit 1; }
+NEEDS_PYTHON = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+  $(call FAIL,Annex needs Python 3.11 or newer and $(PYTHON) is not; name another: make PYTHON=python3.12 …)
+BIN := .venv/bin
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-6s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+run: .venv/.synced ## Serve everything on a local Postgres (PORT=8010, DATA=some/folder, FRESH=1)
+	@exec $(BIN)/annex dev $(if $(PORT),--port "$(PORT)") $(if $(DATA),--data "$(DATA)") $(if $(FRESH),--fresh)
+
+test: .venv/.synced ## Run the tests (ARGS='tests/dev -k port', JOBS=2)
+	@$(BIN)/pytest -n $(JOBS) --dist loadfile $(ARGS)
+
+check: .venv/.synced ## Check format, lint, types, layers and contract, and that all of them agree
+	$(BIN)/black --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/openapi-spec-validator docs/openapi.yaml
+	@$(MAKE) drift
+
+drift: .venv/.synced ## Prove that contract, data model, migrations and code agree
+	$(BIN)/alembic-readonly-check $(ARGS)
+
+fix: .venv/.synced ## Format the code and repair what ruff can
+	$(BIN)/ruff check --fix .
+	$(BIN)/black .
+
+bench: .venv/.synced ## Measure requests and streams (ARGS='--rounds 5')
+	@$(BIN)/python -m bench $(ARGS)
+
+clean: ## Remove what was installed and cached; databases stay (make run FRESH=1)
+	rm -rf .venv .tools .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+sync: .venv/.synced
+	@:
+
+# The stamp lies in the environment, so that one goes with the other. The second try is for networks
+# whose proxy signs with a certificate of its own, which only the system's store has.
+.venv/.synced: pyproject.toml app/contract/pyproject.toml | $(BOOTSTRAP)
+	@$(NEEDS_PYTHON)
+	@echo "Installing the packages …" >&2
+	@export UV_PYTHON="$$($(PYTHON) -c 'import os, sys; print(os.path.realpath(sys.executable))')"; \
+	  "$(UV)" sync --quiet 2>/dev/null || UV_SYSTEM_CERTS=true "$(UV)" sync --quiet || \
+	  $(call FAIL,Could not install the packages; the lines above say why.)
+	@touch $@
+
+.tools/uv/bin/uv:
+	@$(NEEDS_PYTHON)
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  $(call FAIL,Python comes without venv here; install it (Debian and Ubuntu: apt install python3-venv) and try again.)
+	@$(PYTHON) -m venv --clear .tools/uv
+	@.tools/uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION) || \
+	  $(call FAIL,Could not install uv $(UV_VERSION) with pip; the lines above say why.)
