@@ -1,22 +1,25 @@
-"""Engines, and the one way to a session: a transaction that carries its principal's claims for row level security."""
+"""Engines, and the one way to a session: a transaction that carries its principal's claims."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import anyio
 import asyncpg
+import msgspec
 from litestar import Request
 from litestar.di import NamedDependency
+from sqlalchemy import text
 from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 
-import db_models  # noqa: F401  (registers the guards that refuse DDL and flushes)
 from app.auth.principals import Principal
 from app.errors import Unavailable
-from app.settings import Settings, database_url
+from app.settings import Settings, SettingsError, database_url
+from db_models import Base
 
-Driver = asyncpg.Connection[Any]
+Driver: TypeAlias = "asyncpg.Connection[Any]"
 # What a Postgres that is not there raises, from the socket up.
 UNREACHABLE = (
     OSError,
@@ -28,7 +31,7 @@ UNREACHABLE = (
 
 
 class Database:
-    """The two pools: `api` serves requests as annex_api, `worker` follows the log as annex_worker."""
+    """The two pools: `api` serves requests as annex_api, `worker` the log as annex_worker."""
 
     def __init__(self, settings: Settings) -> None:
         self.api = connect_lazily(
@@ -49,7 +52,8 @@ class Database:
 def connect_lazily(url: URL, pool_size: int) -> AsyncEngine:
     """Make an engine whose pool opens connections when they are needed.
 
-    Autocommit, as `transaction` says BEGIN itself: together with the claims that is one round trip instead of two.
+    Autocommit, as `transaction` says BEGIN itself: together with the claims that is one round trip
+    instead of two.
     """
     return create_async_engine(
         url,
@@ -57,6 +61,8 @@ def connect_lazily(url: URL, pool_size: int) -> AsyncEngine:
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=10,
+        # What Postgres stores as JSON goes out as it is; who needs its content decodes it.
+        json_deserializer=msgspec.Raw,
         connect_args={
             "timeout": 5,
             "server_settings": {"application_name": "annex", "standard_conforming_strings": "on"},
@@ -74,10 +80,11 @@ async def driver_of(connection: AsyncConnection) -> Driver:
 async def transaction(engine: AsyncEngine, principal: Principal) -> AsyncIterator[AsyncSession]:
     """Open a transaction as a principal; commits at the end, rolls back on any exception.
 
-    The claims hold for this transaction only, as `auth.uid()` and PostgREST have it. Raises `Unavailable` when the
-    database does not answer.
+    The claims hold for this transaction only, as `auth.uid()` and PostgREST have it. Raises
+    `Unavailable` when the database does not answer.
     """
-    # A literal, not a parameter: only a simple query takes two statements. JSON has no other quote to escape.
+    # A literal, not a parameter: only a simple query takes two statements. JSON has no other quote
+    # to escape.
     begin = "begin; select set_config('request.jwt.claims', '{}', true)".format(
         principal.claims_json.replace("'", "''")
     )
@@ -102,7 +109,10 @@ async def transaction(engine: AsyncEngine, principal: Principal) -> AsyncIterato
 
 
 async def begin_transaction(engine: AsyncEngine, begin: str) -> tuple[AsyncConnection, Driver]:
-    """Check a connection out and begin; a pool that outlived its server is emptied once and tried again."""
+    """Check a connection out and begin.
+
+    A pool that outlived its server is emptied once and tried again.
+    """
     for attempt in (1, 2):
         connection = engine.connect()
         try:
@@ -135,3 +145,60 @@ async def provide_session(
 
 
 Session = NamedDependency[AsyncSession]
+
+
+async def check_database(database: Database) -> None:
+    """Refuse a database that is not ours or not safe to serve.
+
+    Raises `SettingsError` with what to do.
+    """
+    for engine, role in ((database.api, "annex_api"), (database.worker, "annex_worker")):
+        setting = f"ANNEX_{'WORKER_' if role == 'annex_worker' else ''}DATABASE_URL"
+        where = f"{engine.url.host or engine.url.query.get('host', 'localhost')}"
+        try:
+            async with engine.connect() as connection:
+                found = (await connection.execute(text(WHO))).one()
+                names = list(Base.metadata.tables)
+                missing = await connection.scalars(text(MISSING), {"names": names})
+        except UNREACHABLE as error:
+            raise SettingsError(
+                f"Postgres at {where} does not answer ({type(error).__name__}); is the server "
+                f"running, and is {setting} right?"
+            ) from None
+        except (DBAPIError, asyncpg.PostgresError) as error:
+            reason = str(getattr(error, "orig", None) or error).partition(">: ")
+            raise SettingsError(
+                f"Postgres at {where} refuses {setting}: {reason[2] or reason[0]}."
+            ) from None
+        if found.rolsuper or found.rolbypassrls:
+            raise SettingsError(
+                f"{setting} connects as {found.rolname}, which bypasses row level security; "
+                f"connect as {role}."
+            )
+        if found.rolname != role:
+            raise SettingsError(f"{setting} connects as {found.rolname}; connect as {role}.")
+        if absent := sorted(missing):
+            raise SettingsError(
+                f"The database lacks {absent[0]}; apply supabase/migrations with "
+                "`supabase db push`, or with `annex migrate` in development."
+            )
+        if found.may_ddl:
+            raise SettingsError(
+                f"{role} may change the schema annex or act as its owner; revoke that right."
+            )
+
+
+WHO = """
+select r.rolname, r.rolsuper, r.rolbypassrls,
+  exists (select from pg_namespace n where n.nspname = 'annex' and has_schema_privilege(n.oid,
+  'create')) or exists (select from pg_roles o where o.rolname = 'annex_owner' and
+  pg_has_role(o.oid, 'member')) as may_ddl
+from pg_roles r where r.rolname = session_user
+"""
+# By name and not by privilege: an existing table may well be closed to the role that asks.
+MISSING = """
+select name from unnest(cast(:names as text[])) as name
+where name not in (
+  select n.nspname || '.' || c.relname from pg_class c join pg_namespace n on n.oid = c.relnamespace
+)
+"""

@@ -2,12 +2,10 @@
 
 Problem
  ├ InvalidRequest 400 ─ InvalidCursor
- ├ Unauthorized 401 ─ MissingCredentials, InvalidToken, TokenExpired, NotAToken, InvalidKey, InvalidTicket
- ├ Forbidden 403 ─ UserRequired, SecondFactorRequired
- ├ NotFound 404, MethodNotAllowed 405
- ├ Conflict 409 ─ SlugTaken, RequestInProgress
- ├ PreconditionFailed 412, TooLarge 413, UnsupportedMediaType 415, KeyReused 422, RateLimited 429
- └ InternalError 500, Unavailable 503
+ ├ Unauthorized 401 ─ MissingCredentials, InvalidToken, TokenExpired, NotAToken, InvalidKey,
+ InvalidTicket ├ Forbidden 403 ─ UserRequired, SecondFactorRequired ├ NotFound 404, MethodNotAllowed
+ 405 ├ Conflict 409 ─ SlugTaken, RequestInProgress ├ PreconditionFailed 412, TooLarge 413,
+ UnsupportedMediaType 415, KeyReused 422, RateLimited 429 └ InternalError 500, Unavailable 503
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -203,7 +201,7 @@ def subclasses(of: type[Problem] = Problem) -> Iterator[type[Problem]]:
         yield from subclasses(kind)
 
 
-# What a violated constraint means to the caller. A partition's constraints bear its name, so events' are found by suffix.
+# What a violated constraint means to the caller.
 CONSTRAINTS: dict[str, Problem] = {
     "workspaces_slug_key": SlugTaken("Another workspace has this slug; choose another one."),
     "workspaces_slug_not_uuid_check": InvalidRequest(
@@ -212,7 +210,9 @@ CONSTRAINTS: dict[str, Problem] = {
     "workspaces_metadata_check": InvalidRequest(
         "The metadata is larger than 16 KiB.", errors=[FieldError("/metadata", "over 16 KiB")]
     ),
-    "profiles_user_id_fkey": InvalidToken("The user of this token no longer exists; sign in again."),
+    "profiles_user_id_fkey": InvalidToken(
+        "The user of this token no longer exists; sign in again."
+    ),
     "events_type_reserved": InvalidRequest(
         "Types that begin with `annex.` are drawn by Annex itself; choose another name.",
         errors=[FieldError("/type", "begins with annex.")],
@@ -221,7 +221,9 @@ CONSTRAINTS: dict[str, Problem] = {
     "events_context_check": InvalidRequest(
         "An event's context is larger than 16 KiB.", errors=[FieldError("/context", "over 16 KiB")]
     ),
-    "events_topics_check": InvalidRequest("Together, an event's topics are longer than 4,000 characters."),
+    "events_topics_check": InvalidRequest(
+        "Together, an event's topics are longer than 4,000 characters."
+    ),
 }
 
 HTTP_PROBLEMS: dict[int, type[Problem]] = {
@@ -235,13 +237,12 @@ HTTP_PROBLEMS: dict[int, type[Problem]] = {
 
 def from_database(error: asyncpg.PostgresError) -> Problem | None:
     """Say what an error of the database means to the caller; None for one that is ours."""
-    if name := getattr(error, "constraint_name", None):
-        table, _, kind = name.partition("_")
-        if known := CONSTRAINTS.get(name) or CONSTRAINTS.get(f"{table}_{kind.rpartition('_')[2]}"):
-            return type(known)(known.detail, errors=known.errors) if known.errors else known
+    if known := CONSTRAINTS.get(getattr(error, "constraint_name", None) or ""):
+        return known
     if isinstance(error, asyncpg.InsufficientPrivilegeError):
         return Forbidden("The caller's role in the workspace does not allow this.")
-    if isinstance(error, asyncpg.DataError):
+    # Only the server's own have a severity: asyncpg raises the same for arguments we made wrong.
+    if isinstance(error, asyncpg.DataError) and getattr(error, "severity", None):
         return InvalidRequest(f"A value cannot be stored: {error.args[0]}.")
     if isinstance(error, asyncpg.DeadlockDetectedError | asyncpg.SerializationError):
         return Unavailable("Another request was in the way; send this one again.")
@@ -294,7 +295,9 @@ def from_validation(error: ValidationException) -> Problem:
     extra: Any = error.extra if isinstance(error.extra, list) else []
     for item in extra:
         key, source = item.get("key", ""), item.get("source")
-        pointer = key if source in ("query", "header", "cookie", "path") else as_pointer(key)
+        # A body's errors come as `data`, the handler's parameter, and the path below it.
+        is_body = source is None or source == "body"
+        pointer = as_pointer(key.removeprefix("data")) if is_body else key
         errors.append(FieldError(pointer, item.get("message", "invalid")))
     return InvalidRequest("The request is not valid; `errors` says where.", errors=errors)
 
@@ -305,12 +308,9 @@ def as_pointer(path: str) -> str:
     return "".join(f"/{p}" for p in parts if p)
 
 
-def to_problem(request: Request[Any, Any, Any], error: Exception) -> Response[ProblemBody]:
-    """Answer any exception as `application/problem+json`; the one handler."""
-    problem = read(error)
-    if isinstance(problem, InternalError):
-        log.error("unexpected", path=request.scope["path"], exc_info=error)
-    body = ProblemBody(
+def describe(problem: Problem, request: Request[Any, Any, Any]) -> ProblemBody:
+    """Write a problem as the answer to a request."""
+    return ProblemBody(
         type=f"/problems/{problem.code}",
         title=problem.title(),
         status=problem.status,
@@ -320,7 +320,16 @@ def to_problem(request: Request[Any, Any, Any], error: Exception) -> Response[Pr
         errors=problem.errors,
         request_id=request.scope["state"].get("request_id", ""),
     )
-    headers = {k: v for k, v in problem.headers.items() if k.lower() != "content-type"}
+
+
+def to_problem(request: Request[Any, Any, Any], error: Exception) -> Response[ProblemBody]:
+    """Answer any exception as `application/problem+json`; the one handler."""
+    problem = read(error)
+    if isinstance(problem, InternalError):
+        log.error("unexpected", path=request.scope["path"], exc_info=error)
     return Response(
-        body, status_code=problem.status, headers=headers, media_type="application/problem+json"
+        describe(problem, request),
+        status_code=problem.status,
+        headers=problem.headers,
+        media_type="application/problem+json",
     )

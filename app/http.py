@@ -10,8 +10,8 @@ from uuid import uuid4
 import structlog
 from litestar import Litestar, Request, Response
 from litestar.datastructures import MutableScopeHeaders
-from litestar.params import Parameter
-from litestar.types import Message, Receive, Scope, Send
+from litestar.params import HeaderParameter
+from litestar.types import Message, Scope
 
 from app.errors import InvalidRequest, NotFound, PreconditionFailed, UnsupportedMediaType
 
@@ -22,14 +22,14 @@ MERGE_PATCH = ("application/json", "application/merge-patch+json")
 SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,100}")
 ETAG = re.compile(r'(?:W/)?"([^"]*)"')
 
-IfMatch = Annotated[str | None, Parameter(header="If-Match", max_length=200)]
-IfNoneMatch = Annotated[str | None, Parameter(header="If-None-Match", max_length=200)]
+IfMatch = Annotated[str | None, HeaderParameter(name="If-Match", max_length=200)]
+IfNoneMatch = Annotated[str | None, HeaderParameter(name="If-None-Match", max_length=200)]
 
 
 class Application(Litestar):
-    """Litestar that gives every request an id and answers HEAD as GET without the body (RFC 9110, section 9.3.2)."""
+    """Litestar that gives every request an id, and answers HEAD (RFC 9110, section 9.3.2)."""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             await super().__call__(scope, receive, send)
             return
@@ -42,6 +42,7 @@ class Application(Litestar):
             await super().__call__(scope, receive, send)
             return
         is_over = False
+        as_get: Any = {**scope, "method": "GET"}
 
         async def send_head(message: Message) -> None:
             nonlocal is_over
@@ -54,12 +55,15 @@ class Application(Litestar):
             # A stream must not go on for a client that only asked for its headers.
             return {"type": "http.disconnect"} if is_over else await receive()
 
-        await super().__call__({**scope, "method": "GET"}, receive_head, send_head)  # type: ignore[typeddict-item]
+        await super().__call__(as_get, receive_head, send_head)
 
 
 async def finish_headers(message: Message, scope: Scope) -> None:
-    """Add what every answer carries, and log the request; never its query, which may hold a ticket."""
-    if message["type"] != "http.response.start" or scope["type"] != "http":
+    """Add what every answer carries, and log the request.
+
+    Never its query, which may hold a ticket.
+    """
+    if message["type"] != "http.response.start":
         return
     state: dict[str, Any] = scope["state"]
     headers = MutableScopeHeaders(message)
@@ -70,7 +74,7 @@ async def finish_headers(message: Message, scope: Scope) -> None:
         headers.setdefault(name, value)
     log.info(
         "request",
-        method=scope["method"],
+        method=scope.get("method"),
         path=scope["path"],
         status=message["status"],
         ms=round((time.perf_counter() - state.get("began_at", 0.0)) * 1000, 1),
@@ -80,8 +84,8 @@ async def finish_headers(message: Message, scope: Scope) -> None:
 
 async def check_request(request: Request[Any, Any, Any]) -> None:
     """Refuse a path with a slash at its end and a body of a type that the handler does not take."""
-    path = request.scope["path"]
-    if path != "/" and path.endswith("/"):
+    path = request.scope["raw_path"]
+    if path != b"/" and path.endswith(b"/"):
         raise NotFound("There is nothing at this path; leave the slash at its end out.")
     if request.method not in ("POST", "PUT", "PATCH"):
         return
@@ -97,15 +101,16 @@ def media_type(headers: Mapping[str, str]) -> str:
 
 def link_next(scope: MutableMapping[str, Any], cursor: str) -> None:
     """Add `Link: <…>; rel="next"` (RFC 8288): the request's own URL with the next page's cursor."""
-    query = [
-        (k, v) for k, v in parse_qsl(scope["query_string"].decode("latin-1")) if k != "cursor"
-    ]
+    query = [(k, v) for k, v in parse_qsl(scope["query_string"].decode("latin-1")) if k != "cursor"]
     url = f"{scope['path']}?{urlencode([*query, ('cursor', cursor)])}"
     scope["state"].setdefault("headers", {})["Link"] = f'<{url}>; rel="next"'
 
 
 def tagged(body: Any, if_none_match: str | None = None, **options: Any) -> Response[Any]:
-    """Answer a resource with its version as a strong ETag, or 304 if the client has that one (RFC 9110, 13.1.2)."""
+    """Answer a resource with its version as a strong ETag, or 304 if the client has that one.
+
+    RFC 9110, sections 8.8.3 and 13.1.2.
+    """
     etag = f'"{body.version}"'
     headers = {"ETag": etag, **options.pop("headers", {})}
     if if_none_match is not None:
@@ -116,9 +121,10 @@ def tagged(body: Any, if_none_match: str | None = None, **options: Any) -> Respo
 
 
 def expected_versions(if_match: str | None) -> list[int] | None:
-    """Read If-Match (RFC 9110, 13.1.1): the versions to accept, or None for any; raises `InvalidRequest`.
+    """Read If-Match (RFC 9110, section 13.1.1): the versions to accept, or None for any.
 
-    Weak tags never match; a tag that is none of ours matches nothing.
+    Raises `InvalidRequest` when it is malformed. Weak tags never match; a tag that is none of ours
+    matches nothing.
     """
     if if_match is None or if_match.strip() == "*":
         return None
@@ -131,4 +137,6 @@ def expected_versions(if_match: str | None) -> list[int] | None:
 
 def stale() -> PreconditionFailed:
     """Say that a resource is no longer what If-Match expects."""
-    return PreconditionFailed("The resource has changed since; read it again and repeat the change.")
+    return PreconditionFailed(
+        "The resource has changed since; read it again and repeat the change."
+    )

@@ -1,13 +1,13 @@
-"""Idempotency-Key: the same POST sent twice is done once (draft-ietf-httpapi-idempotency-key-header)."""
+"""The same POST sent twice is done once (draft-ietf-httpapi-idempotency-key-header)."""
 
 import hashlib
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import msgspec
 from litestar import Request, Response
-from litestar.params import Parameter
+from litestar.params import HeaderParameter
 from sqlalchemy import delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -17,7 +17,7 @@ from app.errors import InvalidRequest, KeyReused, RequestInProgress
 
 KEPT = timedelta(hours=24)
 IdempotencyKey = Annotated[
-    str | None, Parameter(header="Idempotency-Key", min_length=1, max_length=255)
+    str | None, HeaderParameter(name="Idempotency-Key", min_length=1, max_length=255)
 ]
 
 
@@ -30,9 +30,9 @@ async def once(
 ) -> Response[Any]:
     """Answer a POST, or replay its finished answer for 24 hours; keys are per principal and route.
 
-    The answer is stored in the request's own transaction, so it exists exactly if its effects do. Only a success is
-    kept: a failed request may be sent again. Raises `RequestInProgress` while the first still runs, `KeyReused` for
-    another body.
+    The answer is stored in the request's own transaction, so it exists exactly if its effects do.
+    Only a success is kept: a failed request may be sent again. Raises `RequestInProgress` while the
+    first still runs, `KeyReused` for another body.
     """
     if key is None:
         return await answer()
@@ -42,7 +42,9 @@ async def once(
     fingerprint = hashlib.sha256(content).digest()
     lock = func.hashtextextended(f"{principal.name} {route} {key}", 0)
     if not await session.scalar(select(func.pg_try_advisory_xact_lock(lock))):
-        raise RequestInProgress("The first request with this Idempotency-Key still runs; wait for it.")
+        raise RequestInProgress(
+            "The first request with this Idempotency-Key still runs; wait for it."
+        )
     k = m.IdempotencyKey
     mine = (k.principal == principal.name, k.route == route, k.key == key)
     # Also drops an expired one, so that its key can be used again.
@@ -50,7 +52,8 @@ async def once(
     if kept := await session.scalar(select(k).where(*mine)):
         if kept.fingerprint != fingerprint:
             raise KeyReused("This Idempotency-Key was used with another body; take a new one.")
-        headers = {**kept.headers, "Idempotent-Replayed": "true"}
+        # JSON comes undecoded from the database.
+        headers = msgspec.json.decode(cast(Any, kept.headers)) | {"Idempotent-Replayed": "true"}
         return Response(
             msgspec.Raw(kept.body),
             status_code=kept.status,
@@ -65,7 +68,9 @@ async def once(
             key=key,
             fingerprint=fingerprint,
             status=response.status_code or 201,
-            headers={n: v for n, v in response.headers.items() if n.lower() in ("etag", "location")},
+            headers={
+                n: v for n, v in response.headers.items() if n.lower() in ("etag", "location")
+            },
             body=msgspec.json.encode(response.content),
             expires_at=datetime.now(UTC) + KEPT,
         )
@@ -74,7 +79,10 @@ async def once(
 
 
 def unquote(key: str) -> str:
-    """Read a structured string (RFC 9651, section 3.3.3) or take the key raw; raises `InvalidRequest` for an empty one."""
+    """Read a structured string (RFC 9651, section 3.3.3) or take the key raw.
+
+    Raises `InvalidRequest` for an empty one.
+    """
     if len(key) >= 2 and key[0] == key[-1] == '"':
         key = key[1:-1].replace('\\"', '"').replace("\\\\", "\\")
     if not key:

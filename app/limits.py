@@ -1,4 +1,4 @@
-"""Rate limits: a token bucket a caller, in each process its share (draft-ietf-httpapi-ratelimit-headers)."""
+"""Rate limits: one token bucket a caller (draft-ietf-httpapi-ratelimit-headers)."""
 
 import math
 import time
@@ -15,7 +15,8 @@ MAX_CALLERS = 50_000
 class Limiter:
     """Lets each caller make a number of requests at once, refilled evenly over a window.
 
-    No library here: those at hand count in fixed or sliding windows or wait, and cost more than the check is worth.
+    No library here: those at hand count in fixed or sliding windows or wait, and cost more than the
+    check is worth.
     """
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
@@ -26,7 +27,10 @@ class Limiter:
         self.buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, caller: str, state: dict[str, Any]) -> None:
-        """Take one token; raises `RateLimited` when there is none. The headers go to the request's state."""
+        """Take one token; raises `RateLimited` when there is none.
+
+        The headers go to the request's state.
+        """
         now = self.clock()
         tokens, then = self.buckets.pop(caller, (float(self.capacity), now))
         tokens = min(self.capacity, tokens + (now - then) * self.per_second)

@@ -2,27 +2,30 @@
 
 import base64
 import binascii
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
+from types import GenericAlias
 from typing import Annotated, Any, TypeVar, get_args
 
 import msgspec
-from litestar.params import Parameter
-from sqlalchemy import Select, bindparam, inspect, tuple_
+from litestar.params import QueryParameter
+from sqlalchemy import Insert, Select, Update, bindparam, inspect, tuple_
 from sqlalchemy.dialects.postgresql import asyncpg as dialect
 from sqlalchemy.dialects.postgresql.base import PGCompiler
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
+import db_models as m
 from app.database import driver_of
 from app.errors import InvalidCursor
 from app.http import link_next
 from app.schemas.pages import Page
 
-Cursor = Annotated[str | None, Parameter(query="cursor", max_length=500)]
-Limit = Annotated[int, Parameter(query="limit", ge=1, le=100)]
+Cursor = Annotated[str | None, QueryParameter(name="cursor", max_length=500)]
+Limit = Annotated[int, QueryParameter(name="limit", ge=1, le=100)]
 
 PageT = TypeVar("PageT", bound=msgspec.Struct)
+StructT = TypeVar("StructT", bound=msgspec.Struct)
 Attribute = InstrumentedAttribute[Any]
 
 
@@ -32,8 +35,8 @@ def encode_cursor(values: Sequence[Any]) -> str:
 
 
 def decode_cursor(cursor: str, by: Sequence[Attribute]) -> list[Any]:
-    """Read a cursor; raises `InvalidCursor` for one that is garbled or of a list with another order."""
-    kinds = tuple[tuple(a.type.python_type for a in by)]  # type: ignore[misc]
+    """Read a cursor; raises `InvalidCursor` for one that is garbled or of another order."""
+    kinds: Any = GenericAlias(tuple, tuple(a.type.python_type for a in by))
     try:
         padded = cursor + "=" * (-len(cursor) % 4)
         values = msgspec.msgpack.decode(base64.urlsafe_b64decode(padded), type=kinds)
@@ -50,20 +53,42 @@ def item_type(page_type: type[msgspec.Struct]) -> type[msgspec.Struct]:
     return item
 
 
-def columns(struct: type[msgspec.Struct], statement: Select[Any]) -> list[Attribute]:
-    """Find the column for each of a struct's fields among the entities that a statement selects."""
-    entities = [inspect(d["entity"]).attrs for d in statement.column_descriptions]
+def columns(struct: type[msgspec.Struct], *entities: type[m.Base]) -> list[Attribute]:
+    """Find the column for each of a struct's fields, in the first of the entities that has it."""
+    attributes = [inspect(e).attrs for e in entities]
     found = []
     for field in msgspec.structs.fields(struct):
         # `metadata` is taken by SQLAlchemy, so the attribute is `metadata_`.
         names = (field.name, f"{field.name}_")
-        found.append(next(e[n].class_attribute for e in entities for n in names if n in e))
+        found.append(next(a[n].class_attribute for a in attributes for n in names if n in a))
     return found
+
+
+def selected(struct: type[msgspec.Struct], statement: Select[Any]) -> Select[Any]:
+    """Narrow a select of entities to the columns of a struct, in the order of its fields."""
+    entities = [d["entity"] for d in statement.column_descriptions]
+    return statement.with_only_columns(*columns(struct, *entities), maintain_column_froms=True)
+
+
+async def one(
+    session: AsyncSession, statement: Select[Any], struct: type[StructT]
+) -> StructT | None:
+    """Read the one row of a select of entities into a struct; None if there is none."""
+    row = (await session.execute(selected(struct, statement))).one_or_none()
+    return None if row is None else struct(*row)
+
+
+async def written(
+    session: AsyncSession, statement: Insert | Update, struct: type[StructT], entity: type[m.Base]
+) -> StructT:
+    """Run a write of exactly one row and return that row as it is now."""
+    rows = await session.execute(statement.returning(*columns(struct, entity)))
+    return struct(*rows.one())
 
 
 async def page(
     session: AsyncSession,
-    statement: Select[Any],
+    statement: Select[*tuple[Any, ...]],
     page_type: type[PageT],
     cursor: str | None,
     limit: int,
@@ -72,16 +97,14 @@ async def page(
 ) -> PageT:
     """Read one page, in descending order of `by`, whose last column is unique.
 
-    Reads limit + 1 rows, so that the last page knows that it is. `fields` go to the page struct as they are.
+    Reads limit + 1 rows, so that the last page knows that it is. `fields` go to the page struct as
+    they are.
     """
     item = item_type(page_type)
-    wanted = columns(item, statement)
     if cursor is not None:
         statement = statement.where(tuple_(*by) < tuple_(*decode_cursor(cursor, by)))
     rows = await session.execute(
-        statement.with_only_columns(*wanted, maintain_column_froms=True)
-        .order_by(*(a.desc() for a in by))
-        .limit(limit + 1)
+        selected(item, statement).order_by(*(a.desc() for a in by)).limit(limit + 1)
     )
     return finish(session, page_type, [item(*row) for row in rows], limit, by, fields)
 
@@ -94,7 +117,7 @@ def finish(
     by: Sequence[Attribute],
     fields: dict[str, Any],
 ) -> PageT:
-    """Cut the extra row off and say where the next page begins, in the body and in a Link header."""
+    """Cut the extra row off, and say where the next page begins, in the body and as a Link."""
     following = None
     if len(items) > limit:
         items.pop()
@@ -106,8 +129,8 @@ def finish(
 class DriverPage:
     """A page whose statement SQLAlchemy compiles once and asyncpg runs, for the few hottest lists.
 
-    `statement` has bind parameters for what varies; `make` turns a row in the order of the item struct's fields into
-    the struct. Twice as fast as `page`, as no SQLAlchemy runs within a request.
+    `statement` has bind parameters for what varies. Within a request no SQLAlchemy runs; see
+    docs/benchmarks.md for what that is worth.
     """
 
     def __init__(
@@ -115,10 +138,9 @@ class DriverPage:
         statement: Select[Any],
         page_type: type[msgspec.Struct],
         by: Sequence[Attribute],
-        make: Callable[..., Any],
     ) -> None:
-        self.page_type, self.by, self.make = page_type, by, make
-        wanted = statement.with_only_columns(*columns(item_type(page_type), statement))
+        self.page_type, self.by, self.item = page_type, by, item_type(page_type)
+        wanted = selected(self.item, statement)
         ordered = wanted.order_by(*(a.desc() for a in by)).limit(bindparam("limit_"))
         keyset = [bindparam(f"after_{a.key}", type_=a.type) for a in by]
         self.first = compiled(ordered)
@@ -140,7 +162,7 @@ class DriverPage:
             values |= {f"after_{a.key}": v for a, v in zip(self.by, after, strict=True)}
         driver = await driver_of(await session.connection())
         rows = await driver.fetch(sql, *[values[n] for n in names])
-        items = [self.make(*row) for row in rows]
+        items = [self.item(*row) for row in rows]
         return finish(session, self.page_type, items, limit, self.by, fields)
 
 

@@ -35,7 +35,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     jwt_issuer: str | None = None
     """The tokens' `iss`; without it, `<supabase_url>/auth/v1`."""
     secret_key: str = DEVELOPMENT_SECRET
-    """At least 32 characters; encrypts cursors and signs stream tickets. Changing it resets open streams."""
+    """At least 32 characters; encrypts cursors and signs stream tickets.
+
+    Changing it resets open streams.
+    """
     operator_key_hashes: list[str] = []
     """SHA-256 of each `annex_op_…` key, in hex, separated by commas."""
     cors_origins: list[str] = []
@@ -77,8 +80,8 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
             given[field.name] = [v.strip() for v in value.split(",")] if is_list else value
         elif field.required:
             raise SettingsError(
-                f"{PREFIX}{field.name.upper()} is not set; see .env.example, or run `annex dev` for a server "
-                "that needs no settings."
+                f"{PREFIX}{field.name.upper()} is not set; see .env.example, or run `annex dev` "
+                "for a server that needs no settings."
             )
     try:
         settings = msgspec.convert(given, Settings, strict=False)
@@ -102,17 +105,19 @@ def check(settings: Settings) -> None:
     for value in settings.operator_key_hashes:
         if len(value) != 64 or not all(c in "0123456789abcdef" for c in value):
             raise SettingsError(
-                "ANNEX_OPERATOR_KEY_HASHES takes SHA-256 hashes of 64 hex digits; `annex operator-key` "
-                "makes a key and its hash."
+                "ANNEX_OPERATOR_KEY_HASHES takes SHA-256 hashes of 64 hex digits; "
+                "`annex operator-key` makes a key and its hash."
             )
     if settings.is_development:
         return
     if not settings.issuer:
-        raise SettingsError("ANNEX_SUPABASE_URL or ANNEX_JWT_ISSUER must name who issues the tokens.")
+        raise SettingsError(
+            "ANNEX_SUPABASE_URL or ANNEX_JWT_ISSUER must name who issues the tokens."
+        )
     if settings.secret_key in PUBLIC_SECRETS or len(settings.secret_key) < 32:
         raise SettingsError(
-            "ANNEX_SECRET_KEY is the development default or shorter than 32 characters; set one of your "
-            "own, such as the output of `openssl rand -base64 32`."
+            "ANNEX_SECRET_KEY is the development default or shorter than 32 characters; set one "
+            "of your own, such as the output of `openssl rand -base64 32`."
         )
     if settings.jwt_secret is not None and (
         settings.jwt_secret in PUBLIC_SECRETS or len(settings.jwt_secret) < 32
@@ -124,7 +129,10 @@ def check(settings: Settings) -> None:
 
 
 def database_url(name: str, value: str) -> URL:
-    """Read a libpq-style URL for SQLAlchemy's asyncpg dialect; raises `SettingsError` naming the setting."""
+    """Read a libpq-style URL for SQLAlchemy's asyncpg dialect.
+
+    Raises `SettingsError` naming the setting.
+    """
     try:
         url = make_url(value)
         scheme = url.drivername.split("+")[0]

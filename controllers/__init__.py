@@ -1,1 +1,24 @@
+"""HTTP only: one controller a resource of docs/openapi.yaml."""
 
+from litestar import Router
+
+from controllers.events import EventController
+from controllers.me import MeController
+from controllers.members import MemberController
+from controllers.service import ServiceController
+from controllers.stream import StreamController
+from controllers.workspaces import WorkspaceController
+
+CONTROLLERS = (
+    ServiceController,
+    Router(
+        "/api/v1",
+        route_handlers=[
+            MeController,
+            WorkspaceController,
+            MemberController,
+            EventController,
+            StreamController,
+        ],
+    ),
+)

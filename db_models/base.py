@@ -1,5 +1,6 @@
-"""The declarative base: maps the tables of docs/datamodel.md, and refuses to change or write them."""
+"""The declarative base: maps docs/datamodel.md, and refuses to change or write it."""
 
+from datetime import datetime
 from typing import Any, NoReturn
 
 from sqlalchemy import MetaData, event
@@ -7,8 +8,6 @@ from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 from sqlalchemy.ext.asyncio import AsyncAttrs
 from sqlalchemy.orm import DeclarativeBase, Session
 from sqlalchemy.types import Text
-
-from datetime import datetime
 
 
 class ReadOnlyMapping(Exception):
@@ -28,7 +27,9 @@ class Base(AsyncAttrs, DeclarativeBase):
 
 def refuse_ddl(target: Any, *_: Any, **__: Any) -> NoReturn:
     """Refuse CREATE and DROP from the metadata: supabase/migrations is the only DDL."""
-    raise ReadOnlyMapping(f"{target} is mapped read-only; write a migration in supabase/migrations.")
+    raise ReadOnlyMapping(
+        f"{target} is mapped read-only; write a migration in supabase/migrations."
+    )
 
 
 for moment in ("before_create", "before_drop"):

@@ -106,9 +106,7 @@ class LogEntry(Base):
         Index(
             "log_workspace_id_idx", "workspace_id", "pos", postgresql_where=text("user_id is null")
         ),
-        Index(
-            "log_user_id_idx", "user_id", "pos", postgresql_where=text("user_id is not null")
-        ),
+        Index("log_user_id_idx", "user_id", "pos", postgresql_where=text("user_id is not null")),
     )
     pos: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     event_id: Mapped[UUID]

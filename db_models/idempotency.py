@@ -12,9 +12,7 @@ class IdempotencyKey(Base):
 
     __tablename__ = "idempotency_keys"
     __table_args__ = (
-        CheckConstraint(
-            "char_length(key) between 1 and 255", name="idempotency_keys_key_check"
-        ),
+        CheckConstraint("char_length(key) between 1 and 255", name="idempotency_keys_key_check"),
         CheckConstraint(
             "octet_length(fingerprint) = 32", name="idempotency_keys_fingerprint_check"
         ),

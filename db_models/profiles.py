@@ -1,8 +1,8 @@
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, Column, ForeignKeyConstraint, Table, text
 from sqlalchemy import UUID as UUID_
+from sqlalchemy import CheckConstraint, Column, ForeignKeyConstraint, Table, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from db_models.base import Base

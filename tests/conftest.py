@@ -1,8 +1,40 @@
-"""What holds for every test: with ANNEX_FAIL_ON_SKIP=1 a skipped test fails the run."""
+"""A migrated Postgres, a live server and a client that holds every answer against the contract."""
 
+import asyncio
+import contextlib
 import os
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import UUID, uuid4
 
+import asyncpg
+import httpx
+import msgspec
 import pytest
+import schemathesis
+import uvicorn
+import yaml
+
+from app.auth.keys import Key
+from app.dev.demo import Secrets, demo_settings, mint_token
+from app.dev.migrations import apply
+from app.dev.postgres import THROWAWAY, EmbeddedPostgres
+from app.http import Application
+from app.main import create_app
+from app.server import Server, listen
+from app.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+CONTRACT = ROOT / "docs" / "openapi.yaml"
+MIGRATING_ROLE = "supabase_postgres"
+SECRETS = Secrets(
+    secret_key="a secret key for tests, long enough to pass",
+    jwt_secret="a jwt secret for tests, long enough to pass",
+    api_key=str(Key("sk", "t" * 12, "t" * 32)),
+    operator_key=str(Key("op", "o" * 12, "o" * 32)),
+)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -13,3 +45,278 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if reporter.stats.get("skipped"):
         reporter.write_line("\nANNEX_FAIL_ON_SKIP=1: a skipped test fails this run.", red=True)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    """Run everything on one loop a session, so that server and tests can share it."""
+    return "asyncio", {"use_uvloop": True}
+
+
+@pytest.fixture(scope="session")
+def postgres(worker_id: str) -> Iterator[EmbeddedPostgres]:
+    """A server of this worker's own, thrown away at the end."""
+    folder = ROOT / ".data" / f"tests-{worker_id}-{os.getpid()}"
+    version = int(os.environ.get("ANNEX_TEST_POSTGRES", "18"))
+    settings = {**THROWAWAY, "max_connections": "120"}
+    with EmbeddedPostgres(folder, version=version, settings=settings) as server:
+        yield server
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+async def template(postgres: EmbeddedPostgres) -> str:
+    """A database that was migrated as the Supabase CLI would, to make others from."""
+    await execute(postgres.admin_url, "create database template_annex")
+    url = postgres.url("postgres", "template_annex")
+    await execute(url, (ROOT / "supabase" / "local" / "platform.sql").read_text())
+    await apply(url, ROOT / "supabase" / "migrations", MIGRATING_ROLE)
+    return "template_annex"
+
+
+class TestDatabase(NamedTuple):
+    """A migrated database of its own, and how each role logs in to it."""
+
+    postgres: EmbeddedPostgres
+    name: str
+
+    def url(self, role: str) -> str:
+        """The URL by which a role logs in; SET ROLE would prove nothing where session_user decides."""
+        return self.postgres.url(role, self.name)
+
+    @contextlib.asynccontextmanager
+    async def connect(
+        self, role: str, claims: dict[str, Any] | None = None
+    ) -> AsyncIterator[asyncpg.Connection]:
+        """Log in as a role; with claims, as the API or PostgREST would say them."""
+        connection = await asyncpg.connect(self.url(role))
+        try:
+            if claims is not None:
+                await connection.execute(
+                    "select set_config('request.jwt.claims', $1, false)", encode(claims)
+                )
+            yield connection
+        finally:
+            await connection.close()
+
+
+@contextlib.asynccontextmanager
+async def new_database(postgres: EmbeddedPostgres, template: str) -> AsyncIterator[TestDatabase]:
+    """Make a database from the template, and drop it again."""
+    name = f"test_{uuid4().hex[:12]}"
+    await execute(postgres.admin_url, f"create database {name} template {template}")
+    try:
+        yield TestDatabase(postgres, name)
+    finally:
+        await execute(postgres.admin_url, f"drop database {name} with (force)")
+
+
+@pytest.fixture(scope="session")
+async def database(postgres: EmbeddedPostgres, template: str) -> AsyncIterator[TestDatabase]:
+    """The database that this worker's server and tests share; each test takes a fresh workspace."""
+    async with new_database(postgres, template) as made:
+        yield made
+
+
+@pytest.fixture
+async def own_database(postgres: EmbeddedPostgres, template: str) -> AsyncIterator[TestDatabase]:
+    """A database for one test that needs the whole log, or breaks something."""
+    async with new_database(postgres, template) as made:
+        yield made
+
+
+def settings_for(database: TestDatabase, **others: Any) -> Settings:
+    """Make the settings of a server on a test database."""
+    others = {"log_level": "error", "rate_limit_requests": 1_000_000, **others}
+    return demo_settings(SECRETS, database.url("annex_api"), database.url("annex_worker"), **others)
+
+
+class Running(NamedTuple):
+    """A live server: its URL, its application and how to make tokens for it."""
+
+    url: str
+    app: Application
+    settings: Settings
+    database: TestDatabase
+
+
+@contextlib.asynccontextmanager
+async def running(database: TestDatabase, port: int = 0, **others: Any) -> AsyncIterator[Running]:
+    """Serve on a real socket in this loop; httpx's ASGI transport would buffer endless streams."""
+    settings = settings_for(database, **others)
+    app = create_app(settings)
+    listener = listen("127.0.0.1", port)
+    config = uvicorn.Config(
+        app, http="httptools", lifespan="on", log_config=None, timeout_graceful_shutdown=2
+    )
+    server = Server(app, config)
+    with contextlib.closing(listener):
+        serving = asyncio.create_task(server._serve([listener]))
+        await asyncio.wait(
+            {serving, asyncio.create_task(server.began.wait())}, return_when=asyncio.FIRST_COMPLETED
+        )
+        try:
+            port = listener.getsockname()[1]
+            yield Running(f"http://127.0.0.1:{port}", app, settings, database)
+        finally:
+            server.should_exit = True
+            await serving
+
+
+@pytest.fixture(scope="session")
+async def server(database: TestDatabase) -> AsyncIterator[Running]:
+    """The live server that most tests share."""
+    async with running(database) as live:
+        yield live
+
+
+class Client(httpx.AsyncClient):
+    """Checks every answer against docs/openapi.yaml, so that every test is a contract test."""
+
+    schema = schemathesis.openapi.from_dict(yaml.safe_load(CONTRACT.read_text()))
+
+    async def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
+        """Send, then validate status, headers, media type and body."""
+        response = await super().send(request, **options)
+        if response.headers.get("content-type", "").startswith("text/event-stream"):
+            return response
+        operation = self.schema.find_operation_by_path(request.method, request.url.path)
+        if operation is not None and response.status_code != 405:
+            operation.validate_response(response)
+        assert response.headers["x-request-id"]
+        if response.status_code >= 400:
+            assert response.headers["content-type"] == "application/problem+json"
+        return response
+
+
+class Caller(NamedTuple):
+    """Somebody who calls the API."""
+
+    client: Client
+    user_id: UUID | None
+    email: str | None
+    claims: dict[str, Any]
+
+
+@pytest.fixture
+async def callers(server: Running) -> AsyncIterator["Callers"]:
+    """Makes users, keys and operators with a client each, on the shared server."""
+    made = Callers(server)
+    yield made
+    await made.close()
+
+
+class Callers:
+    """Makes callers of one server, and closes their clients."""
+
+    def __init__(self, server: Running) -> None:
+        self.server = server
+        self.clients: list[Client] = []
+
+    def client(self, credential: str | None = None) -> Client:
+        """Make a client that sends a bearer credential, or none."""
+        headers = {"Authorization": f"Bearer {credential}"} if credential else {}
+        client = Client(base_url=self.server.url, headers=headers, timeout=20)
+        self.clients.append(client)
+        return client
+
+    async def user(self, *, aal: str = "aal1", user_id: UUID | None = None) -> Caller:
+        """Make a signed-in user, known to Supabase."""
+        user_id = user_id or uuid4()
+        email = f"{user_id.hex[:12]}@example.com"
+        async with self.server.database.connect("postgres") as admin:
+            await admin.execute(
+                "insert into auth.users (id, email) values ($1, $2) on conflict do nothing",
+                user_id,
+                email,
+            )
+        token = mint_token(self.server.settings, str(user_id), email, aal=aal)
+        claims = {"role": "authenticated", "sub": str(user_id), "email": email, "aal": aal}
+        return Caller(self.client(token), user_id, email, claims)
+
+    async def key(self, workspace_id: str, *permissions: str) -> Caller:
+        """Make an API key of a workspace."""
+        key = Key.make("sk")
+        async with self.server.database.connect("postgres") as admin:
+            key_id = await admin.fetchval(
+                "insert into annex.api_keys (workspace_id, name, prefix, secret_hash, permissions)"
+                " values ($1, 'Test', $2, $3, $4) returning id",
+                UUID(workspace_id),
+                key.prefix,
+                key.hash,
+                list(permissions),
+            )
+        claims = {
+            "role": "annex_key",
+            "sub": str(key_id),
+            "workspace_id": workspace_id,
+            "permissions": list(permissions),
+        }
+        return Caller(self.client(str(key)), None, None, claims)
+
+    def operator(self) -> Caller:
+        """Make a client with the operator's key."""
+        claims = {"role": "annex_operator", "sub": "oooooooooooo"}
+        return Caller(self.client(SECRETS.operator_key), None, None, claims)
+
+    async def close(self) -> None:
+        """Close every client."""
+        for client in self.clients:
+            await client.aclose()
+
+
+class Tenant(NamedTuple):
+    """A workspace, with its owner."""
+
+    id: str
+    slug: str
+    path: str
+    owner: Caller
+
+
+async def new_tenant(callers: Callers, **fields: Any) -> Tenant:
+    """Make a user and a workspace of theirs, over HTTP."""
+    owner = await callers.user()
+    body = {"name": f"Workspace {uuid4().hex[:8]}", **fields}
+    response = await owner.client.post("/api/v1/workspaces", json=body)
+    assert response.status_code == 201, response.text
+    made = response.json()
+    return Tenant(made["id"], made["slug"], f"/api/v1/workspaces/{made['id']}", owner)
+
+
+@pytest.fixture
+async def tenant(callers: Callers) -> Tenant:
+    """A fresh workspace and its owner."""
+    return await new_tenant(callers)
+
+
+async def add_member(callers: Callers, tenant: Tenant, role: str) -> Caller:
+    """Make a user and put them into a workspace, as an invitation will."""
+    member = await callers.user()
+    async with callers.server.database.connect("postgres") as admin:
+        await admin.execute(
+            "insert into annex.profiles (user_id, email) values ($1, $2)",
+            member.user_id,
+            member.email,
+        )
+        await admin.execute(
+            "insert into annex.members (workspace_id, user_id, role) values ($1, $2, $3)",
+            UUID(tenant.id),
+            member.user_id,
+            role,
+        )
+    return member
+
+
+def encode(value: Any) -> str:
+    """Write JSON."""
+    return msgspec.json.encode(value).decode()
+
+
+async def execute(url: str, sql: str) -> None:
+    """Run statements on a connection of their own."""
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(sql)
+    finally:
+        await connection.close()

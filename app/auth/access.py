@@ -1,4 +1,4 @@
-"""The dependencies by which a handler learns who calls and what they may do in the workspace of its path."""
+"""The dependencies that tell a handler who calls, and what they may do in its workspace."""
 
 from typing import Any
 from uuid import UUID
@@ -7,7 +7,7 @@ import msgspec
 from litestar import Request
 from litestar.di import NamedDependency
 from litestar.params import FromPath
-from sqlalchemy import func, select
+from sqlalchemy import column, func, select
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.types import Boolean, Text, Uuid
@@ -32,12 +32,18 @@ class Access(msgspec.Struct, frozen=True):
 
 
 def may(permission: str) -> dict[str, str]:
-    """Say in a handler's `opt` who may call it: `public`, `any`, `user`, or a permission in the path's workspace."""
+    """Say in a handler's `opt` who may call it.
+
+    `public`, `any` (whoever is authenticated), `user`, or a permission in the path's workspace.
+    """
     return {"permission": permission}
 
 
 async def authenticate(request: Request[Any, Any, Any]) -> Principal:
-    """Verify the request's bearer credential; raises an `Unauthorized` that says what is wrong with it."""
+    """Verify the request's bearer credential.
+
+    Raises an `Unauthorized` that says what is wrong with it.
+    """
     scheme, _, credential = request.headers.get("authorization", "").partition(" ")
     credential = credential.strip()
     if scheme.lower() != "bearer" or not credential:
@@ -53,7 +59,10 @@ async def authenticate(request: Request[Any, Any, Any]) -> Principal:
 
 
 async def refresh(request: Request[Any, Any, Any], principal: Principal) -> Principal:
-    """Look a principal up again that was verified a while ago; raises `InvalidKey` when it is no more."""
+    """Look a principal up again that was verified a while ago.
+
+    Raises `InvalidKey` when it is no more.
+    """
     if principal.kind != "api_key":
         return principal
     if principal.prefix is None:
@@ -71,12 +80,16 @@ async def provide_principal(request: Request[Any, Any, Any]) -> Principal:
 
 
 async def enter(session: AsyncSession, ws: str, permission: str) -> Access:
-    """Resolve an id or slug to a workspace; raises `NotFound` out of sight, `Forbidden` without the permission.
+    """Resolve an id or slug to a workspace.
 
-    One round trip, in the transaction that the permission is then used in.
+    Raises `NotFound` out of sight, `Forbidden` without the permission. One round trip, in the
+    transaction that the permission is then used in.
     """
     found = func.annex.access(ws).table_valued(
-        ("workspace_id", Uuid), ("permissions", ARRAY(Text)), ("needs_aal2", Boolean), name="a"
+        column("workspace_id", Uuid),
+        column("permissions", ARRAY(Text)),
+        column("needs_aal2", Boolean),
+        name="a",
     )
     row = (await session.execute(select(found))).one_or_none()
     if row is None:
@@ -85,7 +98,9 @@ async def enter(session: AsyncSession, ws: str, permission: str) -> Access:
     if permission not in access.permissions:
         raise Forbidden(f"The caller lacks the permission {permission} in this workspace.")
     if row.needs_aal2 and permission != "workspace:read":
-        raise SecondFactorRequired("This workspace asks for a second factor; raise the session to aal2.")
+        raise SecondFactorRequired(
+            "This workspace asks for a second factor; raise the session to aal2."
+        )
     return access
 
 

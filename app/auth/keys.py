@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import func, select
+from sqlalchemy import column, func, select
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.types import DateTime, LargeBinary, Text, Uuid
@@ -57,12 +57,15 @@ class Key(msgspec.Struct, frozen=True):
 
     @property
     def hash(self) -> bytes:
-        """SHA-256 of the whole key; enough for 190 random bits, where a slow hash would only slow us."""
+        """SHA-256 of the whole key.
+
+        Enough for 190 random bits, where a slow hash would only slow us.
+        """
         return hashlib.sha256(str(self).encode()).digest()
 
 
 def checksum(text: str) -> str:
-    """CRC-32 as six base62 digits: tells a typing error from an unknown key, and helps secret scanners."""
+    """CRC-32 as six base62 digits: tells a typing error from an unknown key, and helps scanners."""
     value, digits = zlib.crc32(text.encode()), ""
     for _ in range(CHECKSUM_LENGTH):
         value, digit = divmod(value, 62)
@@ -73,20 +76,21 @@ def checksum(text: str) -> str:
 def find_api_key(prefix: str) -> Any:
     """Select a usable key by its prefix."""
     found = func.annex.find_api_key(prefix).table_valued(
-        ("id", Uuid),
-        ("workspace_id", Uuid),
-        ("secret_hash", LargeBinary),
-        ("permissions", ARRAY(Text)),
-        ("expires_at", DateTime(timezone=True)),
+        column("id", Uuid),
+        column("workspace_id", Uuid),
+        column("secret_hash", LargeBinary),
+        column("permissions", ARRAY(Text)),
+        column("expires_at", DateTime(timezone=True)),
         name="k",
     )
     return select(found)
 
 
 async def look_up(engine: AsyncEngine, prefix: str, key: Key | None = None) -> Principal:
-    """Find a key's principal; raises `InvalidKey` when it is unknown, expired, revoked or not this `key`.
+    """Find a key's principal; raises `InvalidKey` when it is unknown, expired or revoked.
 
-    Without `key`, a credential that was verified before is looked up again, to see whether it still holds.
+    Without `key`, a credential that was verified before is looked up again, to see whether it still
+    holds.
     """
     async with transaction(engine, NOBODY) as session:
         row = (await session.execute(find_api_key(prefix))).one_or_none()
@@ -110,5 +114,7 @@ def operator(key: Key, hashes: list[str]) -> Principal:
     """Accept an operator key whose hash is in the settings; raises `InvalidKey` otherwise."""
     matches = [hmac.compare_digest(bytes.fromhex(known), key.hash) for known in hashes]
     if not any(matches):
-        raise InvalidKey("The operator key is unknown; its hash must be in ANNEX_OPERATOR_KEY_HASHES.")
+        raise InvalidKey(
+            "The operator key is unknown; its hash must be in ANNEX_OPERATOR_KEY_HASHES."
+        )
     return Principal(kind="operator", id=key.prefix)

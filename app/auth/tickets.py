@@ -1,4 +1,4 @@
-"""Stream tickets: a credential in the URL, for the browser's EventSource, which cannot send headers."""
+"""Stream tickets: a credential in the URL, as a browser's EventSource cannot send headers."""
 
 import time
 from datetime import UTC, datetime
@@ -32,7 +32,7 @@ class Tickets:
         self.key = derive_key(secret, "ticket")
 
     def issue(self, principal: Principal, path: str) -> StreamTicket:
-        """Issue a ticket for one path, good until the principal expires, at most an hour if it never does."""
+        """Issue a ticket for one path, good until the principal expires, or for an hour."""
         now = time.time()
         expires_at = principal.expires_at or now + MAX_SECONDS
         payload: dict[str, Any] = {
@@ -52,8 +52,8 @@ class Tickets:
     def read(self, ticket: str, path: str, *, is_reconnect: bool) -> Principal:
         """Read a ticket presented at a path; raises `InvalidTicket`.
 
-        After its first minute it serves reconnects only: those that show a cursor, which nobody has who did not read
-        from a stream or a list before.
+        After its first minute it serves reconnects only: those that show a cursor, which nobody has
+        who did not read from a stream or a list before.
         """
         try:
             payload = jwt.decode(ticket, self.key, ["HS256"], options={"require": ["exp"]})

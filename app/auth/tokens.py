@@ -25,7 +25,10 @@ ASYMMETRIC = {"ES256", "RS256"}
 
 
 class Tokens:
-    """Verifies access tokens; a verdict is kept until the token's `exp`, so that its signature is checked once."""
+    """Verifies access tokens.
+
+    A verdict is kept until the token's `exp`, so that its signature is checked once.
+    """
 
     def __init__(self, settings: Settings, http: httpx.AsyncClient) -> None:
         self.secret = settings.jwt_secret
@@ -43,7 +46,7 @@ class Tokens:
         self.verdicts: OrderedDict[bytes, tuple[str | None, Principal]] = OrderedDict()
 
     async def verify(self, token: str) -> Principal:
-        """Verify a token; raises an `Unauthorized` that says why not, or `Unavailable` without a key set."""
+        """Verify a token; raises an `Unauthorized`, or `Unavailable` without a key set."""
         digest = hashlib.sha256(token.encode()).digest()
         if known := self.verdicts.get(digest):
             kid, principal = known
@@ -61,12 +64,14 @@ class Tokens:
         """Check signature and claims; returns the `kid` of the key set that signed it."""
         if token.startswith(("sb_publishable_", "sb_secret_")):
             raise NotAToken(
-                "This is a Supabase API key, not a user's token; send the access_token of a session."
+                "This is a Supabase API key; send the access_token of a user's session."
             )
         try:
             header = jwt.get_unverified_header(token)
         except jwt.InvalidTokenError:
-            raise InvalidToken("The token is not a JWT; send the access_token of a session.") from None
+            raise InvalidToken(
+                "The token is not a JWT; send the access_token of a session."
+            ) from None
         algorithm, kid = header.get("alg"), header.get("kid")
         key: jwt.PyJWK | str
         if algorithm == "HS256" and self.secret:
@@ -92,7 +97,10 @@ class Tokens:
         return kid, as_user(claims)
 
     async def find_key(self, kid: str) -> jwt.PyJWK:
-        """Return a key of the project's set; fetched again every 10 min, and for an unknown `kid` once a minute."""
+        """Return a key of the project's set.
+
+        Fetched again every 10 min, and for an unknown `kid` once a minute.
+        """
         async with self.fetching:
             now = time.monotonic()
             is_wanted = kid not in self.keys or now - self.fetched_at >= REFRESH_SECONDS
@@ -107,7 +115,10 @@ class Tokens:
         return self.keys[kid]
 
     async def fetch(self) -> None:
-        """Fetch the key set; on failure the one at hand stays in use. Verdicts of vanished keys are dropped."""
+        """Fetch the key set; on failure the one at hand stays in use.
+
+        Verdicts of vanished keys are dropped.
+        """
         assert self.url is not None
         try:
             response = await self.http.get(self.url, timeout=5)
@@ -123,9 +134,14 @@ class Tokens:
 
 
 def as_user(claims: dict[str, object]) -> Principal:
-    """Read a principal from verified claims; never from `user_metadata`, which users write themselves."""
+    """Read a principal from verified claims.
+
+    Never from `user_metadata`, which users write themselves.
+    """
     if claims.get("role") != "authenticated":
-        raise InvalidToken("The token is not a signed-in user's; send the access_token of a session.")
+        raise InvalidToken(
+            "The token is not a signed-in user's; send the access_token of a session."
+        )
     try:
         user_id = UUID(str(claims["sub"]))
     except ValueError:
@@ -141,5 +157,3 @@ def as_user(claims: dict[str, object]) -> Principal:
         session_id=session_id if isinstance(session_id, str) else None,
         is_anonymous=claims.get("is_anonymous") is True,
     )
-
-

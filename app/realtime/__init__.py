@@ -1,1 +1,4 @@
-"""Log tail -> hub -> Server-Sent Events. Knows nothing of HTTP authentication, and of tables only the log."""
+"""Log tail -> hub -> Server-Sent Events.
+
+Knows nothing of HTTP authentication, and of tables only the log.
+"""

@@ -21,13 +21,14 @@ class Position(NamedTuple):
 
 
 class Cursors:
-    """Encrypts positions, which are dense and global: in the clear, each tenant could read everybody's event rate.
+    """Encrypts positions, which in the clear would tell each tenant everybody's event rate.
 
-    One AES block (16 bytes, 22 characters): epoch, position and a check. ECB, as no block is ever part of a longer text.
+    One AES block (16 bytes, 22 characters): epoch, position and a check. ECB, as no block is ever
+    part of a longer text.
     """
 
     def __init__(self, key: bytes) -> None:
-        cipher = Cipher(AES256(key), ECB())  # noqa: S305
+        cipher = Cipher(AES256(key), ECB())
         self.encryptor = cipher.encryptor()
         self.decryptor = cipher.decryptor()
 

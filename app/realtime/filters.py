@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Annotated, Any, Protocol
 
 import msgspec
-from litestar.params import Parameter
+from litestar.params import QueryParameter
 from sqlalchemy import ColumnElement, String, and_, cast, func, or_
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.types import Text
@@ -15,9 +15,9 @@ import db_models as m
 from app.errors import InvalidRequest
 from app.schemas.problems import FieldError
 
-Types = Annotated[str | None, Parameter(query="types", min_length=1, max_length=1000)]
-Topics = Annotated[str | None, Parameter(query="topics", min_length=1, max_length=1000)]
-Where = Annotated[list[str] | None, Parameter(query="where", max_items=5)]
+Types = Annotated[str | None, QueryParameter(name="types", min_length=1, max_length=1000)]
+Topics = Annotated[str | None, QueryParameter(name="topics", min_length=1, max_length=1000)]
+Where = Annotated[list[str] | None, QueryParameter(name="where", max_items=5)]
 
 CLAUSE = re.compile(r"data((?:\.[A-Za-z0-9_-]{1,64}){1,8}):(.*)", re.DOTALL)
 INDEX = re.compile(r"-?[0-9]{1,9}")
@@ -28,9 +28,14 @@ MISSING = object()
 class HasFilteredParts(Protocol):
     """What of an event a filter looks at; `data` decoded with `decode_exactly`."""
 
-    type: str
-    topics: list[str]
-    data: Any
+    @property
+    def type(self) -> str: ...
+
+    @property
+    def topics(self) -> list[str]: ...
+
+    @property
+    def data(self) -> Any: ...
 
 
 class Clause(msgspec.Struct, frozen=True):
@@ -41,7 +46,7 @@ class Clause(msgspec.Struct, frozen=True):
 
     @property
     def scalars(self) -> list[Any]:
-        """The JSON scalars that the value stands for: its text, and the number, boolean or null that it spells."""
+        """The JSON scalars that the value stands for: its text, and what else it spells."""
         found: list[Any] = [self.value]
         try:
             scalar = decode_exactly.decode(self.value)
@@ -97,7 +102,8 @@ class Filter(msgspec.Struct, frozen=True):
             found = CLAUSE.fullmatch(text)
             if not found or len(text) > 500 or "\0" in text:
                 raise InvalidRequest(
-                    "`where` takes data.path:value.", errors=[FieldError("where", "not data.path:value")]
+                    "`where` takes data.path:value.",
+                    errors=[FieldError("where", "not data.path:value")],
                 )
             clauses.append(Clause(tuple(found[1][1:].split(".")), found[2]))
         return cls(split("types", types), split("topics", topics), tuple(clauses))
@@ -105,7 +111,8 @@ class Filter(msgspec.Struct, frozen=True):
     def matches(self, event: HasFilteredParts) -> bool:
         """Say whether an event passes."""
         if self.types and not any(
-            event.type.startswith(t[:-1]) if t.endswith("*") else event.type == t for t in self.types
+            event.type.startswith(t[:-1]) if t.endswith("*") else event.type == t
+            for t in self.types
         ):
             return False
         if self.topics and not any(t in event.topics for t in self.topics):
@@ -135,7 +142,10 @@ class Filter(msgspec.Struct, frozen=True):
 
 
 def split(name: str, text: str | None) -> tuple[str, ...]:
-    """Split a comma-separated parameter; raises `InvalidRequest` for an empty item or a wildcard elsewhere than `.*`."""
+    """Split a comma-separated parameter.
+
+    Raises `InvalidRequest` for an empty item or a wildcard elsewhere than `.*`.
+    """
     if text is None:
         return ()
     items = tuple(t.strip() for t in text.split(","))
@@ -143,7 +153,7 @@ def split(name: str, text: str | None) -> tuple[str, ...]:
         has_wildcard = name == "types" and "*" in item
         if not item or "\0" in item or (has_wildcard and not is_wildcard(item)):
             raise InvalidRequest(
-                f"`{name}` takes names separated by commas; `invoice.*` stands for all below invoice.",
+                f"`{name}` takes names separated by commas; `invoice.*` is all below invoice.",
                 errors=[FieldError(name, f"{item!r} is not one")],
             )
     return items

@@ -1,4 +1,4 @@
-"""The hub: keeps the newest part of the log for the workspaces that somebody follows, and wakes their readers."""
+"""The hub: keeps the newest of the log for whom somebody follows, and wakes the readers."""
 
 import asyncio
 from collections import deque
@@ -56,7 +56,7 @@ class Frame:
 
 
 class Channel:
-    """One workspace's newest frames, complete from position `since` on, and the readers that wait for more."""
+    """One workspace's newest frames, complete from `since` on, and the readers that wait."""
 
     __slots__ = ("authority", "frames", "readers", "since", "waiting")
 
@@ -154,7 +154,7 @@ class Hub:
 
 
 def as_event(row: Any) -> Event:
-    """Make an event of a row of annex.tail or of `db_models.Event`, its JSON left as Postgres wrote it."""
+    """Make an event of a row of the log."""
     return Event(
         id=row["event_id"],
         workspace_id=row["workspace_id"],
@@ -165,8 +165,8 @@ def as_event(row: Any) -> Event:
         topics=row["topics"],
         actor=row["actor"],
         visibility=row["visibility"],
-        data=msgspec.Raw(row["data"].encode()),
-        context=msgspec.Raw(row["context"].encode()),  # type: ignore[arg-type]
+        data=row["data"],
+        context=row["context"],
         occurred_at=row["occurred_at"],
         recorded_at=row["recorded_at"],
     )

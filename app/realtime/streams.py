@@ -1,4 +1,4 @@
-"""One reader of a workspace's log as Server-Sent Events (WHATWG HTML, section 9.2): replay, then live."""
+"""One reader of a workspace's log as Server-Sent Events (WHATWG HTML, section 9.2)."""
 
 import asyncio
 import random
@@ -27,7 +27,10 @@ HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
 Replay = Callable[[UUID, int, int], Awaitable[list[Frame]]]
 """Reads frames of a workspace after a position, up to another, in order; at most a page."""
 Authorize = Callable[[], Awaitable[bool]]
-"""Looks the reader's rights up again; returns whether they see audit events, raises a Problem when they have none."""
+"""Looks the reader's rights up again.
+
+Returns whether they see audit events, raises a Problem when they have none.
+"""
 
 
 class Message(ServerSentEventMessage):
@@ -42,7 +45,9 @@ class Message(ServerSentEventMessage):
         return self.raw
 
 
-def named(event: str, data: msgspec.Struct, cursor: str | None = None, retry_ms: int | None = None) -> Message:
+def named(
+    event: str, data: msgspec.Struct, cursor: str | None = None, retry_ms: int | None = None
+) -> Message:
     """Frame a named message."""
     lines = [f"id: {cursor}"] if cursor else []
     lines += [f"retry: {retry_ms}"] if retry_ms else []
@@ -56,12 +61,12 @@ def respond(content: AsyncIterator[Message]) -> ServerSentEvent:
 
 
 async def refused(problem: msgspec.Struct) -> AsyncIterator[Message]:
-    """Tell an EventSource that it may not read, without the 401 that would stop it from ever telling why."""
+    """Tell an EventSource that it may not read; of a 401 it would never tell the reason."""
     yield named("unauthorized", problem, retry_ms=60_000)
 
 
 class Stream:
-    """Yields a reader's messages until its lifetime is over, its rights are gone or the server stops."""
+    """Yields messages until the reader's time is over, its rights are gone or the server stops."""
 
     def __init__(
         self,
@@ -73,6 +78,7 @@ class Stream:
         sees_audit: bool,
         last_event_id: str | None,
         ends_at: float | None,
+        authorized_at: int,
         authorize: Authorize,
         replay: Replay,
         describe: Callable[[Problem], msgspec.Struct],
@@ -88,14 +94,15 @@ class Stream:
         self.describe = describe
         lifetime = time.time() + LIFETIME_SECONDS * random.uniform(0.8, 1.2)
         self.ends_at = min(lifetime, ends_at or lifetime)
-        # Joined before the first look at the log, so that nothing falls between.
-        self.channel: Channel = hub.open(workspace_id)
-        self.checked = hub.head
+        self.checked = authorized_at
         self.pos = hub.head
         self.epoch = hub.epoch
 
     async def messages(self) -> AsyncIterator[Message]:
         """Yield the stream's messages; leaves its channel at the end, however that comes."""
+        # Joined before the first look at the log, so that nothing falls between; not earlier, as a
+        # stream that is never begun would never leave.
+        self.channel: Channel = self.hub.open(self.workspace_id)
         try:
             yield await self.begin()
             while not self.hub.is_closed and time.time() < self.ends_at:
@@ -111,7 +118,7 @@ class Stream:
             self.hub.leave(self.workspace_id, self.channel)
 
     async def begin(self) -> Message:
-        """Find where to begin: at the cursor if it can be continued, at the head with a `reset` if it cannot."""
+        """Find where to begin: at the cursor, or with a `reset` at the head if that cannot be."""
         retry = random.randint(1000, 5000)
         if not self.last_event_id:
             return self.position("cursor", retry)
@@ -130,7 +137,8 @@ class Stream:
             self.pos, self.epoch = self.hub.head, self.hub.epoch
             return self.position("reset", retry)
         self.pos = cursor.pos
-        return Message(f"retry: {retry}\n\n".encode())
+        # No empty line after it: it belongs to the first message, whichever that will be.
+        return Message(f"retry: {retry}\n".encode())
 
     async def following(self) -> Message | None:
         """Return what comes next: frames, or a heartbeat when nothing came for 15 s."""
@@ -177,7 +185,9 @@ class Stream:
         future = asyncio.get_running_loop().create_future()
         self.channel.waiting.add(future)
         try:
-            async with asyncio.timeout(min(HEARTBEAT_SECONDS, max(0.0, self.ends_at - time.time()))):
+            async with asyncio.timeout(
+                min(HEARTBEAT_SECONDS, max(0.0, self.ends_at - time.time()))
+            ):
                 await future
         except TimeoutError:
             return False
@@ -186,6 +196,6 @@ class Stream:
         return True
 
     def position(self, event: str, retry_ms: int | None = None) -> Message:
-        """Tell the reader where it stands, as the message's id, so that even a quiet one resumes from now."""
+        """Tell the reader where it stands, so that a quiet one, too, resumes from now."""
         cursor = self.hub.cursors.write(self.epoch, self.pos)
         return named(event, StreamPosition(cursor), cursor, retry_ms)

@@ -1,4 +1,4 @@
-"""The log tail: one a process, gives positions to what is pending and hands every entry to the hub."""
+"""The log tail: one a process, gives positions to what is pending and feeds the hub."""
 
 import asyncio
 from collections.abc import Sequence
@@ -13,7 +13,8 @@ from app.realtime.hub import Hub
 log = structlog.get_logger()
 
 BATCH = 1000
-# Seconds to wait after a read that found nothing: short after activity, then longer. A wake-up ends the wait.
+# Seconds to wait after a read that found nothing: short after activity, then longer. A wake-up ends
+# the wait.
 WAITS = (0.005, 0.025, 0.1)
 QUIET_READS = 20
 """Empty reads before the next longer wait."""
@@ -67,7 +68,10 @@ class Tail:
         self.hub.retained_from = retained_from
 
     async def follow(self, driver: Driver) -> None:
-        """Read batch after batch; in autocommit, as a position must be committed when it is seen."""
+        """Read batch after batch.
+
+        In autocommit, as a position must be committed when it is seen.
+        """
         statement = await driver.prepare("select * from annex.tail($1, $2)")
         quiet = 0
         while True:

@@ -18,7 +18,7 @@ Actor = Annotated[str, Meta(min_length=1, max_length=200)]
 
 
 class Event(msgspec.Struct, frozen=True):
-    """What happened; `data` and `context` may be `msgspec.Raw`, as Postgres wrote them."""
+    """What happened; `data` and `context` are `msgspec.Raw` when they come from the database."""
 
     id: UUID
     workspace_id: UUID
@@ -43,7 +43,7 @@ class EventPage(msgspec.Struct, frozen=True):
     stream_cursor: str
 
 
-class EventInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+class EventInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An event to publish."""
 
     type: Type
@@ -59,19 +59,22 @@ class EventInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_d
 
 
 class CloudEvent(msgspec.Struct, frozen=True):
-    """The attributes of a CloudEvent 1.0 that Annex knows (JSON format 1.0.2); the others are extensions."""
+    """The attributes of a CloudEvent 1.0 that Annex knows (JSON format 1.0.2).
+
+    The others are extensions.
+    """
 
     specversion: Literal["1.0"]
     id: Key
     source: Source
     type: Type
-    subject: Subject | UnsetType = UNSET
-    time: Annotated[datetime, Meta(tz=True)] | UnsetType = UNSET
-    datacontenttype: Annotated[str, Meta(max_length=200)] | UnsetType = UNSET
-    dataschema: Annotated[str, Meta(max_length=2048)] | UnsetType = UNSET
+    subject: Subject | None = None
+    time: Annotated[datetime, Meta(tz=True)] | None = None
+    datacontenttype: Annotated[str, Meta(max_length=200)] | None = None
+    dataschema: Annotated[str, Meta(max_length=2048)] | None = None
     data: Raw | UnsetType = UNSET
-    topics: Annotated[str, Meta(max_length=4020)] | UnsetType = UNSET
-    actor: Actor | UnsetType = UNSET
+    topics: Annotated[str, Meta(max_length=4020)] | None = None
+    actor: Actor | None = None
 
 
 class PublishedEvent(msgspec.Struct, frozen=True):

@@ -31,6 +31,6 @@ class ProfilePatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A change to one's own profile (RFC 7396)."""
 
     display_name: Annotated[str, Meta(max_length=200)] | UnsetType = UNSET
-    avatar_url: AvatarUrl | None | UnsetType = UNSET
-    locale: Locale | None | UnsetType = UNSET
-    time_zone: TimeZone | None | UnsetType = UNSET
+    avatar_url: AvatarUrl | UnsetType | None = UNSET
+    locale: Locale | UnsetType | None = UNSET
+    time_zone: TimeZone | UnsetType | None = UNSET

@@ -52,6 +52,6 @@ class WorkspacePatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: Name | UnsetType = UNSET
     slug: Slug | UnsetType = UNSET
-    external_id: ExternalId | None | UnsetType = UNSET
-    metadata: dict[str, Any] | None | UnsetType = UNSET
+    external_id: ExternalId | UnsetType | None = UNSET
+    metadata: dict[str, Any] | UnsetType | None = UNSET
     require_aal2: bool | UnsetType = UNSET

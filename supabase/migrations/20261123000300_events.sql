@@ -209,7 +209,7 @@ begin
       using errcode = 'check_violation', constraint = 'events_type_reserved';
   end if;
   -- A user who could name another actor could write somebody else into the audit trail.
-  if annex.user_id() is not null and exists (select from jsonb_array_elements(batch) e where e ? 'actor') then
+  if annex.user_id() is not null and exists (select from jsonb_array_elements(batch) e where e ->> 'actor' is not null) then
     raise exception 'a user publishes as themselves' using errcode = 'insufficient_privilege';
   end if;
   if not exists (

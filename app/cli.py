@@ -1,0 +1,151 @@
+"""The `annex` command."""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import NoReturn
+
+import rich_click as click
+
+from app import __version__
+from app.settings import SettingsError, read_settings
+
+DATA = Path(".data")
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
+
+@click.group(context_settings=CONTEXT)
+@click.version_option(__version__, prog_name="annex")
+def annex() -> None:
+    """The B2B layer for a Supabase project: workspaces, members, API keys, events, live streams.
+
+    Settings come from the environment (ANNEX_…) and from a file .env; .env.example explains each.
+    """
+
+
+@annex.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8000, show_default=True, help="Port to listen on; 0: a free one.")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=DATA,
+    show_default=True,
+    help="Folder that keeps the database; also holds dev.json while the server runs.",
+)
+@click.option("--fresh", is_flag=True, help="Throw the folder's database away and start over.")
+def dev(host: str, port: int, data: Path, fresh: bool) -> None:
+    """Run everything on a local Postgres with demo data; needs no settings.
+
+    Prints URLs, a demo user's token, an API key and curl lines to paste. Ctrl-C stops it; the data
+    stays.
+    """
+    from app.dev.demo import greeting
+    from app.dev.server import run
+
+    run(
+        data.resolve(),
+        host,
+        port,
+        is_fresh=fresh,
+        say=lambda line: click.echo(line, err=True),
+        greet=lambda found: click.echo(greeting(found)),
+    )
+
+
+@annex.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8000, show_default=True, help="Port to listen on.")
+def serve(host: str, port: int) -> None:
+    """Serve the API on the database of the settings, until SIGINT or SIGTERM."""
+    from app.server import serve
+
+    serve(
+        read_settings(), host, port, ready=lambda url: click.echo(f"Annex serves {url}", err=True)
+    )
+
+
+@annex.command()
+def worker() -> None:
+    """Keep the database in order beside `annex serve`: partitions, expired answers.
+
+    Several may run.
+    """
+    from app.server import check
+    from app.worker.housekeeping import work
+
+    settings = read_settings()
+    asyncio.run(check(settings))
+    click.echo("Annex keeps house, every hour; Ctrl-C stops it.", err=True)
+    asyncio.run(work(settings))
+
+
+@annex.command()
+@click.argument("user", default="owner")
+@click.option("--email", help="The token's email; of a demo user, theirs.")
+@click.option("--aal", type=click.Choice(["aal1", "aal2"]), default="aal1", show_default=True)
+@click.option("--seconds", default=86400, show_default=True, help="How long it is good.")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=DATA,
+    show_default=True,
+    help="The folder of `annex dev`, whose secret signs the token.",
+)
+def token(user: str, email: str | None, aal: str, seconds: int, data: Path) -> None:
+    """Print a development access token for USER: owner, member, stranger, or a user's UUID.
+
+    Signed with ANNEX_JWT_SECRET, or with the secret of `annex dev`; a hosted Supabase project takes
+    neither.
+    """
+    from app.dev.demo import USERS, mint_token, token_settings
+
+    known = USERS.get(user, {"id": user, "email": None})
+    settings = token_settings(data)
+    click.echo(
+        mint_token(settings, str(known["id"]), email or known["email"], seconds=seconds, aal=aal)
+    )
+
+
+@annex.command()
+@click.argument("url", envvar="ANNEX_MIGRATE_URL")
+def migrate(url: str) -> None:
+    """Apply supabase/migrations to a development database, as the Supabase CLI would.
+
+    URL is a superuser's, with Supabase's platform or supabase/local/platform.sql in it. For a
+    hosted Supabase project use `supabase db push` instead.
+    """
+    from app.dev.migrations import apply
+    from app.dev.server import SUPABASE
+
+    applied = asyncio.run(apply(url, SUPABASE / "migrations"))
+    for name in applied:
+        click.echo(f"Applied {name}")
+    if not applied:
+        click.echo("Nothing to apply: the database is up to date.")
+
+
+@annex.command("operator-key")
+def operator_key() -> None:
+    """Make an operator key, and its hash for ANNEX_OPERATOR_KEY_HASHES.
+
+    The key is printed once and kept nowhere.
+    """
+    from app.auth.keys import Key
+
+    key = Key.make("op")
+    click.echo(f"Key:  {key}\nHash: {key.hash.hex()}")
+
+
+def main() -> NoReturn:
+    """Run the command; what a person can mend is one sentence and exit code 1, never a traceback."""
+    from app.dev import DevError
+
+    try:
+        annex(standalone_mode=True)
+    except (SettingsError, DevError) as error:
+        click.echo(f"annex: {error}", err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    sys.exit(0)

@@ -1,0 +1,84 @@
+"""`annex dev`: everything in one process, on an embedded Postgres."""
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import asyncpg
+import msgspec
+
+from app.auth.keys import Key
+from app.dev.demo import Secrets, demo_settings, facts, seed
+from app.dev.migrations import apply
+from app.dev.postgres import EmbeddedPostgres
+from app.server import serve
+from app.worker.housekeeping import keep_house
+
+SUPABASE = Path(__file__).parent.parent.parent / "supabase"
+DATABASE = "annex"
+MIGRATING_ROLE = "supabase_postgres"
+"""Stands in for Supabase's `postgres`: may create roles, is no superuser."""
+
+
+async def prepare(postgres: EmbeddedPostgres, api_key: Key) -> list[str]:
+    """Bring the database to what a Supabase project with Annex has; returns what was applied."""
+    admin = await asyncpg.connect(postgres.admin_url)
+    try:
+        if not await admin.fetchval("select 1 from pg_database where datname = $1", DATABASE):
+            await admin.execute(f"create database {DATABASE}")
+    finally:
+        await admin.close()
+    url = postgres.url("postgres", DATABASE)
+    admin = await asyncpg.connect(url)
+    try:
+        await admin.execute((SUPABASE / "local" / "platform.sql").read_text())
+    finally:
+        await admin.close()
+    applied = await apply(url, SUPABASE / "migrations", MIGRATING_ROLE)
+    await seed(url, MIGRATING_ROLE, (SUPABASE / "seed.sql").read_text(), api_key)
+    return applied
+
+
+def run(
+    data: Path,
+    host: str,
+    port: int,
+    *,
+    is_fresh: bool,
+    say: Callable[[str], None],
+    greet: Callable[[dict[str, object]], None],
+) -> None:
+    """Serve until interrupted; `say` gets a line a step, `greet` the facts once the API answers.
+
+    Raises `DevError` or `SettingsError` with one sentence.
+    """
+    data.mkdir(parents=True, exist_ok=True)
+    postgres = EmbeddedPostgres(data)
+    if is_fresh:
+        postgres.erase()
+        (data / "secrets.json").unlink(missing_ok=True)
+    say(f"Starting Postgres in {os.path.relpath(data)} …")
+    with postgres:
+        drawn = Secrets.of(data)
+        api_key = Key.read(drawn.api_key)
+        for name in asyncio.run(prepare(postgres, api_key)):
+            say(f"Applied {name}")
+        settings = demo_settings(
+            drawn,
+            postgres.url("annex_api", DATABASE),
+            postgres.url("annex_worker", DATABASE),
+            log_level="warning",
+        )
+        file = data / "dev.json"
+
+        def ready(url: str) -> None:
+            found = facts(settings, drawn, url)
+            file.touch(mode=0o600)
+            file.write_bytes(msgspec.json.format(msgspec.json.encode(found)))
+            greet(found)
+
+        try:
+            serve(settings, host, port, ready=ready, beside=[keep_house])
+        finally:
+            file.unlink(missing_ok=True)

@@ -1,0 +1,119 @@
+"""Our own runner around uvicorn: clear errors before it starts, streams that end when it stops."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Awaitable, Callable, Sequence
+
+import uvicorn
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.database import Database, check_database
+from app.http import Application
+from app.main import create_app
+from app.settings import Settings, SettingsError
+
+GRACE_SECONDS = 5
+BACKLOG = 4096
+
+
+class Server(uvicorn.Server):
+    """Ends open streams before uvicorn waits for them, which it would do for ever."""
+
+    def __init__(
+        self, app: Application, config: uvicorn.Config, ready: Callable[[], None] | None = None
+    ) -> None:
+        super().__init__(config)
+        self.app = app
+        self.ready = ready
+        self.began = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Tell `ready` once requests are taken."""
+        await super().startup(sockets)
+        if self.started:
+            self.began.set()
+            if self.ready is not None:
+                self.ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let every stream end, so that its client resumes elsewhere; then stop as uvicorn does."""
+        if hub := self.app.state.get("hub"):
+            hub.close()
+        await super().shutdown(sockets)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Bind the port; raises `SettingsError` when that cannot be."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        reason = error.strerror or str(error)
+        raise SettingsError(
+            f"Port {port} on {host} cannot be used ({reason.lower()}); stop what runs there or "
+            "choose another with --port."
+        ) from None
+    return listener
+
+
+def serve(
+    settings: Settings,
+    host: str,
+    port: int,
+    *,
+    ready: Callable[[str], None] | None = None,
+    beside: Sequence[Callable[[AsyncEngine], Awaitable[None]]] = (),
+) -> None:
+    """Serve the API until SIGINT or SIGTERM; `beside` runs in the same process, as annex_worker.
+
+    Raises `SettingsError` for a port in use or a database that cannot be served.
+    """
+    listener = listen(host, port)
+    with contextlib.closing(listener), contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(check(settings))
+        app = create_app(settings)
+        config = uvicorn.Config(
+            app,
+            loop="uvloop",
+            http="httptools",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+            backlog=BACKLOG,
+        )
+        name = f"[{host}]" if ":" in host else host
+        url = f"http://{name}:{listener.getsockname()[1]}"
+        server = Server(app, config, ready and (lambda: ready(url)))
+        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+            runner.run(run(server, app, listener, beside))
+
+
+async def run(
+    server: Server,
+    app: Application,
+    listener: socket.socket,
+    beside: Sequence[Callable[[AsyncEngine], Awaitable[None]]],
+) -> None:
+    """Run the server, and what goes beside it until it stops."""
+    serving = asyncio.create_task(server.serve([listener]))
+    began = asyncio.create_task(server.began.wait())
+    await asyncio.wait({serving, began}, return_when=asyncio.FIRST_COMPLETED)
+    began.cancel()
+    tasks = [asyncio.ensure_future(b(app.state.database.worker)) for b in beside if server.started]
+    await serving
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def check(settings: Settings) -> None:
+    """Try the database before anything is started."""
+    async with Database(settings) as database:
+        await check_database(database)

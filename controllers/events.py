@@ -1,0 +1,88 @@
+from typing import Any
+from uuid import UUID
+
+from litestar import Controller, Request, Response, get, post
+from litestar.params import FromPath
+from sqlalchemy import bindparam
+
+import db_models as m
+from app.auth.access import Caller, InWorkspace, may
+from app.database import Session
+from app.errors import NotFound
+from app.http import media_type
+from app.idempotency import IdempotencyKey, once
+from app.paging import Cursor, DriverPage, Limit, one, page
+from app.realtime.filters import Filter, Topics, Types, Where
+from app.schemas import events as s
+from app.services import events
+
+# The hottest list: what every client loads before it opens its stream.
+latest_events = DriverPage(
+    m.Event.visible_to(bindparam("workspace_id")),  # type: ignore[arg-type]
+    s.EventPage,
+    [m.Event.id],
+)
+
+
+class EventController(Controller):
+    path = "/workspaces/{ws:str}/events"
+    tags = ("events",)
+
+    @get(operation_id="listEvents", opt=may("events:read"))
+    async def list_events(
+        self,
+        request: Request[Any, Any, Any],
+        session: Session,
+        workspace: InWorkspace,
+        types: Types = None,
+        topics: Topics = None,
+        where: Where = None,
+        cursor: Cursor = None,
+        limit: Limit = 50,
+    ) -> s.EventPage:
+        """List a workspace's events, newest first."""
+        wanted = Filter.read(types, topics, where)
+        # Taken before the page is read: an event between the two comes twice, never not at all.
+        stream = request.app.state.hub.cursor()
+        if wanted == Filter():
+            mine = {"workspace_id": workspace.id}
+            found: s.EventPage = await latest_events(
+                session, mine, cursor, limit, stream_cursor=stream
+            )
+            return found
+        visible = m.Event.visible_to(workspace.id).where(*wanted.conditions())
+        order = [m.Event.id]
+        return await page(session, visible, s.EventPage, cursor, limit, order, stream_cursor=stream)
+
+    @post(
+        operation_id="publishEvents",
+        opt={**may("events:publish"), "consumes": events.MEDIA_TYPES},
+    )
+    async def publish_events(
+        self,
+        request: Request[Any, Any, Any],
+        session: Session,
+        principal: Caller,
+        workspace: InWorkspace,
+        idempotency_key: IdempotencyKey = None,
+    ) -> Response[s.PublishedEvents]:
+        """Publish one event or a batch of up to 500."""
+
+        async def answer() -> Response[s.PublishedEvents]:
+            batch = events.decode(media_type(request.headers), await request.body())
+            published = await events.publish(session, principal, workspace.id, batch)
+            is_new = not all(e.is_duplicate for e in published.data)
+            return Response(published, status_code=201 if is_new else 200)
+
+        return await once(request, session, principal, idempotency_key, answer)
+
+    @get("/{event_id:uuid}", operation_id="getEvent", opt=may("events:read"))
+    async def get_event(
+        self, session: Session, workspace: InWorkspace, event_id: FromPath[UUID]
+    ) -> s.Event:
+        """Show an event."""
+        visible = m.Event.visible_to(workspace.id).where(m.Event.id == event_id)
+        found = await one(session, visible, s.Event)
+        if found is None:
+            raise NotFound("There is no such event in this workspace, or it is not yours to see.")
+        return found

@@ -1,0 +1,122 @@
+"""Health, the contract itself, its documentation, and what problems mean."""
+
+import asyncio
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+from litestar import Controller, MediaType, Request, Response, get
+from litestar.params import FromPath
+from sqlalchemy import text
+from swagger_ui_bundle import swagger_ui_path  # type: ignore[import-untyped]
+
+from app import __version__
+from app.auth.access import may
+from app.database import UNREACHABLE
+from app.errors import NotFound, Unavailable, subclasses
+from app.schemas import service as s
+
+CONTRACT = Path(__file__).parent.parent / "docs" / "openapi.yaml"
+ASSETS = {
+    "swagger-ui.css": "text/css",
+    "swagger-ui-bundle.js": "text/javascript",
+    "favicon-32x32.png": "image/png",
+    "start.js": "text/javascript",
+}
+PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Annex API</title>
+<link rel="icon" href="/docs/assets/favicon-32x32.png">
+<link rel="stylesheet" href="/docs/assets/swagger-ui.css">
+</head>
+<body>
+<div id="ui"></div>
+<script src="/docs/assets/swagger-ui-bundle.js"></script>
+<script src="/docs/assets/start.js"></script>
+</body>
+</html>
+"""
+# A file of its own, so that the page needs no inline script and its policy can forbid them.
+START = """SwaggerUIBundle({
+  url: "/openapi.json", dom_id: "#ui", deepLinking: true, persistAuthorization: true,
+  validatorUrl: null,
+});
+"""
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
+DAY = {"Cache-Control": "public, max-age=86400"}
+
+
+class ServiceController(Controller):
+    tags = ("service",)
+
+    @get("/health", operation_id="getHealth", opt=may("public"))
+    async def get_health(self) -> s.Health:
+        """Tell that the process runs."""
+        return s.Health("ok", __version__)
+
+    @get("/health/ready", operation_id="getReadiness", opt=may("public"))
+    async def get_readiness(self, request: Request[Any, Any, Any]) -> s.Health:
+        """Tell whether requests and streams can be served now."""
+        state = request.app.state
+        if not state.tail.is_following or state.hub.is_closed:
+            raise Unavailable("The log is not being followed; streams would stand still.")
+        try:
+            async with asyncio.timeout(2), state.database.api.connect() as connection:
+                await connection.execute(text("select 1"))
+        except UNREACHABLE:
+            raise Unavailable("The database cannot be reached; try again in a moment.") from None
+        return s.Health("ok", __version__)
+
+    @get("/openapi.yaml", operation_id="getContractYaml", opt=may("public"))
+    async def get_contract_yaml(self) -> Response[bytes]:
+        """Serve this contract as YAML."""
+        return Response(contract()[0], media_type="application/yaml")
+
+    @get("/openapi.json", operation_id="getContractJson", opt=may("public"))
+    async def get_contract_json(self) -> Response[bytes]:
+        """Serve this contract as JSON."""
+        return Response(contract()[1], media_type=MediaType.JSON)
+
+    @get("/docs", operation_id="getDocs", opt=may("public"))
+    async def get_docs(self) -> Response[str]:
+        """Show this contract to people; works without internet."""
+        headers = {"Content-Security-Policy": POLICY, **DAY}
+        return Response(PAGE, media_type=MediaType.HTML, headers=headers)
+
+    @get("/docs/assets/{file:str}", operation_id="getDocsAsset", opt=may("public"))
+    async def get_docs_asset(self, file: FromPath[str]) -> Response[bytes]:
+        """Serve a script or style of the documentation page."""
+        if file not in ASSETS:
+            raise NotFound("There is no such asset.")
+        return Response(asset(file), media_type=ASSETS[file], headers=DAY)
+
+    @get("/problems/{code:str}", operation_id="getProblem", opt=may("public"))
+    async def get_problem(self, code: FromPath[str]) -> Response[str]:
+        """Explain a problem's code; the target of `type` in every problem."""
+        for kind in subclasses():
+            if kind.code == code:
+                explained = f"{kind.status} {code}\n\n{kind.title()}\n"
+                return Response(explained, media_type=MediaType.TEXT, headers=DAY)
+        raise NotFound("There is no problem with this code.")
+
+
+@cache
+def contract() -> tuple[bytes, bytes]:
+    """Read the contract's file once: as it is, and as JSON."""
+    content = CONTRACT.read_bytes()
+    return content, msgspec.json.encode(yaml.safe_load(content))
+
+
+@cache
+def asset(file: str) -> bytes:
+    """Read one of the documentation page's files once."""
+    return START.encode() if file == "start.js" else (Path(swagger_ui_path) / file).read_bytes()

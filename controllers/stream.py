@@ -1,0 +1,104 @@
+from functools import partial
+from typing import Annotated, Any
+
+from litestar import Controller, Request, get, post
+from litestar.params import FromPath, JSONBody, HeaderParameter, QueryParameter
+from litestar.response import ServerSentEvent
+
+from app.auth.access import Access, Caller, authenticate, enter, may, refresh
+from app.auth.principals import Principal
+from app.database import transaction
+from app.errors import NotFound, Problem, Unavailable, describe
+from app.realtime.filters import Filter, Topics, Types, Where
+from app.realtime.replay import as_principal
+from app.realtime.streams import Stream, refused, respond
+from app.schemas import stream as s
+
+PERMISSION = "events:read"
+
+LastEventId = Annotated[str | None, HeaderParameter(name="Last-Event-ID", max_length=200)]
+LastEventIdQuery = Annotated[str | None, QueryParameter(name="last_event_id", max_length=200)]
+Ticket = Annotated[str | None, QueryParameter(name="ticket", max_length=4000)]
+
+
+class StreamController(Controller):
+    tags = ("stream",)
+
+    @get("/workspaces/{ws:str}/stream", operation_id="streamEvents", opt=may(PERMISSION))
+    async def stream_events(
+        self,
+        request: Request[Any, Any, Any],
+        ws: FromPath[str],
+        types: Types = None,
+        topics: Topics = None,
+        where: Where = None,
+        last_event_id: LastEventId = None,
+        first_event_id: LastEventIdQuery = None,
+        ticket: Ticket = None,
+    ) -> ServerSentEvent:
+        """Follow a workspace's events live."""
+        wanted = Filter.read(types, topics, where)
+        state = request.app.state
+        resume = last_event_id or first_event_id
+        authorized_at = state.hub.head
+        try:
+            principal = await identify(request, ticket, is_reconnect=last_event_id is not None)
+            state.limiter.take(principal.name, request.scope["state"])
+            access = await authorize(request, principal, ws)
+        except Problem as problem:
+            if ticket is None or isinstance(problem, Unavailable):
+                raise
+            return respond(refused(describe(problem, request)))
+        stream = Stream(
+            state.hub,
+            state.tail,
+            access.id,
+            wanted,
+            sees_audit="events:audit" in access.permissions,
+            last_event_id=resume,
+            ends_at=principal.expires_at,
+            authorized_at=authorized_at,
+            authorize=partial(sees_audit, request, principal, str(access.id)),
+            replay=as_principal(state.database.api, state.hub, principal),
+            describe=partial(describe, request=request),
+        )
+        return respond(stream.messages())
+
+    @post("/stream/tickets", operation_id="createStreamTicket", opt=may("any"))
+    async def create_stream_ticket(
+        self,
+        request: Request[Any, Any, Any],
+        principal: Caller,
+        data: JSONBody[s.StreamTicketCreate],
+    ) -> s.StreamTicket:
+        """Make a ticket with which an EventSource opens a stream."""
+        parts = data.path.split("/")
+        if parts[:4] != ["", "api", "v1", "workspaces"] or parts[5:] != ["stream"]:
+            raise NotFound("There is no stream at this path.")
+        await authorize(request, principal, parts[4])
+        ticket: s.StreamTicket = request.app.state.tickets.issue(principal, data.path)
+        return ticket
+
+
+async def identify(
+    request: Request[Any, Any, Any], ticket: str | None, *, is_reconnect: bool
+) -> Principal:
+    """Return the reader, by their ticket or by their bearer credential."""
+    if ticket is None:
+        return await authenticate(request)
+    principal = request.app.state.tickets.read(
+        ticket, request.scope["path"], is_reconnect=is_reconnect
+    )
+    return await refresh(request, principal)
+
+
+async def authorize(request: Request[Any, Any, Any], principal: Principal, ws: str) -> Access:
+    """Look up what a principal may do in a workspace, in a short transaction of its own."""
+    async with transaction(request.app.state.database.api, principal) as session:
+        return await enter(session, ws, PERMISSION)
+
+
+async def sees_audit(request: Request[Any, Any, Any], principal: Principal, ws: str) -> bool:
+    """Look a reader's rights up again; says whether audit events are among them."""
+    access = await authorize(request, await refresh(request, principal), ws)
+    return "events:audit" in access.permissions
