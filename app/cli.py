@@ -112,8 +112,8 @@ def token(user: str, email: str | None, aal: str, seconds: int, data: Path) -> N
 def migrate(url: str) -> None:
     """Apply supabase/migrations to a development database, as the Supabase CLI would.
 
-    URL is a superuser's, with Supabase's platform or supabase/local/platform.sql in it. For a
-    hosted Supabase project use `supabase db push` instead.
+    URL is a superuser's, of a database with Supabase's platform or supabase/local/platform.sql.
+    For a hosted Supabase project use `supabase db push` instead.
     """
     from app.dev.migrations import apply
     from app.dev.server import SUPABASE

@@ -81,7 +81,7 @@ class TestDatabase(NamedTuple):
     name: str
 
     def url(self, role: str) -> str:
-        """The URL by which a role logs in; SET ROLE would prove nothing where session_user decides."""
+        """The URL by which a role logs in: SET ROLE proves nothing where session_user decides."""
         return self.postgres.url(role, self.name)
 
     @contextlib.asynccontextmanager

@@ -12,7 +12,7 @@ from app.auth.keys import Key
 from app.dev.demo import Secrets, demo_settings, facts, seed
 from app.dev.migrations import apply
 from app.dev.postgres import EmbeddedPostgres
-from app.server import serve
+from app.server import listen, serve
 from app.worker.housekeeping import keep_house
 
 SUPABASE = Path(__file__).parent.parent.parent / "supabase"
@@ -53,6 +53,7 @@ def run(
 
     Raises `DevError` or `SettingsError` with one sentence.
     """
+    listen(host, port).close()  # before anything is started
     data.mkdir(parents=True, exist_ok=True)
     postgres = EmbeddedPostgres(data)
     if is_fresh:

@@ -1,7 +1,7 @@
 from tests.conftest import Callers, Tenant
 
 
-async def test_its_creator_owns_a_workspace(callers: Callers, tenant: Tenant) -> None:
+async def test_its_creator_owns_a_workspace(tenant: Tenant) -> None:
     members = await tenant.owner.client.get(f"{tenant.path}/members")
     assert [(m["user_id"], m["role"]) for m in members.json()["data"]] == [
         (str(tenant.owner.user_id), "owner")
