@@ -8,7 +8,8 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from tests.conftest import TestDatabase, encode
+from app.dev.postgres import EmbeddedPostgres
+from tests.conftest import TestDatabase, encode, new_database
 
 Connection: TypeAlias = "asyncpg.Connection[Any]"
 Claims: TypeAlias = dict[str, Any]
@@ -30,9 +31,16 @@ def key(workspace_id: UUID, *permissions: str) -> Claims:
     }
 
 
+@pytest.fixture(scope="module")
+async def database(postgres: EmbeddedPostgres, template: str) -> AsyncIterator[TestDatabase]:
+    """A database that no server shares, so that its log may be filled by hand."""
+    async with new_database(postgres, template) as made:
+        yield made
+
+
 @pytest.fixture
 async def admin(database: TestDatabase) -> AsyncIterator[Connection]:
-    """A superuser on the shared database: makes what a test needs, and looks behind every policy."""
+    """A superuser: makes what a test needs, and looks behind every policy."""
     async with database.connect("postgres") as connection:
         yield connection
 
@@ -41,7 +49,7 @@ async def admin(database: TestDatabase) -> AsyncIterator[Connection]:
 async def postgrest(
     database: TestDatabase, claims: Claims, role: str = "authenticated"
 ) -> AsyncIterator[Connection]:
-    """Open a transaction as PostgREST does: its own login, then role and claims for one transaction."""
+    """Open a transaction as PostgREST does: log in as itself, then set role and claims locally."""
     async with database.connect("authenticator") as connection, connection.transaction():
         await connection.execute(f"set local role {role}")
         await claim(connection, encode(claims))

@@ -1,4 +1,4 @@
-"""What must hold for everything in the schema, asked of the catalog, so that later tables are covered too."""
+"""What must hold for all of the schema, asked of the catalog: later tables are covered too."""
 
 import re
 from collections.abc import AsyncIterator
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import pytest
 
-from tests.conftest import ROOT, TestDatabase, new_database
+from tests.conftest import ROOT, TestDatabase
 from tests.database.conftest import Connection
 
 DATA_MODEL = ROOT / "docs" / "datamodel.md"
@@ -21,7 +21,8 @@ class Rule(NamedTuple):
 
 
 OUR_TABLES = """
-from pg_class c where c.relnamespace = 'annex'::regnamespace and c.relkind in ('r', 'p', 'v', 'm', 'f')
+from pg_class c
+where c.relnamespace = 'annex'::regnamespace and c.relkind in ('r', 'p', 'v', 'm', 'f')
 """
 # Every right on a table or column, a function or the schema: (what, who, right); PUBLIC is 0.
 RIGHTS = """
@@ -48,7 +49,7 @@ with rights as (
 )
 select format('%s: %s to %s', what, privilege_type, grantee::regrole) from rights
 """
-# What no user may see, however it comes: `has_…` counts rights that come through PUBLIC or another role.
+# What no user may see. `has_…` also counts rights that come through PUBLIC or another role.
 SECRETS = "'api_keys', 'pending', 'log', 'log_state', 'event_keys', 'idempotency_keys'"
 
 RULES = [
@@ -67,8 +68,9 @@ RULES = [
     ),
     Rule(
         "a partition has no policy and no right of its own",
-        "select p.polname || ' on ' || c.relname from pg_policy p join pg_class c on c.oid = p.polrelid"
-        " where c.relnamespace = 'annex'::regnamespace and c.relispartition union all"
+        "select p.polname || ' on ' || c.relname from pg_policy p"
+        " join pg_class c on c.oid = p.polrelid and c.relispartition"
+        " where c.relnamespace = 'annex'::regnamespace union all"
         f" ({RIGHTS} where what in (select c.oid::regclass::text {OUR_TABLES} and c.relispartition)"
         " and grantee <> 'annex_owner'::regrole)",
         "grant select on annex.events_default to annex_api",
@@ -180,10 +182,7 @@ by_rule = pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
 @pytest.fixture(scope="module")
 async def catalog(database: TestDatabase) -> AsyncIterator[Connection]:
     """A superuser on a database that may be sabotaged."""
-    async with (
-        new_database(database.postgres, "template_annex") as own,
-        own.connect("postgres") as connection,
-    ):
+    async with database.connect("postgres") as connection:
         yield connection
 
 
