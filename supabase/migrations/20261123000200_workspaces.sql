@@ -153,8 +153,9 @@ language sql stable security definer set search_path = '' as $$
   union all
   select w.id
   from annex.workspaces w
+  -- A user's token may carry a claim of the same name that is no UUID: even the planner may not cast that one.
   where annex.is_key()
-    and w.id = (annex.claims() ->> 'workspace_id')::uuid
+    and w.id = case when annex.is_key() then (annex.claims() ->> 'workspace_id')::uuid end
     and w.deleted_at is null
     and annex.claims() -> 'permissions' ? permission
 $$;
