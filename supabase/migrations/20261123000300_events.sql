@@ -196,7 +196,7 @@ begin
   -- A request speaks for its principal. A session of your own without claims is as trusted as the right to connect and call.
   if not (
     annex.has_permission(publish_events.workspace_id, 'events:publish')
-    or (annex.claims() ->> 'role' = 'service_role' and session_user <> 'annex_api')
+    or (coalesce(annex.claims() ->> 'role' = 'service_role', false) and session_user <> 'annex_api')
     or (annex.claims() = '{}' and session_user not in ('annex_api', 'authenticator'))
   ) then
     raise exception 'permission events:publish is needed' using errcode = 'insufficient_privilege';
