@@ -253,6 +253,9 @@ begin
   if caller is null then
     raise exception 'only a signed-in user creates a workspace' using errcode = 'insufficient_privilege';
   end if;
+  if create_workspace.slug is null and made ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then
+    made := 'workspace-' || made;  -- a slug is never shaped like an id
+  end if;
   insert into annex.profiles (user_id, email) values (caller, nullif(annex.claims() ->> 'email', ''))
   on conflict (user_id) do nothing;
   loop
