@@ -317,7 +317,7 @@ begin
   end if;
   verb := case
     when tg_op = 'INSERT' then tg_argv[1]
-    when tg_op = 'DELETE' or was ? 'deleted_at' then tg_argv[3]
+    when tg_op = 'DELETE' or (was ? 'deleted_at' and row_now ->> 'deleted_at' is not null) then tg_argv[3]
     else tg_argv[2]
   end;
   id := case noun when 'member' then row_now ->> 'user_id' else row_now ->> 'id' end;
