@@ -39,14 +39,13 @@ class Log(NamedTuple):
 
 
 @pytest.fixture
-async def log(own_database: TestDatabase) -> AsyncIterator[Log]:
-    async with (
-        own_database.connect("postgres") as admin,
-        own_database.connect("annex_worker") as worker,
-    ):
-        workspace = await new_workspace(admin, await new_user(admin))
-        await admin.execute("truncate annex.pending")  # what drew the workspace and its owner
-        yield Log(own_database, admin, worker, workspace)
+async def log(database: TestDatabase, admin: Connection) -> AsyncIterator[Log]:
+    workspace = await new_workspace(admin, await new_user(admin))
+    # Begin anew, also without the events that the workspace itself drew.
+    await admin.execute("truncate annex.pending, annex.log, annex.events")
+    await admin.execute("update annex.log_state set head = 0")
+    async with database.connect("annex_worker") as worker:
+        yield Log(database, admin, worker, workspace)
 
 
 async def test_positions_count_from_one_in_the_order_of_writing(log: Log) -> None:
@@ -185,10 +184,10 @@ async def test_a_transactions_own_order_is_kept(log: Log) -> None:
     assert [event for _, event in await log.read(0)] == made
 
 
-async def test_a_copy_of_the_database_opens_a_new_epoch(log: Log) -> None:
-    # As every database of these tests is one.
-    assert await log.admin.fetchval("select epoch from annex.log_state") == 1
-    assert await log.worker.fetchval(OPEN) == 2
+async def test_a_copy_of_the_database_opens_a_new_epoch(own_database: TestDatabase) -> None:
+    # As every database of these tests is one, made from a template.
+    async with own_database.connect("annex_worker") as worker:
+        assert await worker.fetchval(OPEN) == 2
 
 
 @pytest.mark.parametrize("identity", ["system_identifier", "timeline", "database_oid"])
@@ -205,6 +204,7 @@ async def test_an_epoch_ends_once_when_server_or_database_is_another(
 
 
 async def test_an_epoch_ends_once_however_many_notice(log: Log) -> None:
+    await log.admin.execute("update annex.log_state set timeline = timeline + 1")
     async with log.database.connect("annex_worker") as other:
         transaction = log.worker.transaction()
         await transaction.start()

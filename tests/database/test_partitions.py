@@ -22,39 +22,33 @@ def month(ahead: int) -> datetime:
 
 
 @pytest.fixture
-async def owner(own_database: TestDatabase) -> AsyncIterator[Connection]:
-    async with own_database.connect("postgres") as connection:
-        yield connection
-
-
-@pytest.fixture
 async def worker(own_database: TestDatabase) -> AsyncIterator[Connection]:
     async with own_database.connect("annex_worker") as connection:
         yield connection
 
 
-async def event_at(owner: Connection, moment: datetime) -> str:
+async def event_at(admin: Connection, moment: datetime) -> str:
     """Write an event of a moment; returns the partition that took it."""
-    made: UUID = await owner.fetchval(FLOOR, moment)
-    await new_event(owner, uuid4(), event_id=made)
-    partition: str = await owner.fetchval(
+    made: UUID = await admin.fetchval(FLOOR, moment)
+    await new_event(admin, uuid4(), event_id=made)
+    partition: str = await admin.fetchval(
         "select tableoid::regclass::text from annex.events where event_id = $1", made
     )
     return partition
 
 
 @pytest.mark.parametrize("ahead", range(-1, 4))
-async def test_an_event_lands_in_its_months_partition(ahead: int, owner: Connection) -> None:
+async def test_an_event_lands_in_its_months_partition(ahead: int, admin: Connection) -> None:
     name = f"annex.events_{month(ahead):%Y_%m}"
-    assert await event_at(owner, month(ahead)) == name
-    assert await event_at(owner, month(ahead + 1) - timedelta(milliseconds=1)) == name
+    assert await event_at(admin, month(ahead)) == name
+    assert await event_at(admin, month(ahead + 1) - timedelta(milliseconds=1)) == name
 
 
 @pytest.mark.parametrize("ahead", [-2, 4])
 async def test_an_event_of_any_other_month_lands_in_the_default(
-    ahead: int, owner: Connection
+    ahead: int, admin: Connection
 ) -> None:
-    assert await event_at(owner, month(ahead)) == "annex.events_default"
+    assert await event_at(admin, month(ahead)) == "annex.events_default"
 
 
 async def test_rolling_makes_what_is_missing_and_then_nothing(worker: Connection) -> None:
@@ -77,12 +71,10 @@ async def test_several_may_roll_at_once(own_database: TestDatabase) -> None:
     assert sum(await asyncio.gather(*[roll() for _ in range(5)])) == 5
 
 
-async def test_a_new_partition_is_closed(
-    own_database: TestDatabase, owner: Connection, worker: Connection
-) -> None:
+async def test_a_new_partition_is_closed(own_database: TestDatabase, worker: Connection) -> None:
     await worker.execute(ROLL, 4)
     name = f"annex.events_{month(4):%Y_%m}"
-    row = await owner.fetchrow(
+    row = await worker.fetchrow(
         "select relrowsecurity, relforcerowsecurity, relowner::regrole::text from pg_class"
         " where oid = $1::text::regclass",
         name,
@@ -95,9 +87,10 @@ async def test_a_new_partition_is_closed(
 
 
 async def test_rolling_goes_on_past_a_month_that_the_default_partition_already_holds(
-    owner: Connection, worker: Connection
+    own_database: TestDatabase, worker: Connection
 ) -> None:
-    await event_at(owner, month(4) + timedelta(days=3))
-    assert await worker.fetchval(ROLL, 6) == 2
-    assert await event_at(owner, month(4)) == "annex.events_default"
-    assert await event_at(owner, month(5)) == f"annex.events_{month(5):%Y_%m}"
+    async with own_database.connect("postgres") as admin:
+        await event_at(admin, month(4) + timedelta(days=3))
+        assert await worker.fetchval(ROLL, 6) == 2
+        assert await event_at(admin, month(4)) == "annex.events_default"
+        assert await event_at(admin, month(5)) == f"annex.events_{month(5):%Y_%m}"
