@@ -65,7 +65,7 @@ class Application(Litestar):
         await super().__call__(as_get, receive_head, send_head)
 
     async def live(self, scope: Any, receive: Any, send: Any) -> None:
-        """Run the lifespan; a start that the settings forbid fails with a sentence, no traceback."""
+        """Run the lifespan; a start that settings forbid fails with a sentence, no traceback."""
         failures = []
 
         async def hold_failure(message: Any) -> None:
