@@ -3,222 +3,418 @@
 import datetime as dt
 import os
 import sys
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TypeVar
 
 import msgspec
 import rich_click as click
-from sqlalchemy.engine import URL
+from rich.console import Console
 
-from alembic_readonly_check import catalog, datamodel, guard, metadata, reporters, scratch
-from alembic_readonly_check.compare import Comparison, Planner, Rules, Side
+from alembic_readonly_check import baseline, guard, reporters, snapshot
+from alembic_readonly_check.check import Check, Options
+from alembic_readonly_check.codes import REGISTRY
 from alembic_readonly_check.config import Config, load, secret
-from alembic_readonly_check.datamodel import Document
-from alembic_readonly_check.facts import Schema
-from alembic_readonly_check.findings import SEVERITIES, CannotCheck, Finding, ordered
-from alembic_readonly_check.metadata import Models
+from alembic_readonly_check.findings import SEVERITIES, CannotCheck
+from alembic_readonly_check.reporters import Report
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+click.rich_click.TEXT_MARKUP = "markdown"
+click.rich_click.MAX_WIDTH = 100
+click.rich_click.OPTION_GROUPS = {
+    f"alembic-readonly-check{command}": [
+        {
+            "name": "What is compared",
+            "options": [
+                "--app",
+                "--metadata",
+                "--schema",
+                "--url-env",
+                "--scratch-url-env",
+                "--snapshot",
+                "--timeout",
+            ],
+        },
+        {
+            "name": "What counts",
+            "options": [
+                "--select",
+                "--ignore",
+                "--baseline",
+                "--fail-on",
+                "--strict-coverage",
+                "--require-readonly-role",
+            ],
+        },
+        {"name": "How it is told", "options": ["--format", "--output", "--help"]},
+    ]
+    for command in ("", " all", " docs", " models", " db", " migrations", " api")
+}
+
+_OPTIONS = (
+    click.option("--app", metavar="MOD:APP", help="The Litestar app, or a function that makes it."),
+    click.option(
+        "--metadata", metavar="MOD:ATTR", help="The models' MetaData: `mod:Base.metadata`."
+    ),
+    click.option("--schema", multiple=True, help="Compare this schema; may be given again."),
+    click.option(
+        "--url-env", metavar="NAME", help="Variable that holds the URL of the live database."
+    ),
+    click.option(
+        "--scratch-url-env",
+        metavar="NAME",
+        help="Variable that holds the URL of a server on which databases may be made and dropped.",
+    ),
+    click.option(
+        "--snapshot",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="A saved snapshot instead of a live database.",
+    ),
+    click.option("--timeout", type=float, metavar="SECONDS", help="Limit of each query. [30]"),
+    click.option("--select", metavar="CODES", help="Only these codes or families: `DM,DC3`. [all]"),
+    click.option("--ignore", metavar="CODES", help="Not these codes or families."),
+    click.option(
+        "--baseline",
+        "baseline_",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="Known findings, each with a reason and an expiry.",
+    ),
+    click.option(
+        "--fail-on",
+        type=click.Choice(["error", "warning", "warn", "none"]),
+        default="error",
+        show_default=True,
+        help="The least severity that ends with 1.",
+    ),
+    click.option(
+        "--strict-coverage", is_flag=True, help="An object of a kind nobody compares is an error."
+    ),
+    click.option(
+        "--require-readonly-role", is_flag=True, help="End with 2 if the live role may write."
+    ),
+    click.option(
+        "--format",
+        "format_",
+        type=click.Choice(list(reporters.FORMATS)),
+        default="text",
+        show_default=True,
+    ),
+    click.option(
+        "--output",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="Write the report to a file; the summary still goes to the terminal.",
+    ),
+)
 
 
-@dataclass(slots=True)
-class Check:
-    """One run: what was read, what was compared, what was found."""
+def _with_options(function: F) -> F:
+    for option in reversed(_OPTIONS):
+        function = option(function)
+    return function
 
-    config: Config
-    findings: list[Finding] = field(default_factory=list)
-    compared: list[str] = field(default_factory=list)
-    document: Document | None = None
-    models: Models | None = None
 
-    @property
-    def rules(self) -> Rules:
-        return Rules(
-            self.config.default_schema, self.config.ignore_grantees, self.config.ignore_extensions
+def _configured(**given: Any) -> Config:
+    """Lay the command line over the configuration."""
+    config = load(Path.cwd())
+    changes: dict[str, Any] = {
+        key: given[key] for key in ("app", "metadata", "url_env", "timeout") if given.get(key)
+    }
+    if given.get("schema"):
+        changes["schemas"] = tuple(given["schema"])
+    if given.get("scratch_url_env"):
+        changes["scratch"] = msgspec.structs.replace(
+            config.scratch, url_env=given["scratch_url_env"]
         )
-
-    def scope(self) -> catalog.Scope:
-        """Compare the configured schemas, else those that the document and the models name."""
-        named = self.config.schemas or tuple(
-            sorted(
-                {
-                    name.partition(".")[0]
-                    for schema in (
-                        self.document.schema if self.document else None,
-                        self.models.schema if self.models else None,
-                    )
-                    if schema is not None
-                    for name in schema.tables
-                }
-                - set(self.config.managed_schemas)
-            )
-        )
-        if not named:
-            raise CannotCheck("No schema to compare: set schemas, or give a document or models.")
-        return catalog.Scope(named, self.config.exclude)
-
-    def docs(self) -> None:
-        """Read datamodel.md and report what is wrong with it."""
-        path = self.config.path(self.config.datamodel)
-        if path is None:
-            return
-        self.document = datamodel.read(
-            path, self.config.folder, self.config.default_schema, self.config.rls
-        )
-        self.findings += self.document.findings
-        self.compared.append(f"{len(self.document.schema.tables)} tables of {self.document.path}")
-
-    def mapped(self) -> None:
-        """Read the models."""
-        if self.config.metadata is None:
-            return
-        self.models = metadata.read(
-            self.config.metadata, self.config.folder, self.config.default_schema
-        )
-        self.compared.append(f"{len(self.models.schema.tables)} tables of {self.config.metadata}")
-
-    def offline(self) -> None:
-        """Compare the document with the models."""
-        if self.document is not None and self.models is not None:
-            self.findings += Comparison(
-                "DM", self.document_side(), self.models_side(self.models.schema), self.rules
-            ).run()
-
-    def document_side(self) -> Side:
-        if self.document is None:
-            raise CannotCheck("There is no datamodel.md to compare.")
-        tables = self.document.schema.tables
-
-        def locate(table: str, column: str | None) -> Any:
-            held = tables.get(table)
-            if held is None or column is None:
-                return held.location if held else None
-            found = held.column(column)
-            return found.location if found else None
-
-        return Side(self.document.schema, "document", locate)
-
-    def models_side(self, schema: Schema) -> Side:
-        if self.models is None:
-            raise CannotCheck("There are no models to compare.")
-        return Side(schema, "model", self.models.locate)
-
-    def against(self, held: Schema, label: str, planner: Planner | None, models: Schema | None) -> None:
-        """Compare models and document with a catalog."""
-        follow = Side(held, label)
-        if self.document is not None:
-            self.findings += Comparison(
-                "DC", self.document_side(), follow, self.rules, planner
-            ).run()
-        if models is not None:
-            self.findings += Comparison(
-                "DB", self.models_side(models), follow, self.rules, planner
-            ).run()
-        self.compared.append(f"{len(held.tables)} tables of the {label}")
-
-    def scratch(self, live: tuple[str, URL] | None) -> None:
-        """Build the migrations and the models in scratch databases and compare."""
-        name = self.config.scratch.url_env
-        server = guard.driver_url(secret(name) or "", name)
-        folder = self.config.path(self.config.migrations)
-        files = sorted(folder.glob("*.sql")) if folder else []
-        if not files:
-            raise CannotCheck(f"{self.config.migrations} holds no migration.")
-        platform = [self.config.folder / path for path in self.config.scratch.platform]
-        scope = self.scope()
-        with scratch.databases(
-            server,
-            name,
-            platform,
-            files,
-            self.config.scratch.role,
-            self.models.metadata if self.models else None,
-            self.config.default_schema,
-            live,
-        ) as made:
-            models = self.models.schema if self.models else None
-            if made.compiled is not None and models is not None:
-                shadow = catalog.Scope(
-                    tuple(inner for inner, _ in made.shadows), scope.exclude, made.shadows
-                )
-                compiled = guard.run(
-                    made.compiled,
-                    name,
-                    shadow.schemas,
-                    lambda reader: catalog.read(reader.ask, shadow, "models"),
-                    self.config.timeout,
-                )
-                models = scratch.as_models(compiled, models)
-            guard.run(
-                made.migrated,
-                name,
-                scope.schemas,
-                lambda reader: self.against(
-                    catalog.read(reader.ask, scope, "migrations"), "migrations", reader, models
-                ),
-                self.config.timeout,
-            )
-
-    def live(self, name: str, url: URL) -> None:
-        """Compare a live database inside its guarded transaction."""
-        scope = self.scope()
-        guard.run(
-            url,
-            name,
-            scope.schemas,
-            lambda reader: self.against(
-                catalog.read(reader.ask, scope, "database"),
-                "database",
-                reader,
-                self.models.schema if self.models else None,
-            ),
-            self.config.timeout,
-        )
+    return msgspec.structs.replace(config, **changes)
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("what", default="all")
-@click.option("--metadata", "metadata_", metavar="MOD:ATTR")
-@click.option("--url-env", metavar="NAME")
-@click.option("--scratch-url-env", metavar="NAME")
-def main(
-    what: str, metadata_: str | None, url_env: str | None, scratch_url_env: str | None
-) -> None:
-    """Prove that documents, models, migrations and a database agree, without writing a byte."""
+def _codes(text: str | None) -> tuple[str, ...]:
+    codes = tuple(code.strip().upper() for code in (text or "").split(",") if code.strip())
+    for code in codes:
+        if not any(known.startswith(code) for known in REGISTRY):
+            raise CannotCheck(f"{code} is neither a code nor a family of codes.")
+    return codes
+
+
+def _stop(error: CannotCheck) -> NoReturn:
+    code = f"{error.code}: " if error.code else ""
+    click.echo(f"alembic-readonly-check: {code}{error}", err=True)
+    sys.exit(2)
+
+
+def _status() -> tuple[AbstractContextManager[Any], Callable[[str], None]]:
+    """Show what happens now on a terminal, and nothing anywhere else."""
+    if not sys.stderr.isatty():
+        return nullcontext(), lambda _: None
+    status = Console(stderr=True, no_color="NO_COLOR" in os.environ).status("starting")
+    return status, lambda text: status.update(text)
+
+
+def _run(work: Callable[[Check], None], **given: Any) -> None:
+    """Do the work of a subcommand, report, and exit with 0, 1 or 2."""
     try:
-        config = load(Path.cwd())
-        if metadata_:
-            config = msgspec.structs.replace(config, metadata=metadata_)
-        if url_env:
-            config = msgspec.structs.replace(config, url_env=url_env)
-        if scratch_url_env:
-            config = msgspec.structs.replace(
-                config, scratch=msgspec.structs.replace(config.scratch, url_env=scratch_url_env)
-            )
-        check = Check(config)
+        shown, progress = _status()
+        with shown:
+            check = _check(progress, **given)
+            work(check)
+        report = check.report(dt.date.today())
+        _write(report, given["format_"], given["output"])
+    except CannotCheck as error:
+        _stop(error)
+    limits = {"none": 0, "error": 1}
+    least = limits.get(given["fail_on"], 2)
+    sys.exit(1 if any(SEVERITIES.index(f.severity) < least for f in report.findings) else 0)
+
+
+def _check(progress: Callable[[str], None], **given: Any) -> Check:
+    return Check(
+        _configured(**given),
+        Options(
+            _codes(given["select"]),
+            _codes(given["ignore"]),
+            given["baseline_"],
+            given["snapshot"],
+            given["strict_coverage"],
+            given["require_readonly_role"],
+        ),
+        progress,
+    )
+
+
+def _write(report: Report, format_: str, output: Path | None) -> None:
+    if output is not None:
+        output.write_text(reporters.FORMATS[format_](report), encoding="utf-8")
+        click.echo(report.summary)
+    elif format_ == "text" and sys.stdout.isatty() and "NO_COLOR" not in os.environ:
+        click.echo(reporters.coloured(report), nl=False)
+    else:
+        click.echo(reporters.FORMATS[format_](report), nl=False)
+
+
+def _everything(check: Check) -> None:
+    check.docs()
+    check.mapped()
+    check.offline()
+    check.api()
+    if (
+        secret(check.config.url_env)
+        or secret(check.config.scratch.url_env)
+        or (check.options.snapshot)
+    ):
+        check.databases()
+    else:
+        check.note(
+            f"neither {check.config.scratch.url_env} nor {check.config.url_env} is set,"
+            " so no database was compared"
+        )
+
+
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.pass_context
+@_with_options
+def main(context: click.Context, **given: Any) -> None:
+    """Prove that documents, models, migrations, app and database agree, without writing a byte.
+
+    Without a subcommand it does **all** that the configuration (`[tool.alembic-readonly-check]` in
+    pyproject.toml) and the environment give: offline (documents, models, app), scratch (migrations
+    carried out on a server of one's own), live (a database, in one read-only transaction).
+
+    Ends with **0** if all agree, **1** on drift, **2** if it could not check or had nothing to
+    check. URLs are taken from environment variables and never shown.
+    """
+    if context.invoked_subcommand is None:
+        _run(_everything, **given)
+    elif any(
+        context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+        for name in given
+    ):
+        _stop(CannotCheck(f"Give options after the subcommand: {context.invoked_subcommand} --…"))
+
+
+@main.command("all")
+@_with_options
+def all_(**given: Any) -> None:
+    """Compare everything that is configured and reachable (the default)."""
+    _run(_everything, **given)
+
+
+@main.command()
+@_with_options
+def docs(**given: Any) -> None:
+    """Check the documents themselves and against each other, offline."""
+
+    def work(check: Check) -> None:
+        check.docs(required=True)
+        check.contract()
+
+    _run(work, **given)
+
+
+@main.command()
+@_with_options
+def models(**given: Any) -> None:
+    """Compare datamodel.md with the models, offline."""
+
+    def work(check: Check) -> None:
+        check.docs(required=True)
+        check.mapped(required=True)
+        check.offline()
+
+    _run(work, **given)
+
+
+@main.command()
+@_with_options
+def db(**given: Any) -> None:
+    """Compare datamodel.md and the models with a scratch or live database, or a snapshot."""
+
+    def work(check: Check) -> None:
         check.docs()
         check.mapped()
-        check.offline()
-        live_value = secret(config.url_env)
-        live = (
-            (config.url_env, guard.driver_url(live_value, config.url_env)) if live_value else None
+        check.databases(frozenset({"facts"}))
+
+    _run(work, **given)
+
+
+@main.command()
+@_with_options
+def migrations(**given: Any) -> None:
+    """Compare the migrations with what a live database applied and now looks like."""
+
+    def work(check: Check) -> None:
+        check.docs()
+        check.mapped()
+        check.databases(frozenset({"migrations"}))
+
+    _run(work, **given)
+
+
+@main.command()
+@_with_options
+def api(**given: Any) -> None:
+    """Compare openapi.yaml with routes, structs and columns, offline."""
+
+    def work(check: Check) -> None:
+        check.docs()
+        check.api(required=True)
+
+    _run(work, **given)
+
+
+@main.command()
+@click.argument("code")
+def explain(code: str) -> None:
+    """Explain a CODE: what it means, an example, the fix. A family (`DM`) lists its codes."""
+    wanted = code.strip().upper()
+    known = REGISTRY.get(wanted)
+    if known is not None:
+        click.echo(
+            f"{known.code} ({known.severity}): {known.title}\n\n{known.explanation}\n\n"
+            f"example: {known.example}\nfix: {known.fix}"
         )
-        if secret(config.scratch.url_env):
-            check.scratch(live)
-        if live is not None:
-            check.live(*live)
-        if not check.compared:
-            raise CannotCheck("Nothing was compared: neither documents nor models were found.")
+        return
+    family = [entry for entry in REGISTRY.values() if entry.code.startswith(wanted)]
+    if not family:
+        _stop(CannotCheck(f"{wanted} is neither a code nor a family of codes."))
+    for entry in family:
+        click.echo(f"{entry.code} {entry.title}")
+
+
+@main.command("snapshot")
+@click.option("--url-env", metavar="NAME", help="Variable that holds the database's URL.")
+@click.option("--schema", multiple=True, help="Read this schema; may be given again.")
+@click.option("--timeout", type=float, metavar="SECONDS")
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), required=True)
+def snapshot_(output: Path, **given: Any) -> None:
+    """Save what the catalogs of a live database say, for later checks with --snapshot.
+
+    Holds definitions only, no row of any table.
+    """
+    try:
+        check = Check(_configured(**given))
+        check.docs()
+        check.mapped()
+        name = check.config.url_env
+        url = guard.driver_url(_needed(name), name)
+        taken = guard.run(url, name, check.scope().schemas, snapshot.take, check.config.timeout)
+        output.write_text(snapshot.encode(taken), encoding="utf-8")
     except CannotCheck as error:
-        click.echo(f"alembic-readonly-check: {error.code or ''} {error}".replace(":  ", ": "), err=True)
-        sys.exit(2)
-    found = ordered(check.findings)
-    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-    click.echo(reporters.text(found, colour), nl=False)
-    counts = Counter(finding.severity for finding in found)
+        _stop(error)
     click.echo(
-        f"{', '.join(check.compared)}: "
-        + (", ".join(f"{counts[s]} {s}" for s in SEVERITIES if counts[s]) or "no drift"),
+        f"{output}: {len(taken.answers['relations'])} relations of {', '.join(taken.schemas)}"
     )
-    sys.exit(1 if counts["error"] else 0)
+
+
+def _needed(name: str) -> str:
+    value = secret(name)
+    if value is None:
+        raise CannotCheck(f"{name} is not set.")
+    return value
+
+
+@main.command("baseline")
+@click.option("--reason", required=True, help="Why this drift is borne.")
+@click.option(
+    "--until",
+    required=True,
+    type=click.DateTime(["%Y-%m-%d"]),
+    help="The last day on which it is borne.",
+)
+@click.option("--select", metavar="CODES", help="Only these codes or families.")
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), required=True)
+def baseline_(reason: str, until: dt.datetime, select: str | None, output: Path) -> None:
+    """Write today's findings to a file that --baseline leaves out until a day."""
+    try:
+        check = Check(_configured(), Options(select=_codes(select)))
+        _everything(check)
+        found = check.report(dt.date.today()).findings
+        output.write_text(baseline.make(found, reason, until.date()), encoding="utf-8")
+    except CannotCheck as error:
+        _stop(error)
+    click.echo(f"{output}: {len(found)} findings until {until.date()}")
+
+
+@main.command()
+def doctor() -> None:
+    """Say what is configured, what is found and what is missing; ends with 2 if nothing works."""
+    try:
+        config = _configured()
+        lines = list(_diagnosis(config))
+    except CannotCheck as error:
+        _stop(error)
+    for is_well, line in lines:
+        click.echo(f"{'ok     ' if is_well else 'missing'} {line}")
+    sys.exit(0 if any(is_well for is_well, _ in lines) else 2)
+
+
+def _diagnosis(config: Config) -> Any:
+    for name, value in (
+        ("datamodel", config.datamodel),
+        ("openapi", config.openapi),
+        ("external-apis", config.external_apis),
+        ("migrations", config.migrations),
+    ):
+        yield config.path(value) is not None, f"{name}: {value}"
+    check = Check(config)
+    for read, subject in ((check.docs, config.datamodel), (check.mapped, config.metadata)):
+        try:
+            read(True)
+            yield True, f"readable: {check.compared[-1]}"
+        except CannotCheck as error:
+            yield False, f"readable: {subject}: {error}"
+    for name in (config.url_env, config.scratch.url_env):
+        value = secret(name)
+        if value is None:
+            yield False, f"database: {name} is not set"
+            continue
+        try:
+            url = guard.driver_url(value, name)
+            state = guard.run(url, name, (), lambda reader: reader.ask("state"), config.timeout)
+        except CannotCheck as error:
+            yield False, f"database: {name}: {error}"
+            continue
+        held = msgspec.json.decode(state)
+        version = held["version"] // 10000
+        yield True, f"database: {name}: Postgres {version}, role {held['role']}, read only"

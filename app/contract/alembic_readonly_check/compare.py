@@ -97,6 +97,7 @@ class Rules:
     default_schema: str = "public"
     ignore_grantees: tuple[str, ...] = ()
     ignore_extensions: tuple[str, ...] = ("plpgsql",)
+    rolling_partitions: bool = True
 
 
 @dataclass(slots=True)
@@ -106,7 +107,7 @@ class Comparison:
     family: Family
     lead: Side
     follow: Side
-    rules: Rules = Rules()  # noqa: RUF009
+    rules: Rules = Rules()
     planner: Planner | None = None
     findings: list[Finding] = field(default_factory=list)
 
@@ -310,7 +311,9 @@ class Comparison:
         ):
             say("generated", "generated expression", wanted.generated, held.generated)
             return
-        if not self.equal(wanted.default, held.default, Scope("", (), names.schema), wanted.type or None):
+        if not self.equal(
+            wanted.default, held.default, Scope("", (), names.schema), wanted.type or None
+        ):
             say("default", "default", wanted.default, held.default)
 
     def comment(
@@ -328,19 +331,41 @@ class Comparison:
         if self.family == "DB" and wanted is None:
             return
         if stated and _prose(wanted) != _prose(held):
-            self.say("comment", subject, "comment differs", wanted, held, table=table,
-                     column=column, at=at)
+            self.say(
+                "comment",
+                subject,
+                "comment differs",
+                wanted,
+                held,
+                table=table,
+                column=column,
+                at=at,
+            )
 
     def primary_key(self, wanted: Table, held: Table) -> None:
         mine, theirs = wanted.primary_key, held.primary_key
         if mine is None and theirs is None:
             return
         if mine is None or theirs is None or not self.same_key(mine, theirs):
-            self.say("primary key", wanted.name, "primary key differs", mine, theirs,
-                     table=wanted.name, at=mine.location if mine else wanted.location)
+            self.say(
+                "primary key",
+                wanted.name,
+                "primary key differs",
+                mine,
+                theirs,
+                table=wanted.name,
+                at=mine.location if mine else wanted.location,
+            )
         elif mine.deferral != theirs.deferral and mine.name is not None:
-            self.say("primary key", wanted.name, "primary key differs", mine, theirs,
-                     table=wanted.name, code=DEFERRED.get(self.family))
+            self.say(
+                "primary key",
+                wanted.name,
+                "primary key differs",
+                mine,
+                theirs,
+                table=wanted.name,
+                code=DEFERRED.get(self.family),
+            )
 
     def same_key(self, mine: PrimaryKey, theirs: PrimaryKey) -> bool:
         # A document marks key columns in the order of its rows, which is not the key's order.
@@ -355,7 +380,9 @@ class Comparison:
             if mine is None or theirs is None:
                 self.missing("foreign key", subject, mine, theirs, table=wanted.name)
                 continue
-            self.rule("foreign key", wanted, subject, mine, theirs, _reference(mine) == _reference(theirs))
+            self.rule(
+                "foreign key", wanted, subject, mine, theirs, _reference(mine) == _reference(theirs)
+            )
 
     def uniques(self, wanted: Table, held: Table) -> None:
         for name, mine, theirs in _matched(wanted.uniques, held.uniques, _unique):
@@ -384,8 +411,16 @@ class Comparison:
             else:
                 return
         shown = "check" if kind == "check text" else kind
-        self.say(kind, subject, f"{shown} differs", mine, theirs, table=table.name,
-                 at=mine.location, code=code)
+        self.say(
+            kind,
+            subject,
+            f"{shown} differs",
+            mine,
+            theirs,
+            table=table.name,
+            at=mine.location,
+            code=code,
+        )
 
     def checks(self, wanted: Table, held: Table) -> None:
         names = self.names(wanted)
@@ -411,8 +446,15 @@ class Comparison:
 
         for name, mine, theirs in _matched(wanted.exclusions, held.exclusions, shape):
             if mine is None or theirs is None or shape(mine) != shape(theirs):
-                self.say("exclusion", f"{wanted.name}.{name}", "exclusion constraint differs",
-                         mine, theirs, table=wanted.name, at=getattr(mine, "location", None))
+                self.say(
+                    "exclusion",
+                    f"{wanted.name}.{name}",
+                    "exclusion constraint differs",
+                    mine,
+                    theirs,
+                    table=wanted.name,
+                    at=getattr(mine, "location", None),
+                )
 
     def indexes(self, wanted: Table, held: Table) -> None:
         names = self.names(wanted)
@@ -431,8 +473,16 @@ class Comparison:
         names = self.names(table)
 
         def say(kind: str, code: str | None = None) -> None:
-            self.say(kind, subject, "index differs", mine, theirs, table=table.name,
-                     at=mine.location, code=code)
+            self.say(
+                kind,
+                subject,
+                "index differs",
+                mine,
+                theirs,
+                table=table.name,
+                at=mine.location,
+                code=code,
+            )
 
         same_keys = len(mine.keys) == len(theirs.keys) and all(
             self.equal(one.expression, other.expression, names)
@@ -460,8 +510,15 @@ class Comparison:
         if self.family == "DM" and theirs is None:
             return
         if not self.same_partition_key(wanted, mine, theirs):
-            self.say("partition", wanted.name, "partition key differs", mine, theirs,
-                     table=wanted.name, at=wanted.location)
+            self.say(
+                "partition",
+                wanted.name,
+                "partition key differs",
+                mine,
+                theirs,
+                table=wanted.name,
+                at=wanted.location,
+            )
 
     def same_partition_key(self, table: Table, mine: str | None, theirs: str | None) -> bool:
         if mine is None or theirs is None or mine == theirs:
@@ -471,16 +528,25 @@ class Comparison:
         except Unparsable:
             return False
         names = self.names(table)
-        return one == other and len(keys) == len(others) and all(
-            self.equal(key, held, names) for key, held in zip(keys, others, strict=True)
+        return (
+            one == other
+            and len(keys) == len(others)
+            and all(self.equal(key, held, names) for key, held in zip(keys, others, strict=True))
         )
 
     # ------------------------------------------------------------------ access
 
     def security(self, wanted: Table, held: Table) -> None:
         if wanted.rls is not None and held.rls is not None and wanted.rls != held.rls:
-            self.say("rls", wanted.name, "row level security differs", _rls(wanted.rls),
-                     _rls(held.rls), table=wanted.name, at=wanted.location)
+            self.say(
+                "rls",
+                wanted.name,
+                "row level security differs",
+                _rls(wanted.rls),
+                _rls(held.rls),
+                table=wanted.name,
+                at=wanted.location,
+            )
         if wanted.policies is not None and held.policies is not None:
             self.policies(wanted, wanted.policies, held.policies)
         if wanted.grants is not None and held.grants is not None:
@@ -491,15 +557,26 @@ class Comparison:
     def policies(self, table: Table, mine: Sequence[Policy], theirs: Sequence[Policy]) -> None:
         names = self.names(table)
         for name, one, other in _pairs(_by_name(mine), _by_name(theirs)):
-            same = one is not None and other is not None and (
-                (one.command, one.permissive, sorted(one.roles))
-                == (other.command, other.permissive, sorted(other.roles))
-                and self.equal(one.using, other.using, names, "boolean")
-                and self.equal(one.check, other.check, names, "boolean")
+            same = (
+                one is not None
+                and other is not None
+                and (
+                    (one.command, one.permissive, sorted(one.roles))
+                    == (other.command, other.permissive, sorted(other.roles))
+                    and self.equal(one.using, other.using, names, "boolean")
+                    and self.equal(one.check, other.check, names, "boolean")
+                )
             )
             if not same:
-                self.say("policy", f"{table.name}.{name}", "policy differs", one, other,
-                         table=table.name, at=one.location if one else table.location)
+                self.say(
+                    "policy",
+                    f"{table.name}.{name}",
+                    "policy differs",
+                    one,
+                    other,
+                    table=table.name,
+                    at=one.location if one else table.location,
+                )
 
     def grants(
         self, owner: str, mine: Iterable[Grant], theirs: Iterable[Grant], at: Location | None
@@ -510,27 +587,53 @@ class Comparison:
             if grantee in self.rules.ignore_grantees and not self.deep:
                 continue
             if (one.privileges if one else None) != (_common(other, one) if other else None):
-                self.say("grant", f"{owner}.{grantee}", "grant differs", one, other,
-                         table=owner, at=one.location if one else at)
+                self.say(
+                    "grant",
+                    f"{owner}.{grantee}",
+                    "grant differs",
+                    one,
+                    other,
+                    table=owner,
+                    at=one.location if one else at,
+                )
 
     def triggers(self, table: Table, mine: Sequence[Trigger], theirs: Sequence[Trigger]) -> None:
         for name, one, other in _pairs(_by_name(mine), _by_name(theirs)):
-            same = one is not None and other is not None and one.enabled == other.enabled and (
-                one.definition == other.definition
-                or _trigger(one, table.name) == _trigger(other, table.name)
+            same = (
+                one is not None
+                and other is not None
+                and one.enabled == other.enabled
+                and (
+                    one.definition == other.definition
+                    or _trigger(one, table.name) == _trigger(other, table.name)
+                )
             )
             if not same:
-                self.say("trigger", f"{table.name}.{name}", "trigger differs", one, other,
-                         table=table.name, at=one.location if one else table.location)
+                self.say(
+                    "trigger",
+                    f"{table.name}.{name}",
+                    "trigger differs",
+                    one,
+                    other,
+                    table=table.name,
+                    at=one.location if one else table.location,
+                )
 
     def partitions(self) -> None:
         """Compare partitions: all of them between catalogs, else only that none is a back door."""
         wanted, held = self.lead.schema.partitions, self.follow.schema.partitions
         if self.deep:
             for name, one, other in _pairs(wanted, held):
+                if self.rules.rolling_partitions and (one is None or other is None):
+                    continue  # Partitions come and go with time, by the project's own doing.
                 if one is None or other is None or one.bounds != other.bounds:
-                    self.say("partition", name, "partition differs", one and one.bounds,
-                             other and other.bounds)
+                    self.say(
+                        "partition",
+                        name,
+                        "partition differs",
+                        one and one.bounds,
+                        other and other.bounds,
+                    )
                 elif one.partition_of == other.partition_of:
                     self.table(one, other)
             return
@@ -539,17 +642,29 @@ class Comparison:
             if parent is None or parent.rls is None or parent.grants is None:
                 continue
             if _RLS_ORDER[partition.rls or "off"] < _RLS_ORDER[parent.rls]:
-                self.say("rls", partition.name, "row level security of a partition differs",
-                         _rls(parent.rls), _rls(partition.rls or "off"), table=parent.name,
-                         at=parent.location)
+                self.say(
+                    "rls",
+                    partition.name,
+                    "row level security of a partition differs",
+                    _rls(parent.rls),
+                    _rls(partition.rls or "off"),
+                    table=parent.name,
+                    at=parent.location,
+                )
             allowed = {grant.grantee: grant.privileges for grant in parent.grants}
             for grant in partition.grants or ():
                 if grant.grantee not in self.rules.ignore_grantees and not (
                     grant.privileges <= allowed.get(grant.grantee, frozenset())
                 ):
-                    self.say("grant", f"{partition.name}.{grant.grantee}",
-                             "a partition grants more than its parent", None, grant,
-                             table=parent.name, at=parent.location)
+                    self.say(
+                        "grant",
+                        f"{partition.name}.{grant.grantee}",
+                        "a partition grants more than its parent",
+                        None,
+                        grant,
+                        table=parent.name,
+                        at=parent.location,
+                    )
 
     def root_of(self, partition: Table) -> str:
         parent = partition
@@ -565,13 +680,20 @@ class Comparison:
         if lead.enums is not None and follow.enums is not None:
             for name, one, other in _pairs(lead.enums, follow.enums):
                 if self.covers(one) and (one and one.values) != (other and other.values):
-                    self.say("enum", name, "enum differs", one, other,
-                             at=one.location if one else None)
+                    self.say(
+                        "enum", name, "enum differs", one, other, at=one.location if one else None
+                    )
         if lead.domains is not None and follow.domains is not None:
             for name, mine, theirs in _pairs(lead.domains, follow.domains):
                 if self.covers(mine) and not self.same_domain(mine, theirs):
-                    self.say("domain", name, "domain differs", mine, theirs,
-                             at=mine.location if mine else None)
+                    self.say(
+                        "domain",
+                        name,
+                        "domain differs",
+                        mine,
+                        theirs,
+                        at=mine.location if mine else None,
+                    )
         self.kind("sequence", lead.sequences, follow.sequences)
         self.functions()
         self.views()
@@ -587,12 +709,17 @@ class Comparison:
         elif self.family == "DC":
             for other in follow.others:
                 if other.kind not in ("comment", "schema"):
-                    self.say("other", other.name, f"a {other.kind} is compared by no document",
-                             None, other.definition)
+                    self.say(
+                        "other",
+                        other.name,
+                        f"a {other.kind} is compared by no document",
+                        None,
+                        other.definition,
+                    )
 
     def covers(self, wanted: object) -> bool:
         """Leave out types that a database has for others: models name only what they map."""
-        return self.family != "DB" and self.family != "DM" or wanted is not None
+        return (self.family != "DB" and self.family != "DM") or wanted is not None
 
     def same_domain(self, mine: Domain | None, theirs: Domain | None) -> bool:
         if mine is None or theirs is None:
@@ -616,16 +743,15 @@ class Comparison:
             )
         )
 
-    def kind(
-        self, kind: str, mine: dict[str, T] | None, theirs: dict[str, T] | None
-    ) -> None:
+    def kind(self, kind: str, mine: dict[str, T] | None, theirs: dict[str, T] | None) -> None:
         """Compare objects that are equal when they are written the same."""
         if mine is None or theirs is None:
             return
         for name, one, other in _pairs(mine, theirs):
             if (one and str(one)) != (other and str(other)):
-                self.say(kind, name, f"{kind} differs", one, other,
-                         at=getattr(one, "location", None))
+                self.say(
+                    kind, name, f"{kind} differs", one, other, at=getattr(one, "location", None)
+                )
 
     def functions(self) -> None:
         mine, theirs = self.lead.schema.functions, self.follow.schema.functions
@@ -635,8 +761,14 @@ class Comparison:
             if one is None and other is not None and other.returns == "trigger" and not self.deep:
                 continue  # The lines of triggers name it.
             if (one and str(one)) != (other and str(other)):
-                self.say("function", name, "function differs", one, other,
-                         at=one.location if one else None)
+                self.say(
+                    "function",
+                    name,
+                    "function differs",
+                    one,
+                    other,
+                    at=one.location if one else None,
+                )
             elif self.deep and one and other and one.body != other.body:
                 self.say("function", name, "function differs inside", one.body, other.body)
 
@@ -646,12 +778,16 @@ class Comparison:
             return
         for name, one, other in _pairs(mine, theirs):
             if one is None or other is None or str(one) != str(other):
-                self.say("view", name, "view differs", one, other,
-                         at=one.location if one else None)
+                self.say("view", name, "view differs", one, other, at=one.location if one else None)
                 continue
             if self.deep and (one.definition, one.extra) != (other.definition, other.extra):
-                self.say("view", name, "view differs inside", f"{one.definition} {one.extra}",
-                         f"{other.definition} {other.extra}")
+                self.say(
+                    "view",
+                    name,
+                    "view differs inside",
+                    f"{one.definition} {one.extra}",
+                    f"{other.definition} {other.extra}",
+                )
             if one.grants is not None and other.grants is not None:
                 self.grants(name, one.grants, other.grants, one.location)
 
@@ -664,8 +800,14 @@ class Comparison:
                 continue
             moved = one and other and one.schema is not None and one.schema != other.schema
             if one is None or other is None or moved:
-                self.say("extension", name, "extension differs", one, other,
-                         at=one.location if one else None)
+                self.say(
+                    "extension",
+                    name,
+                    "extension differs",
+                    one,
+                    other,
+                    at=one.location if one else None,
+                )
 
     def publications(self) -> None:
         mine, theirs = self.lead.schema.publications, self.follow.schema.publications
@@ -675,8 +817,14 @@ class Comparison:
             if (one.tables if one else ()) != (other.tables if other else ()) or (
                 self.deep and one != other
             ):
-                self.say("publication", name, "publication differs", one, other,
-                         at=one.location if one else None)
+                self.say(
+                    "publication",
+                    name,
+                    "publication differs",
+                    one,
+                    other,
+                    at=one.location if one else None,
+                )
 
 
 _RLS_ORDER = {"off": 0, "enabled": 1, "forced": 2}
@@ -717,8 +865,11 @@ def _matched(
             right[name] = item
     for item in nameless:
         twin = next(
-            (o for o in [*right.values(), *rest] if shape(o) == shape(item)
-             and getattr(o, "name", None) not in left),
+            (
+                o
+                for o in [*right.values(), *rest]
+                if shape(o) == shape(item) and getattr(o, "name", None) not in left
+            ),
             None,
         )
         if twin is None:
@@ -731,7 +882,9 @@ def _matched(
             del right[name]
             yield name, item, twin
     for item in rest:
-        twin = next((o for n, o in left.items() if n not in right and shape(o) == shape(item)), None)
+        twin = next(
+            (o for n, o in left.items() if n not in right and shape(o) == shape(item)), None
+        )
         if twin is None:
             yield str(shape(item)), None, item
         else:

@@ -86,6 +86,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="ke
         "uuid-ossp",
     )
     rls: Literal["forced", "enabled", "off", "any"] = "forced"
+    rolling_partitions: bool = True
     timeout: float = 30
     scratch: Scratch = Scratch()
     ignore: tuple[Ignore, ...] = ()
@@ -114,8 +115,8 @@ def load(start: Path) -> Config:
         if not path.is_file():
             continue
         try:
-            section = tomllib.loads(path.read_text("utf-8")).get("tool", {}).get(
-                "alembic-readonly-check"
+            section = (
+                tomllib.loads(path.read_text("utf-8")).get("tool", {}).get("alembic-readonly-check")
             )
         except (OSError, ValueError) as error:
             raise CannotCheck(f"{path} cannot be read: {error}.") from None

@@ -49,9 +49,7 @@ WRITABLE = (
     " or has_table_privilege(c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE')"
     " or has_any_column_privilege(c.oid, 'INSERT, UPDATE'))"
 )
-HISTORY_EXISTS = (
-    "select (to_regclass('supabase_migrations.schema_migrations') is not null)::text"
-)
+HISTORY_EXISTS = "select (to_regclass('supabase_migrations.schema_migrations') is not null)::text"
 HISTORY = (
     "select coalesce(json_agg(x order by x.version), '[]')::text"
     " from (select m.version, to_jsonb(m) ->> 'name' as name, to_jsonb(m) -> 'statements'"
@@ -124,8 +122,12 @@ class _Writes(Visitor):  # type: ignore[misc]
     def visit(self, _: Any, node: ast.Node) -> None:
         if isinstance(
             node,
-            ast.InsertStmt | ast.UpdateStmt | ast.DeleteStmt | ast.MergeStmt
-            | ast.IntoClause | ast.LockingClause,
+            ast.InsertStmt
+            | ast.UpdateStmt
+            | ast.DeleteStmt
+            | ast.MergeStmt
+            | ast.IntoClause
+            | ast.LockingClause,
         ):
             self.found = True
 
@@ -136,6 +138,7 @@ class Reader:
 
     connection: Connection
     schemas: tuple[str, ...]
+    role: str = ""
     statements: int = 0
     plans: dict[str, str | None] = field(default_factory=dict)
 
@@ -159,9 +162,7 @@ class Reader:
         row = ", ".join(f"NULL::{held} AS {quoted(name)}" for name, held in names.types)
         alias = names.table.rpartition(".")[2] or "t"
         value = f"({expression}\n)::{type_}" if type_ else f"({expression}\n)"
-        statement = (
-            f"{EXPLAIN}{value} FROM (SELECT {row or 'NULL'} OFFSET 0) {quoted(alias)}"
-        )
+        statement = f"{EXPLAIN}{value} FROM (SELECT {row or 'NULL'} OFFSET 0) {quoted(alias)}"
         if statement not in self.plans:
             self.plans[statement] = self._explain(statement)
         return self.plans[statement]
@@ -176,14 +177,10 @@ class Reader:
             self._send(BACK)
             return None
         plan = msgspec.json.decode(answer) if isinstance(answer, str) else answer
-        return re.sub(
-            r"CURRENT_TIMESTAMP|transaction_timestamp\(\)", "now()", str(_outputs(plan))
-        )
+        return re.sub(r"CURRENT_TIMESTAMP|transaction_timestamp\(\)", "now()", str(_outputs(plan)))
 
     def _send(self, statement: str) -> CursorResult[Any]:
-        return self.connection.exec_driver_sql(
-            statement, execution_options={"no_parameters": True}
-        )
+        return self.connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
 
 
 def _outputs(plan: Any) -> Any:
@@ -206,7 +203,9 @@ def driver_url(value: str, name: str) -> URL:
     except (ArgumentError, NoSuchModuleError, ModuleNotFoundError):
         raise CannotCheck(f"{name} does not hold the URL of a Postgres database.") from None
     if not url.drivername.startswith("postgresql"):
-        raise CannotCheck(f"{name} holds the URL of another kind of database; only Postgres is read.")
+        raise CannotCheck(
+            f"{name} holds the URL of another kind of database; only Postgres is read."
+        )
     return url
 
 
@@ -288,6 +287,7 @@ def _guarded(
                 "The server did not open a REPEATABLE READ READ ONLY transaction, nothing was read.",
                 "RO902",
             )
+        reader.role = state["role"]
         reader.ask("settings", timeout=str(int(timeout * 1000)))
         return work(reader)
     finally:

@@ -16,14 +16,19 @@ from typing import Any
 import asyncpg
 from sqlalchemy import MetaData
 from sqlalchemy.engine import URL
-from sqlalchemy.schema import AddConstraint, CreateIndex, CreateTable, SetColumnComment, SetTableComment
+from sqlalchemy.schema import (
+    AddConstraint,
+    CreateIndex,
+    CreateTable,
+    SetColumnComment,
+    SetTableComment,
+)
 from sqlalchemy.sql.ddl import DDLElement
 
-from alembic_readonly_check.facts import Schema, Table
 from alembic_readonly_check.expressions import quoted
+from alembic_readonly_check.facts import Schema, Table
 from alembic_readonly_check.findings import CannotCheck
 from alembic_readonly_check.metadata import DIALECT
-
 
 PREFIX = "readonly_check_"
 _LOCK = 0x0A1E3B1C
@@ -48,15 +53,12 @@ def databases(
     role: str | None,
     metadata: MetaData | None,
     default_schema: str,
-    live: tuple[str, URL] | None = None,
 ) -> Iterator[Databases]:
     """Make both databases, yield their URLs, drop them.
 
-    `live` is the database that is checked, under the name of its variable. Raises `CannotCheck`
-    (RO904) if it is the scratch server's, and with Postgres' sentence if a file cannot be applied.
+    Raises `CannotCheck` with Postgres' sentence if a file cannot be applied. The caller has put
+    the server to `refuse_live` before.
     """
-    if live is not None:
-        refuse_live(server, name, live)
     stem = PREFIX + secrets.token_hex(6)
     first, second = f"{stem}_a", f"{stem}_b"
     shadows = tuple(_shadows(metadata, default_schema, stem)) if metadata is not None else ()
@@ -64,7 +66,9 @@ def databases(
         with _plainly(name):
             asyncio.run(_make(server, first, platform, migrations, role))
             if metadata is not None:
-                asyncio.run(_compile(server, first, second, metadata, default_schema, dict(shadows)))
+                asyncio.run(
+                    _compile(server, first, second, metadata, default_schema, dict(shadows))
+                )
         yield Databases(
             server.set(database=first),
             server.set(database=second) if metadata is not None else None,
@@ -106,7 +110,7 @@ async def _make(
 ) -> None:
     admin = await _connect(server)
     try:
-        await admin.execute(f'CREATE DATABASE "{name}" TEMPLATE template0 ENCODING \'UTF8\'')
+        await admin.execute(f"CREATE DATABASE \"{name}\" TEMPLATE template0 ENCODING 'UTF8'")
         # Roles belong to the whole server: two checks at once would trip over each other's.
         await admin.execute(f"SELECT pg_advisory_lock({_LOCK})")
         connection = await _connect(server, name)
@@ -114,7 +118,9 @@ async def _make(
             for path in platform:
                 await _apply(connection, path)
             if role is not None:
-                known = await admin.fetchval("SELECT count(*) FROM pg_roles WHERE rolname = $1", role)
+                known = await admin.fetchval(
+                    "SELECT count(*) FROM pg_roles WHERE rolname = $1", role
+                )
                 if not known:
                     raise CannotCheck(
                         f"The migrating role {role} does not exist; let a platform file create it."
@@ -140,7 +146,9 @@ async def _apply(connection: Any, path: Path) -> None:
 
 def _shadows(metadata: MetaData, default_schema: str, stem: str) -> Iterator[tuple[str, str]]:
     """Name a schema of the compile for each schema of the models, unlike any other text."""
-    schemas = {table.schema or metadata.schema or default_schema for table in metadata.tables.values()}
+    schemas = {
+        table.schema or metadata.schema or default_schema for table in metadata.tables.values()
+    }
     for schema in sorted(schemas):
         yield schema, f"{stem}_of_{schema}"
 
@@ -240,12 +248,16 @@ def _merged(described: Table, compiled: Table | None) -> Table:
             )
             for column in compiled.columns
         ),
-        foreign_keys=compiled.foreign_keys
-        if len(compiled.foreign_keys) == len(described.foreign_keys)
-        else described.foreign_keys,
-        indexes=compiled.indexes
-        if len(compiled.indexes) == len(described.indexes)
-        else described.indexes,
+        foreign_keys=(
+            compiled.foreign_keys
+            if len(compiled.foreign_keys) == len(described.foreign_keys)
+            else described.foreign_keys
+        ),
+        indexes=(
+            compiled.indexes
+            if len(compiled.indexes) == len(described.indexes)
+            else described.indexes
+        ),
         partition_key=compiled.partition_key if described.partition_key else None,
         rls=None,
         policies=None,
