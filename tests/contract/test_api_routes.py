@@ -8,6 +8,7 @@ from tests.contract.api_fixtures.shop import (
     covered,
 )
 
+PAYMENT = 'schema: { $ref: "#/components/schemas/Payment" }'
 UPDATE = '"/{order_id:uuid}", operation_id="updateOrder"'
 
 CHANGES = (
@@ -187,8 +188,8 @@ CHANGES = (
         "request media type",
         "AR508",
         "contract",
-        '        content:\n          application/json:\n            schema: { $ref: "#/components/schemas/Payment" }',
-        '        content:\n          text/plain:\n            schema: { $ref: "#/components/schemas/Payment" }',
+        f"          application/json:\n            {PAYMENT}",
+        f"          text/plain:\n            {PAYMENT}",
     ),
     Change(
         "stated media type",

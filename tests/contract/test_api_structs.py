@@ -4,6 +4,11 @@ import pytest
 
 from tests.contract.api_fixtures.shop import Change, api_findings, covered
 
+MAPPING = (
+    '        mapping:\n          card: "#/components/schemas/Card"\n'
+    '          cash: "#/components/schemas/Cash"\n'
+)
+
 CHANGES = (
     Change(
         "property added",
@@ -169,7 +174,8 @@ CHANGES = (
                 "note: { type: ['null', string], maxLength: 200,",
             ),
             (
-                '          nullable: true\n          allOf: [{ $ref: "#/components/schemas/Order" }]',
+                "          nullable: true\n"
+                '          allOf: [{ $ref: "#/components/schemas/Order" }]',
                 '          oneOf: [{ $ref: "#/components/schemas/Order" }, { type: "null" }]',
             ),
             (
@@ -329,7 +335,7 @@ CHANGES = (
         "no discriminator",
         "AS614",
         "contract",
-        '      discriminator:\n        propertyName: kind\n        mapping:\n          card: "#/components/schemas/Card"\n          cash: "#/components/schemas/Cash"\n',
+        f"      discriminator:\n        propertyName: kind\n{MAPPING}",
         "",
         benign=True,
     ),
@@ -337,7 +343,7 @@ CHANGES = (
         "no mapping",
         "AS614",
         "contract",
-        '        mapping:\n          card: "#/components/schemas/Card"\n          cash: "#/components/schemas/Cash"\n',
+        MAPPING,
         "",
         benign=True,
     ),
@@ -345,7 +351,8 @@ CHANGES = (
         "body undocumented",
         "AS615",
         "contract",
-        '      x-external-api: billing\n      requestBody:\n        required: true\n        content:\n          application/json:\n            schema: { $ref: "#/components/schemas/Payment" }\n',
+        "      requestBody:\n        required: true\n        content:\n          application/json:\n"
+        '            schema: { $ref: "#/components/schemas/Payment" }\n',
         "",
     ),
     Change(
@@ -367,7 +374,8 @@ CHANGES = (
         (
             (
                 'opt={"exclude_from_auth": True}',
-                'media_type="application/json", opt={"exclude_from_auth": True, "response_struct": Health}',
+                'media_type="application/json",'
+                ' opt={"exclude_from_auth": True, "response_struct": Health}',
             ),
         ),
         benign=True,

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 from urllib.parse import unquote
 
+import msgspec
 import yaml
 
 from alembic_readonly_check.findings import CannotCheck, Location, relative
@@ -50,16 +51,15 @@ class _Missing:
 MISSING: Final = _Missing()
 
 
-@dataclass(frozen=True, slots=True)
-class ApiRules:
+class ApiRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
     """What a project may set about its API, under `[tool.alembic-readonly-check.api]`.
 
     `permission_extension` of an operation must equal `permission_opt` of its handler. A handler is
-    public if `public_opt` is true in its `opt`, and authenticated if it has a guard, a permission,
-    a Litestar `security`, an authentication middleware or one of `auth_dependencies` among its
-    dependencies. `ambient_parameters` (`header:If-Match`) are read from the request itself, so no
-    signature names them. `undocumented` are globs of paths that are served on purpose without a
-    contract. `private_columns` are globs over `schema.table.column` that no response may carry.
+    authenticated if it has a guard, an authentication middleware or one of `auth_dependencies`
+    among its dependencies, unless `public_opt` is true in its `opt`. `ambient_parameters`
+    (`header:If-Match`) are read from the request itself, so no signature names them.
+    `undocumented` are globs of paths that are served on purpose without a contract.
+    `private_columns` are globs over `schema.table.column` that no response may carry.
     """
 
     permission_extension: str = "x-permission"
@@ -71,7 +71,6 @@ class ApiRules:
     private_columns: tuple[str, ...] = ("*_hash",)
     column_extension: str = "x-db-column"
     external_extension: str = "x-external-api"
-    default_schema: str = "public"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,9 +5,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Literal
 
+from alembic_readonly_check import datamodel
+from alembic_readonly_check.facts import Schema
 from alembic_readonly_check.findings import Finding
 from alembic_readonly_check.openapi import ApiRules, Contract, parse_contract
 from alembic_readonly_check.routes import Route, check_routes, routes_of
@@ -16,6 +19,8 @@ from alembic_readonly_check.structs import check_structs
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 CONTRACT = (HERE / "openapi.yaml").read_text(encoding="utf-8")
+TABLES = (HERE / "datamodel.md").read_text(encoding="utf-8")
+EXTERNAL = (HERE / "external_apis.md").read_text(encoding="utf-8")
 APP = (HERE / "orders_app.py").read_text(encoding="utf-8")
 
 _numbers = count()
@@ -27,7 +32,7 @@ class Change:
 
     id: str
     code: str
-    side: Literal["contract", "app"]
+    side: Literal["contract", "app", "tables", "external"]
     old: str
     new: str
     also: tuple[tuple[str, str], ...] = ()
@@ -41,6 +46,14 @@ class Change:
         """Build the app, changed if this changes it, and list its routes."""
         return routes_of_text(self._apply(APP, "app"))
 
+    def tables(self) -> Schema:
+        """Read the data model, changed if this changes it."""
+        return schema_of_text(self._apply(TABLES, "tables"))
+
+    def external(self) -> str:
+        """Give the text of external_apis.md, changed if this changes it."""
+        return self._apply(EXTERNAL, "external")
+
     def _apply(self, text: str, side: str) -> str:
         if self.side != side:
             return text
@@ -48,6 +61,16 @@ class Change:
             assert text.count(old) >= 1, f"{self.id}: {old!r} is not in the {side}"
             text = text.replace(old, new, 1)
         return text
+
+
+def schema_of_text(text: str) -> Schema:
+    """Read the text of a data model that has nothing wrong with it."""
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "datamodel.md")
+        path.write_text(text, encoding="utf-8")
+        document = datamodel.read(path, Path(folder), "shop", "any")
+    assert document.findings == []
+    return document.schema
 
 
 def routes_of_text(text: str) -> list[Route]:
