@@ -324,6 +324,8 @@ class Check:
                     self.config.timeout,
                 )
                 models = scratch.as_models(compiled, models)
+                for refusal in made.refused:
+                    self.note(f"the server refuses a part of the models: {refusal}")
             _, found = self.read_scratch(made.migrated, models)
         return found
 

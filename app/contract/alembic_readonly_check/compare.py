@@ -356,7 +356,7 @@ class Comparison:
                 table=wanted.name,
                 at=mine.location if mine else wanted.location,
             )
-        elif mine.deferral != theirs.deferral and mine.name is not None:
+        elif mine.deferral != theirs.deferral:
             self.say(
                 "primary key",
                 wanted.name,

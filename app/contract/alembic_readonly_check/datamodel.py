@@ -25,7 +25,6 @@ from alembic_readonly_check.facts import (
     Exclusion,
     Extension,
     ForeignKey,
-
     Grant,
     Index,
     Policy,
@@ -86,12 +85,22 @@ class _Line:
     name: str
     definition: str | None
     location: Location
+    nested: bool = False
 
 
 @dataclass(slots=True)
 class _Row:
     cells: list[str]
     location: Location
+
+
+@dataclass(slots=True)
+class _Item:
+    """A point of a list; `nested` stands under another one."""
+
+    text: str
+    location: Location
+    nested: bool
 
 
 @dataclass(slots=True)
@@ -103,7 +112,7 @@ class _Section:
     location: Location
     header: _Row | None = None
     rows: list[_Row] = field(default_factory=list)
-    items: list[tuple[str, Location]] = field(default_factory=list)
+    items: list[_Item] = field(default_factory=list)
     paragraphs: list[tuple[str, Location]] = field(default_factory=list)
     children: list["_Section"] = field(default_factory=list)
 
@@ -158,7 +167,8 @@ def _sections(text: str, path: str) -> list[_Section]:
             if current.header is None:
                 current.header, *current.rows = rows
         elif token.type == "list_item_open":
-            current.items.append((_content(tokens, position, "list_item_close"), _at(token, path)))
+            text_ = _content(tokens, position, "list_item_close")
+            current.items.append(_Item(text_, _at(token, path), token.level > 1))
         elif token.type == "paragraph_open" and token.level == 0:
             current.paragraphs.append((tokens[position + 1].content, _at(token, path)))
     return found
@@ -213,11 +223,15 @@ class _Reader:
         self.stated: set[str] = set()
 
     def wrong(
-        self, code: str, subject: str, message: str, location: Location, actual: str | None, fix: str
+        self,
+        code: str,
+        subject: str,
+        message: str,
+        location: Location,
+        actual: str | None,
+        fix: str,
     ) -> None:
-        self.findings.append(
-            finding(code, subject, message, location, actual=actual, fix=fix)
-        )
+        self.findings.append(finding(code, subject, message, location, actual=actual, fix=fix))
 
     def section(self, section: _Section) -> None:
         name = _whole_span(section.title)
@@ -291,7 +305,11 @@ class _Reader:
                     "the subsection stands twice" if known else "no such subsection is known",
                     child.location,
                     child.title,
-                    "put all its lines into one" if known else f"use one of {', '.join(SUBSECTIONS)}",
+                    (
+                        "put all its lines into one"
+                        if known
+                        else f"use one of {', '.join(SUBSECTIONS)}"
+                    ),
                 )
                 continue
             seen.add(child.title)
@@ -381,12 +399,20 @@ class _Reader:
         type_ = self.type(bare_type, subject, row.location)
         if null_cell not in ("yes", "no"):
             self.wrong(
-                "DM004", subject, "the Null cell is neither yes nor no", row.location, null_cell,
+                "DM004",
+                subject,
+                "the Null cell is neither yes nor no",
+                row.location,
+                null_cell,
                 "write yes or no",
             )
         if not description:
             self.wrong(
-                "DM012", subject, "the column has no description", row.location, None,
+                "DM012",
+                subject,
+                "the column has no description",
+                row.location,
+                None,
                 "say in a sentence what it holds",
             )
         column = Column(
@@ -402,8 +428,12 @@ class _Reader:
         words = {word.strip() for word in key_cell.split(",") if word.strip()}
         if unknown := words - set(KEY_WORDS):
             self.wrong(
-                "DM006", subject, "the Key cell holds an unknown word", row.location,
-                ", ".join(sorted(unknown)), "write PK, FK or UQ, separated by commas",
+                "DM006",
+                subject,
+                "the Key cell holds an unknown word",
+                row.location,
+                ", ".join(sorted(unknown)),
+                "write PK, FK or UQ, separated by commas",
             )
         self.keys[table].append((column, " ".join(sorted(words))))
         return column
@@ -412,8 +442,14 @@ class _Reader:
         try:
             return sql.qualified(sql.parse_type(raw), self.default_schema)
         except Unparsable as error:
-            self.wrong("DM003", subject, f"the type does not parse: {error}", location, raw,
-                       "write a type as Postgres knows it")
+            self.wrong(
+                "DM003",
+                subject,
+                f"the type does not parse: {error}",
+                location,
+                raw,
+                "write a type as Postgres knows it",
+            )
             return ""
 
     def default(self, cell: str, column: Column, subject: str) -> Column:
@@ -425,42 +461,70 @@ class _Reader:
         if word == "identity":
             kind = (value or "").upper()
             if kind not in ("ALWAYS", "BY DEFAULT"):
-                self.wrong("DM013", subject, "the kind of identity is unknown", location, cell,
-                           "write identity: `ALWAYS` or identity: `BY DEFAULT`")
+                self.wrong(
+                    "DM013",
+                    subject,
+                    "the kind of identity is unknown",
+                    location,
+                    cell,
+                    "write identity: `ALWAYS` or identity: `BY DEFAULT`",
+                )
                 return column
             return replace(column, identity=kind)
         code = "DM013" if word == "generated" else "DM005"
         what = "generated expression" if word == "generated" else "default"
         if value is None:
-            self.wrong(code, subject, f"the {what} is not one code span", location, cell,
-                       "write the SQL between backticks")
+            self.wrong(
+                code,
+                subject,
+                f"the {what} is not one code span",
+                location,
+                cell,
+                "write the SQL between backticks",
+            )
             return column
         try:
             sql.parse_expression(value)
         except Unparsable as error:
-            self.wrong(code, subject, f"the {what} does not parse: {error}", location, value,
-                       "write one SQL expression")
+            self.wrong(
+                code,
+                subject,
+                f"the {what} does not parse: {error}",
+                location,
+                value,
+                "write one SQL expression",
+            )
             return column
-        return replace(column, generated=value) if word == "generated" else replace(
-            column, default=value
+        return (
+            replace(column, generated=value)
+            if word == "generated"
+            else replace(column, default=value)
         )
 
     def lines(self, section: _Section, code: str, subject: str) -> Iterator[_Line]:
-        for text, location in section.items:
+        for item in section.items:
+            text, location = item.text, item.location
             match = re.match(
                 r"(?P<name>(`+).+?\2)(?:\s*:\s*(?P<definition>(`+).+?(?<!`)\4(?!`)))?",
                 text.strip(),
                 re.DOTALL,
             )
             if match is None:
-                self.wrong(code, subject, f"a line of {section.title} is no fact", location, text,
-                           "write - `name`: `definition`")
+                self.wrong(
+                    code,
+                    subject,
+                    f"a line of {section.title} is no fact",
+                    location,
+                    text,
+                    "write - `name`: `definition`",
+                )
                 continue
             definition = match["definition"]
             yield _Line(
                 _whole_span(match["name"]) or "",
                 _whole_span(definition) if definition else None,
                 location,
+                item.nested,
             )
 
     def subsection(self, section: _Section, table: Table) -> Table:
@@ -471,8 +535,14 @@ class _Reader:
             try:
                 fact = self.fact(section.title, line, table)
             except Unparsable as error:
-                self.wrong(code, subject, f"the definition does not parse: {error}", line.location,
-                           line.definition or line.name, "write it as Postgres would read it")
+                self.wrong(
+                    code,
+                    subject,
+                    f"the definition does not parse: {error}",
+                    line.location,
+                    line.definition or line.name,
+                    "write it as Postgres would read it",
+                )
                 continue
             if fact is not None:
                 if isinstance(fact, str):
@@ -513,12 +583,29 @@ class _Reader:
         code = "DM011" if section.title == "Enums" else "DM001"
         found = self.named[section.title]
         for line in self.lines(section, code, section.title):
-            name = line.name if section.title in ("Extensions", "Publications") else self.full(line.name)
+            name = (
+                line.name
+                if section.title in ("Extensions", "Publications")
+                else self.full(line.name)
+            )
             try:
+                if line.nested and section.title == "Views" and found:
+                    last, view = next(reversed(found.items()))
+                    granted = replace(
+                        sql.parse_grant(line.name, line.definition or ""), location=line.location
+                    )
+                    found[last] = replace(view, grants=(*view.grants, granted))
+                    continue
                 fact = read(name, line.definition or "", self.default_schema)
             except Unparsable as error:
-                self.wrong(code, name, f"the definition does not parse: {error}", line.location,
-                           line.definition, "write it as Postgres would read it")
+                self.wrong(
+                    code,
+                    name,
+                    f"the definition does not parse: {error}",
+                    line.location,
+                    line.definition,
+                    "write it as Postgres would read it",
+                )
                 continue
             if name in found:
                 self.wrong(code, name, "it stands twice", line.location, name, "keep one line")
@@ -528,27 +615,49 @@ class _Reader:
     def functions(self, section: _Section) -> None:
         if section.header is None or tuple(section.header.cells) != FUNCTIONS:
             location = section.header.location if section.header else section.location
-            self.wrong("DM001", "Functions", "the table of functions has other titles", location,
-                       " | ".join(section.header.cells) if section.header else None,
-                       f"write | {' | '.join(FUNCTIONS)} |")
+            self.wrong(
+                "DM001",
+                "Functions",
+                "the table of functions has other titles",
+                location,
+                " | ".join(section.header.cells) if section.header else None,
+                f"write | {' | '.join(FUNCTIONS)} |",
+            )
             return
         for row in section.rows:
             if len(row.cells) != len(FUNCTIONS):
-                self.wrong("DM001", row.cells[0], f"the row has {len(row.cells)} cells, not 5",
-                           row.location, " | ".join(row.cells), "write a pipe as \\|")
+                self.wrong(
+                    "DM001",
+                    row.cells[0],
+                    f"the row has {len(row.cells)} cells, not 5",
+                    row.location,
+                    " | ".join(row.cells),
+                    "write a pipe as \\|",
+                )
                 continue
             signature, returns = _whole_span(row.cells[0]), _whole_span(row.cells[1])
             security = row.cells[2]
             if signature is None or returns is None or security not in ("definer", "invoker"):
-                self.wrong("DM001", row.cells[0], "the row is no function", row.location,
-                           " | ".join(row.cells[:3]),
-                           "write `name(arguments)`, `result` and definer or invoker")
+                self.wrong(
+                    "DM001",
+                    row.cells[0],
+                    "the row is no function",
+                    row.location,
+                    " | ".join(row.cells[:3]),
+                    "write `name(arguments)`, `result` and definer or invoker",
+                )
                 continue
             try:
                 function = sql.parse_function(signature, returns, self.default_schema)
             except Unparsable as error:
-                self.wrong("DM001", signature, f"the function does not parse: {error}",
-                           row.location, signature, "write it as CREATE FUNCTION would")
+                self.wrong(
+                    "DM001",
+                    signature,
+                    f"the function does not parse: {error}",
+                    row.location,
+                    signature,
+                    "write it as CREATE FUNCTION would",
+                )
                 continue
             function = replace(
                 function,
@@ -584,9 +693,14 @@ class _Reader:
             for column in table.columns:
                 base = column.type.removesuffix("[]")
                 if column.type and not sql.is_known_type(base) and base not in user_types:
-                    self.wrong("DM003", f"{table.name}.{column.name}", "the type is unknown",
-                               column.location or Location(self.path, 1), column.raw_type,
-                               "write a type of Postgres, or list it under ## Enums or ## Domains")
+                    self.wrong(
+                        "DM003",
+                        f"{table.name}.{column.name}",
+                        "the type is unknown",
+                        column.location or Location(self.path, 1),
+                        column.raw_type,
+                        "write a type of Postgres, or list it under ## Enums or ## Domains",
+                    )
             self.check_keys(table)
 
     def check_keys(self, table: Table) -> None:
@@ -602,13 +716,24 @@ class _Reader:
             elif key.target.partition(".")[0] in schemas:
                 missing.append(key.target)
             if missing:
-                self.wrong("DM007", f"{table.name}.{key.name}", "the foreign key leads nowhere",
-                           location, ", ".join(missing), "name tables and columns that stand here")
+                self.wrong(
+                    "DM007",
+                    f"{table.name}.{key.name}",
+                    "the foreign key leads nowhere",
+                    location,
+                    ", ".join(missing),
+                    "name tables and columns that stand here",
+                )
         for unique in table.uniques:
             if gone := [c for c in unique.columns if c not in own]:
-                self.wrong("DM008", f"{table.name}.{unique.name}", "it names no column of the table",
-                           unique.location or Location(self.path, 1), ", ".join(gone),
-                           "name columns of this table")
+                self.wrong(
+                    "DM008",
+                    f"{table.name}.{unique.name}",
+                    "it names no column of the table",
+                    unique.location or Location(self.path, 1),
+                    ", ".join(gone),
+                    "name columns of this table",
+                )
         keyed = {column for key in table.foreign_keys for column in key.columns}
         unique_columns = {c for u in table.uniques for c in u.columns} | {
             key.expression for index in table.indexes if index.unique for key in index.keys
@@ -617,11 +742,23 @@ class _Reader:
             location = column.location or Location(self.path, 1)
             subject = f"{table.name}.{column.name}"
             if "FK" in words and column.name not in keyed:
-                self.wrong("DM007", subject, "the Key cell says FK, no line does", location, "FK",
-                           "add the line under ### Foreign keys")
+                self.wrong(
+                    "DM007",
+                    subject,
+                    "the Key cell says FK, no line does",
+                    location,
+                    "FK",
+                    "add the line under ### Foreign keys",
+                )
             if "UQ" in words and column.name not in unique_columns:
-                self.wrong("DM008", subject, "the Key cell says UQ, no line does", location, "UQ",
-                           "add the line under ### Unique or ### Indexes")
+                self.wrong(
+                    "DM008",
+                    subject,
+                    "the Key cell says UQ, no line does",
+                    location,
+                    "UQ",
+                    "add the line under ### Unique or ### Indexes",
+                )
 
 
 def _with(table: Table, facts: list[Any]) -> Table:
@@ -665,7 +802,7 @@ def _enum(name: str, text: str, _: str) -> Enum:
 
 def _view(name: str, text: str, schema: str) -> View:
     materialized, columns, options = sql.parse_view(name, text, schema)
-    return View(name, columns, materialized, options)
+    return View(name, columns, materialized, options, grants=())
 
 
 def _extension(name: str, text: str, _: str) -> Extension:

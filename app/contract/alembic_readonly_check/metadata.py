@@ -14,7 +14,6 @@ from sqlalchemy import (
     CheckConstraint,
     Computed,
     Constraint,
-    Enum as EnumType,
     FetchedValue,
     ForeignKeyConstraint,
     Identity,
@@ -22,6 +21,9 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 from sqlalchemy import Column as SqlColumn
+from sqlalchemy import (
+    Enum as EnumType,
+)
 from sqlalchemy import Index as SqlIndex
 from sqlalchemy import Table as SqlTable
 from sqlalchemy.dialects import postgresql
@@ -167,20 +169,20 @@ def _table(table: SqlTable, default_schema: str) -> Table:
     return Table(
         name,
         tuple(_column(column, default_schema) for column in table.columns),
-        PrimaryKey(
-            _constraint_name(primary),
-            tuple(column.name for column in primary.columns),
-            _deferral(primary),
-        )
-        if len(primary.columns)
-        else None,
+        (
+            PrimaryKey(
+                _constraint_name(primary),
+                tuple(column.name for column in primary.columns),
+                _deferral(primary),
+            )
+            if len(primary.columns)
+            else None
+        ),
         tuple(keys),
         tuple(uniques),
         tuple(checks),
         tuple(exclusions),
-        tuple(
-            _index(index, name) for index in sorted(table.indexes, key=lambda i: str(i.name))
-        ),
+        tuple(_index(index, name) for index in sorted(table.indexes, key=lambda i: str(i.name))),
         partition_key=table.dialect_options["postgresql"].get("partition_by"),
         comment=table.comment,
     )
@@ -246,16 +248,16 @@ def type_name(type_: TypeEngine[Any], default_schema: str) -> str:
 
 
 def _collation(type_: TypeEngine[Any]) -> str | None:
-    held = _plain(type_)
+    held = plain_type(type_)
     collation = getattr(held, "collation", None)
     return str(collation).rpartition(".")[2].strip('"') if collation else None
 
 
-def _plain(type_: TypeEngine[Any]) -> TypeEngine[Any]:
+def plain_type(type_: TypeEngine[Any]) -> TypeEngine[Any]:
     """Look through decorators and arrays at the type that Postgres sees."""
     while True:
         if isinstance(type_, TypeDecorator):
-            type_ = type_.dialect_impl(DIALECT).impl_instance  # type: ignore[attr-defined]
+            type_ = type_.load_dialect_impl(DIALECT)
         elif isinstance(type_, ARRAY):
             type_ = type_.item_type
         else:
@@ -269,7 +271,7 @@ def _user_types(
     enums: dict[str, Enum],
     domains: dict[str, Domain],
 ) -> None:
-    held = _plain(type_)
+    held = plain_type(type_)
     if isinstance(held, EnumType) and held.native_enum and held.name:
         name = f"{held.schema or metadata.schema or default_schema}.{held.name}"
         enums[name] = Enum(name, tuple(held.enums))
@@ -282,9 +284,11 @@ def _user_types(
             not held.not_null,
             _default_text(held.default),
             str(held.collation) if held.collation else None,
-            (Check(str(held.constraint_name) if held.constraint_name else None, _text(check)),)
-            if check is not None
-            else (),
+            (
+                (Check(str(held.constraint_name) if held.constraint_name else None, _text(check)),)
+                if check is not None
+                else ()
+            ),
         )
 
 
@@ -314,7 +318,8 @@ def _deferral(constraint: Constraint) -> str:
 
 def _include(options: Any) -> tuple[str, ...]:
     return tuple(
-        column if isinstance(column, str) else column.name for column in options.get("include") or ()
+        column if isinstance(column, str) else column.name
+        for column in options.get("include") or ()
     )
 
 
@@ -387,4 +392,3 @@ def _attributes(body: Iterable[ast.stmt]) -> Iterable[tuple[str, int]]:
             target = statement.targets[0]
         if isinstance(target, ast.Name):
             yield target.id, statement.lineno
-

@@ -24,11 +24,12 @@ from sqlalchemy.schema import (
     SetTableComment,
 )
 from sqlalchemy.sql.ddl import DDLElement
+from sqlalchemy.types import SchemaType
 
 from alembic_readonly_check.expressions import quoted
 from alembic_readonly_check.facts import Schema, Table
 from alembic_readonly_check.findings import CannotCheck
-from alembic_readonly_check.metadata import DIALECT
+from alembic_readonly_check.metadata import DIALECT, plain_type
 
 PREFIX = "readonly_check_"
 _LOCK = 0x0A1E3B1C
@@ -37,11 +38,16 @@ _WAIT_SECONDS = 60
 
 @dataclass(frozen=True, slots=True)
 class Databases:
-    """The URLs of the migrated database and, if models were given, of their compile."""
+    """The URLs of the migrated database and, if models were given, of their compile.
+
+    `shadows` pairs the schemas of the compile with those of the models; `refused` says what of the
+    models the server would not make, in its own words.
+    """
 
     migrated: URL
     compiled: URL | None
     shadows: tuple[tuple[str, str], ...] = ()
+    refused: tuple[str, ...] = ()
 
 
 @contextmanager
@@ -65,14 +71,18 @@ def databases(
     try:
         with _plainly(name):
             asyncio.run(_make(server, first, platform, migrations, role))
-            if metadata is not None:
+            refused = (
                 asyncio.run(
                     _compile(server, first, second, metadata, default_schema, dict(shadows))
                 )
+                if metadata is not None
+                else ()
+            )
         yield Databases(
             server.set(database=first),
             server.set(database=second) if metadata is not None else None,
             tuple((shadow, schema) for schema, shadow in shadows),
+            refused,
         )
     finally:
         with _plainly(name):
@@ -160,7 +170,8 @@ async def _compile(
     metadata: MetaData,
     default_schema: str,
     shadows: dict[str, str],
-) -> None:
+) -> tuple[str, ...]:
+    refused = []
     admin = await _connect(server)
     try:
         await admin.execute(f'CREATE DATABASE "{name}" TEMPLATE "{source}"')
@@ -173,11 +184,12 @@ async def _compile(
         for statement in _ddl(metadata, default_schema, shadows):
             try:
                 await connection.execute(statement)
-            except asyncpg.PostgresError:
+            except asyncpg.PostgresError as error:
                 # What the migrated database lacks, the comparison of the facts names.
-                continue
+                refused.append(f"{' '.join(statement.split())[:60]} …: {error}")
     finally:
         await connection.close()
+    return tuple(refused)
 
 
 def _ddl(metadata: MetaData, default_schema: str, shadows: dict[str, str]) -> Iterator[str]:
@@ -195,6 +207,12 @@ def _ddl(metadata: MetaData, default_schema: str, shadows: dict[str, str]) -> It
             referred_schema_fn=lambda _t, _to, _c, referred: shadow(referred),
         )
     tables = list(copy.tables.values())
+    for original, table in zip(metadata.tables.values(), tables, strict=True):
+        for column, copied in zip(original.columns, table.columns, strict=True):
+            held, own = plain_type(column.type), plain_type(copied.type)
+            if isinstance(held, SchemaType) and isinstance(own, SchemaType):
+                # The types themselves are the migrated ones; only tables are made anew.
+                own.schema = held.schema
     for table in tables:
         yield _sql(CreateTable(table, include_foreign_key_constraints=[]))
     for table in tables:

@@ -38,7 +38,10 @@ class OrderStatus(StrEnum):
 
 
 email = DOMAIN(
-    "email", Text(), constraint_name="email_check", check=column("value").like("%@%"),
+    "email",
+    Text(),
+    constraint_name="email_check",
+    check=column("value").like("%@%"),
     create_type=False,
 )
 
@@ -51,10 +54,9 @@ class Customer(Base):
     email: Mapped[str] = mapped_column(email)
     name: Mapped[str] = mapped_column(String(50))
     nickname: Mapped[str | None] = mapped_column(String(20))
+    groups: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
     settings: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default="{}")
-    created_at: Mapped[datetime] = mapped_column(
-        DateTime(timezone=True), server_default=func.now()
-    )
+    created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
 
 
 class Order(Base):
@@ -62,6 +64,7 @@ class Order(Base):
     __table_args__ = (
         CheckConstraint("quantity BETWEEN 1 AND 1000", name="orders_quantity_check"),
         CheckConstraint("code IN ('a', 'b', 'c')", name="orders_code_check"),
+        UniqueConstraint("number", name="orders_number_key"),
         ExcludeConstraint(("code", "="), using="btree", name="orders_no_overlap"),
         Index(
             "orders_open_idx",
@@ -78,9 +81,7 @@ class Order(Base):
     customer_id: Mapped[int] = mapped_column(
         ForeignKey("customers.id", name="orders_customer_fkey", ondelete="CASCADE")
     )
-    number: Mapped[int] = mapped_column(
-        BigInteger, server_default=text("nextval('order_number')")
-    )
+    number: Mapped[int] = mapped_column(BigInteger, server_default=text("nextval('order_number')"))
     status: Mapped[OrderStatus] = mapped_column(
         EnumType(OrderStatus, name="order_status"), server_default="new"
     )
@@ -89,15 +90,12 @@ class Order(Base):
     total: Mapped[Decimal | None] = mapped_column(
         Numeric(14, 2), Computed("price * quantity", persisted=True)
     )
+    shipping: Mapped[Decimal] = mapped_column(Numeric(8, 2), server_default=text("0"))
     code: Mapped[str | None] = mapped_column(Text(collation="C"))
     tags: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default="{}")
     placed_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
     updated_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-
-
-
-
-Order.__table__.append_constraint(UniqueConstraint("number", name="orders_number_key"))  # type: ignore[attr-defined]
+    doubled: Mapped[int | None] = mapped_column(Computed("quantity * 2", persisted=True))
 
 
 class Measure(Base):

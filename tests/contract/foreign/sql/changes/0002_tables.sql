@@ -3,6 +3,7 @@ CREATE TABLE customers (
   email email NOT NULL,
   name varchar(50) NOT NULL,
   nickname varchar(20),
+  groups text[],
   settings jsonb NOT NULL DEFAULT '{}',
   created_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP,
   CONSTRAINT customers_email_key UNIQUE (email)
@@ -17,10 +18,12 @@ CREATE TABLE orders (
   quantity integer NOT NULL,
   price numeric(12, 2) NOT NULL,
   total numeric(14, 2) GENERATED ALWAYS AS (price * quantity) STORED,
+  shipping numeric(8, 2) NOT NULL DEFAULT 0,
   code text COLLATE "C",
   tags text[] NOT NULL DEFAULT '{}',
   placed_at timestamptz NOT NULL DEFAULT now(),
   updated_at timestamptz,
+  doubled integer GENERATED ALWAYS AS (quantity * 2) STORED,
   CONSTRAINT orders_pkey PRIMARY KEY (id),
   CONSTRAINT orders_customer_fkey FOREIGN KEY (customer_id)
     REFERENCES customers (id) ON DELETE CASCADE,
@@ -35,7 +38,7 @@ CREATE INDEX orders_code_idx ON orders (lower(code) text_pattern_ops);
 CREATE INDEX orders_tags_idx ON orders USING gin (tags);
 COMMENT ON COLUMN orders.price IS 'Price of one piece.';
 CREATE TRIGGER orders_touch BEFORE UPDATE ON orders
-  FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status) EXECUTE FUNCTION touch();
+  FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status) EXECUTE FUNCTION suppress_redundant_updates_trigger();
 
 ALTER TABLE orders ENABLE ROW LEVEL SECURITY;
 CREATE POLICY orders_own ON orders FOR SELECT TO shop_reader
