@@ -9,6 +9,7 @@ from tests.contract.api_fixtures.shop import Change, covered
 
 QUANTITY = "- `orders_quantity_check`: `CHECK (quantity BETWEEN 1 AND 99)`"
 NOTE = "- `orders_note_check`: `CHECK (char_length(note) <= 200)`"
+CHANGE = "    OrderChange:\n      type: object\n      additionalProperties: false\n"
 LABELS = "          items: { type: string }\n          x-db-column: shop.orders.labels"
 
 CHANGES = (
@@ -130,8 +131,24 @@ CHANGES = (
         "null for a column that is not",
         "AC704",
         "contract",
+        "        code:\n",
+        "        code:\n          nullable: true\n",
+    ),
+    Change(
+        "null that clears a column",
+        "AC704",
+        "contract",
+        f"{CHANGE}      properties:\n",
+        f"{CHANGE}      properties:\n"
+        "        code: { type: string, nullable: true, maxLength: 9, x-db-column: orders.code }\n",
+    ),
+    Change(
+        "null for a column with a default",
+        "AC704",
+        "contract",
         "due_at: { type: string,",
         "due_at: { type: string, nullable: true,",
+        benign=True,
     ),
     Change(
         "nullable column in an optional property",

@@ -351,7 +351,8 @@ CHANGES = (
         "body undocumented",
         "AS615",
         "contract",
-        "      requestBody:\n        required: true\n        content:\n          application/json:\n"
+        "      requestBody:\n        required: true\n        content:\n"
+        "          application/json:\n"
         '            schema: { $ref: "#/components/schemas/Payment" }\n',
         "",
     ),

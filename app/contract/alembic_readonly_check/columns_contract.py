@@ -23,9 +23,11 @@ from alembic_readonly_check.findings import Finding
 from alembic_readonly_check.openapi import (
     MISSING,
     ApiRules,
+    Body,
     Bound,
     Contract,
     Json,
+    Operation,
     Shape,
 )
 
@@ -71,12 +73,16 @@ _COUNTS: Final = frozenset({"cardinality", "array_length"})
 
 @dataclass(slots=True)
 class _Property:
-    """One property in one direction, with the operations that carry it, in their order."""
+    """One property in one direction, with the operations that carry it, in their order.
+
+    `patched` tells that one of them is a PATCH, where null clears (RFC 7396).
+    """
 
     shape: Shape
     label: str
     use: Use
     required: bool
+    patched: bool = False
     operations: list[str] = field(default_factory=list)
 
 
@@ -115,23 +121,21 @@ class _Comparison:
 
     def run(self) -> Iterator[Finding]:
         for operation in self.contract.operations:
-            name = operation.name
             for parameter in operation.parameters:
                 shape = self.contract.shape(parameter.schema)
                 beside = parameter.node.value.get(self.rules.column_extension)
                 if beside is not None:
                     extensions = {**shape.extensions, self.rules.column_extension: beside}
                     shape = replace(shape, where=parameter.node.pointer, extensions=extensions)
-                self.note(shape, f"{name}.{parameter.name}", "lookup", True, name)
+                label = f"{operation.name}.{parameter.name}"
+                self.note(shape, label, "lookup", True, operation)
+            bodies: list[tuple[Use, Body]] = [("response", b) for b in operation.responses.values()]
             if operation.request is not None:
-                for schema in operation.request.content.values():
-                    self.walk(
-                        self.contract.shape(schema), f"{name}.request", "request", name, set()
-                    )
-            for response in operation.responses.values():
-                for schema in response.content.values():
-                    body = self.contract.shape(schema)
-                    self.walk(body, f"{name}.response", "response", name, set())
+                bodies.insert(0, ("request", operation.request))
+            for use, body in bodies:
+                for schema in body.content.values():
+                    path = f"{operation.name}.{use}"
+                    self.walk(self.contract.shape(schema), path, use, operation, set())
         for held in self.properties.values():
             yield from self.check(held)
         for table, (first, columns, carriers) in self.missing.items():
@@ -151,7 +155,7 @@ class _Comparison:
             )
         yield from self.unmapped.values()
 
-    def walk(self, shape: Shape, path: str, use: Use, operation: str, seen: set[str]) -> None:
+    def walk(self, shape: Shape, path: str, use: Use, operation: Operation, seen: set[str]) -> None:
         """Note every property below a schema; a schema that contains itself is walked once."""
         if shape.where in seen:
             return
@@ -174,7 +178,9 @@ class _Comparison:
         if callable(shape.additional):
             self.walk(shape.additional(), f"{path}.*", use, operation, seen)
 
-    def note(self, shape: Shape, label: str, use: Use, required: bool, operation: str) -> None:
+    def note(
+        self, shape: Shape, label: str, use: Use, required: bool, operation: Operation
+    ) -> None:
         """Keep a mapped property, once for each direction, with all its operations."""
         if shape.extensions.get(self.rules.column_extension) is None:
             return
@@ -182,8 +188,9 @@ class _Comparison:
             (shape.where, use), _Property(shape, label, use, required)
         )
         held.required = held.required or required
-        if operation not in held.operations:
-            held.operations.append(operation)
+        held.patched = held.patched or operation.method == "PATCH"
+        if operation.name not in held.operations:
+            held.operations.append(operation.name)
 
     def note_unmapped(self, children: dict[str, Shape], owner: str) -> None:
         """Suspect a property whose neighbours are stored in a table with a column of its name."""
@@ -277,14 +284,19 @@ class _Comparison:
             return
         if held.use == "response" and column.nullable and held.required and not shape.nullable:
             yield self.mismatch("AC704", held, column, "never null", "nullable")
-        if held.use == "request" and shape.nullable and not column.nullable:
-            if self.schema.table(table) is not None:
-                yield self.mismatch("AC704", held, column, "nullable", "not null")
+        # Beside a default, or where it may be left out anyway, null can mean "not given".
+        stored = held.required or held.patched
+        if held.use == "request" and shape.nullable and stored and self.refuses_null(table, column):
+            yield self.mismatch("AC704", held, column, "nullable", "not null")
         limits = self.limits_of(table, column)
         if held.use == "request":
             yield from self.compare_default(held, column)
             yield from self.compare_limits(held, column, limits)
         yield from self.compare_values(held, column, limits)
+
+    def refuses_null(self, table: str, column: Column) -> bool:
+        known = self.schema.table(table) is not None
+        return known and not column.nullable and column.default is None
 
     def mismatch(
         self, code: str, held: _Property, column: Column, says: str, document: str

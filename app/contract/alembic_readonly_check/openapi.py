@@ -106,7 +106,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A documented parameter; header names are compared without their case (RFC 9110, 5.1)."""
+    """A documented parameter."""
 
     name: str
     place: str
@@ -117,7 +117,7 @@ class Parameter:
     @property
     def key(self) -> tuple[str, str]:
         """Identify it by place and name."""
-        return self.place, self.name.lower() if self.place == "header" else self.name
+        return parameter_key(self.name, self.place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,13 +155,17 @@ class Operation:
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """An OpenAPI document, its operations in the order of the file, and the line of every value."""
+    """An OpenAPI document, its operations in the order of the file, and the line of every value.
+
+    `credentials` are the keys of the parameters that carry an API key (`type: apiKey`).
+    """
 
     path: str
     version: str
     document: Json
     lines: Mapping[str, int]
     operations: tuple[Operation, ...] = ()
+    credentials: frozenset[tuple[str, str]] = frozenset()
     _shapes: dict[str, "Shape"] = field(default_factory=dict, repr=False, compare=False)
     _open: set[str] = field(default_factory=set, repr=False, compare=False)
 
@@ -218,7 +222,12 @@ def parse_contract(text: str, name: str) -> Contract:
     if not isinstance(version, str) or not re.match(r"3\.[01]\.\d", version):
         raise CannotCheck(f"{name}:1: `openapi` is {version!r}; 3.0.x and 3.1.x can be checked.")
     contract = Contract(name, version[:3], document, lines)
-    return replace(contract, operations=tuple(_operations(contract)))
+    credentials = frozenset(
+        parameter_key(str(scheme.child("name").value), str(scheme.child("in").value))
+        for _, scheme in Node(document, "").child("components", "securitySchemes").children()
+        if scheme.child("type").value == "apiKey"
+    )
+    return replace(contract, operations=tuple(_operations(contract)), credentials=credentials)
 
 
 def _read(text: str, name: str) -> tuple[Json, dict[str, int]]:
@@ -357,6 +366,11 @@ def _body(contract: Contract, node: Node) -> Body:
         content[media_type(media)] = contract.resolve(entry).child("schema")
     required = isinstance(node.value, dict) and node.value.get("required") is True
     return Body(node, required, content)
+
+
+def parameter_key(name: str, place: str) -> tuple[str, str]:
+    """Identify a parameter: a header by name in any case (RFC 9110, 5.1), others to the letter."""
+    return place, name.lower() if place == "header" else name
 
 
 def template(path: str) -> str:

@@ -10,6 +10,7 @@ A handler states in its `opt` what its signature cannot show:
 
 - `permission` (`ApiRules.permission_opt`): equal to `x-permission` of the operation;
 - `exclude_from_auth` (`ApiRules.public_opt`): true on a public handler;
+- `authenticates`: true on a handler that checks credentials in its own body, such as a ticket;
 - `statuses`: every success status, if not only the handler's `status_code`;
 - `request_media_types`, `response_media_types`: what a raw body or raw response carries;
 - `request_struct`, `response_struct`: see `structs`; a mapping's media types count as well;
@@ -53,6 +54,7 @@ from alembic_readonly_check.openapi import (
     intersect,
     is_json,
     media_type,
+    parameter_key,
     template,
 )
 from alembic_readonly_check.structs import RAW, Difference, Fact, StructShapes, compare
@@ -297,22 +299,27 @@ _PARAMETER_CODES: Final[Mapping[Fact, str]] = {
 }
 
 
+# OpenAPI lets a document repeat these headers as parameters, and says to ignore them.
+_IGNORED: Final = frozenset({"header:accept", "header:content-type", "header:authorization"})
+
+
 def check_routes(contract: Contract, routes: Sequence[Route], rules: ApiRules) -> list[Finding]:
     """Compare every operation with its route: AR501 to AR512."""
     served = {route.key: route for route in routes}
     documented = {operation.key: operation for operation in contract.operations}
     shapes = StructShapes("request")
     findings = list(_unmatched(contract, documented, served, rules))
+    parameters: list[Finding] = []
     for key, operation in documented.items():
         if route := served.get(key):
             findings += _operation_id(contract, operation, route)
-            findings += _parameter_drift(contract, operation, route, shapes, rules)
+            parameters += _parameter_drift(contract, operation, route, shapes, rules)
             findings += _body_drift(contract, operation, route)
             findings += _status_drift(contract, operation, route)
             findings += _media_drift(contract, operation, route)
             findings += _security_drift(contract, operation, route, rules)
             findings += _dto_drift(contract, operation, route)
-    return findings
+    return [*findings, *_once(parameters)]
 
 
 def _at(route: Route) -> str:
@@ -400,21 +407,16 @@ def _parameter_drift(
     shapes: StructShapes,
     rules: ApiRules,
 ) -> Iterator[Finding]:
-    ambient = {
-        _parameter_key(*entry.split(":", 1)[::-1])
-        for entry in (*rules.ambient_parameters, *route.opt.get("read_parameters", ()))
+    left = {
+        _label(parameter.key): (parameter, contract.shape(parameter.schema))
+        for parameter in operation.parameters
+        if _label(parameter.key) not in _IGNORED
     }
-    hidden = {_parameter_key(p.name, p.place) for p in route.parameters if p.hidden}
-    left: dict[str, tuple[Parameter, Shape]] = {}
-    for parameter in operation.parameters:
-        key = "{}:{}".format(*parameter.key)
-        # OpenAPI lets a document repeat these, and says to ignore them.
-        if key not in ("header:accept", "header:content-type", "header:authorization"):
-            left[key] = parameter, replace(contract.shape(parameter.schema), nullable=False)
     right = {
-        _parameter_key(p.name, p.place): (p, _served_shape(p, shapes)) for p in route.parameters
+        _label(parameter_key(served.name, served.place)): (served, _served_shape(served, shapes))
+        for served in route.parameters
     }
-    for key in ambient | hidden:
+    for key in _unspoken(contract, route, rules):
         if key not in right or key not in left:
             left.pop(key, None)
             right.pop(key, None)
@@ -426,30 +428,29 @@ def _parameter_drift(
             left[key] = parameter, text
             if right[key][1].types == frozenset({"string"}):
                 right[key] = right[key][0], replace(text, default=right[key][1].default)
-    one = _all_of({key: shape for key, (_, shape) in left.items()}, operation.node.pointer)
-    one = replace(one, required=frozenset(key for key, (p, _) in left.items() if p.required))
-    other = _all_of({key: shape for key, (_, shape) in right.items()}, route.name)
-    other = replace(other, required=frozenset(key for key, (p, _) in right.items() if p.required))
+    one = _object(left, operation.node.pointer)
+    other = _object(right, route.name)
     for difference in compare(one, other, "request"):
-        key = re.split(r"[.\[]", difference.path, maxsplit=1)[0]
-        known = left.get(key)
-        yield _parameter_finding(
-            difference,
-            key if difference.path == key else f"{key}{difference.path[len(key) :]}",
-            f"{operation.method} {operation.path}",
-            contract.location(known[0].node.pointer if known else operation.node.pointer),
-            route,
-        )
+        known = left.get(re.split(r"[.\[]", difference.path, maxsplit=1)[0])
+        yield _parameter_finding(contract, operation, route, difference, known and known[0])
 
 
-def _parameter_key(name: str, place: str) -> str:
-    return f"{place}:{name.lower() if place == 'header' else name}"
+def _unspoken(contract: Contract, route: Route, rules: ApiRules) -> set[str]:
+    """List the parameters that may stand on one side only: read by hand, hidden, or credentials."""
+    by_hand = (*rules.ambient_parameters, *route.opt.get("read_parameters", ()))
+    named = {parameter_key(*entry.split(":", 1)[::-1]) for entry in by_hand}
+    hidden = {parameter_key(p.name, p.place) for p in route.parameters if p.hidden}
+    return {_label(key) for key in named | hidden | contract.credentials}
+
+
+def _label(key: tuple[str, str]) -> str:
+    return ":".join(key)
 
 
 def _served_shape(parameter: ServedParameter, shapes: StructShapes) -> Shape:
     found = [shapes.shape(annotation, parameter.name) for annotation in parameter.annotations]
     merged = reduce(intersect, found) if found else Shape(parameter.name)
-    return replace(merged, nullable=False, default=parameter.default)
+    return replace(merged, default=parameter.default)
 
 
 def _is_joined(parameter: Parameter) -> bool:
@@ -459,27 +460,50 @@ def _is_joined(parameter: Parameter) -> bool:
     return parameter.node.value.get("explode", style == "form") is False
 
 
-def _all_of(properties: Mapping[str, Shape], where: str) -> Shape:
-    children = {key: partial(_same, shape) for key, shape in properties.items()}
-    return Shape(where, types=frozenset({"object"}), nullable=False, properties=children)
-
-
-def _same(shape: Shape) -> Shape:
-    return shape
+def _object(
+    parameters: Mapping[str, tuple[Parameter | ServedParameter, Shape]], where: str
+) -> Shape:
+    """Treat parameters as the properties of one object; none of them can be null on the wire."""
+    return Shape(
+        where,
+        types=frozenset({"object"}),
+        nullable=False,
+        properties={
+            key: partial(replace, shape, nullable=False) for key, (_, shape) in parameters.items()
+        },
+        required=frozenset(key for key, (held, _) in parameters.items() if held.required),
+    )
 
 
 def _parameter_finding(
-    difference: Difference, path: str, subject: str, place: Location, route: Route
+    contract: Contract,
+    operation: Operation,
+    route: Route,
+    difference: Difference,
+    parameter: Parameter | None,
 ) -> Finding:
+    node = parameter.node if parameter else operation.node
+    shared = node.pointer.startswith("/components/parameters/")
+    owner = node.pointer.rpartition("/")[2] if shared else f"{operation.method} {operation.path}"
     fact = "parameter" if difference.fact == "property" else f"parameter's {difference.fact}"
     return finding(
         _PARAMETER_CODES.get(difference.fact, "AR503"),
-        f"{subject} {path}",
+        f"{owner} {difference.path}",
         f"{fact} differs: document {difference.expected}, app {difference.actual}, {_at(route)}",
-        place,
+        contract.location(node.pointer),
         expected=difference.expected,
         actual=difference.actual,
     )
+
+
+def _once(findings: Iterable[Finding]) -> Iterator[Finding]:
+    """Report a parameter that many operations share once, with the number of the others."""
+    groups: dict[tuple[str, str, str | None, str | None], list[Finding]] = defaultdict(list)
+    for found in findings:
+        groups[found.code, found.subject, found.expected, found.actual].append(found)
+    for first, *others in groups.values():
+        more = f", and {len(others)} more" if others else ""
+        yield replace(first, message=f"{first.message}{more}")
 
 
 def _body_drift(contract: Contract, operation: Operation, route: Route) -> Iterator[Finding]:
@@ -599,6 +623,7 @@ def _is_public(route: Route, rules: ApiRules) -> bool:
     # A permission in `opt` and Litestar's `security` are words: something has to act on them.
     return not (
         handler.resolve_guards()
+        or route.opt.get("authenticates")
         or route.dependencies & set(rules.auth_dependencies)
         or any(_authenticates(middleware, route) for middleware in handler.resolve_middleware())
     )
