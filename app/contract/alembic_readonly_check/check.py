@@ -143,7 +143,7 @@ class Check:
             found = held.column(column) if held is not None and column is not None else held
             return found.location if found is not None else None
 
-        return Side(self.document.schema, "document", locate)
+        return Side(self.document.schema, "document", locate, self.document.is_unreadable)
 
     def models_side(self, schema: Schema) -> Side:
         """Stand the models, in their own or the server's spelling, on a side of a comparison."""

@@ -83,11 +83,16 @@ class Planner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One description: what it says, what to call it in a message, where its facts are written."""
+    """One description: what it says, what to call it in a message, where its facts are written.
+
+    `is_unreadable` tells which subjects it states in a way that nobody can read; those are findings
+    of their own and no drift.
+    """
 
     schema: Schema
     label: str
     locate: Callable[[str, str | None], Location | None] = lambda _table, _column: None
+    is_unreadable: Callable[[str], bool] = lambda _: False
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +149,7 @@ class Comparison:
     ) -> None:
         """Add a finding with both raw values; a kind that the family does not know adds none."""
         code = "MG403" if self.deep else code or CODES[kind].get(self.family)
-        if code is None:
+        if code is None or self.lead.is_unreadable(subject):
             return
         lead_at, follow_at = at, None
         if table is not None:

@@ -77,6 +77,18 @@ class Document:
     schema: Schema
     findings: list[Finding] = field(default_factory=list)
 
+    def is_unreadable(self, subject: str) -> bool:
+        """Tell whether a fact could not be read, so that it is no drift on top of that.
+
+        A table whose columns have other titles has no readable column at all.
+        """
+        return any(
+            found.subject == subject
+            or (found.code == "DM002" and subject.startswith(f"{found.subject}."))
+            for found in self.findings
+            if found.severity == "error"
+        )
+
 
 @dataclass(slots=True)
 class _Line:
@@ -221,6 +233,7 @@ class _Reader:
         self.keys: dict[str, list[tuple[Column, str]]] = {}
         self.named: dict[str, dict[str, Any]] = {title: {} for title in SECTIONS}
         self.stated: set[str] = set()
+        self.attempted: set[str] = set()
 
     def wrong(
         self,
@@ -588,6 +601,7 @@ class _Reader:
                 if section.title in ("Extensions", "Publications")
                 else self.full(line.name)
             )
+            self.attempted.add(name)
             try:
                 if line.nested and section.title == "Views" and found:
                     last, view = next(reversed(found.items()))
@@ -688,7 +702,7 @@ class _Reader:
 
     def cross_check(self) -> None:
         """Find what points to nowhere inside the document."""
-        user_types = {*self.named["Enums"], *self.named["Domains"], *self.tables}
+        user_types = {*self.attempted, *self.tables}
         for table in self.tables.values():
             for column in table.columns:
                 base = column.type.removesuffix("[]")
@@ -701,7 +715,8 @@ class _Reader:
                         column.raw_type,
                         "write a type of Postgres, or list it under ## Enums or ## Domains",
                     )
-            self.check_keys(table)
+            if table.columns:
+                self.check_keys(table)
 
     def check_keys(self, table: Table) -> None:
         own = {column.name for column in table.columns}
@@ -712,7 +727,9 @@ class _Reader:
             missing = [column for column in key.columns if column not in own]
             if target is not None:
                 known = {column.name for column in target.columns}
-                missing += [f"{key.target}.{c}" for c in key.target_columns if c not in known]
+                missing += [
+                    f"{key.target}.{c}" for c in key.target_columns if known and c not in known
+                ]
             elif key.target.partition(".")[0] in schemas:
                 missing.append(key.target)
             if missing:

@@ -105,12 +105,13 @@ def read(target: str, root: Path, default_schema: str = "public") -> Models:
         raise CannotCheck(f"{target} is not a SQLAlchemy MetaData.")
     if not metadata.tables:
         raise CannotCheck(f"{target} holds no table; import the modules of the models beside it.")
-    owner = load(target.rpartition(".")[0], root) if "." in target.partition(":")[2] else None
     models = Models(metadata, describe(metadata, default_schema), root)
-    for mapper in getattr(getattr(owner, "registry", None), "mappers", ()):
-        table = mapper.local_table
-        if isinstance(table, SqlTable):
-            models.classes[_name(table, default_schema)] = mapper.class_
+    for base in vars(sys.modules[target.partition(":")[0]]).values():
+        if getattr(base, "metadata", None) is not metadata:
+            continue
+        for mapper in getattr(getattr(base, "registry", None), "mappers", ()):
+            if isinstance(mapper.local_table, SqlTable):
+                models.classes[_name(mapper.local_table, default_schema)] = mapper.class_
     return models
 
 
