@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from sqlalchemy import Connection
-from sqlalchemy.engine import URL
-from sqlalchemy.ext.asyncio import create_async_engine
-from sqlalchemy.pool import NullPool
-
 from alembic_readonly_check import catalog, datamodel, guard, metadata, scratch
 from alembic_readonly_check.compare import Comparison, Family, Rules, Side
 from alembic_readonly_check.facts import Schema
 from alembic_readonly_check.guard import Reader
+from sqlalchemy import Connection
+from sqlalchemy.engine import URL
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
 
 T = TypeVar("T")
 

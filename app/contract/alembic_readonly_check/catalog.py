@@ -71,8 +71,7 @@ _NAMES = (
 )
 
 QUERIES: dict[str, str] = {
-    "relations": _rows(
-        f"""
+    "relations": _rows(f"""
         select n.nspname || '.' || c.relname as name, c.relkind as kind,
           case when not c.relrowsecurity then 'off' when c.relforcerowsecurity then 'forced'
             else 'enabled' end as rls,
@@ -91,10 +90,8 @@ QUERIES: dict[str, str] = {
           {_acl("c.relacl", "r", "c.relowner")} as acl
         from pg_class c join pg_namespace n on n.oid = c.relnamespace
         where c.relkind in ('r', 'p', 'v', 'm', 'f') and {_MINE} and {_unextended("pg_class", "c")}
-        order by 1"""
-    ),
-    "columns": _rows(
-        f"""
+        order by 1"""),
+    "columns": _rows(f"""
         select n.nspname || '.' || c.relname as relation, a.attname as name,
           format_type(a.atttypid, a.atttypmod) as type, a.attnotnull as not_null,
           pg_get_expr(d.adbin, d.adrelid) as expression, a.attgenerated as generated,
@@ -114,10 +111,8 @@ QUERIES: dict[str, str] = {
         left join pg_attrdef d on d.adrelid = a.attrelid and d.adnum = a.attnum
         where a.attnum > 0 and not a.attisdropped and c.relkind in ('r', 'p', 'v', 'm', 'f')
           and {_MINE} and {_unextended("pg_class", "c")}
-        order by 1, a.attnum"""
-    ),
-    "constraints": _rows(
-        f"""
+        order by 1, a.attnum"""),
+    "constraints": _rows(f"""
         select coalesce(n.nspname || '.' || c.relname, dn.nspname || '.' || d.typname) as owner,
           d.oid is not null as of_domain, k.conname as name, k.contype as kind,
           {_NAMES.format(keys="k.conkey", relation="k.conrelid")} as columns,
@@ -147,10 +142,8 @@ QUERIES: dict[str, str] = {
         left join pg_namespace dn on dn.oid = d.typnamespace
         where (k.contype in ('p', 'f', 'u', 'c', 'x') or k.contype = 'n' and not k.convalidated)
           and ({_MINE} or dn.nspname = any(string_to_array(:schemas, ',')))
-        order by 1, 3"""
-    ),
-    "indexes": _rows(
-        f"""
+        order by 1, 3"""),
+    "indexes": _rows(f"""
         select n.nspname || '.' || c.relname as relation, i.relname as name, m.amname as method,
           x.indisunique as unique, x.indisvalid and x.indisready as valid,
           not x.indnullsnotdistinct as nulls_distinct, x.indnkeyatts as keys,
@@ -177,10 +170,8 @@ QUERIES: dict[str, str] = {
         where {_MINE} and {_unextended("pg_class", "c")} and c.relkind in ('r', 'p', 'm')
           and not exists (select from pg_constraint k where k.conindid = x.indexrelid
             and k.conrelid = x.indrelid and k.contype in ('p', 'u', 'x'))
-        order by 1, 2"""
-    ),
-    "policies": _rows(
-        f"""
+        order by 1, 2"""),
+    "policies": _rows(f"""
         select n.nspname || '.' || c.relname as relation, p.polname as name, p.polcmd as command,
           p.polpermissive as permissive,
           (select json_agg(case r.oid when 0 then 'PUBLIC' else pg_get_userbyid(r.oid) end)
@@ -188,19 +179,15 @@ QUERIES: dict[str, str] = {
           pg_get_expr(p.polqual, p.polrelid) as using,
           pg_get_expr(p.polwithcheck, p.polrelid) as with_check
         from pg_policy p join pg_class c on c.oid = p.polrelid
-        join pg_namespace n on n.oid = c.relnamespace where {_MINE} order by 1, 2"""
-    ),
-    "triggers": _rows(
-        f"""
+        join pg_namespace n on n.oid = c.relnamespace where {_MINE} order by 1, 2"""),
+    "triggers": _rows(f"""
         select n.nspname || '.' || c.relname as relation, t.tgname as name,
           pg_get_triggerdef(t.oid) as definition, t.tgenabled as enabled,
           obj_description(t.oid, 'pg_trigger') as comment
         from pg_trigger t join pg_class c on c.oid = t.tgrelid
         join pg_namespace n on n.oid = c.relnamespace
-        where not t.tgisinternal and t.tgparentid = 0 and {_MINE} order by 1, 2"""
-    ),
-    "functions": _rows(
-        f"""
+        where not t.tgisinternal and t.tgparentid = 0 and {_MINE} order by 1, 2"""),
+    "functions": _rows(f"""
         select n.nspname || '.' || p.proname as name, pg_get_function_arguments(p.oid) as arguments,
           (select json_agg(json_build_array(coalesce(p.proargnames[a.n], ''),
             format_type(a.type, null), coalesce(p.proargmodes[a.n]::text, 'i')) order by a.n)
@@ -215,10 +202,8 @@ QUERIES: dict[str, str] = {
           {_acl("p.proacl", "f", "p.proowner")} as acl
         from pg_proc p join pg_namespace n on n.oid = p.pronamespace
         join pg_language l on l.oid = p.prolang
-        where {_MINE} and {_unextended("pg_proc", "p")} order by 1, 2"""
-    ),
-    "types": _rows(
-        f"""
+        where {_MINE} and {_unextended("pg_proc", "p")} order by 1, 2"""),
+    "types": _rows(f"""
         select n.nspname || '.' || t.typname as name, t.typtype as kind,
           (select json_agg(e.enumlabel order by e.enumsortorder) from pg_enum e
             where e.enumtypid = t.oid) as labels,
@@ -238,10 +223,8 @@ QUERIES: dict[str, str] = {
         from pg_type t join pg_namespace n on n.oid = t.typnamespace
         where {_MINE} and {_unextended("pg_type", "t")} and (t.typtype in ('e', 'd', 'r')
           or t.typtype = 'c' and exists (select from pg_class c
-            where c.oid = t.typrelid and c.relkind = 'c')) order by 1"""
-    ),
-    "sequences": _rows(
-        f"""
+            where c.oid = t.typrelid and c.relkind = 'c')) order by 1"""),
+    "sequences": _rows(f"""
         select n.nspname || '.' || c.relname as name, format_type(s.seqtypid, null) as type,
           s.seqstart as start, s.seqincrement as increment, s.seqmin as minimum,
           s.seqmax as maximum, s.seqcache as cache, s.seqcycle as cycle,
@@ -254,8 +237,7 @@ QUERIES: dict[str, str] = {
           {_acl("c.relacl", "s", "c.relowner")} as acl
         from pg_sequence s join pg_class c on c.oid = s.seqrelid
         join pg_namespace n on n.oid = c.relnamespace
-        where {_MINE} and {_unextended("pg_class", "c")} order by 1"""
-    ),
+        where {_MINE} and {_unextended("pg_class", "c")} order by 1"""),
     "database": f"""
         select json_build_object(
           'version', current_setting('server_version_num')::int,
@@ -372,9 +354,7 @@ def _unrename(text: str, scope: Scope) -> str:
 def build(answers: Json, scope: Scope, source: str) -> Schema:
     """Turn the answers, fresh or from a saved snapshot, into facts."""
     columns = _group(answers["columns"], "relation")
-    constraints = _group(
-        (row for row in answers["constraints"] if not row["of_domain"]), "owner"
-    )
+    constraints = _group((row for row in answers["constraints"] if not row["of_domain"]), "owner")
     domain_checks = _group((row for row in answers["constraints"] if row["of_domain"]), "owner")
     indexes = _group(answers["indexes"], "relation")
     policies = _group(answers["policies"], "relation")
@@ -392,7 +372,9 @@ def build(answers: Json, scope: Scope, source: str) -> Schema:
             case "v" | "m":
                 views[name] = _view(row, held, indexes.get(name, []))
             case "f":
-                others.append(Other("foreign table", name, str([(c["name"], c["type"]) for c in held])))
+                others.append(
+                    Other("foreign table", name, str([(c["name"], c["type"]) for c in held]))
+                )
             case _:
                 table = _table(
                     row,
@@ -406,8 +388,11 @@ def build(answers: Json, scope: Scope, source: str) -> Schema:
     sequences = [_sequence(row) for row in answers["sequences"] if not scope.excludes(row["name"])]
     types = [row for row in answers["types"] if not scope.excludes(row["name"])]
     others += [
-        Other("composite type" if row["kind"] == "c" else "range type", row["name"],
-              str(row["fields"] or row["subtype"]))
+        Other(
+            "composite type" if row["kind"] == "c" else "range type",
+            row["name"],
+            str(row["fields"] or row["subtype"]),
+        )
         for row in types
         if row["kind"] in "cr"
     ]
@@ -435,10 +420,7 @@ def build(answers: Json, scope: Scope, source: str) -> Schema:
             row["name"]: Extension(row["name"], row["schema"])
             for row in answers["database"]["extensions"] or ()
         },
-        {
-            row["name"]: _publication(row)
-            for row in answers["database"]["publications"] or ()
-        },
+        {row["name"]: _publication(row) for row in answers["database"]["publications"] or ()},
         tuple(others),
         {s.name: s for s in sequences if s.owned_by is not None},
     )
@@ -461,9 +443,7 @@ def _table(
 ) -> Table:
     by_kind = _group(constraints, "kind")
     primary = next((_primary_key(key) for key in by_kind.get("p", [])), None)
-    unvalidated = {
-        column for key in by_kind.get("n", []) for column in key["columns"] or ()
-    }
+    unvalidated = {column for key in by_kind.get("n", []) for column in key["columns"] or ()}
     return Table(
         row["name"],
         tuple(_column(column, column["name"] in unvalidated) for column in columns),
@@ -566,9 +546,11 @@ def _index(row: Json) -> Index:
             IndexKey(
                 key["expression"],
                 key["collation"],
-                f"{key['opclass']} ({', '.join(key['parameters'])})"
-                if key["parameters"]
-                else key["opclass"],
+                (
+                    f"{key['opclass']} ({', '.join(key['parameters'])})"
+                    if key["parameters"]
+                    else key["opclass"]
+                ),
                 bool(key["options"] & 1),
                 bool(key["options"] & 2),
             )
@@ -612,7 +594,9 @@ def _privilege(name: str, grantable: bool) -> str:
 
 def _trigger(row: Json) -> Trigger:
     match = re.match(
-        r"CREATE (CONSTRAINT )?TRIGGER (?:\"(?:[^\"]|\"\")+\"|\S+) (.*)", row["definition"], re.DOTALL
+        r"CREATE (CONSTRAINT )?TRIGGER (?:\"(?:[^\"]|\"\")+\"|\S+) (.*)",
+        row["definition"],
+        re.DOTALL,
     )
     definition = (match[1] or "") + match[2] if match else row["definition"]
     return Trigger(row["name"], definition, row["enabled"])
@@ -633,12 +617,22 @@ def _view(row: Json, columns: list[Json], indexes: list[Json]) -> View:
 
 def _function(row: Json) -> Function:
     inputs = tuple(
-        (name, type_)
-        for name, type_, mode in row["parameters"] or ()
-        if mode in ("i", "b", "v")
+        (name, type_) for name, type_, mode in row["parameters"] or () if mode in ("i", "b", "v")
     )
-    settings = ("kind", "volatility", "strict", "leakproof", "parallel", "settings", "language",
-                "cost", "rows", "library", "owner", "arguments")
+    settings = (
+        "kind",
+        "volatility",
+        "strict",
+        "leakproof",
+        "parallel",
+        "settings",
+        "language",
+        "cost",
+        "rows",
+        "library",
+        "owner",
+        "arguments",
+    )
     return Function(
         row["name"],
         inputs,

@@ -66,9 +66,7 @@ TYPE_NAMES = {
 }
 """pg_type name -> the name `format_type` prints; a name that is absent prints as it is."""
 
-BUILT_IN = frozenset(
-    TYPE_NAMES.values()
-) | frozenset(
+BUILT_IN = frozenset(TYPE_NAMES.values()) | frozenset(
     """bigint bit boolean box bytea character cidr circle date daterange datemultirange
     double inet int4multirange int4range int8multirange int8range integer interval json jsonb
     jsonpath line lseg macaddr macaddr8 money name numeric nummultirange numrange oid path
@@ -133,8 +131,10 @@ def qualified(type_: str, schema: str) -> str:
     if is_known_type(type_):
         base, _, rest = type_.partition("(")
         name = base.rpartition(".")[2]
-        return type_ if name.removesuffix("[]") not in EXTENSION_TYPES else name + (
-            f"({rest}" if rest else ""
+        return (
+            type_
+            if name.removesuffix("[]") not in EXTENSION_TYPES
+            else name + (f"({rest}" if rest else "")
         )
     return type_ if "." in type_ else f"{schema}.{type_}"
 
@@ -233,14 +233,21 @@ def parse_expression(text: str) -> ast.Node:
     bare = ast.SelectStmt(targetList=select.targetList)
     if len(select.targetList or ()) != 1 or any(
         getattr(select, slot) != getattr(bare, slot)
-        for slot in ("fromClause", "whereClause", "intoClause", "groupClause", "larg", "valuesLists")
+        for slot in (
+            "fromClause",
+            "whereClause",
+            "intoClause",
+            "groupClause",
+            "larg",
+            "valuesLists",
+        )
     ):
         raise Unparsable("it is not one expression")
     value: ast.Node = select.targetList[0].val
     return value
 
 
-def canonical(text: str, scope: Scope = Scope()) -> Shape | str:  # noqa: B008
+def canonical(text: str, scope: Scope = Scope()) -> Shape | str:
     """Give the shape of an expression, blind to spelling; text that does not parse stays text."""
     try:
         return _canonical(text, scope)
@@ -459,9 +466,7 @@ def _deferral(node: ast.Constraint) -> str:
     return " DEFERRABLE" if node.deferrable else ""
 
 
-def parse_constraint(
-    name: str, text: str, schema: str
-) -> ForeignKey | Unique | Check | Exclusion:
+def parse_constraint(name: str, text: str, schema: str) -> ForeignKey | Unique | Check | Exclusion:
     """Take a table constraint apart; unqualified tables are of `schema`; raises `Unparsable`."""
     if not_valid := re.search(r"\s+NOT\s+VALID\s*$", text, re.IGNORECASE):
         text = text[: not_valid.start()]
@@ -623,9 +628,7 @@ def trigger_shape(text: str, table: str) -> Shape:
     timing = head["when"]
     constraint = "CONSTRAINT " if re.match(r"\s*CONSTRAINT\b", timing, re.IGNORECASE) else ""
     timing = re.sub(r"^\s*CONSTRAINT\b", "", timing, flags=re.IGNORECASE)
-    statement = _statement(
-        f'CREATE {constraint}TRIGGER "x" {timing} ON {quoted(table)} {rest}'
-    )
+    statement = _statement(f'CREATE {constraint}TRIGGER "x" {timing} ON {quoted(table)} {rest}')
     if not isinstance(statement, ast.CreateTrigStmt):
         raise Unparsable("it is not one trigger")
     return _shape(statement, Scope(table))
@@ -646,7 +649,9 @@ def parse_function(signature: str, returns: str, schema: str) -> Function:
         in ("FUNC_PARAM_DEFAULT", "FUNC_PARAM_IN", "FUNC_PARAM_INOUT", "FUNC_PARAM_VARIADIC")
     )
     name = ".".join(parts) if len(parts) > 1 else f"{schema}.{parts[0]}"
-    return Function(name, arguments, table_result(returns, schema) if table else result(returns, schema))
+    return Function(
+        name, arguments, table_result(returns, schema) if table else result(returns, schema)
+    )
 
 
 def result(text: str, schema: str) -> str:
@@ -692,7 +697,11 @@ def parse_sequence(name: str, text: str) -> Sequence:
     return Sequence(
         name,
         _type(options["as"]) if "as" in options else "bigint",
-        start if start is not None else (first if first is not None else (1 if increment > 0 else -1)),
+        (
+            start
+            if start is not None
+            else (first if first is not None else (1 if increment > 0 else -1))
+        ),
         increment,
         minimum,
         maximum,
@@ -730,7 +739,9 @@ def parse_domain(name: str, text: str, schema: str) -> Domain:
     )
 
 
-def parse_view(name: str, text: str, schema: str) -> tuple[bool, tuple[tuple[str, str], ...], tuple[str, ...]]:
+def parse_view(
+    name: str, text: str, schema: str
+) -> tuple[bool, tuple[tuple[str, str], ...], tuple[str, ...]]:
     """Take `[MATERIALIZED] (a integer, …) [WITH (option = value)]` apart; raises `Unparsable`."""
     materialized = bool(re.match(r"\s*MATERIALIZED\b", text, re.IGNORECASE))
     rest = re.sub(r"^\s*MATERIALIZED\b", "", text, flags=re.IGNORECASE)
