@@ -10,7 +10,7 @@ the column must fit into a response. A parameter only finds rows, so it is held 
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from fnmatch import fnmatchcase
@@ -100,20 +100,33 @@ class _Limits:
 
 
 def check_columns(
-    contract: Contract, schema: Schema, rules: ApiRules, default_schema: str = "public"
+    contract: Contract,
+    schema: Schema,
+    rules: ApiRules,
+    default_schema: str = "public",
+    managed_schemas: Collection[str] = (),
 ) -> list[Finding]:
-    """Compare every property that has `x-db-column` with its column: AC701 to AC711."""
-    return list(_Comparison(contract, schema, rules, default_schema).run())
+    """Compare every property that has `x-db-column` with its column: AC701 to AC711.
+
+    A column of a managed schema (`auth.users.email`) is not ours to document, so it is believed.
+    """
+    return list(_Comparison(contract, schema, rules, default_schema, managed_schemas).run())
 
 
 class _Comparison:
     def __init__(
-        self, contract: Contract, schema: Schema, rules: ApiRules, default_schema: str
+        self,
+        contract: Contract,
+        schema: Schema,
+        rules: ApiRules,
+        default_schema: str,
+        managed_schemas: Collection[str],
     ) -> None:
         self.contract = contract
         self.schema = schema
         self.rules = rules
         self.default_schema = default_schema
+        self.managed_schemas = frozenset(managed_schemas)
         self.properties: dict[tuple[str, Use], _Property] = {}
         self.unmapped: dict[str, Finding] = {}
         self.missing: dict[str, tuple[_Property, dict[str, None], dict[str, None]]] = {}
@@ -171,12 +184,14 @@ class _Comparison:
         self.note_unmapped(children, owner)
         for value, option in shape.options.items():
             self.walk(option(), f"{path}<{value}>", use, operation, seen)
-        if shape.items is not None:
-            self.walk(shape.items(), f"{path}[]", use, operation, seen)
-        for position in shape.prefix:
-            self.walk(position(), f"{path}[]", use, operation, seen)
+        inner = [shape.items, *shape.prefix]
         if callable(shape.additional):
-            self.walk(shape.additional(), f"{path}.*", use, operation, seen)
+            inner.append(shape.additional)
+        for item in inner:
+            if item is not None:
+                label = f"{_owner(shape.where) or path}[]"
+                self.note(item(), label, use, True, operation)
+                self.walk(item(), label, use, operation, seen)
 
     def note(
         self, shape: Shape, label: str, use: Use, required: bool, operation: Operation
@@ -248,6 +263,8 @@ class _Comparison:
             )
             return
         table, name = named
+        if table.partition(".")[0] in self.managed_schemas:
+            return
         columns = self.columns(table)
         if columns is None:
             _, wanted, operations = self.missing.setdefault(table, (held, {}, {}))

@@ -201,6 +201,9 @@ class Contract:
             self._open.add(node.pointer)
             try:
                 known = self._shapes[node.pointer] = _shape(node, self)
+            except (TypeError, ValueError, AttributeError) as error:
+                place = self.location(node.pointer)
+                raise CannotCheck(f"{place}: the schema is malformed: {error}.") from error
             finally:
                 self._open.remove(node.pointer)
         return known
@@ -212,7 +215,10 @@ def load_contract(path: Path, root: Path) -> Contract:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise CannotCheck(f"{relative(path, root)} cannot be read: {error}.") from error
-    return parse_contract(text, relative(path, root))
+    contract = parse_contract(text, relative(path, root))
+    if not contract.operations:
+        raise CannotCheck(f"{contract.path} names no operation; nothing would be checked.")
+    return contract
 
 
 def parse_contract(text: str, name: str) -> Contract:

@@ -33,7 +33,7 @@ from typing import Any, Final, Union, get_args, get_origin
 
 import msgspec
 from litestar import Litestar
-from litestar.enums import ParamType
+from litestar.enums import HttpMethod, ParamType
 from litestar.handlers import HTTPRouteHandler
 from litestar.middleware import AbstractAuthenticationMiddleware, DefineMiddleware
 from litestar.params import BodyKwarg, ParameterKwarg
@@ -84,6 +84,7 @@ class Route:
     method: str
     handler: HTTPRouteHandler
     name: str
+    operation_id: str | None
     location: Location | None
     parameters: tuple[ServedParameter, ...]
     dependencies: frozenset[str]
@@ -151,6 +152,7 @@ def _route(
         method=method,
         handler=handler,
         name=handler.handler_name,
+        operation_id=_stated_id(route, method, handler),
         location=_location(handler, root),
         parameters=tuple(_parameters(route, method, models)),
         dependencies=frozenset(handler.resolve_dependencies())
@@ -161,6 +163,13 @@ def _route(
         response=response,
         response_media=_response_media(handler, response, streams),
         statuses=_statuses(handler),
+    )
+
+
+def _stated_id(route: HTTPRoute, method: str, handler: HTTPRouteHandler) -> str | None:
+    stated = handler.operation_id
+    return (
+        stated(handler, HttpMethod(method), route.path_components) if callable(stated) else stated
     )
 
 
@@ -376,13 +385,11 @@ def _unmatched(
 def _operation_id(contract: Contract, operation: Operation, route: Route) -> Iterator[Finding]:
     if operation.operation_id is None:
         return
-    stated = route.handler.operation_id
+    stated = route.operation_id
     if stated is None:
         # Nobody stated one, so the handler's name speaks: list_members serves listMembers.
         same = _words(operation.operation_id) == _words(route.name)
         actual = f"the function's name {route.name}"
-    elif callable(stated):
-        return
     else:
         same, actual = stated == operation.operation_id, stated
     if not same:

@@ -97,7 +97,7 @@ def _compare(
     tag: str | None = None,
 ) -> Iterator[Difference]:
     pair = (contract.where, code.where)
-    if pair in seen and (code.properties or code.options):
+    if pair in seen:
         return
     seen.add(pair)
 
@@ -176,7 +176,9 @@ def _compare_options(
         for child in contract.options.values():
             option = child()
             same = (
-                other for other in rest if not any(_compare(option, other, direction, "", set()))
+                other
+                for other in rest
+                if not any(_compare(option, other, direction, "", set(seen)))
             )
             match = next(same, None)
             if match is None:
@@ -376,7 +378,12 @@ class StructShapes:
         """Describe a type; `where` names it unless it is a struct, which is named by its class."""
         key = (annotation, where)
         if key not in self._types:
-            self._types[key] = self._shape(mi.type_info(annotation), where)
+            try:
+                known = mi.type_info(annotation)
+            except (TypeError, NameError) as error:
+                undescribed = frozenset({f"{_name(annotation)}, which msgspec refuses: {error}"})
+                return Shape(where, types=undescribed, nullable=False)
+            self._types[key] = self._shape(known, where)
         return self._types[key]
 
     def _shape(self, t: mi.Type, where: str) -> Shape:
@@ -611,7 +618,7 @@ def _types(stated: Any, shown: Any, status: str = "") -> Mapping[str, Any]:
     if stated is None:
         return {} if shown is RAW or shown is NoneType else {"*": shown}
     if not isinstance(stated, Mapping):
-        return {"*": stated}
+        return {"*": stated, "text/event-stream": stated}
     exact = {str(key): value for key, value in stated.items()}
     if status in exact:
         return {"*": exact[status]}
@@ -636,8 +643,9 @@ def _compare_body(
         if media not in side.types and not is_json(media):
             continue
         annotation = side.types.get(media, side.types.get("*"))
+        documented = contract.shape(schema)
         if annotation is None:
-            if side.serves(media):
+            if side.serves(media) and not _is_free(documented):
                 yield finding(
                     _UNCHECKABLE,
                     f"{side.label} {media}",
@@ -647,8 +655,20 @@ def _compare_body(
                 )
             continue
         code = shapes.shape(annotation, side.label)
-        for difference in compare(contract.shape(schema), code, side.direction):
+        for difference in compare(documented, code, side.direction):
             yield _finding(contract, difference, shapes, side.label, root)
+
+
+def _is_free(shape: Shape) -> bool:
+    """Tell a schema that promises no more than JSON, an object or an array."""
+    return shape.types is None or not (
+        shape.types - {"object", "array"}
+        or shape.properties
+        or shape.options
+        or shape.items
+        or shape.prefix
+        or callable(shape.additional)
+    )
 
 
 def _name(annotation: Any) -> str:
