@@ -1,8 +1,17 @@
 """Structs against the contract: each change gives exactly its code, each twin nothing."""
 
-import pytest
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import Annotated, Any, Literal, NamedTuple, Required, TypedDict
 
-from tests.contract.api_fixtures.shop import Change, api_findings, covered
+import pytest
+from alembic_readonly_check.openapi import canonical
+from alembic_readonly_check.routes import routes_of
+from alembic_readonly_check.structs import StructShapes, compare
+from msgspec import Meta, Raw, Struct, field
+
+from tests.contract.api_fixtures.shop import ROOT, Change, api_findings, covered
 
 MAPPING = (
     '        mapping:\n          card: "#/components/schemas/Card"\n'
@@ -397,3 +406,180 @@ COVERED = covered(CHANGES)
 def test_a_change_gives_exactly_its_code(change: Change) -> None:
     found = api_findings(change.contract(), change.routes())
     assert {finding.code for finding in found} == (set() if change.benign else {change.code})
+
+
+class Colour(Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Point(NamedTuple):
+    x: int
+    y: int = 0
+
+
+class Hints(TypedDict, total=False):
+    size: Required[int]
+    note: str
+
+
+@dataclass
+class Box:
+    width: int
+    label: str = ""
+
+
+class Node(Struct):
+    value: int
+    next: "Node | None" = None
+
+
+class Sent(Struct, array_like=True):
+    id: int
+    name: str = ""
+
+
+class Kept(Struct, rename="camel"):
+    raw_body: Raw = Raw(b"{}")
+    made_at: datetime = field(default_factory=datetime.now)
+
+
+SPELLED = {
+    "enum": (Colour, {"type": "string", "enum": ["blue", "red"]}),
+    "literal": (Literal[1, 2, None], {"type": ["integer", "null"], "enum": [2, 1, None]}),
+    "tuple": (
+        tuple[int, str],
+        {
+            "type": "array",
+            "minItems": 2,
+            "maxItems": 2,
+            "prefixItems": [{"type": "integer"}, {"type": "string"}],
+        },
+    ),
+    "named tuple": (
+        Point,
+        {
+            "type": "array",
+            "minItems": 1,
+            "maxItems": 2,
+            "prefixItems": [{"type": "integer"}, {"type": "integer"}],
+        },
+    ),
+    "typed dict": (
+        Hints,
+        {
+            "required": ["size"],
+            "properties": {"size": {"type": "integer"}, "note": {"type": "string"}},
+        },
+    ),
+    "dataclass": (
+        Box,
+        {
+            "required": ["width"],
+            "properties": {
+                "width": {"type": "integer"},
+                "label": {"type": "string", "default": ""},
+            },
+        },
+    ),
+    "struct in a list": (
+        Sent,
+        {
+            "type": "array",
+            "minItems": 1,
+            "prefixItems": [{"type": "integer"}, {"type": "string"}],
+        },
+    ),
+    "set": (set[str], {"type": "array", "items": {"type": "string"}, "uniqueItems": True}),
+    "set read from a list": (set[str], {"type": "array", "items": {"type": "string"}}),
+    "bytes": (
+        Annotated[bytes, Meta(max_length=4)],
+        {"type": "string", "contentEncoding": "base64", "maxLength": 8},
+    ),
+    "map": (
+        Annotated[dict[str, Any], Meta(max_length=3)],
+        {"type": "object", "maxProperties": 3},
+    ),
+    "anything": (Any, {}),
+    "several types": (int | str | None, {"type": ["string", "integer", "null"]}),
+    "duration": (timedelta, {"type": "string", "format": "duration"}),
+    "format that only annotates": (str, {"type": "string", "format": "email"}),
+    "format that the struct states": (
+        Annotated[str, Meta(extra_json_schema={"format": "email"})],
+        {"type": "string", "format": "email"},
+    ),
+    "camel case": (
+        Kept,
+        {"properties": {"rawBody": {}, "madeAt": {"type": "string", "format": "x"}}},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SPELLED)
+def test_python_types_have_the_shape_of_their_json(name: str) -> None:
+    annotation, schema = SPELLED[name]
+    code = StructShapes("request").shape(annotation, "it")
+    found = list(compare(canonical(schema, "it"), code, "request"))
+    if name == "camel case":
+        # A naive datetime is no date-time, and nothing here calls its factory.
+        assert [(d.fact, d.path) for d in found] == [("format", "madeAt")]
+    else:
+        assert found == []
+
+
+def test_a_struct_may_contain_itself() -> None:
+    shapes = StructShapes("request")
+    node = shapes.shape(Node, "it")
+    (found,) = compare(node, shapes.shape(Node | None, "it"), "request")
+    assert found.fact == "null"
+    assert list(compare(node, node, "request")) == []
+
+
+def test_a_response_is_held_to_no_constraint_that_msgspec_does_not_check() -> None:
+    schema = canonical({"type": "string", "maxLength": 9, "pattern": "^a"}, "it")
+    assert [
+        d.fact for d in compare(schema, StructShapes("request").shape(str, "it"), "request")
+    ] == [
+        "pattern",
+        "length",
+    ]
+    assert not list(compare(schema, StructShapes("response").shape(str, "it"), "response"))
+    stated = StructShapes("response").shape(Annotated[str, Meta(max_length=8)], "it")
+    assert [d.fact for d in compare(schema, stated, "response")] == ["length"]
+
+
+class Opaque:
+    """A type that msgspec knows nothing of."""
+
+
+def test_a_type_that_msgspec_cannot_describe_is_said_to_be_one() -> None:
+    (found,) = compare(
+        canonical({"type": "string"}, "it"), StructShapes("request").shape(Opaque, "it"), "request"
+    )
+    assert (found.fact, found.actual) == ("type", "Opaque, which msgspec cannot describe")
+    described = Annotated[Opaque, Meta(extra_json_schema={"type": "string"})]
+    assert not list(
+        compare(
+            canonical({"type": "string"}, "it"),
+            StructShapes("request").shape(described, "it"),
+            "request",
+        )
+    )
+
+
+def test_a_finding_names_the_line_of_the_field() -> None:
+    # The shop runs from text that Python cannot look up, so this one is imported.
+    from tests.contract.api_fixtures import orders_app
+
+    change = Change("", "AS603", "contract", "count: { type: integer }", "count: { type: string }")
+    (found,) = api_findings(change.contract(), routes_of(orders_app.app, ROOT))
+    assert found.subject == "Imported.count"
+    assert found.message == (
+        "importOrders response 200 at count: type differs: document string, struct integer"
+        " (tests/contract/api_fixtures/orders_app.py:92)"
+    )
+
+
+def test_a_struct_that_operations_share_is_reported_once() -> None:
+    change = Change("", "AS606", "app", "    note: str | None\n", "    note: str\n")
+    assert [f.subject for f in api_findings(change.contract(), change.routes())] == ["Order.note"]

@@ -15,6 +15,7 @@ from alembic_readonly_check.findings import Finding
 from alembic_readonly_check.openapi import ApiRules, Contract, parse_contract
 from alembic_readonly_check.routes import Route, check_routes, routes_of
 from alembic_readonly_check.structs import check_structs
+from litestar import Litestar
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
@@ -73,13 +74,20 @@ def schema_of_text(text: str) -> Schema:
     return document.schema
 
 
-def routes_of_text(text: str) -> list[Route]:
-    """Run the text of an app as a module of its own and list the routes of its `app`."""
+def app_of_text(text: str) -> Litestar:
+    """Run the text of an app as a module of its own and give its `app`."""
     module = ModuleType(f"orders_app_{next(_numbers)}")
     # Litestar and msgspec look up annotations in the module that a function says it is from.
     sys.modules[module.__name__] = module
     exec(compile(text, HERE / "orders_app.py", "exec"), module.__dict__)
-    return routes_of(module.app, ROOT)
+    app = module.__dict__["app"]
+    assert isinstance(app, Litestar)
+    return app
+
+
+def routes_of_text(text: str) -> list[Route]:
+    """List the routes of an app that is given as text."""
+    return routes_of(app_of_text(text), ROOT)
 
 
 def api_findings(
