@@ -56,7 +56,7 @@ class EventController(Controller):
 
     @post(
         operation_id="publishEvents",
-        opt={**may("events:publish"), "consumes": events.MEDIA_TYPES},
+        opt={**may("events:publish"), "request_media_types": events.MEDIA_TYPES},
     )
     async def publish_events(
         self,

@@ -11,14 +11,13 @@ from typing import Any
 
 import asyncpg
 import pytest
-from sqlalchemy import text
-from sqlalchemy.engine import URL
-
 from alembic_readonly_check import catalog, guard, scratch
 from alembic_readonly_check.check import Check, Options
 from alembic_readonly_check.config import Scratch, load
 from alembic_readonly_check.expressions import Scope
 from alembic_readonly_check.findings import CannotCheck
+from sqlalchemy import text
+from sqlalchemy.engine import URL
 
 ROOT = Path(__file__).parent / "foreign"
 SCHEMAS = ("public",)
