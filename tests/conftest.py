@@ -77,6 +77,7 @@ async def template(postgres: EmbeddedPostgres) -> str:
 class TestDatabase(NamedTuple):
     """A migrated database of its own, and how each role logs in to it."""
 
+    __test__ = False  # its name looks like a test class to pytest
     postgres: EmbeddedPostgres
     name: str
 
