@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -58,7 +59,7 @@ class Frame:
 class Channel:
     """One workspace's newest frames, complete from `since` on, and the readers that wait."""
 
-    __slots__ = ("authority", "frames", "readers", "since", "waiting")
+    __slots__ = ("__weakref__", "authority", "frames", "since", "waiting")
 
     def __init__(self, since: int) -> None:
         self.since = since
@@ -66,7 +67,6 @@ class Channel:
         """The last position at which rights may have changed."""
         self.frames: deque[Frame] = deque()
         self.waiting: set[asyncio.Future[None]] = set()
-        self.readers = 0
 
     def add(self, frame: Frame) -> None:
         """Append a frame; the oldest goes when the ring is full."""
@@ -101,22 +101,18 @@ class Hub:
         self.epoch = 0
         self.head = 0
         self.retained_from = 1
-        self.channels: dict[UUID, Channel] = {}
+        self.channels: WeakValueDictionary[UUID, Channel] = WeakValueDictionary()
         self.is_closed = False
 
-    def open(self, workspace_id: UUID) -> Channel:
-        """Join a workspace's channel; each join is left by `leave`."""
+    def channel(self, workspace_id: UUID) -> Channel:
+        """Return a workspace's channel, complete from now on; it is there while somebody holds it.
+
+        Held weakly, since a stream whose client vanished in mid-send gets no moment to leave.
+        """
         channel = self.channels.get(workspace_id)
         if channel is None:
             channel = self.channels[workspace_id] = Channel(self.head)
-        channel.readers += 1
         return channel
-
-    def leave(self, workspace_id: UUID, channel: Channel) -> None:
-        """Leave a channel; it goes with its last reader."""
-        channel.readers -= 1
-        if channel.readers == 0 and self.channels.get(workspace_id) is channel:
-            del self.channels[workspace_id]
 
     def publish(self, rows: Iterable[Any]) -> None:
         """Take what the tail read, in order, and wake the readers that it concerns."""
