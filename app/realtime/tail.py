@@ -18,6 +18,8 @@ BATCH = 1000
 WAITS = (0.005, 0.025, 0.1)
 QUIET_READS = 20
 """Empty reads before the next longer wait."""
+ANSWER_SECONDS = 10
+"""A server that is silent for longer is taken for dead; its socket may never tell."""
 BACKOFF = (0.1, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -43,10 +45,14 @@ class Tail:
         while True:
             try:
                 async with self.engine.connect() as connection:
-                    driver = await driver_of(connection)
-                    await self.open(driver)
-                    failures = 0
-                    await self.follow(driver)
+                    try:
+                        driver = await driver_of(connection)
+                        await self.open(driver)
+                        failures = 0
+                        await self.follow(driver)
+                    finally:
+                        # SQLAlchemy did not see the driver fail, and would lend it again.
+                        await connection.invalidate()
             except Exception as error:
                 self.is_following = False
                 pause = BACKOFF[min(failures, len(BACKOFF) - 1)]
@@ -78,7 +84,9 @@ class Tail:
             self.wakeup.clear()
             self.reads_begun += 1
             began = self.reads_begun
-            rows: Sequence[Any] = await statement.fetch(self.hub.head, BATCH)
+            rows: Sequence[Any] = await statement.fetch(
+                self.hub.head, BATCH, timeout=ANSWER_SECONDS
+            )
             self.is_following = True
             if rows:
                 self.hub.publish(rows)
