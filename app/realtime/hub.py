@@ -115,12 +115,15 @@ class Hub:
         return channel
 
     def publish(self, rows: Iterable[Any]) -> None:
-        """Take what the tail read, in order, and wake the readers that it concerns."""
+        """Take what the tail read, in order, and wake the readers that it concerns.
+
+        Of a deleted event only its position is left, without a type.
+        """
         touched = set()
         for row in rows:
             self.head = row["pos"]
             channel = self.channels.get(row["workspace_id"])
-            if channel is not None and row["user_id"] is None:
+            if channel is not None and row["user_id"] is None and row["type"] is not None:
                 channel.add(self.frame(row["pos"], as_event(row)))
                 touched.add(channel)
         for channel in touched:

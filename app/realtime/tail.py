@@ -67,9 +67,11 @@ class Tail:
                 await asyncio.sleep(pause)
 
     async def open(self, driver: Driver) -> None:
-        """Learn where the log stands; a new epoch or a lower head resets the hub's readers."""
-        epoch, head, retained_from = await driver.fetchrow("select * from annex.open_log()")  # type: ignore[misc]
-        if epoch != self.hub.epoch or head < self.hub.head:
+        """Learn where the log stands; a new epoch resets the hub's readers."""
+        epoch, head, retained_from = await driver.fetchrow(  # type: ignore[misc]
+            "select * from annex.open_log($1, $2)", self.hub.epoch, self.hub.head
+        )
+        if epoch != self.hub.epoch:
             self.hub.restart(epoch, head, retained_from)
         self.hub.retained_from = retained_from
 
