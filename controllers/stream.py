@@ -42,7 +42,9 @@ class StreamController(Controller):
         resume = last_event_id or first_event_id
         authorized_at = state.hub.head
         try:
-            principal = await identify(request, ticket, is_reconnect=last_event_id is not None)
+            # Garbage would make any request a reconnect.
+            is_reconnect = last_event_id is not None and state.hub.cursors.read(last_event_id)
+            principal = await identify(request, ticket, is_reconnect=bool(is_reconnect))
             state.limiter.take(principal.name, request.scope["state"])
             access = await authorize(request, principal, ws)
         except Problem as problem:
