@@ -43,7 +43,11 @@ class Frame:
     def data(self) -> Any:
         """The data, decoded when a filter asks for it."""
         if self._data is msgspec.UNSET:
-            self._data = decode_exactly.decode(self.event.data)
+            try:
+                self._data = decode_exactly.decode(self.event.data)
+            except (msgspec.DecodeError, RecursionError):
+                # Nested or with numbers beyond what can be read: no `where` finds anything in it.
+                self._data = None
         return self._data
 
     def passes(self, wanted: Filter, *, sees_audit: bool) -> bool:
