@@ -77,6 +77,8 @@ async def template(postgres: EmbeddedPostgres) -> str:
 class TestDatabase(NamedTuple):
     """A migrated database of its own, and how each role logs in to it."""
 
+    __test__ = False  # pytest would collect it where it is imported
+
     postgres: EmbeddedPostgres
     name: str
 
