@@ -118,10 +118,14 @@ async def begin_transaction(engine: AsyncEngine, begin: str) -> tuple[AsyncConne
             await connection.start()
             driver = await driver_of(connection)
             await driver.execute(begin)
-        except UNREACHABLE as error:
-            if connection.sync_connection is not None:
-                await connection.invalidate()
-                await connection.close()
+        except BaseException as error:
+            # Shielded: a cancelled request must not keep a connection that others wait for.
+            with anyio.CancelScope(shield=True):
+                if connection.sync_connection is not None:
+                    await connection.invalidate()
+                    await connection.close()
+            if not isinstance(error, UNREACHABLE):
+                raise
             await engine.dispose()
             if attempt == 2:
                 raise Unavailable(

@@ -20,7 +20,9 @@ Topics = Annotated[str | None, QueryParameter(name="topics", min_length=1, max_l
 Where = Annotated[list[str] | None, QueryParameter(name="where", max_items=5)]
 
 CLAUSE = re.compile(r"data((?:\.[A-Za-z0-9_-]{1,64}){1,8}):(.*)", re.DOTALL)
-INDEX = re.compile(r"-?[0-9]{1,9}")
+INDEX = re.compile(r"-?[0-9]+")
+MAX_EXPONENT = 1000
+"""Of a number to compare with; Postgres refuses the largest that can be written."""
 decode_exactly = msgspec.json.Decoder(float_hook=Decimal)
 MISSING = object()
 
@@ -50,7 +52,9 @@ class Clause(msgspec.Struct, frozen=True):
         found: list[Any] = [self.value]
         try:
             scalar = decode_exactly.decode(self.value)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, ArithmeticError):
+            return found
+        if isinstance(scalar, Decimal) and abs(scalar.adjusted()) > MAX_EXPONENT:
             return found
         if scalar is None or isinstance(scalar, bool | int | Decimal):
             found.append(scalar)
