@@ -79,6 +79,7 @@ CHANGES = (
         benign=True,
     ),
     Change("operationId", "AR507", "contract", "listOrders", "searchOrders"),
+    Change("operationId dropped", "AR507", "contract", "      operationId: listOrders\n", ""),
     Change(
         "operation_id in the name alone",
         "AR507",

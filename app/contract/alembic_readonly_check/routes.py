@@ -383,22 +383,20 @@ def _unmatched(
 
 
 def _operation_id(contract: Contract, operation: Operation, route: Route) -> Iterator[Finding]:
-    if operation.operation_id is None:
-        return
-    stated = route.operation_id
+    expected, stated = operation.operation_id, route.operation_id
     if stated is None:
         # Nobody stated one, so the handler's name speaks: list_members serves listMembers.
-        same = _words(operation.operation_id) == _words(route.name)
+        same = expected is None or _words(expected) == _words(route.name)
         actual = f"the function's name {route.name}"
     else:
-        same, actual = stated == operation.operation_id, stated
+        same, actual = stated == expected, stated
     if not same:
         yield finding(
             "AR507",
             f"{operation.method} {operation.path}",
-            f"operationId differs: document {operation.operation_id}, app {actual}, {_at(route)}",
+            f"operationId differs: document {expected or 'none'}, app {actual}, {_at(route)}",
             contract.location(operation.node.child("operationId").pointer),
-            expected=operation.operation_id,
+            expected=expected,
             actual=actual,
         )
 

@@ -199,8 +199,6 @@ def _compare_properties(
     differs: _Differs,
 ) -> Iterator[Difference]:
     for name in dict.fromkeys((*contract.properties, *code.properties)):
-        if name == tag:
-            continue
         below = f"{path}.{name}" if path else name
         documented, written = contract.properties.get(name), code.properties.get(name)
         if documented is None:
@@ -222,7 +220,9 @@ def _compare_properties(
             )
             continue
         right = written()
-        if code.tag == name and left.enum != right.enum:
+        # A mapping may name the values of the tag in the place of an enum.
+        named = name == tag and left.enum is None and left.types == right.types
+        if code.tag == name and not named and (left.enum, left.types) != (right.enum, right.types):
             yield Difference("tag", below, left.where, right.where, _values(left), _values(right))
             continue
         needed, given = name in contract.required, name in code.required
@@ -244,7 +244,8 @@ def _compare_properties(
                 _stated("default", left.default),
                 _stated("default", right.default),
             )
-        yield from _compare(left, right, direction, below, seen)
+        if not named:
+            yield from _compare(left, right, direction, below, seen)
     closed, open_ = contract.additional, code.additional
     if callable(closed) and callable(open_):
         yield from _compare(closed(), open_(), direction, f"{path}.*" if path else "*", seen)
