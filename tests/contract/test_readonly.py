@@ -11,14 +11,13 @@ from typing import Any
 
 import asyncpg
 import pytest
-from sqlalchemy import text
-from sqlalchemy.engine import URL
-
 from alembic_readonly_check import catalog, guard, scratch
 from alembic_readonly_check.check import Check, Options
 from alembic_readonly_check.config import Scratch, load
 from alembic_readonly_check.expressions import Scope
 from alembic_readonly_check.findings import CannotCheck
+from sqlalchemy import text
+from sqlalchemy.engine import URL
 
 ROOT = Path(__file__).parent / "foreign"
 SCHEMAS = ("public",)
@@ -244,7 +243,7 @@ def test_an_error_never_shows_the_password(shop: Shop) -> None:
     assert shop.password not in str(stopped.value)
 
 
-def test_the_configuration_is_read_from_the_project(shop: Shop) -> None:
+def test_the_configuration_is_read_from_the_project() -> None:
     config = load(ROOT / "shop")
     assert config.scratch == Scratch("SHOP_SCRATCH_URL", ("sql/roles.sql",), "shop_owner")
     assert config.folder == ROOT

@@ -790,7 +790,7 @@ def _with(table: Table, facts: list[Any]) -> Table:
         "grants": Grant,
         "triggers": Trigger,
     }
-    changes = {
+    changes: dict[str, Any] = {
         attribute: tuple(fact for fact in facts if isinstance(fact, kind))
         for attribute, kind in kinds.items()
         if any(isinstance(fact, kind) for fact in facts)
