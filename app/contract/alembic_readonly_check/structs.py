@@ -16,7 +16,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_origin
 
@@ -475,8 +475,11 @@ class StructShapes:
             # Lengths count the text on the wire: base64 writes three bytes as four characters.
             low, high = (None if n is None else 4 * ((n + 2) // 3) for n in _lengths(t))
             return replace(text, format="byte", lengths=(low or None, high))
-        name = getattr(t, "cls", type(t)).__qualname__
-        return replace(text, types=frozenset({f"{name}, which msgspec cannot describe"}))
+        cls = getattr(t, "cls", type(t))
+        if issubclass(cls, PurePath):
+            return text
+        unknown = f"{cls.__qualname__}, which msgspec cannot describe"
+        return replace(text, types=frozenset({unknown}))
 
     def _fields(
         self, t: mi.StructType | mi.DataclassType | mi.TypedDictType | mi.NamedTupleType
