@@ -848,21 +848,19 @@ _MORE: tuple[tuple[str, str, Severity, str, str, str], ...] = (
         "EX802",
         "openapi.yaml and external_apis.md: a section lacks a fact",
         "error",
-        "A section needs the bullets Base URL, Authentication, Operations, Failure and Timeout,"
-        " each"
-        " once and not empty.",
-        "billing: Timeout is missing",
-        "write the bullet `- Timeout: …`",
+        "A section needs the bullets Base URL, Authentication, Operations, Failure and Timeout, each"
+        " once and not empty, and stands once.",
+        "billing Timeout: Timeout is missing",
+        "write the bullet, such as `- Timeout: 5 s`, once",
     ),
     (
         "EX803",
-        "openapi.yaml and external_apis.md: the operations differ",
-        "error",
-        "The section's Operations bullet does not name the operations that carry its"
-        " x-external-api,"
-        " or no operation carries it.",
-        "billing: Operations lacks createOrder",
-        "write the operationIds of the contract into the bullet",
+        "openapi.yaml and external_apis.md: nothing uses a section",
+        "warning",
+        "No operation names the system in x-external-api, and the section has no bullet `Used by`"
+        " that says who else calls it.",
+        "billing: no operation has x-external-api: billing",
+        "name it in x-external-api, write `- Used by: …`, or take the section out",
     ),
     # The tool itself.
     (
