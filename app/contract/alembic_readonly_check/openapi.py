@@ -477,7 +477,7 @@ def _referring(node: Node, contract: Contract) -> Shape:
         beside = {key: item for key, item in beside.items() if key.startswith("x-")}
     if not beside:
         return target
-    return intersect(_own_facts(Node(beside, node.pointer), contract), target)
+    return intersect(_shape(Node(beside, node.pointer), contract), target)
 
 
 def _own_facts(node: Node, contract: Contract) -> Shape:

@@ -373,19 +373,15 @@ class StructShapes:
         self.direction = direction
         self.classes: dict[str, type] = {}
         self._structs: dict[Any, Shape] = {}
-        self._types: dict[tuple[Any, str], Shape] = {}
 
     def shape(self, annotation: Any, where: str) -> Shape:
         """Describe a type; `where` names it unless it is a struct, which is named by its class."""
-        key = (annotation, where)
-        if key not in self._types:
-            try:
-                known = mi.type_info(annotation)
-            except (TypeError, NameError) as error:
-                undescribed = frozenset({f"{_name(annotation)}, which msgspec refuses: {error}"})
-                return Shape(where, types=undescribed, nullable=False)
-            self._types[key] = self._shape(known, where)
-        return self._types[key]
+        try:
+            known = mi.type_info(annotation)
+        except (TypeError, NameError) as error:
+            refused = f"{_name(annotation)}, which msgspec refuses: {error}"
+            return Shape(where, types=frozenset({refused}), nullable=False)
+        return self._shape(known, where)
 
     def _shape(self, t: mi.Type, where: str) -> Shape:
         if isinstance(t, mi.Metadata):
