@@ -508,7 +508,8 @@ def parse_constraint(name: str, text: str, schema: str) -> ForeignKey | Unique |
                 _deferral(node),
             )
         case ConstrType.CONSTR_CHECK:
-            return Check(name, text_of(node.raw_expr), not not_valid, not node.is_no_inherit)
+            expression = text[text.index("(") + 1 : text.rindex(")")].strip()
+            return Check(name, expression, not not_valid, not node.is_no_inherit)
         case ConstrType.CONSTR_EXCLUSION:
             return Exclusion(name, " ".join(text.split()))
     raise Unparsable("it is neither a foreign key, a unique, a check nor an exclusion")
