@@ -57,6 +57,22 @@ CHANGES = (
         benign=True,
     ),
     Change(
+        "OPTIONS is documented",
+        "AR501",
+        "contract",
+        "  /health:\n",
+        "  /health:\n"
+        "    options: { operationId: o, responses: { '204': { description: Allowed. } } }\n",
+        benign=True,
+    ),
+    Change(
+        "HEAD is promised",
+        "AR501",
+        "contract",
+        "  /health:\n",
+        "  /health:\n    head: { responses: { '200': { description: Up. } } }\n",
+    ),
+    Change(
         "operation removed",
         "AR506",
         "contract",
@@ -334,6 +350,19 @@ def test_routes_of_a_mounted_app_stand_below_its_path() -> None:
 def get_ready() -> str:
     """Say that it is ready."""
     return "yes"
+
+
+@get("/slow", sync_to_thread=True)
+def get_slow() -> str:
+    """Take its time in a thread."""
+    return "yes"
+
+
+def test_a_handler_that_runs_in_a_thread_has_a_line() -> None:
+    routes = routes_of(Litestar([get_slow], openapi_config=None), ROOT)
+    assert {r.location.path for r in routes if r.method == "GET" and r.location} == {
+        "tests/contract/test_api_routes.py"
+    }
 
 
 def test_a_path_parameter_that_nobody_reads_has_the_type_of_its_path() -> None:

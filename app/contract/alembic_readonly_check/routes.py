@@ -40,6 +40,7 @@ from litestar.params import BodyKwarg, ParameterKwarg
 from litestar.response import File, Redirect, Response, ServerSentEvent, Stream, Template
 from litestar.response.base import ASGIResponse
 from litestar.routes import ASGIRoute, HTTPRoute
+from litestar.types import Method
 
 from alembic_readonly_check.codes import finding
 from alembic_readonly_check.findings import CannotCheck, Finding, Location, relative
@@ -120,13 +121,12 @@ def _routes(app: Litestar, root: Path, prefix: str) -> Iterator[Route]:
             mounted: Litestar = route.route_handler.fn
             yield from _routes(mounted, root, prefix + route.path_format.rstrip("/"))
         elif isinstance(route, HTTPRoute):
-            for method, (handler, _) in route.route_handler_map.items():
-                yield _route(route, str(method), handler, root, prefix)
+            for method in route.route_handler_map:
+                yield _route(route, method, root, prefix)
 
 
-def _route(
-    route: HTTPRoute, method: str, handler: HTTPRouteHandler, root: Path, prefix: str
-) -> Route:
+def _route(route: HTTPRoute, method: Method, root: Path, prefix: str) -> Route:
+    handler, kwargs = route.route_handler_map[method]
     models = list(_signature_models(handler))
     body: Any = NoneType
     media: frozenset[str] | None = frozenset()
@@ -149,12 +149,12 @@ def _route(
     response, streams = _returned(handler.parsed_fn_signature.return_type.annotation)
     return Route(
         path=prefix + route.path_format,
-        method=method,
+        method=str(method),
         handler=handler,
         name=handler.handler_name,
         operation_id=_stated_id(route, method, handler),
         location=_location(handler, root),
-        parameters=tuple(_parameters(route, method, models)),
+        parameters=tuple(_parameters(route, kwargs, models)),
         dependencies=frozenset(handler.resolve_dependencies())
         & frozenset(name for model in models for name in model._fields),
         body=body,
@@ -166,7 +166,7 @@ def _route(
     )
 
 
-def _stated_id(route: HTTPRoute, method: str, handler: HTTPRouteHandler) -> str | None:
+def _stated_id(route: HTTPRoute, method: Method, handler: HTTPRouteHandler) -> str | None:
     stated = handler.operation_id
     return (
         stated(handler, HttpMethod(method), route.path_components) if callable(stated) else stated
@@ -191,8 +191,7 @@ def _signature_models(handler: HTTPRouteHandler) -> Iterator[Any]:
                 waiting.append(dependencies[name].signature_model)
 
 
-def _parameters(route: HTTPRoute, method: str, models: Sequence[Any]) -> Iterator[ServedParameter]:
-    kwargs = next(kwargs for key, (_, kwargs) in route.route_handler_map.items() if key == method)
+def _parameters(route: HTTPRoute, kwargs: Any, models: Sequence[Any]) -> Iterator[ServedParameter]:
     definitions = (
         *kwargs.expected_path_params,
         *kwargs.expected_query_params,
@@ -230,8 +229,9 @@ def _default(value: Any) -> Json:
 
 def _location(handler: HTTPRouteHandler, root: Path) -> Location | None:
     fn: Any = handler.fn
-    while isinstance(fn, partial) or hasattr(fn, "__wrapped__"):
-        fn = fn.func if isinstance(fn, partial) else fn.__wrapped__
+    # A partial, and what Litestar makes of a function that runs in a thread, keep it as `func`.
+    while hasattr(fn, "func"):
+        fn = fn.func
     code = getattr(inspect.unwrap(fn), "__code__", None)
     return Location(relative(Path(code.co_filename), root), code.co_firstlineno) if code else None
 
@@ -323,7 +323,9 @@ def check_routes(contract: Contract, routes: Sequence[Route], rules: ApiRules) -
     findings = list(_unmatched(contract, documented, served, rules))
     parameters: list[Finding] = []
     for key, operation in documented.items():
-        if route := served.get(key):
+        route = served.get(key)
+        # What answers HEAD and OPTIONS follows from the resource, not from a handler's signature.
+        if route is not None and route.method not in ("HEAD", "OPTIONS"):
             findings += _operation_id(contract, operation, route)
             parameters += _parameter_drift(contract, operation, route, shapes, rules)
             findings += _body_drift(contract, operation, route)
