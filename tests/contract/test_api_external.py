@@ -7,6 +7,14 @@ from alembic_readonly_check.openapi import ApiRules
 
 from tests.contract.api_fixtures.shop import EXTERNAL, Change, covered
 
+SECTION = """## billing
+- Base URL: `https://billing.example/v2`
+- Authentication: bearer token
+- Operations: `POST /charges`
+- Failure: none
+- Timeout: 5 s
+"""
+
 CHANGES = (
     Change("section missing", "EX801", "external", EXTERNAL, "# Systems that we call\n"),
     Change(
@@ -36,27 +44,20 @@ CHANGES = (
         (("- Base URL", "* **Timeout:** 5 s\n\n- Base URL"),),
         benign=True,
     ),
-    Change("operation not named", "EX803", "external", ", `createPayment`", ""),
-    Change(
-        "operation named too many",
-        "EX803",
-        "external",
-        "`createOrder`,",
-        "`createOrder`, getOrder,",
-    ),
+    Change("section twice", "EX802", "external", "- Owner: the till\n", f"\n{SECTION}"),
     Change(
         "system that nothing calls",
         "EX803",
         "external",
         "- Owner: the till\n",
-        "- Owner: the till\n\n## stock\n",
+        f"\n{SECTION.replace('billing', 'stock')}",
     ),
     Change(
-        "operations without code spans",
+        "system that operations do not wait for",
         "EX803",
         "external",
-        "`createOrder`, `createPayment`",
-        "createPayment, createOrder",
+        "- Owner: the till\n",
+        f"\n{SECTION.replace('billing', 'stock')}- Used by: the nightly report\n",
         benign=True,
     ),
 )
@@ -82,6 +83,6 @@ def test_operations_wait_for_a_document_that_is_not_there() -> None:
 
 def test_a_section_without_facts_lacks_each_of_them() -> None:
     change = Change("", "EX802", "contract", "", "")
-    found = check_external(change.contract(), "## billing\n", "docs/external_apis.md", ApiRules())
+    found = check_external(change.contract(), "## `billing`\n", "docs/external_apis.md", ApiRules())
     assert [f.subject for f in found] == [f"billing {fact}" for fact in FACTS]
     assert {str(f.location) for f in found} == {"docs/external_apis.md:1"}

@@ -314,3 +314,13 @@ def test_two_schemas_compare_alike_both_ways(one: Spelled, other: Spelled) -> No
     there = {(found.fact, found.path) for found in compare(left, right, "request")}
     back = {(found.fact, found.path) for found in compare(right, left, "request")}
     assert there == back
+
+
+def test_a_discriminator_maps_to_members() -> None:
+    union = {
+        "oneOf": [{"$ref": "#/components/schemas/A"}, {"$ref": "#/components/schemas/B"}],
+        "discriminator": {"propertyName": "kind", "mapping": {"a": "A", "c": "C"}},
+    }
+    member = {"type": "object", "properties": {"kind": {"type": "string"}}}
+    with pytest.raises(CannotCheck, match="maps to /components/schemas/C, which is no member"):
+        schema(union, "3.0.3", {"A": member, "B": member})

@@ -3,12 +3,16 @@
 import os
 import subprocess
 import sys
+from datetime import datetime
+from decimal import Decimal
+from pathlib import Path
 
 import pytest
 from alembic_readonly_check.findings import CannotCheck
 from alembic_readonly_check.openapi import ApiRules, parse_contract
 from alembic_readonly_check.routes import routes_of
 from litestar import Litestar, asgi, get
+from litestar.params import FromPath, FromQuery
 
 from tests.contract.api_fixtures.shop import (
     APP,
@@ -53,6 +57,22 @@ CHANGES = (
         benign=True,
     ),
     Change(
+        "OPTIONS is documented",
+        "AR501",
+        "contract",
+        "  /health:\n",
+        "  /health:\n"
+        "    options: { operationId: o, responses: { '204': { description: Allowed. } } }\n",
+        benign=True,
+    ),
+    Change(
+        "HEAD is promised",
+        "AR501",
+        "contract",
+        "  /health:\n",
+        "  /health:\n    head: { responses: { '200': { description: Up. } } }\n",
+    ),
+    Change(
         "operation removed",
         "AR506",
         "contract",
@@ -79,6 +99,7 @@ CHANGES = (
         benign=True,
     ),
     Change("operationId", "AR507", "contract", "listOrders", "searchOrders"),
+    Change("operationId dropped", "AR507", "contract", "      operationId: listOrders\n", ""),
     Change(
         "operation_id in the name alone",
         "AR507",
@@ -331,6 +352,19 @@ def get_ready() -> str:
     return "yes"
 
 
+@get("/slow", sync_to_thread=True)
+def get_slow() -> str:
+    """Take its time in a thread."""
+    return "yes"
+
+
+def test_a_handler_that_runs_in_a_thread_has_a_line() -> None:
+    routes = routes_of(Litestar([get_slow], openapi_config=None), ROOT)
+    assert {r.location.path for r in routes if r.method == "GET" and r.location} == {
+        "tests/contract/test_api_routes.py"
+    }
+
+
 def test_a_path_parameter_that_nobody_reads_has_the_type_of_its_path() -> None:
     (route,) = (
         r for r in routes_of(Litestar([get_ready], openapi_config=None), ROOT) if r.method == "GET"
@@ -489,3 +523,39 @@ def test_two_runs_print_the_same_whatever_the_hash_seed() -> None:
     ]
     assert printed[0] == printed[1]
     assert len(printed[0].splitlines()) > 10
+
+
+@get("/files/{name:path}/{since:datetime}", operation_id="getFile", sync_to_thread=False)
+def get_file(
+    name: FromPath[Path],
+    since: FromPath[datetime],
+    price: FromQuery[Decimal],
+    size: FromQuery[int | None] = None,
+) -> None:
+    """Show a file."""
+
+
+def test_parameters_are_text_on_the_wire() -> None:
+    contract = parse_contract(
+        "openapi: 3.1.0\n"
+        "paths:\n"
+        "  /files/{name}/{since}:\n"
+        "    get:\n"
+        "      operationId: getFile\n"
+        "      parameters:\n"
+        "        - { name: name, in: path, required: true, schema: { type: string } }\n"
+        "        - { name: since, in: path, schema: { type: string, format: date-time } }\n"
+        "        - { name: price, in: query, required: true, schema: { type: number } }\n"
+        "        - { name: size, in: query, schema: { type: [integer, 'null'], default: null } }\n"
+        "      responses: { '200': { description: It. } }\n",
+        "openapi.yaml",
+    )
+    routes = routes_of(Litestar([get_file], openapi_config=None), ROOT)
+    assert api_findings(contract, routes) == []
+
+
+def test_a_contract_that_names_no_permissions_says_nothing_of_them() -> None:
+    contract = "".join(
+        line for line in CONTRACT.splitlines(keepends=True) if "x-permission" not in line
+    )
+    assert codes(contract, APP) == []

@@ -333,6 +333,24 @@ CHANGES = (
     ),
     Change("tag in the mapping", "AS614", "contract", '          cash: "#', '          coin: "#'),
     Change(
+        "tag undocumented",
+        "AS614",
+        "contract",
+        "        kind: { type: string, enum: [card] }\n",
+        "",
+        (("required: [kind, number]", "required: [number]"),),
+    ),
+    Change("enum against mapping", "AS614", "contract", "enum: [card]", "enum: [coin]"),
+    Change("tag optional", "AS604", "contract", "required: [kind, number]", "required: [number]"),
+    Change(
+        "values of the tag in the mapping alone",
+        "AS614",
+        "contract",
+        "kind: { type: string, enum: [card] }",
+        "kind: { type: string }",
+        benign=True,
+    ),
+    Change(
         "anyOf against oneOf",
         "AS614",
         "contract",
@@ -583,3 +601,10 @@ def test_a_finding_names_the_line_of_the_field() -> None:
 def test_a_struct_that_operations_share_is_reported_once() -> None:
     change = Change("", "AS606", "app", "    note: str | None\n", "    note: str\n")
     assert [f.subject for f in api_findings(change.contract(), change.routes())] == ["Order.note"]
+
+
+def test_a_union_that_msgspec_refuses_is_a_finding_and_no_crash() -> None:
+    code = StructShapes("request").shape(Kept | Node, "it")
+    (found,) = compare(canonical({"type": "object"}, "it"), code, "request")
+    assert (found.fact, found.expected) == ("type", "object")
+    assert "which msgspec refuses: " in found.actual

@@ -1,4 +1,4 @@
-"""datamodel.md by itself (DM0xx) and against the models (DM1xx): one piece of text changed at a time."""
+"""datamodel.md by itself (DM0xx) and against the models (DM1xx): one change at a time."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +29,8 @@ CUSTOMER = "| `name` | `varchar(50)` | no | | | What to call them. |"
 TOTAL = (
     "| `total` | `numeric(14, 2)` | yes | generated: `price * quantity` | | Price of all pieces. |"
 )
+SENSOR = "| `sensor` | `integer` | no | | PK | Which scale. |"
+DAY = "| `taken_on` | `date` | no | | PK | On which day. |"
 QUANTITY = "- `orders_quantity_check`: `CHECK (quantity >= 1 AND quantity <= 1000)`"
 OPEN = "`btree (customer_id, placed_at DESC) INCLUDE (total) WHERE (status <> 'sent')`"
 
@@ -224,15 +226,16 @@ CHANGES = (
     Change(
         "rows of the key swapped",
         "DM106",
-        "| `sensor` | `integer` | no | | PK | Which scale. |\n| `taken_on` | `date` | no | | PK | On which day. |",
-        "| `sensor` | `integer` | no | | PK | Which scale. |\n| `taken_on` | `date` | no | | PK | On that day. |",
+        f"{SENSOR}\n{DAY}",
+        f"{SENSOR}\n{DAY.replace('which', 'that')}",
         True,
     ),
     Change("on delete", "DM107", " ON DELETE CASCADE", " ON DELETE SET NULL"),
     Change(
         "foreign key dropped",
         "DM007 DM107",
-        "- `orders_customer_fkey`: `FOREIGN KEY (customer_id) REFERENCES customers(id) ON DELETE CASCADE`",
+        "- `orders_customer_fkey`: `FOREIGN KEY (customer_id) REFERENCES customers(id)"
+        " ON DELETE CASCADE`",
         "",
     ),
     Change(
@@ -268,7 +271,8 @@ CHANGES = (
         "index spelled otherwise",
         "DM110",
         OPEN,
-        "`btree (customer_id ASC, placed_at DESC NULLS FIRST) INCLUDE (total) WHERE status != 'sent'`",
+        "`btree (customer_id ASC, placed_at DESC NULLS FIRST) INCLUDE (total)"
+        " WHERE status != 'sent'`",
         True,
     ),
     Change("enum value", "DM111", "`'new', 'paid', 'sent'`", "`'new', 'paid', 'sent', 'lost'`"),

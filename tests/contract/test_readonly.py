@@ -243,7 +243,7 @@ def test_an_error_never_shows_the_password(shop: Shop) -> None:
     assert shop.password not in str(stopped.value)
 
 
-def test_the_configuration_is_read_from_the_project(shop: Shop) -> None:
+def test_the_configuration_is_read_from_the_project() -> None:
     config = load(ROOT / "shop")
     assert config.scratch == Scratch("SHOP_SCRATCH_URL", ("sql/roles.sql",), "shop_owner")
     assert config.folder == ROOT

@@ -21,14 +21,17 @@ from alembic_readonly_check import (
     snapshot,
 )
 from alembic_readonly_check.codes import finding
+from alembic_readonly_check.columns_contract import check_columns
 from alembic_readonly_check.compare import CODES, Comparison, Planner, Rules, Side
 from alembic_readonly_check.config import Config, secret
 from alembic_readonly_check.datamodel import Document
+from alembic_readonly_check.external import check_external
 from alembic_readonly_check.facts import Json, Schema
 from alembic_readonly_check.findings import CannotCheck, Finding, Location, ordered
 from alembic_readonly_check.guard import Reader
 from alembic_readonly_check.metadata import Models
 from alembic_readonly_check.migrations import Migration
+from alembic_readonly_check.openapi import Contract, load_contract
 from alembic_readonly_check.reporters import Report
 
 
@@ -65,6 +68,7 @@ class Check:
     notes: list[str] = field(default_factory=list)
     document: Document | None = None
     models: Models | None = None
+    described: Contract | None = None
 
     # ------------------------------------------------------------------ offline
 
@@ -105,9 +109,59 @@ class Check:
 
     def contract(self, required: bool = False) -> None:
         """Check openapi.yaml against datamodel.md and external_apis.md."""
+        path = self.config.path(self.config.openapi)
+        if path is None:
+            if required:
+                raise CannotCheck(f"{self.config.openapi} is not there.")
+            self.note("openapi.yaml is not there, so nothing is compared with it")
+            return
+        self.progress(f"reading {self.config.openapi}")
+        self.described = load_contract(path, self.config.folder)
+        rules = self.config.api
+        if self.document is not None:
+            self.findings += check_columns(
+                self.described,
+                self.document.schema,
+                rules,
+                self.config.default_schema,
+                self.config.managed_schemas,
+            )
+        external = self.config.path(self.config.external_apis)
+        self.findings += check_external(
+            self.described,
+            external.read_text("utf-8") if external else None,
+            self.config.external_apis or "external_apis.md",
+            rules,
+        )
+        self.compared.append(f"{len(self.described.operations)} operations of {path.name}")
 
     def api(self, required: bool = False) -> None:
         """Compare openapi.yaml with the app and with the other documents."""
+        self.contract(required)
+        if self.described is None:
+            return
+        if self.config.app is None:
+            if required:
+                raise CannotCheck("No app is named: set app, or give --app mod:app.")
+            self.note("no app is named, so nothing is compared with it")
+            return
+        # Litestar is imported only here: documents and databases are compared without it.
+        from litestar import Litestar
+
+        from alembic_readonly_check.routes import check_routes, routes_of
+        from alembic_readonly_check.structs import check_structs
+
+        self.progress(f"importing {self.config.app}")
+        app = metadata.load(self.config.app, self.config.folder)
+        if not isinstance(app, Litestar) and callable(app):
+            app = app()
+        if not isinstance(app, Litestar):
+            raise CannotCheck(f"{self.config.app} is not a Litestar app, nor does it make one.")
+        routes = routes_of(app, self.config.folder)
+        self.findings += check_routes(self.described, routes, self.config.api)
+        self.findings += check_structs(self.described, routes, self.config.folder)
+        count = sum(route.method != "OPTIONS" for route in routes)
+        self.compared.append(f"{count} routes of {self.config.app}")
 
     def note(self, text: str) -> None:
         """Remember what was left out, so that nobody takes silence for agreement."""

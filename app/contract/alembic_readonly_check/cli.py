@@ -10,6 +10,8 @@ from typing import Any, NoReturn, TypeVar
 
 import msgspec
 import rich_click as click
+from click import get_current_context
+from click.core import ParameterSource
 from rich.console import Console
 
 from alembic_readonly_check import baseline, guard, reporters, snapshot
@@ -19,6 +21,7 @@ from alembic_readonly_check.config import Config, load, secret
 from alembic_readonly_check.findings import SEVERITIES, CannotCheck
 from alembic_readonly_check.reporters import Report
 
+COMMANDLINE = ParameterSource.COMMANDLINE
 F = TypeVar("F", bound=Callable[..., Any])
 
 click.rich_click.TEXT_MARKUP = "markdown"
@@ -212,9 +215,8 @@ def _everything(check: Check) -> None:
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
-@click.pass_context
 @_with_options
-def main(context: click.Context, **given: Any) -> None:
+def main(**given: Any) -> None:
     """Prove that documents, models, migrations, app and database agree, without writing a byte.
 
     Without a subcommand it does **all** that the configuration (`[tool.alembic-readonly-check]` in
@@ -224,12 +226,10 @@ def main(context: click.Context, **given: Any) -> None:
     Ends with **0** if all agree, **1** on drift, **2** if it could not check or had nothing to
     check. URLs are taken from environment variables and never shown.
     """
+    context = get_current_context()
     if context.invoked_subcommand is None:
         _run(_everything, **given)
-    elif any(
-        context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-        for name in given
-    ):
+    elif any(context.get_parameter_source(name) is COMMANDLINE for name in given):
         _stop(CannotCheck(f"Give options after the subcommand: {context.invoked_subcommand} --…"))
 
 

@@ -340,7 +340,7 @@ class _Comparison:
         says = held.shape.default
         if says is MISSING or says is None or column.default is None:
             return
-        stored = expressions.canonical(column.default)
+        stored = expressions.canonical(column.default, expressions.Scope())
         if not isinstance(stored, tuple) or stored[0] not in ("text", "number", "boolean"):
             return
         if _plain(says) != _stored_value(stored, self.base(column.type)):

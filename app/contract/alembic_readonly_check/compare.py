@@ -704,23 +704,23 @@ class Comparison:
         self.views()
         self.extensions()
         self.publications()
+        self.others()
+
+    def others(self) -> None:
+        """Compare the rest between catalogs; against a document, say that nothing compares it."""
+        lead, follow = self.lead.schema, self.follow.schema
         if self.deep:
             self.kind("sequence", lead.owned_sequences, follow.owned_sequences)
-            mine = {(o.kind, o.name): o.definition for o in lead.others}
-            theirs = {(o.kind, o.name): o.definition for o in follow.others}
+            mine = {(held.kind, held.name): held.definition for held in lead.others}
+            theirs = {(held.kind, held.name): held.definition for held in follow.others}
             for (kind, name), one, other in _pairs(mine, theirs):
                 if one != other:
                     self.say("other", name, f"{kind} differs", one, other)
         elif self.family == "DC":
-            for other in follow.others:
-                if other.kind not in ("comment", "schema"):
-                    self.say(
-                        "other",
-                        other.name,
-                        f"a {other.kind} is compared by no document",
-                        None,
-                        other.definition,
-                    )
+            for held in follow.others:
+                if held.kind not in ("comment", "schema"):
+                    what = f"a {held.kind} is compared by no document"
+                    self.say("other", held.name, what, None, held.definition)
 
     def covers(self, wanted: object) -> bool:
         """Leave out types that a database has for others: models name only what they map."""

@@ -154,7 +154,9 @@ def read(path: Path, root: Path, default_schema: str = "public", rls: str = "for
 def _sections(text: str, path: str) -> list[_Section]:
     """Cut the document into sections of level 2 with their subsections of level 3."""
     lines = text.splitlines()
-    tokens = MarkdownIt("commonmark").enable("table").parse(text)
+    # Cells and points are read from their raw text, so no token of inline markup is needed.
+    reader = MarkdownIt("commonmark").enable("table").disable(["inline", "text_join"])
+    tokens = reader.parse(text)
     found: list[_Section] = []
     current: _Section | None = None
     for position, token in enumerate(tokens):
@@ -790,7 +792,7 @@ def _with(table: Table, facts: list[Any]) -> Table:
         "grants": Grant,
         "triggers": Trigger,
     }
-    changes = {
+    changes: dict[str, Any] = {
         attribute: tuple(fact for fact in facts if isinstance(fact, kind))
         for attribute, kind in kinds.items()
         if any(isinstance(fact, kind) for fact in facts)

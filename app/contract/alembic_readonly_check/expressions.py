@@ -1,8 +1,9 @@
 """SQL fragments: one spelling of a type, one shape of an expression, definitions taken apart.
 
-Everything here works on Postgres' own grammar (pglast) and asks no server. `canonical` is blind
-only to spelling: `IN` against `= ANY`, `BETWEEN` against two comparisons, casts of constants that
-the catalog prints and nobody writes. What still differs is put to `EXPLAIN` where a server is there.
+Everything here works on Postgres' own grammar (pglast) and asks no server. `canonical` is
+blind only to spelling: `IN` against `= ANY`, `BETWEEN` against two comparisons, casts of
+constants that the catalog prints and nobody writes. What still differs is put to `EXPLAIN`
+where a server is there.
 """
 
 import re
@@ -110,7 +111,7 @@ def parse_type(text: str) -> str:
     if re.search(r";|--|/\*", bare):
         raise Unparsable("a type cannot hold a comment or a semicolon")
     try:
-        statement = pglast.parse_sql(f"SELECT NULL::{bare}")[0].stmt
+        statement: Any = pglast.parse_sql(f"SELECT NULL::{bare}")[0].stmt
     except pglast.parser.ParseError as error:
         raise Unparsable(_why(error)) from None
     cast = statement.targetList[0].val if len(statement.targetList or ()) == 1 else None
@@ -139,7 +140,7 @@ def qualified(type_: str, schema: str) -> str:
     return type_ if "." in type_ else f"{schema}.{type_}"
 
 
-def _type(name: ast.TypeName) -> str:
+def _type(name: Any) -> str:
     """Spell a parsed type name."""
     parts = [part.sval for part in name.names]
     if parts[0] == "pg_catalog":
@@ -162,17 +163,17 @@ def _type(name: ast.TypeName) -> str:
     return base + ("[]" if name.arrayBounds else "")
 
 
-def _modifier(node: ast.Node) -> str:
+def _modifier(node: Any) -> str:
     """Write one type modifier."""
     if isinstance(node, ast.A_Const):
         value = node.val
         return str(value.ival if isinstance(value, ast.Integer) else _value(value))
     if isinstance(node, ast.ColumnRef):
-        return str(node.fields[0].sval)
+        return str(_names(node.fields)[0])
     return RawStream()(node)
 
 
-def _value(value: ast.Node) -> str:
+def _value(value: Any) -> str:
     for attribute in ("sval", "fval", "bsval", "boolval"):
         if hasattr(value, attribute):
             return str(getattr(value, attribute))
@@ -221,13 +222,13 @@ class Scope:
 
 
 @lru_cache(maxsize=4096)
-def parse_expression(text: str) -> ast.Node:
+def parse_expression(text: str) -> Any:
     """Parse exactly one scalar expression; raises `Unparsable` with Postgres' message."""
     try:
         statements = pglast.parse_sql(f"SELECT ({text}\n)")
     except pglast.parser.ParseError as error:
         raise Unparsable(_why(error)) from None
-    select = statements[0].stmt
+    select: Any = statements[0].stmt
     if len(statements) != 1 or not isinstance(select, ast.SelectStmt):
         raise Unparsable("it is not one expression")
     bare = ast.SelectStmt(targetList=select.targetList)
@@ -243,11 +244,11 @@ def parse_expression(text: str) -> ast.Node:
         )
     ):
         raise Unparsable("it is not one expression")
-    value: ast.Node = select.targetList[0].val
-    return value
+    (target,) = select.targetList or ()
+    return target.val
 
 
-def canonical(text: str, scope: Scope = Scope()) -> Shape | str:
+def canonical(text: str, scope: Scope) -> Shape | str:
     """Give the shape of an expression, blind to spelling; text that does not parse stays text."""
     try:
         return _canonical(text, scope)
@@ -282,7 +283,7 @@ def _shape(node: Any, scope: Scope) -> Shape:
         case ast.ResTarget():
             return _target(node, scope)
         case ast.CollateClause():
-            return ("collate", _shape(node.arg, scope), node.collname[-1].sval)
+            return ("collate", _shape(node.arg, scope), _names(node.collname)[-1])
         case tuple() | list():
             return tuple(_shape(item, scope) for item in node)
         case ast.Node():
@@ -290,7 +291,7 @@ def _shape(node: Any, scope: Scope) -> Shape:
                 type(node).__name__,
                 *(
                     (slot, _shape(getattr(node, slot), scope))
-                    for slot in type(node).__slots__
+                    for slot in getattr(type(node), "__slots__", ())
                     if slot not in _IGNORED and getattr(node, slot) not in (None, False, ())
                 ),
             )
@@ -300,19 +301,18 @@ def _shape(node: Any, scope: Scope) -> Shape:
             return ("value", node)
 
 
-def _constant(node: ast.A_Const) -> Shape:
+def _constant(node: Any) -> Shape:
     if node.isnull:
         return ("null",)
     value = node.val
     if isinstance(value, ast.Integer | ast.Float):
-        number = Decimal(value.fval) if isinstance(value, ast.Float) else Decimal(value.ival or 0)
-        return ("number", number.normalize())
+        return ("number", Decimal(_value(value)).normalize())
     if isinstance(value, ast.Boolean):
         return ("boolean", bool(value.boolval))
     return ("text", _value(value))
 
 
-def _cast(node: ast.TypeCast, scope: Scope) -> Shape:
+def _cast(node: Any, scope: Scope) -> Shape:
     inner = _shape(node.arg, scope)
     type_ = qualified(_type(node.typeName), scope.schema)
     if inner[0] == "text" and type_ == "boolean":
@@ -346,7 +346,7 @@ def _is_constant_array(shape: Shape) -> bool:
     return shape[0] == "array" and all(item[0] in ("text", "number", "null") for item in shape[1:])
 
 
-def _operation(node: ast.A_Expr, scope: Scope) -> Shape:
+def _operation(node: Any, scope: Scope) -> Shape:
     operator = node.name[-1].sval
     operator = "<>" if operator == "!=" else operator
     left = _shape(node.lexpr, scope) if node.lexpr is not None else ("none",)
@@ -367,11 +367,20 @@ def _operation(node: ast.A_Expr, scope: Scope) -> Shape:
     if node.kind in (A_Expr_Kind.AEXPR_OP, A_Expr_Kind.AEXPR_LIKE, A_Expr_Kind.AEXPR_ILIKE):
         if operator == "-" and left == ("none",) and right[0] == "number":
             return ("number", -right[1])
-        return ("op", operator, left, right)
+        return ("op", operator, _promoted(left, right, scope), _promoted(right, left, scope))
     return ("op", A_Expr_Kind(node.kind).name, operator, left, right)
 
 
-def _boolean(node: ast.BoolExpr, scope: Scope) -> Shape:
+def _promoted(shape: Shape, other: Shape, scope: Scope) -> Shape:
+    """Drop a cast to the type of the column on the other side: Postgres would add it."""
+    if shape[0] == "cast" and shape[2] in _NUMBERS and other[0] == "column":
+        held = (scope.type_of(str(other[-1])) or "").partition("(")[0]
+        if held == shape[2]:
+            return tuple(shape[1])
+    return shape
+
+
+def _boolean(node: Any, scope: Scope) -> Shape:
     word = {
         BoolExprType.AND_EXPR: "and",
         BoolExprType.OR_EXPR: "or",
@@ -384,7 +393,7 @@ def _boolean(node: ast.BoolExpr, scope: Scope) -> Shape:
     return (word, *parts)
 
 
-def _target(node: ast.ResTarget, scope: Scope) -> Shape:
+def _target(node: Any, scope: Scope) -> Shape:
     """Shape a select item; the name that Postgres would give it anyway is no difference."""
     value = _shape(node.val, scope)
     own = {"call": value[1:2], "column": value[-1:]}.get(str(value[0]), ())
@@ -392,7 +401,7 @@ def _target(node: ast.ResTarget, scope: Scope) -> Shape:
     return ("target", value, node.name) if named else ("target", value)
 
 
-def _column(node: ast.ColumnRef, scope: Scope) -> Shape:
+def _column(node: Any, scope: Scope) -> Shape:
     parts = [getattr(field, "sval", "*") for field in node.fields]
     own = scope.table.split(".")
     for prefix in (own, own[-1:]):
@@ -402,7 +411,7 @@ def _column(node: ast.ColumnRef, scope: Scope) -> Shape:
     return ("column", *parts)
 
 
-def _call(node: ast.FuncCall, scope: Scope) -> Shape:
+def _call(node: Any, scope: Scope) -> Shape:
     parts = [part.sval for part in node.funcname]
     if len(parts) == 2 and parts[0] in ("pg_catalog", scope.schema):
         parts = parts[1:]
@@ -437,17 +446,18 @@ ACTIONS = {
 MATCHES = {"s": "SIMPLE", "f": "FULL", "p": "PARTIAL"}
 
 
-def _statement(sql: str) -> Any:
+def _statement(sql: str, kind: type[ast.Node], otherwise: str) -> Any:
+    """Parse one statement of a kind; what else it may be is not this."""
     try:
         statements = pglast.parse_sql(sql)
     except pglast.parser.ParseError as error:
         raise Unparsable(_why(error)) from None
-    if len(statements) != 1:
-        raise Unparsable("it is not one definition")
+    if len(statements) != 1 or not isinstance(statements[0].stmt, kind):
+        raise Unparsable(otherwise)
     return statements[0].stmt
 
 
-def text_of(node: ast.Node) -> str:
+def text_of(node: Any) -> str:
     """Write a parsed expression out again."""
     return RawStream()(node)
 
@@ -456,11 +466,11 @@ def _names(nodes: Any) -> tuple[str, ...]:
     return tuple(node.sval for node in nodes or ())
 
 
-def _relation_name(node: ast.RangeVar, schema: str) -> str:
+def _relation_name(node: Any, schema: str) -> str:
     return f"{node.schemaname or schema}.{node.relname}"
 
 
-def _deferral(node: ast.Constraint) -> str:
+def _deferral(node: Any) -> str:
     if node.initdeferred:
         return " DEFERRABLE INITIALLY DEFERRED"
     return " DEFERRABLE" if node.deferrable else ""
@@ -470,8 +480,10 @@ def parse_constraint(name: str, text: str, schema: str) -> ForeignKey | Unique |
     """Take a table constraint apart; unqualified tables are of `schema`; raises `Unparsable`."""
     if not_valid := re.search(r"\s+NOT\s+VALID\s*$", text, re.IGNORECASE):
         text = text[: not_valid.start()]
-    statement = _statement(f'ALTER TABLE "t" ADD CONSTRAINT "x" {text}')
-    if not isinstance(statement, ast.AlterTableStmt) or len(statement.cmds) != 1:
+    statement = _statement(
+        f'ALTER TABLE "t" ADD CONSTRAINT "x" {text}', ast.AlterTableStmt, "it is not one constraint"
+    )
+    if len(statement.cmds) != 1:
         raise Unparsable("it is not one constraint")
     node = statement.cmds[0].def_
     match node.contype:
@@ -496,7 +508,8 @@ def parse_constraint(name: str, text: str, schema: str) -> ForeignKey | Unique |
                 _deferral(node),
             )
         case ConstrType.CONSTR_CHECK:
-            return Check(name, text_of(node.raw_expr), not not_valid, not node.is_no_inherit)
+            expression = text[text.index("(") + 1 : text.rindex(")")].strip()
+            return Check(name, expression, not not_valid, not node.is_no_inherit)
         case ConstrType.CONSTR_EXCLUSION:
             return Exclusion(name, " ".join(text.split()))
     raise Unparsable("it is neither a foreign key, a unique, a check nor an exclusion")
@@ -506,7 +519,7 @@ def _action(letter: str | None) -> str:
     return ACTIONS[letter or "a"]
 
 
-def _set_columns(node: ast.Constraint) -> str:
+def _set_columns(node: Any) -> str:
     columns = _names(node.fk_del_set_cols)
     return f" ({', '.join(columns)})" if columns else ""
 
@@ -514,7 +527,9 @@ def _set_columns(node: ast.Constraint) -> str:
 def parse_exclusion(text: str, scope: Scope) -> Shape | str:
     """Give the shape of an exclusion constraint, blind to the spelling of its predicate."""
     try:
-        statement = _statement(f'ALTER TABLE "t" ADD CONSTRAINT "x" {text}')
+        statement = _statement(
+            f'ALTER TABLE "t" ADD CONSTRAINT "x" {text}', ast.AlterTableStmt, "it is no constraint"
+        )
         return _shape(statement.cmds[0].def_, scope)
     except Unparsable:
         return text
@@ -527,9 +542,11 @@ def parse_index(name: str, text: str, table: str) -> Index:
     if not re.match(r"\s*[a-z_]+\s*\(", rest, re.IGNORECASE):
         raise Unparsable("an index reads `btree (column, …)`, with UNIQUE before it if it is")
     word = "UNIQUE " if unique else ""
-    statement = _statement(f'CREATE {word}INDEX "x" ON {quoted(table)} USING {rest}')
-    if not isinstance(statement, ast.IndexStmt):
-        raise Unparsable("it is not one index")
+    statement: Any = _statement(
+        f'CREATE {word}INDEX "x" ON {quoted(table)} USING {rest}',
+        ast.IndexStmt,
+        "it is not one index",
+    )
     return Index(
         name,
         tuple(_key(element) for element in statement.indexParams),
@@ -545,7 +562,7 @@ def parse_index(name: str, text: str, table: str) -> Index:
     )
 
 
-def _key(element: ast.IndexElem) -> IndexKey:
+def _key(element: Any) -> IndexKey:
     descending = element.ordering == SortByDir.SORTBY_DESC
     nulls_first = {
         SortByNulls.SORTBY_NULLS_FIRST: True,
@@ -562,8 +579,10 @@ def _key(element: ast.IndexElem) -> IndexKey:
 
 def parse_partition_key(text: str) -> tuple[str, tuple[str, ...]]:
     """Split `RANGE (a, lower(b))` into the strategy and its keys; raises `Unparsable`."""
-    statement = _statement(f'CREATE TABLE "t" () PARTITION BY {text}')
-    if not isinstance(statement, ast.CreateStmt) or statement.partspec is None:
+    statement = _statement(
+        f'CREATE TABLE "t" () PARTITION BY {text}', ast.CreateStmt, "it is not a partition key"
+    )
+    if statement.partspec is None:
         raise Unparsable("it is not a partition key")
     strategy = str(getattr(statement.partspec.strategy, "name", statement.partspec.strategy))
     return strategy.rpartition("_")[2], tuple(
@@ -574,9 +593,9 @@ def parse_partition_key(text: str) -> tuple[str, tuple[str, ...]]:
 
 def parse_policy(name: str, text: str, table: str) -> Policy:
     """Take `[AS …] FOR … TO … USING (…) WITH CHECK (…)` apart; raises `Unparsable`."""
-    statement = _statement(f'CREATE POLICY "x" ON {quoted(table)} {text}')
-    if not isinstance(statement, ast.CreatePolicyStmt):
-        raise Unparsable("it is not one policy")
+    statement = _statement(
+        f'CREATE POLICY "x" ON {quoted(table)} {text}', ast.CreatePolicyStmt, "it is not one policy"
+    )
     return Policy(
         name,
         (statement.cmd_name or "all").upper(),
@@ -587,7 +606,7 @@ def parse_policy(name: str, text: str, table: str) -> Policy:
     )
 
 
-def _role(node: ast.RoleSpec) -> str:
+def _role(node: Any) -> str:
     return node.rolename if node.rolename is not None else "PUBLIC"
 
 
@@ -596,9 +615,9 @@ ALL_PRIVILEGES = ("DELETE", "INSERT", "REFERENCES", "SELECT", "TRIGGER", "TRUNCA
 
 def parse_grant(grantee: str, text: str) -> Grant:
     """Take `SELECT, UPDATE (a, b)` apart; ALL means every privilege that all versions know."""
-    statement = _statement(f'GRANT {text} ON "t" TO "x"')
-    if not isinstance(statement, ast.GrantStmt):
-        raise Unparsable("it is not a list of privileges")
+    statement = _statement(
+        f'GRANT {text} ON "t" TO "x"', ast.GrantStmt, "it is not a list of privileges"
+    )
     privileges: set[tuple[str, str | None]] = set()
     for node in statement.privileges or ():
         columns: tuple[str | None, ...] = _names(node.cols) or (None,)
@@ -628,18 +647,22 @@ def trigger_shape(text: str, table: str) -> Shape:
     timing = head["when"]
     constraint = "CONSTRAINT " if re.match(r"\s*CONSTRAINT\b", timing, re.IGNORECASE) else ""
     timing = re.sub(r"^\s*CONSTRAINT\b", "", timing, flags=re.IGNORECASE)
-    statement = _statement(f'CREATE {constraint}TRIGGER "x" {timing} ON {quoted(table)} {rest}')
-    if not isinstance(statement, ast.CreateTrigStmt):
-        raise Unparsable("it is not one trigger")
+    statement = _statement(
+        f'CREATE {constraint}TRIGGER "x" {timing} ON {quoted(table)} {rest}',
+        ast.CreateTrigStmt,
+        "it is not one trigger",
+    )
     return _shape(statement, Scope(table))
 
 
 def parse_function(signature: str, returns: str, schema: str) -> Function:
     """Take `schema.name(arguments)` and its result apart; raises `Unparsable`."""
     table = re.match(r"\s*TABLE\s*\((.*)\)\s*$", returns, re.IGNORECASE | re.DOTALL)
-    statement = _statement(f"CREATE FUNCTION {signature} RETURNS void LANGUAGE sql AS ''")
-    if not isinstance(statement, ast.CreateFunctionStmt):
-        raise Unparsable("it is not one function")
+    statement = _statement(
+        f"CREATE FUNCTION {signature} RETURNS void LANGUAGE sql AS ''",
+        ast.CreateFunctionStmt,
+        "it is not one function",
+    )
     parts = _names(statement.funcname)
     arguments = tuple(
         (argument.name or "", _argument_type(argument, schema))
@@ -666,7 +689,11 @@ def result(text: str, schema: str) -> str:
 
 def table_result(text: str, schema: str) -> str:
     """Spell `TABLE(a integer, …)`; raises `Unparsable`."""
-    statement = _statement(f"CREATE FUNCTION f() RETURNS {text} LANGUAGE sql AS ''")
+    statement = _statement(
+        f"CREATE FUNCTION f() RETURNS {text} LANGUAGE sql AS ''",
+        ast.CreateFunctionStmt,
+        "it is no result",
+    )
     columns = ", ".join(
         f"{argument.name} {_argument_type(argument, schema)}"
         for argument in statement.parameters or ()
@@ -674,15 +701,15 @@ def table_result(text: str, schema: str) -> str:
     return f"TABLE({columns})"
 
 
-def _argument_type(argument: ast.FunctionParameter, schema: str) -> str:
+def _argument_type(argument: Any, schema: str) -> str:
     return qualified(_type(argument.argType), schema)
 
 
 def parse_sequence(name: str, text: str) -> Sequence:
     """Take the options of CREATE SEQUENCE apart; raises `Unparsable`."""
-    statement = _statement(f"CREATE SEQUENCE {quoted(name)} {text}")
-    if not isinstance(statement, ast.CreateSeqStmt):
-        raise Unparsable("it is not one sequence")
+    statement: Any = _statement(
+        f"CREATE SEQUENCE {quoted(name)} {text}", ast.CreateSeqStmt, "it is not one sequence"
+    )
     options = {option.defname: option.arg for option in statement.options or ()}
 
     def number(key: str) -> int | None:
@@ -713,17 +740,17 @@ def parse_sequence(name: str, text: str) -> Sequence:
 def parse_enum(text: str) -> tuple[str, ...]:
     """Take `'a', 'b'` or `ENUM ('a', 'b')` apart; raises `Unparsable`."""
     bare = re.sub(r"^\s*ENUM\s*\((.*)\)\s*$", r"\1", text, flags=re.IGNORECASE | re.DOTALL)
-    statement = _statement(f'CREATE TYPE "x" AS ENUM ({bare})')
-    if not isinstance(statement, ast.CreateEnumStmt):
-        raise Unparsable("it is not a list of values")
+    statement = _statement(
+        f'CREATE TYPE "x" AS ENUM ({bare})', ast.CreateEnumStmt, "it is not a list of values"
+    )
     return _names(statement.vals)
 
 
 def parse_domain(name: str, text: str, schema: str) -> Domain:
     """Take what follows the name of a domain apart; raises `Unparsable`."""
-    statement = _statement(f"CREATE DOMAIN {quoted(name)} AS {text}")
-    if not isinstance(statement, ast.CreateDomainStmt):
-        raise Unparsable("it is not one domain")
+    statement = _statement(
+        f"CREATE DOMAIN {quoted(name)} AS {text}", ast.CreateDomainStmt, "it is not one domain"
+    )
     nodes = statement.constraints or ()
     return Domain(
         name,
@@ -745,8 +772,12 @@ def parse_view(
     """Take `[MATERIALIZED] (a integer, …) [WITH (option = value)]` apart; raises `Unparsable`."""
     materialized = bool(re.match(r"\s*MATERIALIZED\b", text, re.IGNORECASE))
     rest = re.sub(r"^\s*MATERIALIZED\b", "", text, flags=re.IGNORECASE)
-    statement = _statement(f"CREATE TABLE {quoted(name)} {rest}")
-    if not isinstance(statement, ast.CreateStmt) or not statement.tableElts:
+    statement = _statement(
+        f"CREATE TABLE {quoted(name)} {rest}",
+        ast.CreateStmt,
+        "a view reads `(column type, …) WITH (security_invoker = true)`",
+    )
+    if not statement.tableElts:
         raise Unparsable("a view reads `(column type, …) WITH (security_invoker = true)`")
     columns = tuple(
         (element.colname, qualified(_type(element.typeName), schema))

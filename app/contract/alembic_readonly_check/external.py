@@ -1,20 +1,21 @@
 """EX8xx: hold docs/external_apis.md to the operations that integrate other systems.
 
 In: a `Contract`, the text of external_apis.md (None if there is no such file), the `ApiRules`. Out:
-findings. An operation names each system that it calls: `x-external-api: billing`, or a list. The
-document has one section a system and, in its first list, one bullet a fact; more bullets, prose and
-deeper headings are free:
+findings. An operation names each system that it waits for: `x-external-api: billing`, or a list.
+The document has one section a system, with one bullet a fact; other bullets and prose are free:
 
     ## billing
     - Base URL: `https://billing.example/v2`, from the setting BILLING_URL
     - Authentication: bearer token, from the setting BILLING_TOKEN
-    - Operations: createOrder, createPayment
+    - Operations: `POST /charges`, `GET /charges/{id}`
     - Failure: 503 to the caller after two retries
     - Timeout: 5 s
+
+A system that no operation waits for says who calls it: `- Used by: the nightly report`.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -28,7 +29,6 @@ from alembic_readonly_check.openapi import ApiRules, Contract, Operation
 FACTS: Final = ("Base URL", "Authentication", "Operations", "Failure", "Timeout")
 
 _BULLET: Final = re.compile(r"\**([^:*`]+?)\**\s*:\**\s*(.*)", re.DOTALL)
-_OPERATION: Final = re.compile(r"[A-Za-z_][\w.-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,30 +44,32 @@ def check_external(
     contract: Contract, text: str | None, path: str, rules: ApiRules
 ) -> list[Finding]:
     """Compare the sections of external_apis.md with the contract: EX801 to EX803."""
-    sections = {section.name: section for section in _sections(text or "")}
+    sections: dict[str, _Section] = {}
+    findings: list[Finding] = []
+    for section in _sections(text or ""):
+        if section.name in sections:
+            findings.append(_wrong(section, "the section", "stands twice", section.line, path))
+        sections[section.name] = section
     carriers: dict[str, list[Operation]] = {}
     for operation in contract.operations:
         stated = operation.node.value.get(rules.external_extension)
         for name in stated if isinstance(stated, list) else [stated]:
             if name is not None:
                 carriers.setdefault(str(name), []).append(operation)
-    findings: list[Finding] = []
     for name, operations in carriers.items():
-        section = sections.get(name)
-        if section is None:
+        if name not in sections:
             findings.append(_no_section(contract, name, operations, path, rules))
-        else:
-            findings += _lacking(section, operations, path)
-            findings += _other_operations(section, operations, path)
     for section in sections.values():
-        if section.name not in carriers:
+        users = carriers.get(section.name, [])
+        findings += _lacking(section, users, path)
+        if not users and not any(told for told, _ in section.facts.get("used by", [])):
             findings.append(
                 finding(
                     "EX803",
                     section.name,
-                    f"no operation has {rules.external_extension}: {section.name}",
+                    f"no operation has {rules.external_extension}: {section.name}, and no bullet"
+                    " `Used by` says who else calls it",
                     Location(path, section.line),
-                    fix=f"take the section out, or name it in an {rules.external_extension}",
                 )
             )
     return findings
@@ -98,7 +100,7 @@ def _line(token: Token) -> int:
     return token.map[0] + 1 if token.map else 1
 
 
-def _blocked(operations: list[Operation], name: str) -> str:
+def _blocked(operations: Sequence[Operation], name: str) -> str:
     called = ", ".join(operation.name for operation in operations)
     return f"BLOCKED: external_apis.md incomplete - {called} integrates {name}"
 
@@ -120,39 +122,24 @@ def _no_section(
 def _lacking(section: _Section, operations: list[Operation], path: str) -> Iterator[Finding]:
     for fact in FACTS:
         held = section.facts.get(fact.lower(), [])
-        if len(held) == 1 and held[0][0]:
-            continue
-        wrong = "is missing" if not held else "is empty" if len(held) == 1 else "stands twice"
-        yield finding(
-            "EX802",
-            f"{section.name} {fact}",
-            f"{fact} {wrong}",
-            Location(path, held[-1][1] if held else section.line),
-            expected=f"- {fact}: …",
-            heading=_blocked(operations, section.name),
-            fix=f"write the bullet `- {fact}: …` once",
-        )
+        if len(held) != 1 or not held[0][0]:
+            wrong = "is missing" if not held else "is empty" if len(held) == 1 else "stands twice"
+            line = held[-1][1] if held else section.line
+            yield _wrong(section, fact, wrong, line, path, operations)
 
 
-def _other_operations(
-    section: _Section, operations: list[Operation], path: str
-) -> Iterator[Finding]:
-    held = section.facts.get("operations", [])
-    if len(held) != 1 or not held[0][0]:
-        return
-    told, line = held[0]
-    # What stands in brackets explains; an operation without an id cannot be named.
-    named = set(_OPERATION.findall(re.sub(r"\(.*?\)", "", told)))
-    carried = {operation.operation_id for operation in operations if operation.operation_id}
-    if named != carried:
-        lacks, extra = sorted(carried - named), sorted(named - carried)
-        words = [f"lacks {', '.join(lacks)}"] if lacks else []
-        words += [f"names {', '.join(extra)}, which do not carry it"] if extra else []
-        yield finding(
-            "EX803",
-            f"{section.name} Operations",
-            f"Operations {' and '.join(words)}",
-            Location(path, line),
-            expected=", ".join(sorted(carried)),
-            actual=told,
-        )
+def _wrong(
+    section: _Section,
+    fact: str,
+    wrong: str,
+    line: int,
+    path: str,
+    operations: Sequence[Operation] = (),
+) -> Finding:
+    return finding(
+        "EX802",
+        f"{section.name} {fact}",
+        f"{fact} {wrong}",
+        Location(path, line),
+        heading=_blocked(operations, section.name) if operations else None,
+    )

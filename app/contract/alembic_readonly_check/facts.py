@@ -203,7 +203,7 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Trigger:
-    """A trigger; `definition` is what follows its name, `enabled` is O, D, R or A as in the catalog."""
+    """A trigger; `definition` is what follows its name, `enabled` O, D, R or A (pg_trigger)."""
 
     name: str
     definition: str
@@ -217,7 +217,7 @@ class Trigger:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table, with its partitions folded in: `partitions` maps a partition's name to its bounds."""
+    """A table or a partition; `bounds` and `partition_of` are set on partitions alone."""
 
     name: str
     columns: tuple[Column, ...]
@@ -375,7 +375,7 @@ class Publication:
 
 @dataclass(frozen=True, slots=True)
 class Other:
-    """An object of a kind that only two catalogs are compared on (rules, casts, default privileges…)."""
+    """An object of a kind that is compared only between two catalogs: a rule, a cast, …"""
 
     kind: str
     name: str

@@ -9,7 +9,8 @@ import asyncio
 import hashlib
 import re
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -93,7 +94,7 @@ def is_template(statement: str) -> bool:
     explain = statements[0].stmt
     if len(statements) != 1 or not isinstance(explain, ast.ExplainStmt):
         return False
-    select = explain.query
+    select: Any = explain.query
     options = {option.defname for option in explain.options or ()}
     return (
         options == {"verbose", "costs", "format"}
@@ -107,7 +108,7 @@ def is_template(statement: str) -> bool:
     )
 
 
-class _Writes(Visitor):  # type: ignore[misc]
+class _Writes(Visitor):
     """Looks for anything in a query that could do more than read."""
 
     def __init__(self) -> None:
@@ -209,6 +210,12 @@ def driver_url(value: str, name: str) -> URL:
     return url
 
 
+def finish(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end in a thread of its own: a live check is open while it builds."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, work).result()
+
+
 def run(
     url: URL, name: str, schemas: tuple[str, ...], work: Callable[[Reader], T], timeout: float = 30
 ) -> T:
@@ -219,7 +226,7 @@ def run(
     """
     try:
         if url.get_dialect().is_async:
-            return asyncio.run(_run_async(url, schemas, work, timeout))
+            return finish(_run_async(url, schemas, work, timeout))
         engine = create_engine(url, poolclass=NullPool, **_options())
         try:
             with engine.connect() as connection:
@@ -233,7 +240,7 @@ def run(
 
 
 async def _run_async(
-    url: URL, schemas: tuple[str, ...], work: Callable[[Reader], T], timeout: float
+    url: URL, schemas: tuple[str, ...], work: Callable[[Reader], T], seconds: float
 ) -> T:
     arguments: dict[str, Any] = {}
     if url.drivername.endswith("asyncpg"):
@@ -242,7 +249,7 @@ async def _run_async(
             "statement_cache_size": 0,
             "prepared_statement_cache_size": 0,
             "prepared_statement_name_func": str,
-            "timeout": timeout,
+            "timeout": seconds,
         }
         if "sslmode" in url.query:
             arguments["ssl"] = url.query["sslmode"]
@@ -250,7 +257,7 @@ async def _run_async(
     engine = create_async_engine(url, poolclass=NullPool, connect_args=arguments, **_options())
     try:
         async with engine.connect() as connection:
-            return await connection.run_sync(_guarded, schemas, work, timeout)
+            return await connection.run_sync(_guarded, schemas, work, seconds)
     finally:
         await engine.dispose()
 
@@ -284,7 +291,7 @@ def _guarded(
         state = msgspec.json.decode(reader.ask("state"))
         if (state["read_only"], state["isolation"]) != ("on", "repeatable read"):
             raise CannotCheck(
-                "The server did not open a REPEATABLE READ READ ONLY transaction, nothing was read.",
+                "The server opened no REPEATABLE READ READ ONLY transaction, so nothing was read.",
                 "RO902",
             )
         reader.role = state["role"]
@@ -295,7 +302,7 @@ def _guarded(
 
 
 def _reason(error: BaseException) -> str:
-    """Say a driver's error in one line; drivers never put the password there, URLs do not appear."""
+    """Say a driver's error in one line; no driver puts the password or the URL there."""
     original = getattr(error, "orig", None) or error
     words = " ".join(str(original).split()) or type(original).__name__
     return re.sub(r"^<class '.*?'>: ", "", words).rstrip(".")

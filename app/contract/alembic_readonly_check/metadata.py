@@ -386,7 +386,7 @@ def _classes(path: Path) -> tuple[ast.ClassDef, ...]:
 
 def _attributes(body: Iterable[ast.stmt]) -> Iterable[tuple[str, int]]:
     for statement in body:
-        target = None
+        target: ast.expr | None = None
         if isinstance(statement, ast.AnnAssign):
             target = statement.target
         elif isinstance(statement, ast.Assign) and len(statement.targets) == 1:

@@ -477,7 +477,7 @@ def _referring(node: Node, contract: Contract) -> Shape:
         beside = {key: item for key, item in beside.items() if key.startswith("x-")}
     if not beside:
         return target
-    return intersect(_own_facts(Node(beside, node.pointer), contract), target)
+    return intersect(_shape(Node(beside, node.pointer), contract), target)
 
 
 def _own_facts(node: Node, contract: Contract) -> Shape:
@@ -613,12 +613,17 @@ def _union(node: Node, keyword: str, contract: Contract) -> Shape:
     options: dict[str, Child] = {}
     for _, member in node.child(keyword).children():
         target = contract.resolve(member).pointer
+        given = names.pop(target, [])
         if contract.shape(member).types != frozenset({"object"}):
             continue
         stated = _constant(contract.shape(member), tag)
-        default = [stated] if stated else [target.rpartition("/")[2]]
-        for name in names.get(target, default):
-            options[name] = _thunk(member, contract)
+        for name in given or [stated or target.rpartition("/")[2]]:
+            # A mapping and an enum that contradict each other can be met by no struct.
+            told = f"{name}, in its enum {stated}" if stated not in (None, name) else name
+            options[told] = _thunk(member, contract)
+    if names:
+        place = contract.location(node.child("discriminator").pointer)
+        raise CannotCheck(f"{place}: the discriminator maps to {min(names)}, which is no member.")
     return replace(shape, tag=tag, options=options)
 
 

@@ -29,8 +29,8 @@ class Report:
         """Say the result in one line."""
         counts = Counter(found.severity for found in self.findings)
         told = ", ".join(
-            f"{counts[severity]} {severity if severity == 'info' or counts[severity] == 1 else severity + 's'}"
-            for severity in SEVERITIES
+            f"{counts[severity]} {severity}{plural if counts[severity] > 1 else ''}"
+            for severity, plural in zip(SEVERITIES, ("s", "s", ""), strict=True)
             if counts[severity]
         )
         return f"{told or 'no drift'} in {', '.join(self.compared)}"
@@ -201,6 +201,7 @@ def gitlab(report: Report) -> str:
 def junit(report: Report) -> str:
     """Write JUnit XML: a failed case an error or warning, a passed one for what was compared."""
     failures = [found for found in report.findings if found.severity != "info"]
+    suite = "alembic-readonly-check"
     cases = []
     for found in report.findings:
         name = quoteattr(f"{found.code} {found.subject}")
@@ -209,17 +210,16 @@ def junit(report: Report) -> str:
         if found.severity == "info":
             inside = f"<system-out>{body}</system-out>"
         else:
-            inside = f"<failure type={quoteattr(found.code)} message={quoteattr(found.message)}>{body}</failure>"
-        cases.append(
-            f'  <testcase classname="alembic-readonly-check" name={name}{place}>{inside}</testcase>\n'
-        )
+            told = f"type={quoteattr(found.code)} message={quoteattr(found.message)}"
+            inside = f"<failure {told}>{body}</failure>"
+        cases.append(f'  <testcase classname="{suite}" name={name}{place}>{inside}</testcase>\n')
     cases += [
-        f'  <testcase classname="alembic-readonly-check" name={quoteattr(compared)}/>\n'
+        f'  <testcase classname="{suite}" name={quoteattr(compared)}/>\n'
         for compared in report.compared
     ]
     return (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
-        f'<testsuite name="alembic-readonly-check" tests="{len(cases)}" failures="{len(failures)}">\n'
+        f'<testsuite name="{suite}" tests="{len(cases)}" failures="{len(failures)}">\n'
         + "".join(cases)
         + "</testsuite>\n"
     )

@@ -40,6 +40,7 @@ from litestar.params import BodyKwarg, ParameterKwarg
 from litestar.response import File, Redirect, Response, ServerSentEvent, Stream, Template
 from litestar.response.base import ASGIResponse
 from litestar.routes import ASGIRoute, HTTPRoute
+from litestar.types import Method
 
 from alembic_readonly_check.codes import finding
 from alembic_readonly_check.findings import CannotCheck, Finding, Location, relative
@@ -120,13 +121,12 @@ def _routes(app: Litestar, root: Path, prefix: str) -> Iterator[Route]:
             mounted: Litestar = route.route_handler.fn
             yield from _routes(mounted, root, prefix + route.path_format.rstrip("/"))
         elif isinstance(route, HTTPRoute):
-            for method, (handler, _) in route.route_handler_map.items():
-                yield _route(route, str(method), handler, root, prefix)
+            for method in route.route_handler_map:
+                yield _route(route, method, root, prefix)
 
 
-def _route(
-    route: HTTPRoute, method: str, handler: HTTPRouteHandler, root: Path, prefix: str
-) -> Route:
+def _route(route: HTTPRoute, method: Method, root: Path, prefix: str) -> Route:
+    handler, kwargs = route.route_handler_map[method]
     models = list(_signature_models(handler))
     body: Any = NoneType
     media: frozenset[str] | None = frozenset()
@@ -149,12 +149,12 @@ def _route(
     response, streams = _returned(handler.parsed_fn_signature.return_type.annotation)
     return Route(
         path=prefix + route.path_format,
-        method=method,
+        method=str(method),
         handler=handler,
         name=handler.handler_name,
         operation_id=_stated_id(route, method, handler),
         location=_location(handler, root),
-        parameters=tuple(_parameters(route, method, models)),
+        parameters=tuple(_parameters(route, kwargs, models)),
         dependencies=frozenset(handler.resolve_dependencies())
         & frozenset(name for model in models for name in model._fields),
         body=body,
@@ -166,7 +166,7 @@ def _route(
     )
 
 
-def _stated_id(route: HTTPRoute, method: str, handler: HTTPRouteHandler) -> str | None:
+def _stated_id(route: HTTPRoute, method: Method, handler: HTTPRouteHandler) -> str | None:
     stated = handler.operation_id
     return (
         stated(handler, HttpMethod(method), route.path_components) if callable(stated) else stated
@@ -191,8 +191,7 @@ def _signature_models(handler: HTTPRouteHandler) -> Iterator[Any]:
                 waiting.append(dependencies[name].signature_model)
 
 
-def _parameters(route: HTTPRoute, method: str, models: Sequence[Any]) -> Iterator[ServedParameter]:
-    kwargs = next(kwargs for key, (_, kwargs) in route.route_handler_map.items() if key == method)
+def _parameters(route: HTTPRoute, kwargs: Any, models: Sequence[Any]) -> Iterator[ServedParameter]:
     definitions = (
         *kwargs.expected_path_params,
         *kwargs.expected_query_params,
@@ -230,8 +229,9 @@ def _default(value: Any) -> Json:
 
 def _location(handler: HTTPRouteHandler, root: Path) -> Location | None:
     fn: Any = handler.fn
-    while isinstance(fn, partial) or hasattr(fn, "__wrapped__"):
-        fn = fn.func if isinstance(fn, partial) else fn.__wrapped__
+    # A partial, and what Litestar makes of a function that runs in a thread, keep it as `func`.
+    while hasattr(fn, "func"):
+        fn = fn.func
     code = getattr(inspect.unwrap(fn), "__code__", None)
     return Location(relative(Path(code.co_filename), root), code.co_firstlineno) if code else None
 
@@ -316,17 +316,22 @@ def check_routes(contract: Contract, routes: Sequence[Route], rules: ApiRules) -
     """Compare every operation with its route: AR501 to AR512."""
     served = {route.key: route for route in routes}
     documented = {operation.key: operation for operation in contract.operations}
-    shapes = StructShapes("request")
+    # Litestar drops Meta(tz=True) of a parameter, so a parameter cannot insist on an offset.
+    shapes = StructShapes("response")
+    # A contract that never names a permission cannot disagree about one.
+    permissions = any(rules.permission_extension in op.node.value for op in contract.operations)
     findings = list(_unmatched(contract, documented, served, rules))
     parameters: list[Finding] = []
     for key, operation in documented.items():
-        if route := served.get(key):
+        route = served.get(key)
+        # What answers HEAD and OPTIONS follows from the resource, not from a handler's signature.
+        if route is not None and route.method not in ("HEAD", "OPTIONS"):
             findings += _operation_id(contract, operation, route)
             parameters += _parameter_drift(contract, operation, route, shapes, rules)
             findings += _body_drift(contract, operation, route)
             findings += _status_drift(contract, operation, route)
             findings += _media_drift(contract, operation, route)
-            findings += _security_drift(contract, operation, route, rules)
+            findings += _security_drift(contract, operation, route, rules, permissions)
             findings += _dto_drift(contract, operation, route)
     return [*findings, *_once(parameters)]
 
@@ -383,22 +388,20 @@ def _unmatched(
 
 
 def _operation_id(contract: Contract, operation: Operation, route: Route) -> Iterator[Finding]:
-    if operation.operation_id is None:
-        return
-    stated = route.operation_id
+    expected, stated = operation.operation_id, route.operation_id
     if stated is None:
         # Nobody stated one, so the handler's name speaks: list_members serves listMembers.
-        same = _words(operation.operation_id) == _words(route.name)
+        same = expected is None or _words(expected) == _words(route.name)
         actual = f"the function's name {route.name}"
     else:
-        same, actual = stated == operation.operation_id, stated
+        same, actual = stated == expected, stated
     if not same:
         yield finding(
             "AR507",
             f"{operation.method} {operation.path}",
-            f"operationId differs: document {operation.operation_id}, app {actual}, {_at(route)}",
+            f"operationId differs: document {expected or 'none'}, app {actual}, {_at(route)}",
             contract.location(operation.node.child("operationId").pointer),
-            expected=operation.operation_id,
+            expected=expected,
             actual=actual,
         )
 
@@ -429,6 +432,9 @@ def _parameter_drift(
             right.pop(key, None)
     for key in sorted(left.keys() & right.keys()):
         parameter, shape = left[key]
+        if right[key][1].format == "decimal" and shape.types == frozenset({"number"}):
+            # Everything is text in a URL: a Decimal reads what a number writes.
+            right[key] = right[key][0], replace(right[key][1], types=shape.types, format=None)
         if shape.types == frozenset({"array"}) and _is_joined(parameter):
             # It travels as one text (`a,b`), so the handler takes text and splits it itself.
             text = Shape(shape.where, frozenset({"string"}), nullable=False, default=shape.default)
@@ -467,6 +473,12 @@ def _is_joined(parameter: Parameter) -> bool:
     return parameter.node.value.get("explode", style == "form") is False
 
 
+def _sent(shape: Shape) -> Shape:
+    return replace(
+        shape, nullable=False, default=MISSING if shape.default is None else shape.default
+    )
+
+
 def _object(
     parameters: Mapping[str, tuple[Parameter | ServedParameter, Shape]], where: str
 ) -> Shape:
@@ -475,9 +487,7 @@ def _object(
         where,
         types=frozenset({"object"}),
         nullable=False,
-        properties={
-            key: partial(replace, shape, nullable=False) for key, (_, shape) in parameters.items()
-        },
+        properties={key: partial(_sent, shape) for key, (_, shape) in parameters.items()},
         required=frozenset(key for key, (held, _) in parameters.items() if held.required),
     )
 
@@ -595,12 +605,12 @@ def _media_finding(
 
 
 def _security_drift(
-    contract: Contract, operation: Operation, route: Route, rules: ApiRules
+    contract: Contract, operation: Operation, route: Route, rules: ApiRules, permissions: bool
 ) -> Iterator[Finding]:
     subject = f"{operation.method} {operation.path}"
     permission = operation.node.value.get(rules.permission_extension)
     held = route.opt.get(rules.permission_opt)
-    if permission != held:
+    if permissions and permission != held:
         yield finding(
             "AR509",
             f"{subject} permission",

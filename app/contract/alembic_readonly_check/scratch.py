@@ -29,6 +29,7 @@ from sqlalchemy.types import SchemaType
 from alembic_readonly_check.expressions import quoted
 from alembic_readonly_check.facts import Schema, Table
 from alembic_readonly_check.findings import CannotCheck
+from alembic_readonly_check.guard import finish
 from alembic_readonly_check.metadata import DIALECT, plain_type
 
 PREFIX = "readonly_check_"
@@ -70,11 +71,9 @@ def databases(
     shadows = tuple(_shadows(metadata, default_schema, stem)) if metadata is not None else ()
     try:
         with _plainly(name):
-            asyncio.run(_make(server, first, platform, migrations, role))
+            finish(_make(server, first, platform, migrations, role))
             refused = (
-                asyncio.run(
-                    _compile(server, first, second, metadata, default_schema, dict(shadows))
-                )
+                finish(_compile(server, first, second, metadata, default_schema, dict(shadows)))
                 if metadata is not None
                 else ()
             )
@@ -86,7 +85,7 @@ def databases(
         )
     finally:
         with _plainly(name):
-            asyncio.run(_drop(server, first, second))
+            finish(_drop(server, first, second))
 
 
 def refuse_live(server: URL, name: str, live: tuple[str, URL]) -> None:
@@ -147,9 +146,10 @@ async def _make(
 
 async def _apply(connection: Any, path: Path) -> None:
     """Run one file in one transaction, as a migration runs."""
+    text = await asyncio.to_thread(path.read_text, "utf-8")
     try:
         async with connection.transaction():
-            await connection.execute(path.read_text("utf-8"))
+            await connection.execute(text)
     except asyncpg.PostgresError as error:
         raise CannotCheck(f"{path.name} cannot be applied: {error}.") from None
 

@@ -16,7 +16,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args, get_origin
 
@@ -199,8 +199,6 @@ def _compare_properties(
     differs: _Differs,
 ) -> Iterator[Difference]:
     for name in dict.fromkeys((*contract.properties, *code.properties)):
-        if name == tag:
-            continue
         below = f"{path}.{name}" if path else name
         documented, written = contract.properties.get(name), code.properties.get(name)
         if documented is None:
@@ -222,7 +220,9 @@ def _compare_properties(
             )
             continue
         right = written()
-        if code.tag == name and left.enum != right.enum:
+        # A mapping may name the values of the tag in the place of an enum.
+        named = name == tag and left.enum is None and left.types == right.types
+        if code.tag == name and not named and (left.enum, left.types) != (right.enum, right.types):
             yield Difference("tag", below, left.where, right.where, _values(left), _values(right))
             continue
         needed, given = name in contract.required, name in code.required
@@ -244,7 +244,8 @@ def _compare_properties(
                 _stated("default", left.default),
                 _stated("default", right.default),
             )
-        yield from _compare(left, right, direction, below, seen)
+        if not named:
+            yield from _compare(left, right, direction, below, seen)
     closed, open_ = contract.additional, code.additional
     if callable(closed) and callable(open_):
         yield from _compare(closed(), open_(), direction, f"{path}.*" if path else "*", seen)
@@ -372,19 +373,15 @@ class StructShapes:
         self.direction = direction
         self.classes: dict[str, type] = {}
         self._structs: dict[Any, Shape] = {}
-        self._types: dict[tuple[Any, str], Shape] = {}
 
     def shape(self, annotation: Any, where: str) -> Shape:
         """Describe a type; `where` names it unless it is a struct, which is named by its class."""
-        key = (annotation, where)
-        if key not in self._types:
-            try:
-                known = mi.type_info(annotation)
-            except (TypeError, NameError) as error:
-                undescribed = frozenset({f"{_name(annotation)}, which msgspec refuses: {error}"})
-                return Shape(where, types=undescribed, nullable=False)
-            self._types[key] = self._shape(known, where)
-        return self._types[key]
+        try:
+            known = mi.type_info(annotation)
+        except (TypeError, NameError) as error:
+            refused = f"{_name(annotation)}, which msgspec refuses: {error}"
+            return Shape(where, types=frozenset({refused}), nullable=False)
+        return self._shape(known, where)
 
     def _shape(self, t: mi.Type, where: str) -> Shape:
         if isinstance(t, mi.Metadata):
@@ -474,8 +471,11 @@ class StructShapes:
             # Lengths count the text on the wire: base64 writes three bytes as four characters.
             low, high = (None if n is None else 4 * ((n + 2) // 3) for n in _lengths(t))
             return replace(text, format="byte", lengths=(low or None, high))
-        name = getattr(t, "cls", type(t)).__qualname__
-        return replace(text, types=frozenset({f"{name}, which msgspec cannot describe"}))
+        cls = getattr(t, "cls", type(t))
+        if issubclass(cls, PurePath):
+            return text
+        unknown = f"{cls.__qualname__}, which msgspec cannot describe"
+        return replace(text, types=frozenset({unknown}))
 
     def _fields(
         self, t: mi.StructType | mi.DataclassType | mi.TypedDictType | mi.NamedTupleType

@@ -100,7 +100,7 @@ class Order(Base):
 
 class Measure(Base):
     __tablename__ = "measures"
-    __table_args__ = {"postgresql_partition_by": "RANGE (taken_on)"}
+    __table_args__ = ({"postgresql_partition_by": "RANGE (taken_on)"},)
 
     sensor: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     taken_on: Mapped[date] = mapped_column(primary_key=True)
