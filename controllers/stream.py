@@ -24,7 +24,11 @@ Ticket = Annotated[str | None, QueryParameter(name="ticket", max_length=4000)]
 class StreamController(Controller):
     tags = ("stream",)
 
-    @get("/workspaces/{ws:str}/stream", operation_id="streamEvents", opt=may(PERMISSION))
+    @get(
+        "/workspaces/{ws:str}/stream",
+        operation_id="streamEvents",
+        opt=may(PERMISSION, authenticates=True),
+    )
     async def stream_events(
         self,
         request: Request[Any, Any, Any],

@@ -32,12 +32,14 @@ class Access(msgspec.Struct, frozen=True):
     permissions: frozenset[str]
 
 
-def may(permission: str) -> dict[str, str]:
-    """Say in a handler's `opt` who may call it.
+def may(permission: str, **others: Any) -> dict[str, Any]:
+    """Say in a handler's `opt` who may call it, and what else its signature does not show.
 
     `public`, `any` (whoever is authenticated), `user`, or a permission in the path's workspace.
+    `request_media_types` are checked here (`app.http.check_request`); the others, such as
+    `response_media_types`, are for the drift check.
     """
-    return {"permission": permission}
+    return {"permission": permission, **others}
 
 
 async def authenticate(request: Request[Any, Any, Any]) -> Principal:
