@@ -7,7 +7,6 @@ from typing import Any, Self, TypeAlias
 import anyio
 import asyncpg
 import msgspec
-from litestar import Request
 from litestar.di import NamedDependency
 from sqlalchemy import text
 from sqlalchemy.engine import URL
@@ -119,10 +118,14 @@ async def begin_transaction(engine: AsyncEngine, begin: str) -> tuple[AsyncConne
             await connection.start()
             driver = await driver_of(connection)
             await driver.execute(begin)
-        except UNREACHABLE as error:
-            if connection.sync_connection is not None:
-                await connection.invalidate()
-                await connection.close()
+        except BaseException as error:
+            # Shielded: a cancelled request must not keep a connection that others wait for.
+            with anyio.CancelScope(shield=True):
+                if connection.sync_connection is not None:
+                    await connection.invalidate()
+                    await connection.close()
+            if not isinstance(error, UNREACHABLE):
+                raise
             await engine.dispose()
             if attempt == 2:
                 raise Unavailable(
@@ -131,17 +134,6 @@ async def begin_transaction(engine: AsyncEngine, begin: str) -> tuple[AsyncConne
         else:
             return connection, driver
     raise AssertionError("unreachable")
-
-
-async def provide_session(
-    request: Request[Any, Any, Any], principal: NamedDependency[Principal]
-) -> AsyncIterator[AsyncSession]:
-    """Give a request its one transaction; only this commits, and before the answer is sent."""
-    async with transaction(request.app.state.database.api, principal) as session:
-        session.info["scope"] = request.scope
-        yield session
-    if request.method != "GET":
-        request.app.state.tail.wake()
 
 
 Session = NamedDependency[AsyncSession]

@@ -65,7 +65,7 @@ class Application(Litestar):
         await super().__call__(as_get, receive_head, send_head)
 
     async def live(self, scope: Any, receive: Any, send: Any) -> None:
-        """Run the lifespan; a start that the settings forbid fails with a sentence, no traceback."""
+        """Run the lifespan; a start that settings forbid fails with a sentence, no traceback."""
         failures = []
 
         async def hold_failure(message: Any) -> None:
@@ -117,7 +117,7 @@ async def check_request(request: Request[Any, Any, Any]) -> None:
         raise NotFound("There is nothing at this path; leave the slash at its end out.")
     if request.method not in ("POST", "PUT", "PATCH"):
         return
-    taken = request.route_handler.opt.get("consumes", JSON)
+    taken = request.route_handler.opt.get("request_media_types", JSON)
     if media_type(request.headers) not in taken:
         raise UnsupportedMediaType(f"Send the body as {' or '.join(taken)}.")
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Protocol
 
 import msgspec
 from litestar.params import QueryParameter
+from msgspec import Meta
 from sqlalchemy import ColumnElement, String, and_, cast, func, or_
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.types import Text
@@ -17,10 +18,13 @@ from app.schemas.problems import FieldError
 
 Types = Annotated[str | None, QueryParameter(name="types", min_length=1, max_length=1000)]
 Topics = Annotated[str | None, QueryParameter(name="topics", min_length=1, max_length=1000)]
-Where = Annotated[list[str] | None, QueryParameter(name="where", max_items=5)]
+WhereClause = Annotated[str, Meta(max_length=500, pattern=r"^data(\.[A-Za-z0-9_-]{1,64}){1,8}:")]
+Where = Annotated[list[WhereClause] | None, QueryParameter(name="where", max_items=5)]
 
 CLAUSE = re.compile(r"data((?:\.[A-Za-z0-9_-]{1,64}){1,8}):(.*)", re.DOTALL)
-INDEX = re.compile(r"-?[0-9]{1,9}")
+INDEX = re.compile(r"-?[0-9]+")
+MAX_EXPONENT = 1000
+"""Of a number to compare with; Postgres refuses the largest that can be written."""
 decode_exactly = msgspec.json.Decoder(float_hook=Decimal)
 MISSING = object()
 
@@ -50,7 +54,9 @@ class Clause(msgspec.Struct, frozen=True):
         found: list[Any] = [self.value]
         try:
             scalar = decode_exactly.decode(self.value)
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, ArithmeticError):
+            return found
+        if isinstance(scalar, Decimal) and abs(scalar.adjusted()) > MAX_EXPONENT:
             return found
         if scalar is None or isinstance(scalar, bool | int | Decimal):
             found.append(scalar)

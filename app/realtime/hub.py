@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -42,7 +43,11 @@ class Frame:
     def data(self) -> Any:
         """The data, decoded when a filter asks for it."""
         if self._data is msgspec.UNSET:
-            self._data = decode_exactly.decode(self.event.data)
+            try:
+                self._data = decode_exactly.decode(self.event.data)
+            except (msgspec.DecodeError, RecursionError):
+                # Nested or with numbers beyond what can be read: no `where` finds anything in it.
+                self._data = None
         return self._data
 
     def passes(self, wanted: Filter, *, sees_audit: bool) -> bool:
@@ -58,7 +63,7 @@ class Frame:
 class Channel:
     """One workspace's newest frames, complete from `since` on, and the readers that wait."""
 
-    __slots__ = ("authority", "frames", "readers", "since", "waiting")
+    __slots__ = ("__weakref__", "authority", "frames", "since", "waiting")
 
     def __init__(self, since: int) -> None:
         self.since = since
@@ -66,7 +71,6 @@ class Channel:
         """The last position at which rights may have changed."""
         self.frames: deque[Frame] = deque()
         self.waiting: set[asyncio.Future[None]] = set()
-        self.readers = 0
 
     def add(self, frame: Frame) -> None:
         """Append a frame; the oldest goes when the ring is full."""
@@ -101,30 +105,29 @@ class Hub:
         self.epoch = 0
         self.head = 0
         self.retained_from = 1
-        self.channels: dict[UUID, Channel] = {}
+        self.channels: WeakValueDictionary[UUID, Channel] = WeakValueDictionary()
         self.is_closed = False
 
-    def open(self, workspace_id: UUID) -> Channel:
-        """Join a workspace's channel; each join is left by `leave`."""
+    def channel(self, workspace_id: UUID) -> Channel:
+        """Return a workspace's channel, complete from now on; it is there while somebody holds it.
+
+        Held weakly, since a stream whose client vanished in mid-send gets no moment to leave.
+        """
         channel = self.channels.get(workspace_id)
         if channel is None:
             channel = self.channels[workspace_id] = Channel(self.head)
-        channel.readers += 1
         return channel
 
-    def leave(self, workspace_id: UUID, channel: Channel) -> None:
-        """Leave a channel; it goes with its last reader."""
-        channel.readers -= 1
-        if channel.readers == 0 and self.channels.get(workspace_id) is channel:
-            del self.channels[workspace_id]
-
     def publish(self, rows: Iterable[Any]) -> None:
-        """Take what the tail read, in order, and wake the readers that it concerns."""
+        """Take what the tail read, in order, and wake the readers that it concerns.
+
+        Of a deleted event only its position is left, without a type.
+        """
         touched = set()
         for row in rows:
             self.head = row["pos"]
             channel = self.channels.get(row["workspace_id"])
-            if channel is not None and row["user_id"] is None:
+            if channel is not None and row["user_id"] is None and row["type"] is not None:
                 channel.add(self.frame(row["pos"], as_event(row)))
                 touched.add(channel)
         for channel in touched:

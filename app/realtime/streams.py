@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from uuid import UUID
 
 import msgspec
@@ -22,6 +22,8 @@ log = structlog.get_logger()
 HEARTBEAT_SECONDS = 15.0
 LIFETIME_SECONDS = 900.0
 MAX_CHUNK = 64 * 1024
+BEFORE_ALL = -1
+"""A position below every other: rights checked there have to be checked now."""
 HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
 
 Replay = Callable[[UUID, int, int], Awaitable[list[Frame]]]
@@ -99,23 +101,24 @@ class Stream:
         self.epoch = hub.epoch
 
     async def messages(self) -> AsyncIterator[Message]:
-        """Yield the stream's messages; leaves its channel at the end, however that comes."""
-        # Joined before the first look at the log, so that nothing falls between; not earlier, as a
-        # stream that is never begun would never leave.
-        self.channel: Channel = self.hub.open(self.workspace_id)
+        """Yield the stream's messages."""
+        # Joined before the first look at the log, so that nothing falls between.
+        self.channel: Channel = self.hub.channel(self.workspace_id)
         try:
-            yield await self.begin()
-            while not self.hub.is_closed and time.time() < self.ends_at:
-                if message := await self.following():
+            message: Message | None = await self.begin()
+            while True:
+                if message is not None:
+                    self.quiet_until = time.monotonic() + HEARTBEAT_SECONDS
                     yield message
+                if self.hub.is_closed or time.time() >= self.ends_at:
+                    break
+                message = await self.following()
         except Problem as problem:
             if not isinstance(problem, Unavailable):
                 yield named("unauthorized", self.describe(problem), retry_ms=60_000)
         except Exception as error:
             # Mid-stream there is no status left to send: the reader resumes from its cursor.
             log.error("a stream broke off", workspace_id=str(self.workspace_id), exc_info=error)
-        finally:
-            self.hub.leave(self.workspace_id, self.channel)
 
     async def begin(self) -> Message:
         """Find where to begin: at the cursor, or with a `reset` at the head if that cannot be."""
@@ -136,27 +139,32 @@ class Stream:
         ):
             self.pos, self.epoch = self.hub.head, self.hub.epoch
             return self.position("reset", retry)
-        self.pos = cursor.pos
+        self.pos, self.epoch = cursor.pos, cursor.epoch
         # No empty line after it: it belongs to the first message, whichever that will be.
         return Message(f"retry: {retry}\n".encode())
 
     async def following(self) -> Message | None:
-        """Return what comes next: frames, or a heartbeat when nothing came for 15 s."""
+        """Return what comes next, frames or a heartbeat; None when it is time to look again."""
         if self.epoch != self.hub.epoch:
             self.pos, self.epoch = self.hub.head, self.hub.epoch
+            self.checked = BEFORE_ALL
             return self.position("reset")
-        if self.channel.authority > self.checked:
-            # The log itself says that rights may have changed: look before anything more is sent.
+        # The log itself says that rights may have changed: look before anything more is sent, and
+        # again if they changed meanwhile.
+        while self.channel.authority > self.checked:
             self.checked = self.hub.head
             self.sees_audit = await self.authorize()
         if self.pos < self.channel.since:
             return self.chunk(await self.replayed())
-        if self.pos < self.hub.head:
-            head = self.hub.head
-            message = self.chunk(list(self.channel.after(self.pos)))
-            self.pos = head if message is None else self.pos
+        # Nothing below waits before the reader is parked, so no wake-up falls between.
+        head = self.hub.head
+        if message := self.chunk(self.channel.after(self.pos)):
             return message
-        return None if await self.is_woken() else self.position("cursor")
+        self.pos = head
+        if time.monotonic() >= self.quiet_until:
+            return self.position("cursor")
+        await self.woken()
+        return None
 
     async def replayed(self) -> list[Frame]:
         """Read a page of the past from the database, up to where the channel is complete."""
@@ -168,7 +176,7 @@ class Stream:
         await asyncio.sleep(0)
         return frames
 
-    def chunk(self, frames: list[Frame]) -> Message | None:
+    def chunk(self, frames: Iterable[Frame]) -> Message | None:
         """Join the frames that pass, up to 64 KiB, and go on behind the last one looked at."""
         parts, size = [], 0
         for frame in frames:
@@ -180,20 +188,18 @@ class Stream:
                     break
         return Message(b"".join(parts)) if parts else None
 
-    async def is_woken(self) -> bool:
-        """Wait for the channel; False when a heartbeat is due first."""
+    async def woken(self) -> None:
+        """Wait for the channel, until a heartbeat is due or the stream's time is over."""
         future = asyncio.get_running_loop().create_future()
         self.channel.waiting.add(future)
+        seconds = min(self.quiet_until - time.monotonic(), self.ends_at - time.time())
         try:
-            async with asyncio.timeout(
-                min(HEARTBEAT_SECONDS, max(0.0, self.ends_at - time.time()))
-            ):
+            async with asyncio.timeout(seconds):
                 await future
         except TimeoutError:
-            return False
+            pass
         finally:
             self.channel.waiting.discard(future)
-        return True
 
     def position(self, event: str, retry_ms: int | None = None) -> Message:
         """Tell the reader where it stands, so that a quiet one, too, resumes from now."""

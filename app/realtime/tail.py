@@ -18,6 +18,8 @@ BATCH = 1000
 WAITS = (0.005, 0.025, 0.1)
 QUIET_READS = 20
 """Empty reads before the next longer wait."""
+ANSWER_SECONDS = 10
+"""A server that is silent for longer is taken for dead; its socket may never tell."""
 BACKOFF = (0.1, 0.5, 1.0, 2.0, 5.0)
 
 
@@ -43,10 +45,14 @@ class Tail:
         while True:
             try:
                 async with self.engine.connect() as connection:
-                    driver = await driver_of(connection)
-                    await self.open(driver)
-                    failures = 0
-                    await self.follow(driver)
+                    try:
+                        driver = await driver_of(connection)
+                        await self.open(driver)
+                        failures = 0
+                        await self.follow(driver)
+                    finally:
+                        # SQLAlchemy did not see the driver fail, and would lend it again.
+                        await connection.invalidate()
             except Exception as error:
                 self.is_following = False
                 pause = BACKOFF[min(failures, len(BACKOFF) - 1)]
@@ -61,9 +67,11 @@ class Tail:
                 await asyncio.sleep(pause)
 
     async def open(self, driver: Driver) -> None:
-        """Learn where the log stands; a new epoch or a lower head resets the hub's readers."""
-        epoch, head, retained_from = await driver.fetchrow("select * from annex.open_log()")  # type: ignore[misc]
-        if epoch != self.hub.epoch or head < self.hub.head:
+        """Learn where the log stands; a new epoch resets the hub's readers."""
+        epoch, head, retained_from = await driver.fetchrow(  # type: ignore[misc]
+            "select * from annex.open_log($1, $2)", self.hub.epoch, self.hub.head
+        )
+        if epoch != self.hub.epoch:
             self.hub.restart(epoch, head, retained_from)
         self.hub.retained_from = retained_from
 
@@ -78,7 +86,9 @@ class Tail:
             self.wakeup.clear()
             self.reads_begun += 1
             began = self.reads_begun
-            rows: Sequence[Any] = await statement.fetch(self.hub.head, BATCH)
+            rows: Sequence[Any] = await statement.fetch(
+                self.hub.head, BATCH, timeout=ANSWER_SECONDS
+            )
             self.is_following = True
             if rows:
                 self.hub.publish(rows)

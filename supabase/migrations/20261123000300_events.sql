@@ -344,8 +344,10 @@ create trigger api_keys_record after insert or update or delete on annex.api_key
   for each row execute function annex.record_change('api_key', 'created', 'updated', 'deleted');
 
 -- Where the log stands, for a process that begins to follow it. A server or database other than the one that gave the
--- positions (a restore, a failover to a lagging copy) opens a new epoch, so that cursors of the old one are refused.
-create function annex.open_log() returns table (epoch integer, head bigint, retained_from bigint)
+-- positions (a restore, a failover to a lagging copy) opens a new epoch, so that cursors of the old one are refused. So
+-- does a head behind what the process has seen in this epoch: the same server was set back to an earlier state.
+create function annex.open_log(seen_epoch integer, seen_head bigint)
+returns table (epoch integer, head bigint, retained_from bigint)
 language plpgsql security definer set search_path = '' as $$
 #variable_conflict use_column
 begin
@@ -353,12 +355,13 @@ begin
   set epoch = l.epoch + 1, system_identifier = s.system_identifier, timeline = c.timeline_id, database_oid = d.oid
   from pg_control_system() s, pg_control_checkpoint() c, pg_database d
   where d.datname = current_database()
-    and (l.system_identifier, l.timeline, l.database_oid)
-      is distinct from (s.system_identifier, c.timeline_id, d.oid::bigint);
+    and ((l.system_identifier, l.timeline, l.database_oid)
+        is distinct from (s.system_identifier, c.timeline_id, d.oid::bigint)
+      or l.epoch = seen_epoch and l.head < seen_head);
   return query select l.epoch, l.head, l.retained_from from annex.log_state l;
 end
 $$;
-grant execute on function annex.open_log() to annex_worker;
+grant execute on function annex.open_log(integer, bigint) to annex_worker;
 
 -- Give positions to what is pending, then return what follows a position: one round trip of a tail.
 -- Whoever gets the lock is the sequencer; everybody else only reads. Must run by itself in autocommit: a position that
@@ -394,10 +397,11 @@ begin
     update annex.log_state l set head = was + moved where moved > 0;
   end if;
   return query
-    select l.pos, e.event_id, e.workspace_id, e.user_id, e.type, e.source, e.key, e.subject, e.topics, e.actor,
+    select l.pos, l.event_id, l.workspace_id, l.user_id, e.type, e.source, e.key, e.subject, e.topics, e.actor,
       e.visibility, e.data, e.context, e.occurred_at, e.recorded_at
     from (select * from annex.log where pos > after_pos order by pos limit max_rows) l
-    join annex.events e on e.event_id = l.event_id
+    -- Left: an event that was deleted leaves its position, or the tail would wait for it for ever.
+    left join annex.events e on e.event_id = l.event_id
     order by l.pos;
 end
 $$;
