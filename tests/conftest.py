@@ -77,8 +77,6 @@ async def template(postgres: EmbeddedPostgres) -> str:
 class TestDatabase(NamedTuple):
     """A migrated database of its own, and how each role logs in to it."""
 
-    __test__ = False  # pytest takes whatever is called Test… for tests
-
     postgres: EmbeddedPostgres
     name: str
 
@@ -100,6 +98,9 @@ class TestDatabase(NamedTuple):
             yield connection
         finally:
             await connection.close()
+
+
+TestDatabase.__test__ = False  # type: ignore[attr-defined]  # no test, though pytest takes it for one
 
 
 @contextlib.asynccontextmanager
