@@ -830,7 +830,7 @@ _MORE: tuple[tuple[str, str, Severity, str, str, str], ...] = (
         "maxLength of a request property is missing or above the length of the column: that of its"
         " type or its domain, or that of a CHECK of char_length, length or octet_length. The same"
         " for maxItems and a CHECK of cardinality or array_length.",
-        "MISMATCH: [NewOrder.note] - openapi.yaml says maxLength 500, datamodel.md says at most 200",
+        "MISMATCH: [NewOrder.note] - openapi.yaml says maxLength 50, datamodel.md says at most 20",
         "lower maxLength, or widen the column in datamodel.md",
     ),
     (
