@@ -127,6 +127,8 @@ declare
   first_month timestamptz := date_trunc('month', now() at time zone 'UTC') at time zone 'UTC';
   month timestamptz;
   partition text;
+  from_id uuid;
+  to_id uuid;
   made integer := 0;
 begin
   perform pg_advisory_xact_lock(hashtext('annex.roll_partitions'));
@@ -134,10 +136,12 @@ begin
     month := (first_month at time zone 'UTC' + make_interval(months => i)) at time zone 'UTC';
     partition := 'events_' || to_char(month at time zone 'UTC', 'YYYY_MM');
     continue when to_regclass(format('annex.%I', partition)) is not null;
+    from_id := annex.uuid7_floor(month);
+    to_id := annex.uuid7_floor((month at time zone 'UTC' + interval '1 month') at time zone 'UTC');
+    -- Events that came before their partition stay in the default one: making theirs would fail, now and ever after.
+    continue when exists (select from annex.events e where e.event_id >= from_id and e.event_id < to_id);
     execute format(
-      'create table annex.%I partition of annex.events for values from (%L) to (%L)',
-      partition, annex.uuid7_floor(month),
-      annex.uuid7_floor((month at time zone 'UTC' + interval '1 month') at time zone 'UTC')
+      'create table annex.%I partition of annex.events for values from (%L) to (%L)', partition, from_id, to_id
     );
     execute format('alter table annex.%I enable row level security, force row level security', partition);
     made := made + 1;
