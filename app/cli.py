@@ -112,8 +112,8 @@ def token(user: str, email: str | None, aal: str, seconds: int, data: Path) -> N
 def migrate(url: str) -> None:
     """Apply supabase/migrations to a development database, as the Supabase CLI would.
 
-    URL is a superuser's, with Supabase's platform or supabase/local/platform.sql in it. For a
-    hosted Supabase project use `supabase db push` instead.
+    URL is a superuser's; supabase/local/platform.sql, or Supabase's own platform, must be there.
+    For a hosted Supabase project use `supabase db push` instead.
     """
     from app.dev.migrations import apply
     from app.dev.server import SUPABASE
@@ -138,7 +138,7 @@ def operator_key() -> None:
 
 
 def main() -> NoReturn:
-    """Run the command; what a person can mend is one sentence and exit code 1, never a traceback."""
+    """Run the command; what a person can mend is one sentence and exit code 1, no traceback."""
     from app.dev import DevError
 
     try:

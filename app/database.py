@@ -7,7 +7,6 @@ from typing import Any, Self, TypeAlias
 import anyio
 import asyncpg
 import msgspec
-from litestar import Request
 from litestar.di import NamedDependency
 from sqlalchemy import text
 from sqlalchemy.engine import URL
@@ -135,17 +134,6 @@ async def begin_transaction(engine: AsyncEngine, begin: str) -> tuple[AsyncConne
         else:
             return connection, driver
     raise AssertionError("unreachable")
-
-
-async def provide_session(
-    request: Request[Any, Any, Any], principal: NamedDependency[Principal]
-) -> AsyncIterator[AsyncSession]:
-    """Give a request its one transaction; only this commits, and before the answer is sent."""
-    async with transaction(request.app.state.database.api, principal) as session:
-        session.info["scope"] = request.scope
-        yield session
-    if request.method != "GET":
-        request.app.state.tail.wake()
 
 
 Session = NamedDependency[AsyncSession]

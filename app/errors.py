@@ -286,6 +286,11 @@ def read(error: Exception) -> Problem:
                 413: "The body is larger than 1 MiB.",
             }.get(cause.status_code, cause.detail)
             return kind(detail, headers=cause.headers)
+        # Only what a caller sends is decoded from bytes, or followed to any depth.
+        if isinstance(cause, UnicodeDecodeError):
+            return InvalidRequest("The body is not UTF-8.")
+        if isinstance(cause, RecursionError):
+            return InvalidRequest("The request is nested too deeply.")
     return InternalError("Something failed here; tell support the request_id.")
 
 

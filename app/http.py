@@ -13,7 +13,14 @@ from litestar.datastructures import MutableScopeHeaders
 from litestar.params import HeaderParameter
 from litestar.types import Message, Scope
 
-from app.errors import InvalidRequest, NotFound, PreconditionFailed, UnsupportedMediaType
+from app.errors import (
+    InvalidRequest,
+    NotFound,
+    PreconditionFailed,
+    UnsupportedMediaType,
+    causes,
+)
+from app.settings import SettingsError
 
 log = structlog.get_logger()
 
@@ -31,7 +38,7 @@ class Application(Litestar):
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
-            await super().__call__(scope, receive, send)
+            await self.live(scope, receive, send)
             return
         headers = dict(scope["headers"])
         given = headers.get(b"x-request-id", b"").decode("latin-1")
@@ -56,6 +63,27 @@ class Application(Litestar):
             return {"type": "http.disconnect"} if is_over else await receive()
 
         await super().__call__(as_get, receive_head, send_head)
+
+    async def live(self, scope: Any, receive: Any, send: Any) -> None:
+        """Run the lifespan; a start that settings forbid fails with a sentence, no traceback."""
+        failures = []
+
+        async def hold_failure(message: Any) -> None:
+            if message["type"] == "lifespan.startup.failed":
+                failures.append(message)
+            else:
+                await send(message)
+
+        try:
+            await super().__call__(scope, receive, hold_failure)
+        except Exception as error:
+            wrong = next((c for c in causes(error) if isinstance(c, SettingsError)), None)
+            if wrong is not None:
+                await send({"type": "lifespan.startup.failed", "message": f"annex: {wrong}"})
+                return
+            for message in failures:
+                await send(message)
+            raise
 
 
 async def finish_headers(message: Message, scope: Scope) -> None:
@@ -89,7 +117,7 @@ async def check_request(request: Request[Any, Any, Any]) -> None:
         raise NotFound("There is nothing at this path; leave the slash at its end out.")
     if request.method not in ("POST", "PUT", "PATCH"):
         return
-    taken = request.route_handler.opt.get("consumes", JSON)
+    taken = request.route_handler.opt.get("request_media_types", JSON)
     if media_type(request.headers) not in taken:
         raise UnsupportedMediaType(f"Send the body as {' or '.join(taken)}.")
 

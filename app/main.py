@@ -11,10 +11,10 @@ from litestar.config.cors import CORSConfig
 from litestar.di import Provide
 from litestar.types import ControllerRouterHandler
 
-from app.auth.access import provide_principal, provide_workspace
+from app.auth.access import provide_principal, provide_session, provide_workspace
 from app.auth.tickets import Tickets, derive_key
 from app.auth.tokens import Tokens
-from app.database import Database, check_database, provide_session
+from app.database import Database, check_database
 from app.errors import to_problem
 from app.http import Application, check_request, finish_headers
 from app.limits import Limiter

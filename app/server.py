@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import signal
 import socket
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 import uvicorn
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -27,6 +28,18 @@ class Server(uvicorn.Server):
         self.app = app
         self.ready = ready
         self.began = asyncio.Event()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop on SIGINT and SIGTERM, and do not raise them again: what follows must still run."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Tell `ready` once requests are taken."""
@@ -74,7 +87,7 @@ def serve(
     Raises `SettingsError` for a port in use or a database that cannot be served.
     """
     listener = listen(host, port)
-    with contextlib.closing(listener), contextlib.suppress(KeyboardInterrupt):
+    with contextlib.closing(listener):
         asyncio.run(check(settings))
         app = create_app(settings)
         config = uvicorn.Config(

@@ -56,7 +56,12 @@ class EventController(Controller):
 
     @post(
         operation_id="publishEvents",
-        opt={**may("events:publish"), "consumes": events.MEDIA_TYPES},
+        opt=may(
+            "events:publish",
+            request_media_types=events.MEDIA_TYPES,
+            request_struct=events.BODIES,
+            statuses=[200, 201],
+        ),
     )
     async def publish_events(
         self,

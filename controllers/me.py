@@ -19,7 +19,7 @@ class MeController(Controller):
         """Show the calling user's profile."""
         return tagged(await me.visit(session, principal), if_none_match)
 
-    @patch(operation_id="updateMe", opt={**may("user"), "consumes": MERGE_PATCH})
+    @patch(operation_id="updateMe", opt=may("user", request_media_types=MERGE_PATCH))
     async def update_me(
         self,
         session: Session,

@@ -76,7 +76,11 @@ class ServiceController(Controller):
             raise Unavailable("The database cannot be reached; try again in a moment.") from None
         return s.Health("ok", __version__)
 
-    @get("/openapi.yaml", operation_id="getContractYaml", opt=may("public"))
+    @get(
+        "/openapi.yaml",
+        operation_id="getContractYaml",
+        opt=may("public", response_media_types=["application/yaml"]),
+    )
     async def get_contract_yaml(self) -> Response[bytes]:
         """Serve this contract as YAML."""
         return Response(contract()[0], media_type="application/yaml")
@@ -86,20 +90,28 @@ class ServiceController(Controller):
         """Serve this contract as JSON."""
         return Response(contract()[1], media_type=MediaType.JSON)
 
-    @get("/docs", operation_id="getDocs", opt=may("public"))
+    @get("/docs", operation_id="getDocs", opt=may("public", response_media_types=["text/html"]))
     async def get_docs(self) -> Response[str]:
         """Show this contract to people; works without internet."""
         headers = {"Content-Security-Policy": POLICY, **DAY}
         return Response(PAGE, media_type=MediaType.HTML, headers=headers)
 
-    @get("/docs/assets/{file:str}", operation_id="getDocsAsset", opt=may("public"))
+    @get(
+        "/docs/assets/{file:str}",
+        operation_id="getDocsAsset",
+        opt=may("public", response_media_types=[*ASSETS.values()]),
+    )
     async def get_docs_asset(self, file: FromPath[str]) -> Response[bytes]:
         """Serve a script or style of the documentation page."""
         if file not in ASSETS:
             raise NotFound("There is no such asset.")
         return Response(asset(file), media_type=ASSETS[file], headers=DAY)
 
-    @get("/problems/{code:str}", operation_id="getProblem", opt=may("public"))
+    @get(
+        "/problems/{code:str}",
+        operation_id="getProblem",
+        opt=may("public", response_media_types=["text/plain"]),
+    )
     async def get_problem(self, code: FromPath[str]) -> Response[str]:
         """Explain a problem's code; the target of `type` in every problem."""
         for kind in subclasses():

@@ -2,7 +2,7 @@ from functools import partial
 from typing import Annotated, Any
 
 from litestar import Controller, Request, get, post
-from litestar.params import FromPath, JSONBody, HeaderParameter, QueryParameter
+from litestar.params import FromPath, HeaderParameter, JSONBody, QueryParameter
 from litestar.response import ServerSentEvent
 
 from app.auth.access import Access, Caller, authenticate, enter, may, refresh
@@ -24,7 +24,11 @@ Ticket = Annotated[str | None, QueryParameter(name="ticket", max_length=4000)]
 class StreamController(Controller):
     tags = ("stream",)
 
-    @get("/workspaces/{ws:str}/stream", operation_id="streamEvents", opt=may(PERMISSION))
+    @get(
+        "/workspaces/{ws:str}/stream",
+        operation_id="streamEvents",
+        opt=may(PERMISSION, authenticates=True),
+    )
     async def stream_events(
         self,
         request: Request[Any, Any, Any],
@@ -42,9 +46,9 @@ class StreamController(Controller):
         resume = last_event_id or first_event_id
         authorized_at = state.hub.head
         try:
-            # Garbage would make any request a reconnect.
-            is_reconnect = last_event_id is not None and state.hub.cursors.read(last_event_id)
-            principal = await identify(request, ticket, is_reconnect=bool(is_reconnect))
+            # A cursor that we wrote shows that its bearer has read before.
+            has_read = last_event_id is not None and state.hub.cursors.read(last_event_id)
+            principal = await identify(request, ticket, is_reconnect=bool(has_read))
             state.limiter.take(principal.name, request.scope["state"])
             access = await authorize(request, principal, ws)
         except Problem as problem:

@@ -53,7 +53,7 @@ class WorkspaceController(Controller):
     @patch(
         "/{ws:str}",
         operation_id="updateWorkspace",
-        opt={**may("workspace:update"), "consumes": MERGE_PATCH},
+        opt=may("workspace:update", request_media_types=MERGE_PATCH),
     )
     async def update_workspace(
         self,

@@ -77,13 +77,13 @@ async def template(postgres: EmbeddedPostgres) -> str:
 class TestDatabase(NamedTuple):
     """A migrated database of its own, and how each role logs in to it."""
 
-    __test__ = False  # pytest would collect it where it is imported
+    __test__ = False  # pytest takes whatever is called Test… for tests
 
     postgres: EmbeddedPostgres
     name: str
 
     def url(self, role: str) -> str:
-        """The URL by which a role logs in; SET ROLE would prove nothing where session_user decides."""
+        """The URL by which a role logs in: SET ROLE proves nothing where session_user decides."""
         return self.postgres.url(role, self.name)
 
     @contextlib.asynccontextmanager

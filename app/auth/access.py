@@ -1,12 +1,12 @@
 """The dependencies that tell a handler who calls, and what they may do in its workspace."""
 
+from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID
 
 import msgspec
 from litestar import Request
 from litestar.di import NamedDependency
-from litestar.params import FromPath
 from sqlalchemy import column, func, select
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -14,6 +14,7 @@ from sqlalchemy.types import Boolean, Text, Uuid
 
 from app.auth import keys
 from app.auth.principals import Principal
+from app.database import transaction
 from app.errors import (
     Forbidden,
     InvalidKey,
@@ -31,12 +32,14 @@ class Access(msgspec.Struct, frozen=True):
     permissions: frozenset[str]
 
 
-def may(permission: str) -> dict[str, str]:
-    """Say in a handler's `opt` who may call it.
+def may(permission: str, **others: Any) -> dict[str, Any]:
+    """Say in a handler's `opt` who may call it, and what else its signature does not show.
 
     `public`, `any` (whoever is authenticated), `user`, or a permission in the path's workspace.
+    `request_media_types` are checked here (`app.http.check_request`); the others, such as
+    `response_media_types`, are for the drift check.
     """
-    return {"permission": permission}
+    return {"permission": permission, **others}
 
 
 async def authenticate(request: Request[Any, Any, Any]) -> Principal:
@@ -104,11 +107,28 @@ async def enter(session: AsyncSession, ws: str, permission: str) -> Access:
     return access
 
 
-async def provide_workspace(
-    request: Request[Any, Any, Any], session: NamedDependency[AsyncSession], ws: FromPath[str]
-) -> Access:
-    """Give a handler the workspace of its path, once its declared permission is sure."""
-    return await enter(session, ws, request.route_handler.opt["permission"])
+async def provide_session(
+    request: Request[Any, Any, Any], principal: NamedDependency[Principal]
+) -> AsyncIterator[AsyncSession]:
+    """Give a request its one transaction; only this commits, and before the answer is sent.
+
+    It enters the path's workspace as well: Litestar does not close a generator when a dependency
+    after it fails, and the transaction would stay open until it is collected as garbage.
+    """
+    async with transaction(request.app.state.database.api, principal) as session:
+        session.info["scope"] = request.scope
+        if ws := request.path_params.get("ws"):
+            permission = request.route_handler.opt["permission"]
+            session.info["access"] = await enter(session, ws, permission)
+        yield session
+    if request.method != "GET":
+        request.app.state.tail.wake()
+
+
+async def provide_workspace(session: NamedDependency[AsyncSession]) -> Access:
+    """Give a handler the workspace of its path, in which its declared permission is sure."""
+    access: Access = session.info["access"]
+    return access
 
 
 Caller = NamedDependency[Principal]

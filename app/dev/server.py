@@ -12,11 +12,14 @@ from app.auth.keys import Key
 from app.dev.demo import Secrets, demo_settings, facts, seed
 from app.dev.migrations import apply
 from app.dev.postgres import EmbeddedPostgres
-from app.server import serve
+from app.http import Application
+from app.main import create_app
+from app.server import listen, serve
 from app.worker.housekeeping import keep_house
 
 SUPABASE = Path(__file__).parent.parent.parent / "supabase"
 DATABASE = "annex"
+OFFLINE = "postgresql://localhost/annex"
 MIGRATING_ROLE = "supabase_postgres"
 """Stands in for Supabase's `postgres`: may create roles, is no superuser."""
 
@@ -53,6 +56,7 @@ def run(
 
     Raises `DevError` or `SettingsError` with one sentence.
     """
+    listen(host, port).close()  # before anything is started
     data.mkdir(parents=True, exist_ok=True)
     postgres = EmbeddedPostgres(data)
     if is_fresh:
@@ -82,3 +86,8 @@ def run(
             serve(settings, host, port, ready=ready, beside=[keep_house])
         finally:
             file.unlink(missing_ok=True)
+
+
+def offline_app() -> Application:
+    """Make the application for tools that look at its routes and never start it."""
+    return create_app(demo_settings(Secrets("", "", "", str(Key.make("op"))), OFFLINE, OFFLINE))

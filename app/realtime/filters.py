@@ -7,6 +7,7 @@ from typing import Annotated, Any, Protocol
 
 import msgspec
 from litestar.params import QueryParameter
+from msgspec import Meta
 from sqlalchemy import ColumnElement, String, and_, cast, func, or_
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.types import Text
@@ -17,7 +18,8 @@ from app.schemas.problems import FieldError
 
 Types = Annotated[str | None, QueryParameter(name="types", min_length=1, max_length=1000)]
 Topics = Annotated[str | None, QueryParameter(name="topics", min_length=1, max_length=1000)]
-Where = Annotated[list[str] | None, QueryParameter(name="where", max_items=5)]
+WhereClause = Annotated[str, Meta(max_length=500, pattern=r"^data(\.[A-Za-z0-9_-]{1,64}){1,8}:")]
+Where = Annotated[list[WhereClause] | None, QueryParameter(name="where", max_items=5)]
 
 CLAUSE = re.compile(r"data((?:\.[A-Za-z0-9_-]{1,64}){1,8}):(.*)", re.DOTALL)
 INDEX = re.compile(r"-?[0-9]+")

@@ -8,7 +8,8 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 from app.schemas.pages import Page
 
 Visibility = Literal["feed", "audit"]
-Type = Annotated[str, Meta(max_length=200, pattern="^[a-z][a-z0-9_-]*([.][a-z0-9_-]+)*$")]
+# \Z and not $, which in Python lets a line feed follow.
+Type = Annotated[str, Meta(max_length=200, pattern=r"^[a-z][a-z0-9_-]*([.][a-z0-9_-]+)*\Z")]
 Source = Annotated[str, Meta(min_length=1, max_length=500)]
 Key = Annotated[str, Meta(min_length=1, max_length=200)]
 Subject = Annotated[str, Meta(min_length=1, max_length=500)]

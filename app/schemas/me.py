@@ -21,8 +21,9 @@ class Profile(msgspec.Struct, frozen=True):
 
 
 AvatarUrl = Annotated[str, Meta(min_length=1, max_length=2048, pattern="^https?://")]
+# \Z and not $, which in Python lets a line feed follow.
 Locale = Annotated[
-    str, Meta(min_length=2, max_length=35, pattern="^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*$")
+    str, Meta(min_length=2, max_length=35, pattern=r"^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*\Z")
 ]
 TimeZone = Annotated[str, Meta(min_length=1, max_length=64)]
 

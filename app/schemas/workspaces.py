@@ -31,8 +31,9 @@ class WorkspacePage(msgspec.Struct, frozen=True):
 
 
 Name = Annotated[str, Meta(min_length=1, max_length=200)]
+# \Z and not $, which in Python lets a line feed follow.
 Slug = Annotated[
-    str, Meta(min_length=1, max_length=63, pattern="^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$")
+    str, Meta(min_length=1, max_length=63, pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z")
 ]
 ExternalId = Annotated[str, Meta(min_length=1, max_length=200)]
 

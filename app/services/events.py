@@ -1,12 +1,13 @@
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
 import msgspec
-from msgspec import UNSET, Raw
+from msgspec import UNSET, Meta, Raw
 from sqlalchemy import cast, column, func, literal, select
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.types import Boolean, Integer, Text, Uuid
+from typing_extensions import TypeAliasType
 
 from app.auth.principals import Principal
 from app.errors import Forbidden, InvalidRequest, TooLarge, as_pointer
@@ -18,6 +19,16 @@ MAX_DATA_BYTES = 64 * 1024
 ONE_CLOUD_EVENT = "application/cloudevents+json"
 CLOUD_EVENTS = "application/cloudevents-batch+json"
 MEDIA_TYPES = ("application/json", ONE_CLOUD_EVENT, CLOUD_EVENTS)
+BATCH = Meta(min_length=1, max_length=MAX_BATCH)
+# Aliases, as Litestar copies a handler's `opt`, and a bare Meta cannot be copied.
+EventBatch = TypeAliasType("EventBatch", Annotated[list[s.EventInput], BATCH])
+CloudEventBatch = TypeAliasType("CloudEventBatch", Annotated[list[s.CloudEvent], BATCH])
+# The body of each media type, as the contract has it.
+BODIES = {
+    "application/json": s.EventInput | EventBatch,
+    ONE_CLOUD_EVENT: s.CloudEvent,
+    CLOUD_EVENTS: CloudEventBatch,
+}
 # What CloudEvents' JSON format keeps for itself; every other member is an extension attribute.
 ATTRIBUTES = {*s.CloudEvent.__struct_fields__, "data_base64"}
 

@@ -15,12 +15,16 @@ from app.schemas import me as s
 from app.schemas.problems import FieldError
 
 
-async def visit(session: AsyncSession, principal: Principal) -> s.Profile:
+async def visit(
+    session: AsyncSession, principal: Principal, *, is_locked: bool = False
+) -> s.Profile:
     """Return a user's profile.
 
     Writes it only at the first visit and when the token's email is another.
     """
     mine = select(m.Profile).where(m.Profile.id == func.annex.user_id())
+    if is_locked:
+        mine = mine.with_for_update()
     profile = await one(session, mine, s.Profile)
     if profile is not None and profile.email == principal.email:
         return profile
@@ -35,8 +39,11 @@ async def visit(session: AsyncSession, principal: Principal) -> s.Profile:
 async def change(
     session: AsyncSession, principal: Principal, patch: s.ProfilePatch, versions: list[int] | None
 ) -> s.Profile:
-    """Change the caller's profile (RFC 7396); `versions` are those that If-Match accepts."""
-    profile = await visit(session, principal)
+    """Change the caller's profile (RFC 7396) under its row's lock.
+
+    `versions` are those that If-Match accepts.
+    """
+    profile = await visit(session, principal, is_locked=True)
     if versions is not None and profile.version not in versions:
         raise stale()
     values = {k: v for k, v in asdict(patch).items() if v is not UNSET}

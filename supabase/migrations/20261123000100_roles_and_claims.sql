@@ -47,7 +47,7 @@ grant execute on function annex.uuid7() to annex_api, annex_worker;
 -- The lowest id that uuid7() can give at a moment: the bound of a partition.
 create function annex.uuid7_floor(moment timestamptz) returns uuid language sql immutable parallel safe as $$
   select encode(
-    substring(int8send((extract(epoch from moment) * 1000)::bigint) from 3 for 6)
+    substring(int8send(floor(extract(epoch from moment) * 1000)::bigint) from 3 for 6)
       || '\x70008000000000000000'::bytea,
     'hex'
   )::uuid

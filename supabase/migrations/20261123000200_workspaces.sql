@@ -153,8 +153,9 @@ language sql stable security definer set search_path = '' as $$
   union all
   select w.id
   from annex.workspaces w
+  -- A user's token may carry a claim of the same name that is no UUID: even the planner may not cast that one.
   where annex.is_key()
-    and w.id = (annex.claims() ->> 'workspace_id')::uuid
+    and w.id = case when annex.is_key() then (annex.claims() ->> 'workspace_id')::uuid end
     and w.deleted_at is null
     and annex.claims() -> 'permissions' ? permission
 $$;
@@ -251,6 +252,9 @@ declare
 begin
   if caller is null then
     raise exception 'only a signed-in user creates a workspace' using errcode = 'insufficient_privilege';
+  end if;
+  if create_workspace.slug is null and made ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then
+    made := 'workspace-' || made;  -- a slug is never shaped like an id
   end if;
   insert into annex.profiles (user_id, email) values (caller, nullif(annex.claims() ->> 'email', ''))
   on conflict (user_id) do nothing;

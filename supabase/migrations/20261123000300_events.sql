@@ -196,7 +196,7 @@ begin
   -- A request speaks for its principal. A session of your own without claims is as trusted as the right to connect and call.
   if not (
     annex.has_permission(publish_events.workspace_id, 'events:publish')
-    or (annex.claims() ->> 'role' = 'service_role' and session_user <> 'annex_api')
+    or (coalesce(annex.claims() ->> 'role' = 'service_role', false) and session_user <> 'annex_api')
     or (annex.claims() = '{}' and session_user not in ('annex_api', 'authenticator'))
   ) then
     raise exception 'permission events:publish is needed' using errcode = 'insufficient_privilege';
@@ -317,7 +317,7 @@ begin
   end if;
   verb := case
     when tg_op = 'INSERT' then tg_argv[1]
-    when tg_op = 'DELETE' or was ? 'deleted_at' then tg_argv[3]
+    when tg_op = 'DELETE' or (was ? 'deleted_at' and row_now ->> 'deleted_at' is not null) then tg_argv[3]
     else tg_argv[2]
   end;
   id := case noun when 'member' then row_now ->> 'user_id' else row_now ->> 'id' end;

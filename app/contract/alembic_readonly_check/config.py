@@ -1,0 +1,157 @@
+"""`[tool.alembic-readonly-check]` of a project's pyproject.toml; the command line goes over it."""
+
+import dataclasses
+import datetime as dt
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from alembic_readonly_check.codes import REGISTRY
+from alembic_readonly_check.findings import CannotCheck, Finding
+from alembic_readonly_check.openapi import ApiRules
+
+MANAGED_SCHEMAS = (
+    "auth",
+    "cron",
+    "extensions",
+    "graphql",
+    "graphql_public",
+    "net",
+    "pgbouncer",
+    "pgmq",
+    "pgsodium",
+    "pgsodium_masks",
+    "realtime",
+    "storage",
+    "supabase_functions",
+    "supabase_migrations",
+    "vault",
+    "information_schema",
+    "pg_catalog",
+)
+
+
+class Ignore(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One finding that is known and borne for a while; it counts again after `until`."""
+
+    code: str
+    subject: str
+    reason: str
+    until: dt.date
+
+    def covers(self, finding: Finding, today: dt.date) -> bool:
+        """Tell whether it silences a finding today; `*` in the subject stands for any text."""
+        pattern = re.escape(self.subject).replace(r"\*", ".*")
+        return (
+            finding.code == self.code
+            and today <= self.until
+            and re.fullmatch(pattern, finding.subject) is not None
+        )
+
+
+class Scratch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+    """Where scratch databases are made, and what goes into them before the migrations."""
+
+    url_env: str = "SCRATCH_DATABASE_URL"
+    platform: tuple[str, ...] = ()
+    role: str | None = None
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+    """What is compared. Paths are relative to the folder of pyproject.toml."""
+
+    metadata: str | None = None
+    app: str | None = None
+    datamodel: str | None = "docs/datamodel.md"
+    openapi: str | None = "docs/openapi.yaml"
+    external_apis: str | None = "docs/external_apis.md"
+    migrations: str | None = "supabase/migrations"
+    url_env: str = "DATABASE_URL"
+    schemas: tuple[str, ...] = ()
+    default_schema: str = "public"
+    managed_schemas: tuple[str, ...] = MANAGED_SCHEMAS
+    exclude: tuple[str, ...] = ("*.alembic_version", "*.schema_migrations")
+    ignore_grantees: tuple[str, ...] = ("postgres", "supabase_admin")
+    ignore_extensions: tuple[str, ...] = (
+        "plpgsql",
+        "pg_graphql",
+        "pg_net",
+        "pg_stat_statements",
+        "pgcrypto",
+        "pgjwt",
+        "pgsodium",
+        "supabase_vault",
+        "uuid-ossp",
+    )
+    rls: Literal["forced", "enabled", "off", "any"] = "forced"
+    rolling_partitions: bool = True
+    timeout: float = 30
+    scratch: Scratch = Scratch()
+    api: ApiRules = ApiRules()
+    ignore: tuple[Ignore, ...] = ()
+    root: str = "."
+
+    @property
+    def folder(self) -> Path:
+        """Say where relative paths start."""
+        return Path(self.root)
+
+    def path(self, name: str | None) -> Path | None:
+        """Resolve a configured path; None if it is not configured or nothing is there."""
+        if not name:
+            return None
+        path = self.folder / name
+        return path if path.exists() else None
+
+
+def load(start: Path) -> Config:
+    """Read the nearest pyproject.toml at or above a folder that has the section; else defaults.
+
+    Raises `CannotCheck` naming the key that is wrong.
+    """
+    for folder in (start.resolve(), *start.resolve().parents):
+        path = folder / "pyproject.toml"
+        if not path.is_file():
+            continue
+        try:
+            section = (
+                tomllib.loads(path.read_text("utf-8")).get("tool", {}).get("alembic-readonly-check")
+            )
+        except (OSError, ValueError) as error:
+            raise CannotCheck(f"{path} cannot be read: {error}.") from None
+        if section is not None:
+            return _convert(section, folder, path)
+    return Config(root=str(start.resolve()))
+
+
+def _convert(section: object, folder: Path, path: Path) -> Config:
+    if not isinstance(section, dict):
+        raise CannotCheck(f"[tool.alembic-readonly-check] in {path.name} is not a table.")
+    section = {**section, "root": str(folder)}
+    if isinstance(api := section.get("api"), dict):
+        section["api"] = {key.replace("-", "_"): value for key, value in api.items()}
+        known = {field.name for field in dataclasses.fields(ApiRules)}
+        for key in section["api"]:
+            if key not in known:
+                raise CannotCheck(
+                    f"[tool.alembic-readonly-check.api] in {path.name} holds the unknown key {key}."
+                )
+    try:
+        config = msgspec.convert(section, Config)
+    except msgspec.ValidationError as error:
+        raise CannotCheck(f"[tool.alembic-readonly-check] in {path.name}: {error}.") from None
+    for ignore in config.ignore:
+        if ignore.code not in REGISTRY:
+            raise CannotCheck(f"An ignore in {path.name} names {ignore.code}, which is no code.")
+        if not ignore.reason.strip():
+            raise CannotCheck(f"The ignore of {ignore.code} in {path.name} gives no reason.")
+    return config
+
+
+def secret(name: str) -> str | None:
+    """Read an environment variable; only its name is ever shown."""
+    return os.environ.get(name) or None

@@ -1,0 +1,255 @@
+"""Write findings for people and for machines; each reporter turns a report into one text."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from xml.sax.saxutils import escape, quoteattr
+
+import msgspec
+
+from alembic_readonly_check.codes import REGISTRY
+from alembic_readonly_check.findings import SEVERITIES, Finding
+
+STYLES = {"error": "\x1b[31m", "warning": "\x1b[33m", "info": "\x1b[36m"}
+BOLD, DIM, PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[0m"
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What is reported: ordered findings, what was compared, and what was left out and why."""
+
+    findings: tuple[Finding, ...]
+    compared: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        """Say the result in one line."""
+        counts = Counter(found.severity for found in self.findings)
+        told = ", ".join(
+            f"{counts[severity]} {severity}{plural if counts[severity] > 1 else ''}"
+            for severity, plural in zip(SEVERITIES, ("s", "s", ""), strict=True)
+            if counts[severity]
+        )
+        return f"{told or 'no drift'} in {', '.join(self.compared)}"
+
+
+Reporter = Callable[[Report], str]
+
+
+def text(report: Report, colour: bool = False) -> str:
+    """Write one paragraph a finding: place, code, severity, subject, both values, the fix."""
+    blocks = []
+    for found in report.findings:
+        place = f"{found.location}: " if found.location else ""
+        code, severity = found.code, str(found.severity)
+        fix = f"  fix: {found.fix}" if found.fix else ""
+        if colour:
+            code, severity = f"{BOLD}{code}{PLAIN}", f"{STYLES[severity]}{severity}{PLAIN}"
+            fix = f"{DIM}{fix}{PLAIN}" if fix else ""
+        lines = [found.heading] if found.heading else []
+        lines.append(f"{place}{code} {severity} {found.subject}: {found.message}")
+        lines += [fix] if fix else []
+        blocks.append("\n".join(lines) + "\n")
+    blocks += [f"note: {note}\n" for note in report.notes]
+    blocks.append(f"{report.summary}\n")
+    return "".join(blocks)
+
+
+def coloured(report: Report) -> str:
+    """Write the text with colours, for a terminal."""
+    return text(report, True)
+
+
+def _plain(found: Finding) -> dict[str, Any]:
+    return {
+        "code": found.code,
+        "severity": found.severity,
+        "subject": found.subject,
+        "message": found.message,
+        "path": found.location.path if found.location else None,
+        "line": found.location.line if found.location else None,
+        "expected": found.expected,
+        "actual": found.actual,
+        "fix": found.fix,
+        "heading": found.heading,
+        "title": REGISTRY[found.code].title,
+        "fingerprint": fingerprint(found),
+    }
+
+
+def fingerprint(found: Finding) -> str:
+    """Name a finding over time: by code and subject, so that a moved line is the same finding."""
+    return hashlib.sha256(f"{found.code}\n{found.subject}".encode()).hexdigest()
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n"
+
+
+def json(report: Report) -> str:
+    """Write one JSON object: findings, what was compared, counts by severity."""
+    counts = Counter(found.severity for found in report.findings)
+    return _json(
+        {
+            "format": 1,
+            "findings": [_plain(found) for found in report.findings],
+            "compared": report.compared,
+            "notes": report.notes,
+            "counts": {severity: counts[severity] for severity in SEVERITIES},
+        }
+    )
+
+
+def jsonl(report: Report) -> str:
+    """Write one JSON object a line, one line a finding."""
+    return "".join(msgspec.json.encode(_plain(found)).decode() + "\n" for found in report.findings)
+
+
+def sarif(report: Report) -> str:
+    """Write SARIF 2.1.0."""
+    used = sorted({found.code for found in report.findings})
+    levels = {"error": "error", "warning": "warning", "info": "note"}
+    rules = [
+        {
+            "id": code,
+            "shortDescription": {"text": REGISTRY[code].title},
+            "fullDescription": {"text": REGISTRY[code].explanation},
+            "help": {"text": REGISTRY[code].fix},
+            "defaultConfiguration": {"level": levels[REGISTRY[code].severity]},
+        }
+        for code in used
+    ]
+    results = []
+    for found in report.findings:
+        result: dict[str, Any] = {
+            "ruleId": found.code,
+            "ruleIndex": used.index(found.code),
+            "level": levels[found.severity],
+            "message": {"text": f"{found.subject}: {found.message}. Fix: {found.fix}"},
+            "partialFingerprints": {"codeAndSubject/v1": fingerprint(found)},
+        }
+        if found.location:
+            result["locations"] = [
+                {
+                    "physicalLocation": {
+                        "artifactLocation": {"uri": found.location.path},
+                        "region": {"startLine": found.location.line},
+                    }
+                }
+            ]
+        results.append(result)
+    return _json(
+        {
+            "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
+            "version": "2.1.0",
+            "runs": [
+                {
+                    "tool": {"driver": {"name": "alembic-readonly-check", "rules": rules}},
+                    "results": results,
+                }
+            ],
+        }
+    )
+
+
+def github(report: Report) -> str:
+    """Write workflow commands, which GitHub shows beside the lines of a pull request."""
+    levels = {"error": "error", "warning": "warning", "info": "notice"}
+
+    def value(text_: str) -> str:
+        return text_.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+    def attribute(text_: str) -> str:
+        return value(text_).replace(":", "%3A").replace(",", "%2C")
+
+    lines = []
+    for found in report.findings:
+        place = (
+            f"file={attribute(found.location.path)},line={found.location.line},"
+            if found.location
+            else ""
+        )
+        heading = f"{found.heading}\n" if found.heading else ""
+        told = value(f"{heading}{found.subject}: {found.message}\nfix: {found.fix}")
+        lines.append(f"::{levels[found.severity]} {place}title={attribute(found.code)}::{told}\n")
+    return "".join(lines) + f"{report.summary}\n"
+
+
+def gitlab(report: Report) -> str:
+    """Write GitLab's Code Quality report."""
+    levels = {"error": "major", "warning": "minor", "info": "info"}
+    return _json(
+        [
+            {
+                "description": f"{found.subject}: {found.message}",
+                "check_name": found.code,
+                "fingerprint": fingerprint(found),
+                "severity": levels[found.severity],
+                "location": {
+                    "path": found.location.path if found.location else "pyproject.toml",
+                    "lines": {"begin": found.location.line if found.location else 1},
+                },
+            }
+            for found in report.findings
+        ]
+    )
+
+
+def junit(report: Report) -> str:
+    """Write JUnit XML: a failed case an error or warning, a passed one for what was compared."""
+    failures = [found for found in report.findings if found.severity != "info"]
+    suite = "alembic-readonly-check"
+    cases = []
+    for found in report.findings:
+        name = quoteattr(f"{found.code} {found.subject}")
+        place = f" file={quoteattr(found.location.path)}" if found.location else ""
+        body = escape(f"{found.location or ''}\n{found.message}\nfix: {found.fix}".strip())
+        if found.severity == "info":
+            inside = f"<system-out>{body}</system-out>"
+        else:
+            told = f"type={quoteattr(found.code)} message={quoteattr(found.message)}"
+            inside = f"<failure {told}>{body}</failure>"
+        cases.append(f'  <testcase classname="{suite}" name={name}{place}>{inside}</testcase>\n')
+    cases += [
+        f'  <testcase classname="{suite}" name={quoteattr(compared)}/>\n'
+        for compared in report.compared
+    ]
+    return (
+        '<?xml version="1.0" encoding="UTF-8"?>\n'
+        f'<testsuite name="{suite}" tests="{len(cases)}" failures="{len(failures)}">\n'
+        + "".join(cases)
+        + "</testsuite>\n"
+    )
+
+
+def markdown(report: Report) -> str:
+    """Write a table, for a job summary or a comment."""
+
+    def cell(text_: str) -> str:
+        return " ".join(text_.replace("|", "\\|").split())
+
+    lines = [f"**{report.summary}**\n"]
+    if report.findings:
+        lines.append("\n| Code | Severity | Where | What | Fix |\n|---|---|---|---|---|\n")
+    for found in report.findings:
+        heading = f"{cell(found.heading)}<br>" if found.heading else ""
+        lines.append(
+            f"| {found.code} | {found.severity} | {cell(str(found.location or ''))} |"
+            f" {heading}`{cell(found.subject)}`: {cell(found.message)} | {cell(found.fix)} |\n"
+        )
+    return "".join(lines)
+
+
+FORMATS: dict[str, Reporter] = {
+    "text": text,
+    "json": json,
+    "jsonl": jsonl,
+    "sarif": sarif,
+    "github": github,
+    "gitlab": gitlab,
+    "junit": junit,
+    "markdown": markdown,
+}

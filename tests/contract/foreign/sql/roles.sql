@@ -1,0 +1,10 @@
+DO $$
+BEGIN
+  CREATE ROLE shop_owner NOLOGIN CREATEROLE;
+EXCEPTION WHEN duplicate_object THEN NULL;
+END $$;
+DO $$
+BEGIN
+  CREATE ROLE shop_reader NOLOGIN;
+EXCEPTION WHEN duplicate_object THEN NULL;
+END $$;

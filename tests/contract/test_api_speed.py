@@ -1,0 +1,62 @@
+"""A project of 150 operations is checked offline within a second of CPU."""
+
+import time
+
+from alembic_readonly_check.columns_contract import check_columns
+from alembic_readonly_check.external import check_external
+from alembic_readonly_check.openapi import ApiRules, parse_contract
+from alembic_readonly_check.routes import check_routes, routes_of
+from alembic_readonly_check.structs import check_structs
+
+from tests.contract.api_fixtures.shop import (
+    APP,
+    CONTRACT,
+    EXTERNAL,
+    ROOT,
+    TABLES,
+    app_of_text,
+    schema_of_text,
+)
+
+COPIES = 17
+
+
+def test_150_operations_are_checked_in_a_second_of_cpu() -> None:
+    text = copied_contract()
+    apps = [
+        app_of_text(APP.replace('path="/api"', f'path="/api{number}"')) for number in range(COPIES)
+    ]
+    schema = schema_of_text(TABLES)
+    rules = ApiRules()
+    start = time.process_time()
+    contract = parse_contract(text, "docs/openapi.yaml")
+    routes = [route for app in apps for route in routes_of(app, ROOT)]
+    found = check_routes(contract, routes, rules)
+    found += check_structs(contract, routes, ROOT)
+    found += check_columns(contract, schema, rules, "shop")
+    found += check_external(contract, EXTERNAL, "docs/external_apis.md", rules)
+    spent = time.process_time() - start
+    assert len(contract.operations) >= 150
+    assert found == []
+    assert spent < 1
+
+
+def copied_contract() -> str:
+    """Copy every path and every schema of the shop under numbered names."""
+    head, _, rest = CONTRACT.replace("https://shop.example/api", "/").partition("paths:\n")
+    paths, _, components = rest.partition("components:\n")
+    kept, _, schemas = components.partition("  schemas:\n")
+    names = [line.strip(" :") for line in schemas.splitlines() if line[4:5].isupper()]
+    copies = [["", ""] for _ in range(COPIES)]
+    for number, copy in enumerate(copies):
+        copy[0] = paths.replace("  /v1/", f"  /api{number}/v1/")
+        copy[0] = copy[0].replace("  /health", f"  /api{number}/health")
+        copy[1] = schemas
+        for name in names:
+            old, new = f'schemas/{name}"', f'schemas/{name}{number}"'
+            copy[0], copy[1] = copy[0].replace(old, new), copy[1].replace(old, new)
+            copy[1] = copy[1].replace(f"    {name}:\n", f"    {name}{number}:\n")
+    return (
+        f"{head}paths:\n{''.join(copy[0] for copy in copies)}"
+        f"components:\n{kept}  schemas:\n{''.join(copy[1] for copy in copies)}"
+    )

@@ -1,0 +1,52 @@
+"""Every code has a change that gives it and a benign twin, and docs/drift.md explains it."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+from alembic_readonly_check.catalog import QUERIES
+from alembic_readonly_check.codes import FAMILIES, REGISTRY, tables
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+
+
+def covered() -> dict[str, tuple[list[str], list[str]]]:
+    """Join what every test file says it covers: code -> ids of changes, ids of benign twins."""
+    joined: dict[str, tuple[list[str], list[str]]] = {}
+    for path in sorted(HERE.glob("test_*.py")):
+        module = importlib.import_module(f"tests.contract.{path.stem}")
+        for code, (changes, twins) in getattr(module, "COVERED", {}).items():
+            held = joined.setdefault(code, ([], []))
+            held[0].extend(changes)
+            held[1].extend(twins)
+    return joined
+
+
+COVERED_CODES = covered()
+
+
+@pytest.mark.parametrize("code", REGISTRY)
+def test_a_code_has_a_change_that_gives_it_and_a_twin_that_does_not(code: str) -> None:
+    changes, twins = COVERED_CODES.get(code, ([], []))
+    assert changes, f"no test gives {code}"
+    assert twins, f"no test shows what {code} lets pass"
+
+
+def test_no_test_covers_a_code_that_is_not_registered() -> None:
+    assert set(COVERED_CODES) <= set(REGISTRY)
+
+
+def test_the_document_lists_every_code_as_the_command_explains_it() -> None:
+    text = (ROOT / "docs/drift.md").read_text("utf-8")
+    listed = text.partition("<!-- codes -->\n")[2].partition("<!-- /codes -->")[0]
+    assert listed == tables(), "write it anew: python -m alembic_readonly_check.codes docs/drift.md"
+
+
+def test_every_code_belongs_to_a_family() -> None:
+    for code in REGISTRY:
+        assert code[:3] in FAMILIES
+
+
+def test_the_catalog_is_read_by_few_queries() -> None:
+    assert len(QUERIES) == 10

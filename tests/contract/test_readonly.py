@@ -1,0 +1,249 @@
+"""The tool's own guard (RO901 to RO904): what it lets pass, what it stops, what a server saw."""
+
+import asyncio
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+from alembic_readonly_check import catalog, guard, scratch
+from alembic_readonly_check.check import Check, Options
+from alembic_readonly_check.config import Scratch, load
+from alembic_readonly_check.expressions import Scope
+from alembic_readonly_check.findings import CannotCheck
+from sqlalchemy import text
+from sqlalchemy.engine import URL
+
+ROOT = Path(__file__).parent / "foreign"
+SCHEMAS = ("public",)
+SERVER_LOG = "CONTRACT_TEST_SERVER_LOG"
+"""Variable with the path of the server's log, where that is not `log` in its data folder."""
+
+COVERED: dict[str, tuple[list[str], list[str]]] = {
+    "RO901": (["a role that may write is named"], ["a role with LOGIN only suffices"]),
+    "RO902": (["a transaction that may write"], ["a role with LOGIN only suffices"]),
+    "RO903": (["sabotage"], ["a server sees nothing that writes"]),
+    "RO904": (["scratch and live are one"], ["two databases of one server"]),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Shop:
+    """The foreign project's database, migrated, as a superuser and as a role that may log in."""
+
+    owner: URL
+    reader: URL
+    password: str
+
+
+def plain(url: URL) -> str:
+    return url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def execute(url: URL, *statements: str) -> list[Any]:
+    async def run() -> list[Any]:
+        connection = await asyncpg.connect(plain(url))
+        try:
+            return [await connection.fetch(statement) for statement in statements]
+        finally:
+            await connection.close()
+
+    return asyncio.run(run())
+
+
+@pytest.fixture(scope="module")
+def shop(server_url: str) -> Iterator[Shop]:
+    server = guard.driver_url(server_url, "server")
+    role, password = f"check_{secrets.token_hex(4)}", secrets.token_hex(8)
+    with scratch.databases(
+        server,
+        "server",
+        [ROOT / "sql/roles.sql"],
+        sorted((ROOT / "sql/changes").glob("*.sql")),
+        None,
+        None,
+        "public",
+    ) as made:
+        execute(server, f"CREATE ROLE {role} LOGIN PASSWORD '{password}'")
+        try:
+            reader = made.migrated.set(username=role, password=password)
+            yield Shop(made.migrated, reader, password)
+        finally:
+            execute(server, f"DROP ROLE {role}")
+
+
+def check(monkeypatch: pytest.MonkeyPatch, url: URL, **options: Any) -> Check:
+    """Run everything against a live database, in the folder of the foreign project."""
+    monkeypatch.setenv("SHOP_DATABASE_URL", plain(url))
+    monkeypatch.delenv("SHOP_SCRATCH_URL", raising=False)
+    run = Check(load(ROOT), Options(**options))
+    run.docs()
+    run.mapped()
+    run.databases()
+    return run
+
+
+def test_a_role_with_login_only_suffices(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert check(monkeypatch, shop.reader, require_readonly_role=True).findings == []
+
+
+def test_a_role_that_may_write_is_named(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = check(monkeypatch, shop.owner).findings
+    assert [(f.code, f.severity) for f in found] == [("RO901", "warning")]
+    with pytest.raises(CannotCheck) as stopped:
+        check(monkeypatch, shop.owner, require_readonly_role=True)
+    assert stopped.value.code == "RO901"
+
+
+def test_a_transaction_that_may_write_is_refused(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard, "_options", lambda: {"isolation_level": "REPEATABLE READ"})
+    with pytest.raises(CannotCheck) as stopped:
+        guard.run(shop.reader, "X", SCHEMAS, lambda reader: reader.ask("relations"))
+    assert stopped.value.code == "RO902"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT 1",
+        "SELECT nextval('order_number')",
+        "UPDATE customers SET name = 'x'",
+        "COPY customers TO STDOUT",
+        guard.STATE + " ",
+        f"{guard.EXPLAIN}1; DROP TABLE customers",
+        f"{guard.EXPLAIN}1, 2",
+        f"{guard.EXPLAIN}id FROM customers",
+        f"{guard.EXPLAIN}1 INTO stolen",
+        f"{guard.EXPLAIN}1 FOR UPDATE",
+        "EXPLAIN (ANALYZE, VERBOSE, COSTS OFF, FORMAT JSON) SELECT 1",
+        "EXPLAIN ANALYZE SELECT nextval('order_number')",
+        f"{guard.EXPLAIN}(WITH gone AS (DELETE FROM customers RETURNING 1) SELECT 1 FROM gone)",
+    ],
+)
+def test_sabotage_ends_in_ro903(statement: str, shop: Shop) -> None:
+    def sabotage(reader: guard.Reader) -> None:
+        reader.connection.execute(text(statement.replace(":", "\\:")))
+
+    with pytest.raises(CannotCheck) as stopped:
+        guard.run(shop.owner, "X", SCHEMAS, sabotage)
+    assert stopped.value.code == "RO903"
+
+
+def test_a_driver_cannot_be_used_past_the_guard(shop: Shop) -> None:
+    def sabotage(reader: guard.Reader) -> None:
+        cursor = reader.connection.connection.cursor()
+        cursor.execute("UPDATE public.customers SET name = 'x'")
+
+    with pytest.raises(Exception, match="read-only transaction"):
+        guard.run(shop.owner, "X", SCHEMAS, sabotage)
+
+
+def test_scratch_and_live_may_not_be_one(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SHOP_DATABASE_URL", plain(shop.owner))
+    monkeypatch.setenv("SHOP_SCRATCH_URL", plain(shop.owner))
+    run = Check(load(ROOT))
+    run.docs()
+    with pytest.raises(CannotCheck) as stopped:
+        run.databases()
+    assert stopped.value.code == "RO904"
+    scratch.refuse_live(shop.owner.set(database="other"), "A", ("B", shop.owner))
+
+
+def test_a_server_sees_nothing_that_writes(
+    shop: Shop, server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = guard.driver_url(server_url, "server")
+    role, name = shop.reader.username, shop.owner.database
+    counter = (
+        "SELECT last_value, is_called FROM order_number",
+        "SELECT count(*) FROM volatile_calls",
+    )
+    execute(
+        shop.owner,
+        "CREATE TABLE volatile_calls (at timestamptz)",
+        "CREATE FUNCTION called() RETURNS text LANGUAGE sql VOLATILE"
+        " AS 'INSERT INTO volatile_calls VALUES (now()) RETURNING ''x''::text'",
+        "ALTER TABLE customers ALTER nickname SET DEFAULT called()",
+        f"ALTER ROLE {role} IN DATABASE \"{name}\" SET log_statement = 'all'",
+        f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}",
+        f"GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {role}",
+    )
+    try:
+        before = [execute(shop.owner, *counter), dump(shop)]
+        folder = execute(server, "SHOW data_directory")[0][0][0]
+        log = Path(os.environ.get(SERVER_LOG) or Path(folder, "log"))
+        offset = log.stat().st_size
+        found = check(monkeypatch, shop.reader).findings
+        assert {f.code for f in found} >= {"DC305", "DC301", "RO901"}
+        assert [execute(shop.owner, *counter), dump(shop)] == before
+        with log.open("rb") as stream:
+            stream.seek(offset)
+            logged = stream.read().decode()
+    finally:
+        execute(
+            shop.owner,
+            "ALTER TABLE customers ALTER nickname DROP DEFAULT",
+            "DROP FUNCTION called()",
+            "DROP TABLE volatile_calls",
+            f'ALTER ROLE {role} IN DATABASE "{name}" RESET log_statement',
+            f"DROP OWNED BY {role}",
+        )
+    verbs = set(re.findall(r"(?:statement|execute [^:]*): *(\w+)", logged))
+    assert {"BEGIN", "ROLLBACK"} <= {verb.upper() for verb in verbs}
+    assert {verb.upper() for verb in verbs} <= {
+        "BEGIN",
+        "SET",
+        "SHOW",
+        "SELECT",
+        "EXPLAIN",
+        "SAVEPOINT",
+        "ROLLBACK",
+    }
+
+
+def dump(shop: Shop) -> str:
+    """Read the whole database as rows of text; what a dump would hold."""
+    tables = execute(
+        shop.owner,
+        "SELECT quote_ident(relname) FROM pg_class WHERE relkind = 'r'"
+        " AND relnamespace = 'public'::regnamespace ORDER BY 1",
+    )[0]
+    rows = execute(shop.owner, *(f"SELECT t::text FROM {table[0]} t" for table in tables))
+    facts = guard.run(shop.owner, "X", SCHEMAS, lambda r: [r.ask(q) for q in catalog.QUERIES])
+    return f"{rows}{facts}"
+
+
+def test_an_expression_that_the_server_refuses_ends_nothing(shop: Shop) -> None:
+    def work(reader: guard.Reader) -> tuple[str | None, str | None, str]:
+        names = Scope("public.orders", (("quantity", "integer"),))
+        return (
+            reader.plan("no_such_function(quantity)", names),
+            reader.plan("quantity > 1", names),
+            reader.ask("relations"),
+        )
+
+    refused, planned, answer = guard.run(shop.reader, "X", SCHEMAS, work)
+    assert refused is None
+    assert planned is not None
+    assert "public.orders" in answer
+
+
+def test_an_error_never_shows_the_password(shop: Shop) -> None:
+    wrong = shop.reader.set(database="no_such_database")
+    with pytest.raises(CannotCheck) as stopped:
+        guard.run(wrong, "SHOP_DATABASE_URL", SCHEMAS, lambda reader: None)
+    assert "SHOP_DATABASE_URL" in str(stopped.value)
+    assert shop.password not in str(stopped.value)
+
+
+def test_the_configuration_is_read_from_the_project() -> None:
+    config = load(ROOT / "shop")
+    assert config.scratch == Scratch("SHOP_SCRATCH_URL", ("sql/roles.sql",), "shop_owner")
+    assert config.folder == ROOT

@@ -1,0 +1,75 @@
+import re
+
+import msgspec
+import pytest
+import yaml
+
+from app import __version__
+from app.errors import Problem, subclasses
+from tests.conftest import CONTRACT, Callers, TestDatabase, running
+
+
+async def test_health_needs_no_credential(callers: Callers) -> None:
+    response = await callers.client().get("/health")
+    assert (response.status_code, response.json()) == (
+        200,
+        {"status": "ok", "version": __version__},
+    )
+
+
+async def test_a_server_that_follows_its_log_is_ready(callers: Callers) -> None:
+    assert (await callers.client().get("/health/ready")).status_code == 200
+
+
+async def test_a_server_that_is_about_to_stop_is_not_ready(own_database: TestDatabase) -> None:
+    async with running(own_database) as live:
+        live.app.state.hub.close()
+        async with Callers(live).client() as client:
+            response = await client.get("/health/ready")
+    assert (response.status_code, response.json()["code"]) == (503, "unavailable")
+
+
+async def test_the_served_contract_is_the_file_itself(callers: Callers) -> None:
+    response = await callers.client().get("/openapi.yaml")
+    assert response.content == CONTRACT.read_bytes()
+
+
+async def test_the_contract_in_json_is_the_same_document(callers: Callers) -> None:
+    response = await callers.client().get("/openapi.json")
+    assert msgspec.json.decode(response.content) == yaml.safe_load(CONTRACT.read_text())
+
+
+async def test_the_documentation_loads_nothing_from_elsewhere(callers: Callers) -> None:
+    client = callers.client()
+    page = await client.get("/docs")
+    found = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    assert found
+    for url in found:
+        assert (await client.get(url)).status_code == 200, url
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+
+
+async def test_the_documentation_has_no_inline_script_for_its_policy_to_block(
+    callers: Callers,
+) -> None:
+    page = await callers.client().get("/docs")
+    assert re.findall(r"<script[^>]*>([^<]+)</script>", page.text) == []
+
+
+@pytest.mark.parametrize("file", ["index.html", "..%2Fdocs", "swagger-ui.css.map"])
+async def test_only_the_documentations_own_assets_are_served(callers: Callers, file: str) -> None:
+    response = await callers.client().get(f"/docs/assets/{file}")
+    assert response.status_code == 404
+
+
+@pytest.mark.parametrize("kind", list(subclasses()), ids=lambda kind: kind.code)
+async def test_the_type_of_every_problem_leads_to_its_explanation(
+    callers: Callers, kind: type[Problem]
+) -> None:
+    response = await callers.client().get(f"/problems/{kind.code}")
+    assert response.status_code == 200
+    assert kind.title() in response.text
+
+
+async def test_an_unknown_code_has_no_explanation(callers: Callers) -> None:
+    assert (await callers.client().get("/problems/nonsense")).status_code == 404

@@ -1,0 +1,120 @@
+"""Rows made straight in SQL, and sessions as the API and PostgREST open them."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any, TypeAlias
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from app.dev.postgres import EmbeddedPostgres
+from tests.conftest import TestDatabase, encode, new_database
+
+Connection: TypeAlias = "asyncpg.Connection[Any]"
+Claims: TypeAlias = dict[str, Any]
+OPERATOR: Claims = {"role": "annex_operator", "sub": "oooooooooooo"}
+
+
+def user(user_id: UUID, **others: Any) -> Claims:
+    """Claims of a signed-in user."""
+    return {"role": "authenticated", "sub": str(user_id), "aal": "aal1", **others}
+
+
+def key(workspace_id: UUID, *permissions: str) -> Claims:
+    """Claims of an API key."""
+    return {
+        "role": "annex_key",
+        "sub": str(uuid4()),
+        "workspace_id": str(workspace_id),
+        "permissions": permissions,
+    }
+
+
+@pytest.fixture(scope="module")
+async def database(postgres: EmbeddedPostgres, template: str) -> AsyncIterator[TestDatabase]:
+    """A database that no server shares, so that its log may be filled by hand."""
+    async with new_database(postgres, template) as made:
+        yield made
+
+
+@pytest.fixture
+async def admin(database: TestDatabase) -> AsyncIterator[Connection]:
+    """A superuser: makes what a test needs, and looks behind every policy."""
+    async with database.connect("postgres") as connection:
+        yield connection
+
+
+@contextlib.asynccontextmanager
+async def postgrest(
+    database: TestDatabase, claims: Claims, role: str = "authenticated"
+) -> AsyncIterator[Connection]:
+    """Open a transaction as PostgREST does: log in as itself, then set role and claims locally."""
+    async with database.connect("authenticator") as connection, connection.transaction():
+        await connection.execute(f"set local role {role}")
+        await claim(connection, encode(claims))
+        yield connection
+
+
+async def claim(connection: Connection, claims: str) -> None:
+    """Set claims for the rest of the transaction."""
+    await connection.execute("select set_config('request.jwt.claims', $1, true)", claims)
+
+
+async def insert(admin: Connection, table: str, returning: str = "id", **columns: Any) -> UUID:
+    """Insert a row of schema annex and return its id."""
+    places = ", ".join(f"${n}" for n in range(1, len(columns) + 1))
+    made: UUID = await admin.fetchval(
+        f"insert into annex.{table} ({', '.join(columns)}) values ({places}) returning {returning}",
+        *columns.values(),
+    )
+    return made
+
+
+async def new_user(admin: Connection) -> UUID:
+    """Make a Supabase user with a profile."""
+    user_id = uuid4()
+    await admin.execute("insert into auth.users (id) values ($1)", user_id)
+    return await insert(admin, "profiles", "user_id", user_id=user_id)
+
+
+async def new_workspace(admin: Connection, owner: UUID, **columns: Any) -> UUID:
+    """Make a workspace with an owner."""
+    columns = {"slug": f"w-{uuid4().hex[:12]}", "name": "Test", "created_by": owner, **columns}
+    workspace = await insert(admin, "workspaces", **columns)
+    await join(admin, workspace, owner, "owner")
+    return workspace
+
+
+async def join(
+    admin: Connection, workspace: UUID, member: UUID, role: str, status: str = "active"
+) -> None:
+    """Make a user a member."""
+    await insert(
+        admin,
+        "members",
+        "user_id",
+        workspace_id=workspace,
+        user_id=member,
+        role=role,
+        status=status,
+    )
+
+
+async def new_key(admin: Connection, workspace: UUID) -> UUID:
+    """Make an API key's row."""
+    return await insert(
+        admin,
+        "api_keys",
+        workspace_id=workspace,
+        name="Key",
+        prefix=uuid4().hex[:12],
+        secret_hash=bytes(32),
+        permissions=["events:read"],
+    )
+
+
+async def new_event(admin: Connection, workspace: UUID, **columns: Any) -> UUID:
+    """Write an event, past all functions."""
+    columns = {"type": "test.made", "source": "test", "actor": "system", **columns}
+    return await insert(admin, "events", "event_id", workspace_id=workspace, **columns)

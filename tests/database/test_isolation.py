@@ -1,0 +1,540 @@
+"""Who sees and writes which rows, asked by roles that are logged in."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any, NamedTuple
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+
+from tests.conftest import TestDatabase, encode
+from tests.database.conftest import (
+    OPERATOR,
+    Claims,
+    Connection,
+    claim,
+    insert,
+    join,
+    key,
+    new_event,
+    new_key,
+    new_user,
+    new_workspace,
+    postgrest,
+    user,
+)
+
+Denied = asyncpg.InsufficientPrivilegeError
+READS = ("workspace:read", "members:read", "roles:read", "events:read", "events:audit")
+TABLES = """
+select c.relname from pg_class c
+where c.relnamespace = 'annex'::regnamespace and c.relkind in ('r', 'p') and not c.relispartition
+order by 1
+"""
+COLUMNS = """
+select a.attname from pg_attribute a
+where a.attrelid = ('annex.' || $1)::regclass and a.attnum > 0
+  and not a.attisdropped and a.attidentity = ''
+"""
+
+
+class Tenants(NamedTuple):
+    """Two workspaces with no user in common, each with a row in every table."""
+
+    mine: UUID
+    me: UUID
+    theirs: UUID
+    them: UUID
+
+    def whose(self, table: str) -> tuple[str, Any]:
+        """Return the column of a table that says whose a row is, and its value for theirs."""
+        match table:
+            case "workspaces":
+                return "id", self.theirs
+            case "profiles":
+                return "user_id", self.them
+            case "idempotency_keys":
+                return "principal", f"user:{self.them}"
+            case "log_state":
+                return "id", 1
+            case _:
+                return "workspace_id", self.theirs
+
+
+@pytest.fixture
+async def tenants(admin: Connection) -> Tenants:
+    me, them = await new_user(admin), await new_user(admin)
+    made = Tenants(await new_workspace(admin, me), me, await new_workspace(admin, them), them)
+    for workspace in (made.mine, made.theirs):
+        await new_key(admin, workspace)
+        await new_role(admin, workspace, "auditor", "events:read", "events:audit")
+        event = await new_event(admin, workspace)
+        owned = {"workspace_id": workspace, "event_id": event}
+        await insert(admin, "event_keys", "event_id", source="test", key="1", **owned)
+        head = await admin.fetchval("select coalesce(max(pos), 0) from annex.log")
+        await insert(admin, "log", "event_id", pos=head + 1, **owned)
+    for owner in (me, them):
+        await remember(admin, f"user:{owner}")
+    return made
+
+
+async def new_role(admin: Connection, workspace: UUID, key: str, *permissions: str) -> None:
+    """Make a workspace's own role."""
+    named = {"workspace_id": workspace, "key": key, "name": key}
+    await insert(admin, "roles", permissions=list(permissions), **named)
+
+
+async def remember(connection: Connection, principal: str) -> None:
+    """Store an answer for an idempotency key."""
+    await connection.execute(
+        "insert into annex.idempotency_keys values"
+        " ($1, 'POST /', $2, $3, 201, '{}', '', now() + interval '1 day')",
+        principal,
+        uuid4().hex,
+        bytes(32),
+    )
+
+
+@contextlib.asynccontextmanager
+async def session(database: TestDatabase, way: str, tenants: Tenants) -> AsyncIterator[Connection]:
+    """Open one of the ways in which somebody from my workspace reaches the database."""
+    match way:
+        case "user over PostgREST":
+            opened = postgrest(database, user(tenants.me))
+        case "user of the API":
+            opened = database.connect("annex_api", user(tenants.me))
+        case "key of the API":
+            opened = database.connect("annex_api", key(tenants.mine, *READS, "workspace:update"))
+        case "worker":
+            opened = database.connect("annex_worker", OPERATOR)
+        case _:
+            raise AssertionError(way)
+    async with opened as connection:
+        yield connection
+
+
+WAYS = ("user over PostgREST", "user of the API", "key of the API", "worker")
+every_way = pytest.mark.parametrize("way", WAYS)
+
+
+async def count(connection: Connection, table: str, column: str, value: Any) -> int:
+    """Count the rows that a session sees; none where it has no right at all."""
+    try:
+        async with connection.transaction():
+            seen: int = await connection.fetchval(
+                f"select count(*) from annex.{table} where {column} = $1", value
+            )
+            return seen
+    except Denied:
+        return 0
+
+
+async def their_rows(admin: Connection, connection: Connection, tenants: Tenants) -> dict[str, int]:
+    """Count what a session sees of the other tenant, by table; only tables that show something."""
+    tables = [row["relname"] for row in await admin.fetch(TABLES)]
+    seen = {t: await count(connection, t, *tenants.whose(t)) for t in tables}
+    return {table: rows for table, rows in seen.items() if rows}
+
+
+async def test_the_other_tenant_has_a_row_in_every_table(
+    admin: Connection, tenants: Tenants
+) -> None:
+    tables = {row["relname"] for row in await admin.fetch(TABLES)}
+    assert set(await their_rows(admin, admin, tenants)) == tables
+
+
+@every_way
+async def test_rows_of_another_workspace_are_invisible(
+    way: str, database: TestDatabase, admin: Connection, tenants: Tenants
+) -> None:
+    async with session(database, way, tenants) as connection:
+        assert await their_rows(admin, connection, tenants) == {}
+
+
+@every_way
+async def test_rows_of_another_workspace_cannot_be_updated_or_deleted(
+    way: str, database: TestDatabase, admin: Connection, tenants: Tenants
+) -> None:
+    async with session(database, way, tenants) as connection:
+        for table in [row["relname"] for row in await admin.fetch(TABLES)]:
+            column, value = tenants.whose(table)
+            columns = [row["attname"] for row in await admin.fetch(COLUMNS, table)]
+            changes = [f'update annex.{table} set "{c}" = "{c}"' for c in columns]
+            for change in (*changes, f"delete from annex.{table}"):
+                with contextlib.suppress(Denied):
+                    async with connection.transaction():
+                        done = await connection.execute(f"{change} where {column} = $1", value)
+                        assert done.endswith(" 0"), change
+
+
+@every_way
+async def test_nobody_inserts_but_their_own_profile_and_answers(
+    way: str, database: TestDatabase, admin: Connection, tenants: Tenants
+) -> None:
+    own = {"profiles", "idempotency_keys"} if way.endswith("of the API") else set[str]()
+    async with session(database, way, tenants) as connection:
+        for table in {row["relname"] for row in await admin.fetch(TABLES)} - own:
+            with pytest.raises(Denied):
+                async with connection.transaction():
+                    await connection.execute(f"insert into annex.{table} default values")
+
+
+async def test_nobody_makes_a_profile_for_another(
+    database: TestDatabase, admin: Connection, tenants: Tenants
+) -> None:
+    newcomer = uuid4()
+    await admin.execute("insert into auth.users (id) values ($1)", newcomer)
+    async with database.connect("annex_api", user(tenants.me)) as connection:
+        with pytest.raises(Denied, match="row-level security"):
+            await connection.execute("insert into annex.profiles (user_id) values ($1)", newcomer)
+
+
+async def test_nobody_stores_an_answer_for_another(
+    database: TestDatabase, tenants: Tenants
+) -> None:
+    async with database.connect("annex_api", user(tenants.me)) as connection:
+        with pytest.raises(Denied, match="row-level security"):
+            await remember(connection, f"user:{tenants.them}")
+
+
+@every_way
+async def test_a_row_is_never_moved_to_another_workspace(
+    way: str, database: TestDatabase, admin: Connection, tenants: Tenants
+) -> None:
+    async with session(database, way, tenants) as connection:
+        for table in [row["relname"] for row in await admin.fetch(TABLES)]:
+            column, value = tenants.whose(table)
+            with pytest.raises(Denied):
+                async with connection.transaction():
+                    await connection.execute(f"update annex.{table} set {column} = $1", value)
+
+
+@every_way
+async def test_definer_functions_ask_for_the_callers_rights_in_that_workspace(
+    way: str, database: TestDatabase, tenants: Tenants
+) -> None:
+    calls = (
+        "annex.delete_workspace($1)",
+        "annex.publish($1, 'test.made')",
+        """annex.publish_events($1, '[{"type": "test.made", "source": "test"}]')""",
+    )
+    async with session(database, way, tenants) as connection:
+        for call in calls:
+            with pytest.raises(Denied):
+                async with connection.transaction():
+                    await connection.fetch(f"select {call}", tenants.theirs)
+
+
+@pytest.mark.parametrize("way", WAYS[:3])
+async def test_ones_own_workspace_is_visible(
+    way: str, database: TestDatabase, tenants: Tenants
+) -> None:
+    async with session(database, way, tenants) as connection:
+        assert await count(connection, "workspaces", "id", tenants.mine) == 1
+        assert await count(connection, "members", "workspace_id", tenants.mine) == 1
+        assert await count(connection, "roles", "workspace_id", tenants.mine) == 1
+        # made, four changes to rows, of which one is of a key
+        assert await count(connection, "events", "workspace_id", tenants.mine) == 5
+
+
+@pytest.mark.parametrize("login", ["annex_api", "authenticator", "annex_worker"])
+@pytest.mark.parametrize("role", ["annex_owner", "supabase_postgres", "postgres"])
+async def test_a_login_role_cannot_become_the_owner(
+    login: str, role: str, database: TestDatabase
+) -> None:
+    async with database.connect(login) as connection:
+        for command in ("role", "session authorization"):
+            with pytest.raises(Denied):
+                await connection.execute(f"set {command} {role}")
+
+
+async def test_anon_may_do_nothing(
+    database: TestDatabase, admin: Connection, tenants: Tenants
+) -> None:
+    async with postgrest(database, {"role": "anon"}, "anon") as connection:
+        assert await their_rows(admin, connection, tenants) == {}
+        with pytest.raises(Denied, match="schema annex"):
+            await connection.execute("select annex.permissions()")
+
+
+@pytest.mark.parametrize("claims", ["key", "operator"])
+async def test_only_the_api_vouches_for_keys_and_operators(
+    claims: str, database: TestDatabase, admin: Connection, tenants: Tenants
+) -> None:
+    forged = key(tenants.theirs, *READS) if claims == "key" else OPERATOR
+    async with postgrest(database, forged) as connection:
+        assert await their_rows(admin, connection, tenants) == {}
+        ask = "select annex.has_permission($1, 'events:read')"
+        assert await connection.fetchval(ask, tenants.theirs) is False
+
+
+async def test_service_role_reads_no_table(
+    database: TestDatabase, admin: Connection, tenants: Tenants
+) -> None:
+    async with postgrest(database, {"role": "service_role"}, "service_role") as connection:
+        assert await their_rows(admin, connection, tenants) == {}
+
+
+def stolen(tenants: Tenants) -> list[str]:
+    """Return contexts that no principal has."""
+    them, theirs = str(tenants.them), str(tenants.theirs)
+    objects: list[Claims] = [
+        {},
+        {"role": "authenticated"},
+        {"role": "authenticated", "sub": None},
+        {"role": "authenticated", "sub": "nobody"},
+        {"role": "authenticated", "sub": [them]},
+        {"role": ["authenticated"], "sub": them},
+        {"role": "Authenticated", "sub": them},
+        {"role": "service_role", "sub": them},
+        {"role": "annex_owner", "sub": them},
+        {"sub": them},
+        {"role": "annex_key"},
+        {"role": "annex_key", "workspace_id": theirs},
+        {"role": "annex_key", "workspace_id": theirs, "permissions": None},
+        {"role": "annex_key", "workspace_id": theirs, "permissions": {}},
+        {"role": "annex_key", "workspace_id": "theirs", "permissions": READS},
+        {"role": "ANNEX_OPERATOR"},
+    ]
+    texts = ["", " ", "null", "true", "7", '"x"', "[]", "{", "role=annex_operator", "{}{}"]
+    return [*map(encode, objects), *texts]
+
+
+@pytest.mark.parametrize("login", ["annex_api", "authenticator"])
+async def test_a_context_that_no_principal_has_shows_nothing(
+    login: str, database: TestDatabase, admin: Connection, tenants: Tenants
+) -> None:
+    async with database.connect(login) as connection:
+        if login == "authenticator":
+            await connection.execute("set role authenticated")
+        for context in [None, *stolen(tenants)]:
+            attempt = connection.transaction()
+            await attempt.start()
+            try:
+                if context is not None:
+                    await claim(connection, context)
+                seen: Any = await their_rows(admin, connection, tenants)
+            except asyncpg.InvalidTextRepresentationError as error:
+                # Refused, which is as good, if it quotes only what the caller brought along.
+                seen = {w for w in map(str, tenants) if w in str(error) and w not in str(context)}
+            await attempt.rollback()
+            assert not seen, context
+
+
+async def test_claims_end_with_their_transaction(database: TestDatabase, tenants: Tenants) -> None:
+    async with database.connect("annex_api") as connection:
+        async with connection.transaction():
+            await claim(connection, encode(user(tenants.me)))
+            assert await count(connection, "workspaces", "id", tenants.mine) == 1
+        assert await count(connection, "workspaces", "id", tenants.mine) == 0
+
+
+async def test_claims_of_ones_own_making_do_no_harm(
+    database: TestDatabase, tenants: Tenants
+) -> None:
+    own = user(tenants.me, workspace_id=42, permissions="all", is_operator=True)
+    async with postgrest(database, own) as connection:
+        assert await count(connection, "workspaces", "id", tenants.mine) == 1
+
+
+@pytest.mark.parametrize("way", WAYS[:2])
+async def test_a_suspended_member_sees_nothing(
+    way: str, database: TestDatabase, admin: Connection, tenants: Tenants
+) -> None:
+    await join(admin, tenants.theirs, tenants.me, "owner", "suspended")
+    async with session(database, way, tenants) as connection:
+        assert await their_rows(admin, connection, tenants) == {}
+        ask = "select annex.is_member($1) or annex.has_permission($1, 'workspace:read')"
+        assert await connection.fetchval(ask, tenants.theirs) is False
+
+
+@pytest.mark.parametrize("way", WAYS[:2])
+async def test_a_role_of_ones_own_gives_what_it_names(
+    way: str, database: TestDatabase, admin: Connection, tenants: Tenants
+) -> None:
+    await join(admin, tenants.theirs, tenants.me, "auditor")
+    async with session(database, way, tenants) as connection:
+        assert set(await their_rows(admin, connection, tenants)) - {"log"} == {"events"}
+
+
+async def test_a_role_of_another_workspace_gives_nothing(
+    database: TestDatabase, admin: Connection, tenants: Tenants
+) -> None:
+    await new_role(admin, tenants.mine, "insider", *READS)
+    await join(admin, tenants.theirs, tenants.me, "insider")
+    async with postgrest(database, user(tenants.me)) as connection:
+        assert await their_rows(admin, connection, tenants) == {}
+
+
+async def test_a_changed_role_counts_at_once(
+    database: TestDatabase, admin: Connection, tenants: Tenants
+) -> None:
+    async with postgrest(database, user(tenants.me)) as connection:
+        ask = "select annex.has_permission($1, 'events:read')"
+        assert await connection.fetchval(ask, tenants.theirs) is False
+        await join(admin, tenants.theirs, tenants.me, "viewer")
+        assert await connection.fetchval(ask, tenants.theirs) is True
+
+
+@pytest.mark.parametrize(
+    ("role", "kinds"), [("viewer", {"feed"}), ("member", {"feed"}), ("owner", {"feed", "audit"})]
+)
+@pytest.mark.parametrize("way", WAYS[:2])
+async def test_audit_events_need_events_audit(
+    way: str,
+    role: str,
+    kinds: set[str],
+    database: TestDatabase,
+    admin: Connection,
+    tenants: Tenants,
+) -> None:
+    await new_event(admin, tenants.theirs, visibility="audit")
+    await join(admin, tenants.theirs, tenants.me, role)
+    async with session(database, way, tenants) as connection:
+        seen = await connection.fetch(
+            "select visibility from annex.events where workspace_id = $1", tenants.theirs
+        )
+        assert {row["visibility"] for row in seen} == kinds
+
+
+@pytest.mark.parametrize(
+    ("permissions", "kinds"),
+    [(["events:read"], {"feed"}), (["events:read", "events:audit"], {"feed", "audit"})],
+)
+async def test_a_key_needs_events_audit_too(
+    permissions: list[str],
+    kinds: set[str],
+    database: TestDatabase,
+    admin: Connection,
+    tenants: Tenants,
+) -> None:
+    await new_event(admin, tenants.mine, visibility="audit")
+    async with database.connect("annex_api", key(tenants.mine, *permissions)) as connection:
+        seen = await connection.fetch("select visibility from annex.events")
+        assert {row["visibility"] for row in seen} == kinds
+
+
+async def test_a_personal_event_shows_to_its_user_alone(
+    database: TestDatabase, admin: Connection, tenants: Tenants
+) -> None:
+    member = await new_user(admin)
+    await join(admin, tenants.mine, member, "viewer")
+    event = await new_event(admin, tenants.mine, user_id=member)
+    at = {"table": "events", "column": "event_id", "value": event}
+    async with postgrest(database, user(member)) as connection:
+        assert await count(connection, **at) == 1
+    async with postgrest(database, user(tenants.me)) as connection:
+        assert await count(connection, **at) == 0
+    for claims, seen in (
+        (user(member), 1),
+        (user(tenants.me), 0),
+        (key(tenants.mine, *READS), 0),
+        (OPERATOR, 0),
+    ):
+        async with database.connect("annex_api", claims) as connection:
+            assert await count(connection, **at) == seen, claims
+
+
+async def test_a_personal_event_does_not_outlast_the_membership(
+    database: TestDatabase, admin: Connection, tenants: Tenants
+) -> None:
+    event = await new_event(admin, tenants.theirs, user_id=tenants.me)
+    async with postgrest(database, user(tenants.me)) as connection:
+        assert await count(connection, "events", "event_id", event) == 0
+
+
+@pytest.mark.parametrize("way", WAYS[:2])
+async def test_without_the_second_factor_only_the_workspace_itself_shows(
+    way: str, database: TestDatabase, admin: Connection, tenants: Tenants
+) -> None:
+    await admin.execute(
+        "update annex.workspaces set require_aal2 = true where id = $1", tenants.theirs
+    )
+    await join(admin, tenants.theirs, tenants.me, "owner")
+    async with session(database, way, tenants) as connection:
+        assert set(await their_rows(admin, connection, tenants)) == {"workspaces"}
+
+
+async def test_with_the_second_factor_the_rest_shows(
+    database: TestDatabase, admin: Connection, tenants: Tenants
+) -> None:
+    await admin.execute(
+        "update annex.workspaces set require_aal2 = true where id = $1", tenants.theirs
+    )
+    await join(admin, tenants.theirs, tenants.me, "owner")
+    async with postgrest(database, user(tenants.me, aal="aal2")) as connection:
+        seen = set(await their_rows(admin, connection, tenants))
+        assert seen == {"workspaces", "members", "profiles", "roles", "events"}
+
+
+@pytest.mark.parametrize("way", WAYS[:3])
+async def test_a_deleted_workspace_is_out_of_sight(
+    way: str, database: TestDatabase, admin: Connection, tenants: Tenants
+) -> None:
+    await admin.execute(
+        "update annex.workspaces set deleted_at = now() where id = $1", tenants.mine
+    )
+    seen_by_them = tenants._replace(theirs=tenants.mine)
+    async with session(database, way, tenants) as connection:
+        assert await their_rows(admin, connection, seen_by_them) == {}
+        ask = "select annex.has_permission($1, 'workspace:read') or annex.is_member($1)"
+        assert await connection.fetchval(ask, tenants.mine) is False
+
+
+async def test_an_operator_has_no_permission_in_a_deleted_workspace(
+    database: TestDatabase, admin: Connection, tenants: Tenants
+) -> None:
+    await admin.execute(
+        "update annex.workspaces set deleted_at = now() where id = $1", tenants.theirs
+    )
+    async with database.connect("annex_api", OPERATOR) as connection:
+        assert await count(connection, "workspaces", "id", tenants.theirs) == 0
+        ask = "select annex.has_permission($1, 'workspace:read')"
+        assert await connection.fetchval(ask, tenants.theirs) is False
+        ask = "select count(*) from annex.access($1)"
+        assert await connection.fetchval(ask, str(tenants.theirs)) == 0
+
+
+async def test_an_operator_sees_every_workspace_and_no_secret(
+    database: TestDatabase, admin: Connection, tenants: Tenants
+) -> None:
+    async with database.connect("annex_api", OPERATOR) as connection:
+        seen = set(await their_rows(admin, connection, tenants))
+        assert seen == {"workspaces", "members", "profiles", "roles", "events", "log"}
+
+
+async def test_an_operator_writes_workspaces_only(
+    database: TestDatabase, admin: Connection, tenants: Tenants
+) -> None:
+    written = set()
+    async with database.connect("annex_api", OPERATOR) as connection:
+        for table in [row["relname"] for row in await admin.fetch(TABLES)]:
+            column, value = tenants.whose(table)
+            for name in [row["attname"] for row in await admin.fetch(COLUMNS, table)]:
+                with contextlib.suppress(Denied):
+                    change = f'update annex.{table} set "{name}" = "{name}" where {column} = $1'
+                    if await connection.execute(change, value) != "UPDATE 0":
+                        written.add(f"{table}.{name}")
+    mutable = ("slug", "name", "external_id", "metadata", "require_aal2")
+    assert written == {f"workspaces.{name}" for name in mutable}
+
+
+async def test_a_fellow_members_profile_shows_and_a_strangers_does_not(
+    database: TestDatabase, admin: Connection, tenants: Tenants
+) -> None:
+    fellow = await new_user(admin)
+    await join(admin, tenants.mine, fellow, "viewer")
+    async with postgrest(database, user(fellow)) as connection:
+        seen = await connection.fetch("select user_id from annex.profiles")
+        assert {row["user_id"] for row in seen} == {fellow, tenants.me}
+
+
+async def test_postgrest_shows_no_column_that_is_not_granted(
+    database: TestDatabase, tenants: Tenants
+) -> None:
+    async with postgrest(database, user(tenants.me)) as connection:
+        for column in ("profiles.locale", "workspaces.created_by", "members.metadata"):
+            with pytest.raises(Denied):
+                async with connection.transaction():
+                    await connection.execute(f"select {column} from annex.{column.split('.')[0]}")

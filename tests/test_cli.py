@@ -1,0 +1,308 @@
+"""The `annex` command as people use it: real processes, real exits, one sentence for an error."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import httpx
+import httpx_sse
+import pytest
+
+from app.dev.postgres import EmbeddedPostgres
+from tests.conftest import ROOT, SECRETS, TestDatabase, execute
+
+ANNEX = str(Path(sys.executable).parent / "annex")
+UVICORN = str(Path(sys.executable).parent / "uvicorn")
+PLATFORM = (ROOT / "supabase" / "local" / "platform.sql").read_text()
+MIGRATIONS = len(list((ROOT / "supabase" / "migrations").glob("*.sql")))
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+def annex(*args: str, env: Mapping[str, str] | None = None, cwd: Path = ROOT) -> Result:
+    """Run the command to its end, in an environment without settings of ours."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("ANNEX_")}
+    done = subprocess.run(
+        [ANNEX, *args],
+        env=clean | dict(env or {}),
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+    return Result(done.returncode, done.stdout, done.stderr)
+
+
+def settings(database: TestDatabase, **others: str) -> dict[str, str]:
+    return {
+        "ANNEX_DATABASE_URL": database.url("annex_api"),
+        "ANNEX_WORKER_DATABASE_URL": database.url("annex_worker"),
+        "ANNEX_SUPABASE_URL": "http://127.0.0.1:9",
+        "ANNEX_SECRET_KEY": SECRETS.secret_key,
+        **others,
+    }
+
+
+def sentence(result: Result) -> str:
+    """The one line in which a refused start says why, after those that say what it was doing."""
+    assert result.code == 1, result
+    *progress, line = result.err.strip().splitlines()
+    assert all(step.endswith("…") for step in progress), result.err
+    assert line.startswith("annex: ")
+    return line
+
+
+def test_a_missing_setting_is_named(tmp_path: Path) -> None:
+    assert "ANNEX_DATABASE_URL is not set" in sentence(annex("serve", cwd=tmp_path))
+
+
+def test_dotenv_is_read(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("ANNEX_DATABASE_URL=nonsense\nANNEX_WORKER_DATABASE_URL=x\n")
+    assert "ANNEX_DATABASE_URL is not a Postgres URL" in sentence(annex("serve", cwd=tmp_path))
+
+
+async def test_a_superuser_is_refused(database: TestDatabase, tmp_path: Path) -> None:
+    env = settings(database, ANNEX_DATABASE_URL=database.url("postgres"))
+    said = sentence(annex("serve", "--port", "0", env=env, cwd=tmp_path))
+    assert "bypasses row level security" in said
+
+
+async def test_a_role_that_bypasses_row_level_security_is_refused(
+    database: TestDatabase, tmp_path: Path
+) -> None:
+    env = settings(database, ANNEX_WORKER_DATABASE_URL=database.url("supabase_postgres"))
+    said = sentence(annex("serve", "--port", "0", env=env, cwd=tmp_path))
+    assert "supabase_postgres, which bypasses row level security" in said
+
+
+async def test_the_wrong_role_is_refused(database: TestDatabase, tmp_path: Path) -> None:
+    env = settings(database, ANNEX_DATABASE_URL=database.url("annex_worker"))
+    said = sentence(annex("serve", "--port", "0", env=env, cwd=tmp_path))
+    assert "connects as annex_worker; connect as annex_api" in said
+
+
+async def test_missing_migrations_are_said(database: TestDatabase, tmp_path: Path) -> None:
+    name = "test_empty"
+    await execute(database.postgres.admin_url, f"create database {name}")
+    empty = database._replace(name=name)
+    said = sentence(annex("serve", "--port", "0", env=settings(empty), cwd=tmp_path))
+    assert "apply supabase/migrations" in said
+
+
+async def test_a_port_in_use_is_said(database: TestDatabase, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        said = sentence(annex("serve", "--port", port, env=settings(database), cwd=tmp_path))
+    assert f"Port {port} on 127.0.0.1 cannot be used" in said
+
+
+def test_a_supabase_host_is_not_migrated_from_here() -> None:
+    said = sentence(annex("migrate", "postgresql://postgres:x@db.abc.supabase.co:5432/postgres"))
+    assert "supabase db push" in said
+    assert ":x@" not in said
+
+
+def test_an_operator_key_comes_with_its_hash() -> None:
+    from app.auth.keys import Key
+
+    key, known = (line.split()[1] for line in annex("operator-key").out.splitlines())
+    assert Key.read(key).hash.hex() == known
+
+
+def uvicorn(env: dict[str, str], cwd: Path) -> subprocess.Popen[str]:
+    """Start the server as somebody would who does not know our own runner."""
+    command = [UVICORN, "app.main:app", "--port", "0"]
+    return subprocess.Popen(
+        command, cwd=cwd, env=os.environ | env, stderr=subprocess.PIPE, text=True
+    )
+
+
+async def test_plain_uvicorn_serves_too(database: TestDatabase, tmp_path: Path) -> None:
+    with uvicorn(settings(database), tmp_path) as process:
+        assert process.stderr is not None
+        line = next(li for li in process.stderr if "Uvicorn running on" in li)
+        url = next(word for word in line.split() if word.startswith("http"))
+        async with httpx.AsyncClient() as client:
+            assert (await client.get(f"{url}/health/ready")).json()["status"] == "ok"
+        process.terminate()
+
+
+async def test_plain_uvicorn_says_what_is_wrong_without_a_traceback(
+    database: TestDatabase, tmp_path: Path
+) -> None:
+    env = settings(database, ANNEX_DATABASE_URL=database.url("postgres"))
+    with uvicorn(env, tmp_path) as process:
+        _, said = process.communicate(timeout=30)
+    assert process.returncode != 0
+    assert "bypasses row level security" in said
+    assert "Traceback" not in said
+
+
+class Dev(NamedTuple):
+    data: Path
+    facts: dict[str, Any]
+    greeting: str
+
+
+@contextlib.contextmanager
+def dev(data: Path, *args: str) -> Iterator[Dev]:
+    """Run `annex dev` until it has greeted; ends with Ctrl-C."""
+    command = [ANNEX, "dev", "--port", "0", "--data", str(data), *args]
+    log = data.parent / f"{data.name}.log"
+    with log.open("w+") as out:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=out, stderr=out, text=True)
+        try:
+            wait_for(lambda: "Ctrl-C stops everything" in log.read_text() or process.poll())
+            yield Dev(data, json.loads((data / "dev.json").read_text()), log.read_text())
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(20)
+    assert process.returncode == 0
+    assert "Traceback" not in log.read_text()
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not happen in time"
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def data_folder() -> Iterator[Path]:
+    """A data folder inside the checkout, where Postgres can reach it as another user."""
+    folder = ROOT / ".data" / f"test-dev-{os.getpid()}-{time.monotonic_ns()}"
+    folder.parent.mkdir(exist_ok=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.with_name(f"{folder.name}.log").unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Dev]:
+    """One `annex dev` for the tests that only look at it."""
+    with data_folder() as folder, dev(folder) as running:
+        yield running
+
+
+def test_dev_json_holds_what_scripts_need(shared: Dev) -> None:
+    assert set(shared.facts) == {
+        "url",
+        "database_url",
+        "worker_database_url",
+        "workspace",
+        "users",
+        "api_key",
+        "operator_key",
+    }
+    stranger = {"Authorization": f"Bearer {shared.facts['users']['stranger']['token']}"}
+    assert httpx.get(f"{url_of(shared)}/acme", headers=stranger).status_code == 404
+
+
+def test_a_second_run_keeps_the_data_and_a_fresh_one_does_not() -> None:
+    with data_folder() as folder:
+        with dev(folder) as first:
+            made = httpx.post(url_of(first), headers=owner(first), json={"name": "Kept"})
+            assert made.status_code == 201
+        assert not (folder / "dev.json").exists()
+        with dev(folder) as second:
+            assert second.facts["api_key"] == first.facts["api_key"]
+            assert slugs(second) == ["kept", "acme"]
+        with dev(folder, "--fresh") as third:
+            assert slugs(third) == ["acme"]
+
+
+def owner(running: Dev) -> dict[str, str]:
+    return {"Authorization": f"Bearer {running.facts['users']['owner']['token']}"}
+
+
+def slugs(running: Dev) -> list[str]:
+    listed = httpx.get(url_of(running), headers=owner(running)).json()["data"]
+    return [w["slug"] for w in listed]
+
+
+def url_of(running: Dev) -> str:
+    url: str = running.facts["url"]
+    return f"{url}/api/v1/workspaces"
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="pastes curl lines; curl is not installed")
+def test_every_pasted_line_does_what_it_says(shared: Dev) -> None:
+    lines = [li.strip() for li in shared.greeting.splitlines() if li.startswith("  curl ")]
+    follow, publish, listing, me, create = lines
+    stream = subprocess.Popen(["sh", "-c", f"exec {follow} -s"], stdout=subprocess.PIPE, text=True)
+    try:
+        assert stream.stdout is not None
+        first = [stream.stdout.readline().split(":")[0] for _ in range(4)]
+        assert first == ["id", "retry", "event", "data"]
+        published = json.loads(paste(publish))["data"][0]["id"]
+        live = next(li for li in stream.stdout if li.startswith("data: ") and published in li)
+        assert json.loads(live.removeprefix("data: "))["data"] == {"total": 42}
+    finally:
+        stream.kill()
+        stream.communicate()
+    assert published in paste(listing)
+    assert json.loads(paste(me))["email"] == "owner@example.com"
+    assert json.loads(paste(create))["slug"] == "globex"
+
+
+def paste(line: str) -> str:
+    """Run a line as a shell would."""
+    done = subprocess.run(["sh", "-c", f"{line} -s"], capture_output=True, text=True, timeout=20)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_dev_ends_while_a_stream_is_open() -> None:
+    began = threading.Event()
+    seen: list[str] = []
+
+    def read(url: str, key: str) -> None:
+        headers = {"Authorization": f"Bearer {key}"}
+        with (
+            httpx.Client(timeout=30) as client,
+            httpx_sse.connect_sse(client, "GET", url, headers=headers) as events,
+        ):
+            for event in events.iter_sse():
+                seen.append(event.event)
+                began.set()
+
+    with data_folder() as folder:
+        with dev(folder) as running:
+            stream = f"{url_of(running)}/acme/stream"
+            reader = threading.Thread(target=read, args=(stream, running.facts["api_key"]))
+            reader.start()
+            assert began.wait(20)
+            at = time.monotonic()
+        assert time.monotonic() - at < 10
+        reader.join(10)
+    assert seen == ["cursor"]
+
+
+def test_a_data_folder_in_use_is_said(shared: Dev) -> None:
+    said = sentence(annex("dev", "--port", "0", "--data", str(shared.data)))
+    assert "in use" in said
+
+
+async def test_migrate_applies_what_is_missing_and_no_more(postgres: EmbeddedPostgres) -> None:
+    await execute(postgres.admin_url, "create database test_migrate")
+    url = postgres.url("postgres", "test_migrate")
+    await execute(url, PLATFORM)
+    assert len(annex("migrate", url).out.splitlines()) == MIGRATIONS
+    assert "up to date" in annex("migrate", url).out

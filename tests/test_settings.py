@@ -1,0 +1,61 @@
+from typing import Any
+
+import pytest
+
+from app.settings import DEVELOPMENT_SECRET, SettingsError, read_settings
+
+PUBLIC = "super-secret-jwt-token-with-at-least-32-characters-long"
+GOOD = {
+    "ANNEX_DATABASE_URL": "postgresql://annex_api@localhost/annex",
+    "ANNEX_WORKER_DATABASE_URL": "postgres://annex_worker@localhost/annex?sslmode=require",
+    "ANNEX_SUPABASE_URL": "https://abc.supabase.co/",
+    "ANNEX_SECRET_KEY": "thirty-two characters of our own, at least",
+}
+
+
+def test_four_settings_are_enough() -> None:
+    settings = read_settings(GOOD)
+    assert settings.issuer == "https://abc.supabase.co/auth/v1"
+    assert settings.environment == "production"
+
+
+def test_lists_are_separated_by_commas() -> None:
+    settings = read_settings({**GOOD, "ANNEX_CORS_ORIGINS": "https://a.example, https://b.example"})
+    assert settings.cors_origins == ["https://a.example", "https://b.example"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"ANNEX_DATABASE_URL": ""}, "ANNEX_DATABASE_URL is not set"),
+        ({"ANNEX_DATABASE_URL": "mysql://localhost/x"}, "ANNEX_DATABASE_URL is not a Postgres URL"),
+        ({"ANNEX_WORKER_DATABASE_URL": "nonsense"}, "ANNEX_WORKER_DATABASE_URL is not a Postgres"),
+        ({"ANNEX_POOL_SIZE": "many"}, "ANNEX_POOL_SIZE is not usable"),
+        ({"ANNEX_POOL_SIZE": "0"}, "ANNEX_POOL_SIZE is not usable"),
+        ({"ANNEX_ENVIRONMENT": "test"}, "ANNEX_ENVIRONMENT is not usable"),
+        ({"ANNEX_SECRET_KEY": ""}, "ANNEX_SECRET_KEY is the development default"),
+        ({"ANNEX_SECRET_KEY": DEVELOPMENT_SECRET}, "ANNEX_SECRET_KEY is the development default"),
+        ({"ANNEX_SECRET_KEY": "short"}, "ANNEX_SECRET_KEY is the development default"),
+        ({"ANNEX_JWT_SECRET": PUBLIC}, "ANNEX_JWT_SECRET is a publicly known default"),
+        ({"ANNEX_OPERATOR_KEY_HASHES": "abc"}, "ANNEX_OPERATOR_KEY_HASHES takes SHA-256"),
+        ({"ANNEX_SUPABASE_URL": ""}, "ANNEX_SUPABASE_URL is not set"),
+    ],
+)
+def test_an_unusable_setting_is_named(change: dict[str, Any], said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        read_settings(GOOD | change)
+
+
+def test_development_allows_the_defaults_that_everybody_knows() -> None:
+    change = {
+        "ANNEX_SECRET_KEY": "",
+        "ANNEX_JWT_SECRET": PUBLIC,
+        "ANNEX_ENVIRONMENT": "development",
+    }
+    assert read_settings(GOOD | change).secret_key == DEVELOPMENT_SECRET
+
+
+def test_no_sentence_repeats_a_secret() -> None:
+    with pytest.raises(SettingsError) as caught:
+        read_settings(GOOD | {"ANNEX_DATABASE_URL": "mysql://user:pass-word@localhost/x"})
+    assert "pass-word" not in str(caught.value)
