@@ -183,6 +183,7 @@ class Client(httpx.AsyncClient):
         response = await super().send(request, **options)
         if response.headers.get("content-type", "").startswith("text/event-stream"):
             return response
+        await response.aread()
         operation = self.schema.find_operation_by_path(request.method, request.url.path)
         if operation is not None and response.status_code != 405:
             operation.validate_response(response)

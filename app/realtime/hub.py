@@ -109,10 +109,7 @@ class Hub:
         self.is_closed = False
 
     def channel(self, workspace_id: UUID) -> Channel:
-        """Return a workspace's channel, complete from now on; it is there while somebody holds it.
-
-        Held weakly, since a stream whose client vanished in mid-send gets no moment to leave.
-        """
+        """Return a workspace's channel, complete from now on; it goes with its last holder."""
         channel = self.channels.get(workspace_id)
         if channel is None:
             channel = self.channels[workspace_id] = Channel(self.head)

@@ -3,11 +3,12 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from uuid import UUID
 
 import msgspec
 import structlog
+from litestar.background_tasks import BackgroundTask
 from litestar.response import ServerSentEvent
 from litestar.response.sse import ServerSentEventMessage
 
@@ -57,12 +58,12 @@ def named(
     return Message("\n".join(lines).encode())
 
 
-def respond(content: AsyncIterator[Message]) -> ServerSentEvent:
-    """Answer with a stream."""
-    return ServerSentEvent(content, headers=HEADERS)
+def respond(content: AsyncGenerator[Message]) -> ServerSentEvent:
+    """Answer with a stream, and close it: Litestar leaves that out for a client gone mid-send."""
+    return ServerSentEvent(content, headers=HEADERS, background=BackgroundTask(content.aclose))
 
 
-async def refused(problem: msgspec.Struct) -> AsyncIterator[Message]:
+async def refused(problem: msgspec.Struct) -> AsyncGenerator[Message]:
     """Tell an EventSource that it may not read; of a 401 it would never tell the reason."""
     yield named("unauthorized", problem, retry_ms=60_000)
 
@@ -100,8 +101,8 @@ class Stream:
         self.pos = hub.head
         self.epoch = hub.epoch
 
-    async def messages(self) -> AsyncIterator[Message]:
-        """Yield the stream's messages."""
+    async def messages(self) -> AsyncGenerator[Message]:
+        """Yield the stream's messages; lets its channel go at the end, however that comes."""
         # Joined before the first look at the log, so that nothing falls between.
         self.channel: Channel = self.hub.channel(self.workspace_id)
         try:
@@ -119,6 +120,9 @@ class Stream:
         except Exception as error:
             # Mid-stream there is no status left to send: the reader resumes from its cursor.
             log.error("a stream broke off", workspace_id=str(self.workspace_id), exc_info=error)
+        finally:
+            # A cancellation's traceback keeps this stream until the next garbage collection.
+            del self.channel
 
     async def begin(self) -> Message:
         """Find where to begin: at the cursor, or with a `reset` at the head if that cannot be."""

@@ -35,6 +35,10 @@ create table annex.events (
   constraint events_data_check check (octet_length(data::text) <= 131072),
   constraint events_context_check check (
     jsonb_typeof(context) = 'object' and octet_length(context::text) <= 16384
+  ),
+  -- RFC 3339 has four digits for the year, and so have most clients' dates: a reader could not go past any other.
+  constraint events_occurred_at_check check (
+    extract(year from occurred_at at time zone 'UTC') between 1 and 9999
   )
 ) partition by range (event_id);
 create index events_workspace_id_idx on annex.events (workspace_id, event_id desc);

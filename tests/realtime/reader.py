@@ -3,13 +3,14 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import httpx
 from httpx_sse import EventSource, ServerSentEvent, aconnect_sse
 
-from tests.conftest import Caller, Tenant
+from tests.conftest import Caller, Callers, Running, Tenant
 
 
 class Reader:
@@ -57,7 +58,7 @@ async def follow(
     """Open a stream, from a cursor as a browser's second connection would send it."""
     headers: Mapping[str, str] = {"Last-Event-ID": cursor} if cursor else {}
     async with aconnect_sse(
-        client, "GET", path, params=params, headers={**headers}, timeout=10
+        client, "GET", path, params=params or None, headers={**headers}, timeout=10
     ) as source:
         reader = Reader(source)
         try:
@@ -84,3 +85,28 @@ def problem_of(message: ServerSentEvent) -> str:
     assert message.event == "unauthorized", message
     code: str = json.loads(message.data)["code"]
     return code
+
+
+@contextlib.asynccontextmanager
+async def calling(server: Running) -> AsyncIterator[Callers]:
+    """Make callers of a server of the test's own."""
+    callers = Callers(server)
+    try:
+        yield callers
+    finally:
+        await callers.close()
+
+
+def elsewhere(tenant: Tenant, callers: Callers) -> Tenant:
+    """Return the same workspace and owner, as clients of another server."""
+    credential = tenant.owner.client.headers["authorization"].removeprefix("Bearer ")
+    return tenant._replace(owner=tenant.owner._replace(client=callers.client(credential)))
+
+
+async def until(is_so: Callable[[], bool], seconds: float = 5) -> None:
+    """Wait until something is so; raises TimeoutError."""
+    deadline = time.monotonic() + seconds
+    for _ in iter(is_so, True):
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        await asyncio.sleep(0.01)

@@ -1,0 +1,648 @@
+import asyncio
+import contextlib
+import json
+import time
+from uuid import UUID
+
+import httpx
+import pytest
+
+from app.dev.demo import mint_token
+from tests.conftest import (
+    Callers,
+    Running,
+    Tenant,
+    TestDatabase,
+    add_member,
+    new_tenant,
+    running,
+)
+from tests.realtime.reader import (
+    Reader,
+    calling,
+    elsewhere,
+    follow,
+    number,
+    problem_of,
+    publish,
+    until,
+)
+
+
+async def sql(server: Running, statement: str, *values: object) -> None:
+    """Run a statement as somebody who works on the database itself."""
+    async with server.database.connect("postgres") as connection:
+        await connection.execute(statement, *values)
+
+
+async def test_an_event_arrives_as_its_own_address_shows_it(tenant: Tenant) -> None:
+    client = tenant.owner.client
+    async with follow(client, f"{tenant.path}/stream") as reader:
+        await reader.message()
+        [id] = await publish(
+            tenant.owner,
+            tenant,
+            {"data": {"n": 1.0, "é": ["\n", "\u2028", "😀"]}, "topics": ["a:1", "b"], "key": "k"},
+        )
+        arrived = await reader.message()
+    shown = await client.get(f"{tenant.path}/events/{id}")
+    assert arrived.data.encode() == shown.content
+    assert (arrived.event, len(arrived.id)) == ("message", 22)
+
+
+async def test_a_stream_without_a_cursor_begins_with_one(tenant: Tenant) -> None:
+    await number(tenant, "before")
+    async with follow(tenant.owner.client, f"{tenant.path}/stream") as reader:
+        first = await reader.message()
+        await number(tenant, "after")
+        assert await reader.names(1) == ["after"]
+    assert first.event == "cursor"
+    assert first.json() == {"cursor": first.id}
+    assert first.retry is not None
+    assert 1000 <= first.retry <= 5000
+
+
+async def test_a_stream_is_sent_as_it_is_and_kept_by_nobody(tenant: Tenant) -> None:
+    client = tenant.owner.client
+    client.headers["Accept-Encoding"] = "gzip, br"
+    async with follow(client, f"{tenant.path}/stream") as reader:
+        headers = reader.response.headers
+    assert headers["content-type"].startswith("text/event-stream")
+    assert headers["cache-control"] == "no-cache, no-transform"
+    assert headers["x-accel-buffering"] == "no"
+    assert "content-encoding" not in headers
+
+
+async def test_a_reader_resumes_after_its_last_cursor(tenant: Tenant) -> None:
+    client, path = tenant.owner.client, f"{tenant.path}/stream"
+    async with follow(client, path) as reader:
+        await reader.message()
+        await number(tenant, "1", "2", "3")
+        assert await reader.names(2) == ["1", "2"]
+    await number(tenant, "4")
+    async with follow(client, path, reader.cursor) as reader:
+        await number(tenant, "5")
+        assert await reader.names(3) == ["3", "4", "5"]
+        assert reader.retry
+
+
+async def test_the_header_wins_over_the_query(tenant: Tenant) -> None:
+    client, path = tenant.owner.client, f"{tenant.path}/stream"
+    async with follow(client, path) as reader:
+        start = (await reader.message()).id
+        await number(tenant, "1", "2")
+        await reader.names(1)
+    async with follow(client, path, last_event_id=start) as other:
+        assert await other.names(1) == ["1"]
+    async with follow(client, path, reader.cursor, last_event_id=start) as other:
+        assert await other.names(1) == ["2"]
+
+
+async def test_a_list_and_the_stream_from_its_cursor_miss_nothing(tenant: Tenant) -> None:
+    client, seen, sent = tenant.owner.client, set[str](), list[str]()
+
+    async def write() -> None:
+        for n in range(40):
+            sent.extend(await number(tenant, str(n)))
+
+    writing = asyncio.create_task(write())
+    await until(lambda: len(sent) >= 15)
+    listed = (await client.get(f"{tenant.path}/events", params={"limit": 100})).json()
+    await asyncio.sleep(0.05)
+    seen.update(e["id"] for e in listed["data"])
+    params = {"last_event_id": listed["stream_cursor"]}
+    async with follow(client, f"{tenant.path}/stream", **params) as reader:
+        await writing
+        while not seen.issuperset(sent):
+            seen.add((await reader.event())["id"])
+
+
+async def test_more_than_the_ring_and_a_page_hold_is_replayed_in_order(tenant: Tenant) -> None:
+    client, path = tenant.owner.client, f"{tenant.path}/stream"
+    async with follow(client, path) as first:
+        start = (await first.message()).id
+        for batch in range(3):
+            await number(tenant, *(str(batch * 500 + n) for n in range(500)))
+        # From the database for the one, from the ring and then the database for the other.
+        async with follow(client, path, start) as second:
+            for reader in (first, second):
+                assert await reader.names(1500) == [str(n) for n in range(1500)]
+
+
+async def test_events_published_during_a_replay_follow_it(tenant: Tenant) -> None:
+    client, path = tenant.owner.client, f"{tenant.path}/stream"
+    async with follow(client, path) as reader:
+        start = (await reader.message()).id
+    await number(tenant, *(str(n) for n in range(400)))
+
+    async def write() -> None:
+        for n in range(400, 480):
+            await number(tenant, str(n))
+
+    writing = asyncio.create_task(write())
+    for _ in range(6):
+        await asyncio.sleep(0.02)
+        async with follow(client, path, start) as reader:
+            names = await reader.names(450)
+            assert names == [str(n) for n in range(450)]
+    await writing
+
+
+async def test_only_what_the_filter_matches_arrives(tenant: Tenant) -> None:
+    client, path = tenant.owner.client, f"{tenant.path}/stream"
+    wanted = {"types": "invoice.*", "topics": "project:42", "where": "data.total:5"}
+    async with follow(client, path, **wanted) as reader, follow(client, path) as everything:
+        start = (await reader.message()).id
+        await everything.message()
+        right = {"type": "invoice.paid", "topics": ["project:42"]}
+        await publish(
+            tenant.owner,
+            tenant,
+            {**right, "data": {"n": "type", "total": 5}, "type": "project.made"},
+            {**right, "data": {"n": "topic", "total": 5}, "topics": ["project:4"]},
+            {**right, "data": {"n": "where", "total": 50}},
+            {**right, "data": {"n": "right", "total": 5.0}},
+        )
+        assert await reader.names(1) == ["right"]
+        assert await everything.names(4) == ["type", "topic", "where", "right"]
+    async with follow(client, path, start, **wanted) as replayed:
+        assert await replayed.names(1) == ["right"]
+
+
+async def test_a_malformed_filter_is_a_400_before_anything_streams(tenant: Tenant) -> None:
+    response = await tenant.owner.client.get(f"{tenant.path}/stream", params={"types": "in*"})
+    assert (response.status_code, response.json()["code"]) == (400, "invalid_request")
+
+
+async def test_nobody_gets_another_workspaces_events(callers: Callers, tenant: Tenant) -> None:
+    other = await new_tenant(callers)
+    async with follow(tenant.owner.client, f"{tenant.path}/stream") as reader:
+        start = (await reader.message()).id
+        await number(other, "theirs")
+        await number(tenant, "ours")
+        assert await reader.names(1) == ["ours"]
+    # A cursor names a place in everybody's log, and opens nothing of it.
+    async with follow(other.owner.client, f"{other.path}/stream", start) as reader:
+        assert await reader.names(1) == ["theirs"]
+    response = await other.owner.client.get(f"{tenant.path}/stream")
+    assert (response.status_code, response.json()["code"]) == (404, "not_found")
+
+
+async def test_audit_events_need_their_own_permission(callers: Callers, tenant: Tenant) -> None:
+    member = await add_member(callers, tenant, "member")
+    path = f"{tenant.path}/stream"
+    async with (
+        follow(member.client, path) as one,
+        follow(tenant.owner.client, path) as other,
+    ):
+        start = (await one.message()).id
+        await other.message()
+        await number(tenant, "secret", visibility="audit")
+        await number(tenant, "open")
+        assert await one.names(1) == ["open"]
+        assert await other.names(2) == ["secret", "open"]
+    async with follow(member.client, path, start) as replayed:
+        assert await replayed.names(1) == ["open"]
+
+
+async def test_a_changed_role_takes_audit_events_away_and_gives_them(
+    callers: Callers, server: Running, tenant: Tenant
+) -> None:
+    member = await add_member(callers, tenant, "admin")
+    change = "update annex.members set role = $1 where workspace_id = $2 and user_id = $3"
+    async with follow(
+        member.client, f"{tenant.path}/stream", types="test.*,annex.member.updated"
+    ) as reader:
+        await reader.message()
+        for role, expected in (("member", ["open"]), ("admin", ["secret", "open"])):
+            await sql(server, change, role, UUID(tenant.id), member.user_id)
+            assert (await reader.event())["data"]["record"]["role"] == role
+            await number(tenant, "secret", visibility="audit")
+            await number(tenant, "open")
+            assert await reader.names(len(expected)) == expected
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "delete from annex.members where workspace_id = $1 and user_id = $2",
+        "update annex.members set status = 'suspended' where workspace_id = $1 and user_id = $2",
+        "delete from auth.users where id = $2 and $1::uuid is not null",
+        "update annex.workspaces set require_aal2 = true where id = $1 and $2::uuid is not null",
+    ],
+)
+async def test_who_loses_the_right_to_read_is_told_within_a_second(
+    callers: Callers, server: Running, tenant: Tenant, change: str
+) -> None:
+    member = await add_member(callers, tenant, "viewer")
+    async with follow(member.client, f"{tenant.path}/stream") as reader:
+        await reader.message()
+        await sql(server, change, UUID(tenant.id), member.user_id)
+        await number(tenant, "too late") if "aal2" not in change else None
+        [last] = await reader.rest(1)
+    assert problem_of(last) in ("not_found", "second_factor_required")
+
+
+async def test_a_revoked_key_ends_its_streams(
+    callers: Callers, server: Running, tenant: Tenant
+) -> None:
+    key = await callers.key(tenant.id, "events:read")
+    async with follow(key.client, f"{tenant.path}/stream") as reader:
+        await reader.message()
+        await sql(
+            server,
+            "update annex.api_keys set revoked_at = now() where id = $1",
+            UUID(key.claims["sub"]),
+        )
+        [last] = await reader.rest(1)
+    assert problem_of(last) == "invalid_key"
+
+
+async def test_a_key_keeps_its_stream_when_another_one_goes(
+    callers: Callers, server: Running, tenant: Tenant
+) -> None:
+    kept, lost = [await callers.key(tenant.id, "events:read") for _ in range(2)]
+    async with follow(kept.client, f"{tenant.path}/stream") as reader:
+        await reader.message()
+        await sql(server, "delete from annex.api_keys where id = $1", UUID(lost.claims["sub"]))
+        await number(tenant, "on")
+        assert await reader.names(1) == ["on"]
+
+
+async def test_a_deleted_workspace_ends_its_streams(tenant: Tenant) -> None:
+    async with follow(tenant.owner.client, f"{tenant.path}/stream") as reader:
+        await reader.message()
+        response = await tenant.owner.client.delete(tenant.path)
+        [last] = await reader.rest(1)
+    assert response.status_code == 204
+    assert problem_of(last) == "not_found"
+
+
+async def test_a_token_that_expires_ends_its_stream(
+    callers: Callers, server: Running, tenant: Tenant
+) -> None:
+    token = mint_token(server.settings, str(tenant.owner.user_id), tenant.owner.email, seconds=1)
+    async with follow(callers.client(token), f"{tenant.path}/stream") as reader:
+        [first] = await reader.rest(3)
+    assert first.event == "cursor"
+    await number(tenant, "meanwhile")
+    async with follow(tenant.owner.client, f"{tenant.path}/stream", first.id) as reader:
+        assert await reader.names(1) == ["meanwhile"]
+
+
+async def test_a_stream_ends_after_its_lifetime_and_the_reader_resumes(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.realtime.streams.LIFETIME_SECONDS", 0.5)
+    client, path = tenant.owner.client, f"{tenant.path}/stream"
+    async with follow(client, path) as reader:
+        await reader.message()
+        await number(tenant, "1")
+        assert await reader.names(1) == ["1"]
+        assert await reader.rest(2) == []
+    await number(tenant, "2")
+    async with follow(client, path, reader.cursor) as reader:
+        assert await reader.names(1) == ["2"]
+
+
+async def test_a_quiet_reader_is_told_the_head_as_a_heartbeat(
+    callers: Callers, server: Running, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.realtime.streams.HEARTBEAT_SECONDS", 0.2)
+    other = await new_tenant(callers)
+    async with follow(tenant.owner.client, f"{tenant.path}/stream") as reader:
+        first = await reader.message()
+        await number(other, "elsewhere")
+        await until(lambda: server.app.state.hub.cursor() != first.id)
+        beat = await reader.message(1)
+        assert (beat.event, beat.id) == ("cursor", server.app.state.hub.cursor())
+        assert beat.json() == {"cursor": beat.id}
+
+
+async def test_a_reader_whose_filter_matches_nothing_gets_heartbeats_in_a_busy_workspace(
+    tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.realtime.streams.HEARTBEAT_SECONDS", 0.2)
+
+    async def write() -> None:
+        while True:
+            await number(tenant, "unwanted")
+            await asyncio.sleep(0.02)
+
+    async with follow(tenant.owner.client, f"{tenant.path}/stream", types="none") as reader:
+        await reader.message()
+        writing = asyncio.create_task(write())
+        beat = await reader.message(1)
+        writing.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await writing
+    assert beat.event == "cursor"
+
+
+@pytest.mark.parametrize("cursor", ["garbage", "A" * 22, "future", "other epoch", "other key"])
+async def test_a_cursor_that_cannot_be_continued_is_answered_with_a_reset(
+    server: Running, tenant: Tenant, cursor: str
+) -> None:
+    hub = server.app.state.hub
+    cursor = {
+        "future": hub.cursors.write(hub.epoch, hub.head + 1000),
+        "other epoch": hub.cursors.write(hub.epoch + 1, hub.head),
+        "other key": type(hub.cursors)(bytes(32)).write(hub.epoch, hub.head),
+    }.get(cursor, cursor)
+    await number(tenant, "before")
+    async with follow(tenant.owner.client, f"{tenant.path}/stream", cursor) as reader:
+        reset = await reader.message()
+        assert (reset.event, reset.json()) == ("reset", {"cursor": reset.id})
+        await number(tenant, "after")
+        assert await reader.names(1) == ["after"]
+    async with follow(tenant.owner.client, f"{tenant.path}/stream", reset.id) as reader:
+        assert await reader.names(1) == ["after"]
+
+
+async def test_a_cursor_older_than_the_log_is_answered_with_a_reset(
+    own_database: TestDatabase,
+) -> None:
+    async with running(own_database) as first, calling(first) as callers:
+        tenant = await new_tenant(callers)
+        hub = first.app.state.hub
+        await number(tenant, "1", "2", "3")
+        await until(lambda: hub.head >= 5)
+        head = hub.head
+        await sql(first, "delete from annex.log where pos < $1", head)
+        await sql(first, "update annex.log_state set retained_from = $1", head)
+    async with running(own_database) as second, calling(second) as others:
+        client, path = elsewhere(tenant, others).owner.client, f"{tenant.path}/stream"
+        async with follow(client, path, hub.cursors.write(hub.epoch, head - 2)) as reader:
+            assert (await reader.message()).event == "reset"
+        # The one before the oldest that is kept has missed nothing.
+        async with follow(client, path, hub.cursors.write(hub.epoch, head - 1)) as reader:
+            assert await reader.names(1) == ["3"]
+
+
+async def test_data_of_nearly_64_kib_arrives_whole(tenant: Tenant) -> None:
+    text = "é\r\n\u2028😀 \\ " * 3700
+    body = json.dumps({"n": text}, ensure_ascii=False)
+    assert 60_000 < len(body.encode()) < 65_536
+    async with follow(tenant.owner.client, f"{tenant.path}/stream") as reader:
+        start = (await reader.message()).id
+        for _ in range(3):
+            await number(tenant, text)
+        assert await reader.names(3) == [text] * 3
+    async with follow(tenant.owner.client, f"{tenant.path}/stream", start) as reader:
+        assert await reader.names(3) == [text] * 3
+
+
+async def test_a_ticket_opens_the_stream_that_it_was_made_for(
+    callers: Callers, tenant: Tenant
+) -> None:
+    made = await tenant.owner.client.post(
+        "/api/v1/stream/tickets", json={"path": f"{tenant.path}/stream"}
+    )
+    nobody, ticket = callers.client(), made.json()["ticket"]
+    async with follow(nobody, made.json()["url"]) as reader:
+        assert (await reader.message()).event == "cursor"
+        await number(tenant, "here")
+        assert await reader.names(1) == ["here"]
+    other = await new_tenant(callers)
+    async with follow(nobody, f"{other.path}/stream", ticket=ticket) as reader:
+        assert problem_of((await reader.rest())[0]) == "invalid_ticket"
+
+
+async def test_a_ticket_tells_audit_events_from_others_and_ends_with_its_owner(
+    callers: Callers, server: Running, tenant: Tenant
+) -> None:
+    member = await add_member(callers, tenant, "member")
+    made = await member.client.post(
+        "/api/v1/stream/tickets", json={"path": f"{tenant.path}/stream"}
+    )
+    async with follow(callers.client(), made.json()["url"]) as reader:
+        await reader.message()
+        await number(tenant, "secret", visibility="audit")
+        await number(tenant, "open")
+        assert await reader.names(1) == ["open"]
+        await sql(server, "delete from annex.members where user_id = $1", member.user_id)
+        assert problem_of((await reader.rest(1))[-1]) == "not_found"
+    async with follow(callers.client(), made.json()["url"]) as reader:
+        assert problem_of((await reader.rest(1))[-1]) == "not_found"
+
+
+@pytest.mark.parametrize("ticket", ["garbage", "a.b.c", ""])
+async def test_a_bad_ticket_is_answered_in_the_stream_as_a_browser_hides_a_401(
+    callers: Callers, tenant: Tenant, ticket: str
+) -> None:
+    async with follow(callers.client(), f"{tenant.path}/stream", ticket=ticket) as reader:
+        [only] = await reader.rest()
+    assert reader.response.status_code == 200
+    assert problem_of(only) == "invalid_ticket"
+    assert only.retry == 60_000
+
+
+async def test_a_late_ticket_serves_a_reader_with_a_cursor_and_nobody_else(
+    callers: Callers, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.auth.tickets.CONNECT_SECONDS", -1)
+    made = await tenant.owner.client.post(
+        "/api/v1/stream/tickets", json={"path": f"{tenant.path}/stream"}
+    )
+    listed = (await tenant.owner.client.get(f"{tenant.path}/events")).json()
+    for cursor in (None, "garbage", "A" * 22):
+        async with follow(callers.client(), made.json()["url"], cursor) as reader:
+            assert problem_of((await reader.rest())[0]) == "invalid_ticket"
+    await number(tenant, "missed")
+    async with follow(callers.client(), made.json()["url"], listed["stream_cursor"]) as reader:
+        assert await reader.names(1) == ["missed"]
+
+
+@pytest.mark.parametrize(
+    ("credential", "code"), [(None, "missing_credentials"), ("a.b.c", "invalid_token")]
+)
+async def test_a_bad_bearer_credential_is_a_401(
+    callers: Callers, tenant: Tenant, credential: str | None, code: str
+) -> None:
+    response = await callers.client(credential).get(f"{tenant.path}/stream")
+    assert (response.status_code, response.json()["code"]) == (401, code)
+    assert response.headers["www-authenticate"].startswith("Bearer")
+
+
+async def test_no_ticket_is_made_for_a_stream_out_of_sight(
+    callers: Callers, tenant: Tenant
+) -> None:
+    stranger = await callers.user()
+    for path in (f"{tenant.path}/stream", f"{tenant.path}/events", "/nowhere"):
+        response = await stranger.client.post("/api/v1/stream/tickets", json={"path": path})
+        assert (response.status_code, response.json()["code"]) == (404, "not_found")
+
+
+async def drop(reader: Reader) -> None:
+    """Vanish as a client does whose machine lost power: no goodbye, but the socket is gone."""
+    stream = reader.response.extensions["network_stream"]
+    await stream.aclose()
+    with contextlib.suppress(httpx.HTTPError, asyncio.CancelledError):
+        await reader.messages.aclose()
+
+
+async def test_nothing_is_left_of_clients_that_went_away(server: Running, tenant: Tenant) -> None:
+    hub, path = server.app.state.hub, f"{tenant.path}/stream"
+    tasks = len(asyncio.all_tasks())
+    cursor = hub.cursor()
+    await number(tenant, *("x" * 60_000 for _ in range(16)))
+    for _ in range(10):
+        async with contextlib.AsyncExitStack() as stack:
+            # Parked, replaying, and stuck in a send that nobody reads.
+            quiet = await stack.enter_async_context(follow(tenant.owner.client, path))
+            await quiet.message()
+            stuck = await stack.enter_async_context(follow(tenant.owner.client, path, cursor))
+            gone = await stack.enter_async_context(follow(tenant.owner.client, path, cursor))
+            await drop(gone)
+            await until(lambda: len(hub.channels[UUID(tenant.id)].waiting) >= 1)
+            await drop(stuck)
+    await until(lambda: UUID(tenant.id) not in hub.channels)
+    await until(lambda: len(asyncio.all_tasks()) <= tasks + 1)
+    assert server.app.state.database.api.pool.checkedout() == 0
+
+
+async def test_a_reader_that_leaves_in_any_moment_costs_no_connection(
+    server: Running, tenant: Tenant
+) -> None:
+    hub, path = server.app.state.hub, f"{tenant.path}/stream"
+    start = hub.cursor()
+    await number(tenant, *(str(n) for n in range(500)))
+
+    async def read() -> None:
+        async with follow(tenant.owner.client, path, start) as reader:
+            await reader.rest()
+
+    for milliseconds in range(30):
+        reading = [asyncio.create_task(read()) for _ in range(3)]
+        await asyncio.sleep(milliseconds / 1000)
+        for task in reading:
+            task.cancel()
+        await asyncio.gather(*reading, return_exceptions=True)
+    pool = server.app.state.database.api.pool
+    await until(lambda: pool.checkedout() == 0)
+    await until(lambda: UUID(tenant.id) not in hub.channels)
+    assert (await tenant.owner.client.get(tenant.path)).status_code == 200
+
+
+async def test_two_servers_show_one_order_and_take_each_others_cursors(
+    own_database: TestDatabase,
+) -> None:
+    async with (
+        running(own_database) as one,
+        running(own_database) as two,
+        calling(one) as callers,
+        calling(two) as others,
+    ):
+        tenant = await new_tenant(callers)
+        there, path = elsewhere(tenant, others), f"{tenant.path}/stream"
+        client = there.owner.client
+        async with follow(tenant.owner.client, path) as a, follow(client, path) as b:
+            await a.message()
+            await b.message()
+            await asyncio.gather(
+                *(number(t, f"{n}-{i}") for i, t in enumerate((tenant, there)) for n in range(25))
+            )
+            half = await a.names(25)
+            async with follow(client, path, a.cursor) as c:
+                rest = await c.names(25)
+            assert half + rest == await b.names(50)
+            assert await a.names(25) == rest
+
+
+async def test_a_cursor_ahead_of_this_servers_head_is_waited_for(
+    own_database: TestDatabase,
+) -> None:
+    async with running(own_database) as one, calling(one) as callers:
+        tenant = await new_tenant(callers)
+        path = f"{tenant.path}/stream"
+        async with running(own_database) as two, calling(two) as others:
+            client = elsewhere(tenant, others).owner.client
+            # The second server's tail sleeps until somebody wakes it.
+            tail = two.app.state.tail
+            behind = asyncio.create_task(tail.read_finished.acquire())
+            await behind
+            try:
+                async with follow(tenant.owner.client, path) as reader:
+                    await reader.message()
+                    await number(tenant, "1", "2")
+                    await reader.names(1)
+                assert two.app.state.hub.head < one.app.state.hub.head
+            finally:
+                tail.read_finished.release()
+            async with follow(client, path, reader.cursor) as reader:
+                assert await reader.names(1) == ["2"]
+
+
+async def test_a_server_that_stops_lets_its_readers_go_on_elsewhere(
+    own_database: TestDatabase,
+) -> None:
+    async with (
+        running(own_database) as staying,
+        calling(staying) as callers,
+        contextlib.AsyncExitStack() as stack,
+    ):
+        tenant = await new_tenant(callers)
+        path = f"{tenant.path}/stream"
+        async with running(own_database) as stopping:
+            others = await stack.enter_async_context(calling(stopping))
+            client = elsewhere(tenant, others).owner.client
+            readers = [await stack.enter_async_context(follow(client, path)) for _ in range(10)]
+            await number(tenant, "1")
+            for reader in readers:
+                assert (await reader.message()).event == "cursor"
+            assert await readers[0].names(1) == ["1"]
+            began = time.monotonic()
+        assert time.monotonic() - began < 3
+        await number(tenant, "2")
+        for reader in readers:
+            had = [json.loads(m.data)["data"]["n"] for m in await reader.rest()]
+            had = ["1"] if reader is readers[0] else had
+            async with follow(tenant.owner.client, path, reader.cursor) as resumed:
+                assert had + await resumed.names(2 - len(had)) == ["1", "2"]
+
+
+async def test_a_new_epoch_resets_open_streams_and_looks_their_rights_up_again(
+    own_database: TestDatabase,
+) -> None:
+    async with running(own_database) as live, calling(live) as callers:
+        tenant = await new_tenant(callers)
+        member = await add_member(callers, tenant, "viewer")
+        await number(tenant, *(str(n) for n in range(50)))
+        await until(lambda: live.app.state.hub.head > 50)
+        async with follow(member.client, f"{tenant.path}/stream") as reader:
+            old = (await reader.message()).id
+            # Set back to an earlier state, as by a restored disk: same server, same database.
+            await sql(live, "delete from annex.log where pos > 10")
+            await sql(live, "update annex.log_state set head = 10")
+            await sql(live, TERMINATE, "annex_worker", own_database.name)
+            reset = await reader.message()
+            assert reset.event == "reset"
+            await number(tenant, "next")
+            assert await reader.names(1) == ["next"]
+            await sql(live, "delete from annex.members where user_id = $1", member.user_id)
+            assert problem_of((await reader.rest(1))[-1]) == "not_found"
+        async with follow(tenant.owner.client, f"{tenant.path}/stream", old) as reader:
+            assert (await reader.message()).event == "reset"
+
+
+TERMINATE = (
+    "select pg_terminate_backend(pid) from pg_stat_activity where usename = $1 and datname = $2"
+)
+
+
+async def test_a_deleted_event_does_not_hold_the_others_up(
+    own_database: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.realtime.tail.BATCH", 5)
+    async with running(own_database) as live, calling(live) as callers:
+        tenant = await new_tenant(callers)
+        async with follow(tenant.owner.client, f"{tenant.path}/stream") as reader:
+            await reader.message()
+            async with own_database.connect("postgres") as connection, connection.transaction():
+                await connection.execute(
+                    "select annex.publish($1, 'test.made') from generate_series(1, 20)",
+                    UUID(tenant.id),
+                )
+                await connection.execute("delete from annex.events where type = 'test.made'")
+            await number(tenant, "after")
+            assert await reader.names(1) == ["after"]
