@@ -187,6 +187,14 @@ async def test_metadata_merges_recursively(callers: Callers, media_type: str) ->
     assert response.json()["metadata"] == {"a": {"c": 2, "x": {"z": 1}}, "d": [3], "e": {}}
 
 
+async def test_who_may_change_a_workspace_but_not_see_it_is_told_so(
+    callers: Callers, tenant: Tenant
+) -> None:
+    key = await callers.key(tenant.id, "workspace:update")
+    response = await key.client.patch(tenant.path, json={"name": "New"})
+    assert (response.status_code, response.json()["code"]) == (403, "forbidden")
+
+
 async def test_null_metadata_becomes_empty(callers: Callers) -> None:
     tenant = await new_tenant(callers, metadata={"a": 1})
     response = await tenant.owner.client.patch(tenant.path, json={"metadata": None})
