@@ -47,7 +47,7 @@ fix: .venv/.synced ## Format the code and repair what ruff can
 	$(BIN)/black .
 
 bench: .venv/.synced ## Measure requests and streams (ARGS='--rounds 5')
-	@$(BIN)/python -m bench $(ARGS)
+	@$(BIN)/python -m tests.bench $(ARGS)
 
 clean: ## Remove what was installed and cached; databases stay (make run FRESH=1)
 	rm -rf .venv .tools .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

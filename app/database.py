@@ -8,7 +8,9 @@ import anyio
 import asyncpg
 import msgspec
 from litestar.di import NamedDependency
-from sqlalchemy import text
+from sqlalchemy import Select, text
+from sqlalchemy.dialects.postgresql.asyncpg import dialect
+from sqlalchemy.dialects.postgresql.base import PGCompiler
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
@@ -26,6 +28,13 @@ UNREACHABLE = (
     asyncpg.CannotConnectNowError,
     asyncpg.InterfaceError,
     TimeoutError,
+)
+# To plan a statement under row level security over every partition takes longer than to run it, so
+# that each connection plans once, for any parameters. Said here, as a pooler takes no such setting
+# when it connects.
+BEGIN = (
+    "begin; select set_config('request.jwt.claims', '{}', true),"
+    " set_config('plan_cache_mode', 'force_generic_plan', true)"
 )
 
 
@@ -75,6 +84,25 @@ async def driver_of(connection: AsyncConnection) -> Driver:
     return driver
 
 
+class Compiled:
+    """A statement that SQLAlchemy compiles once and the driver runs in a session's transaction.
+
+    For what runs with every request and for the hottest lists: it spares SQLAlchemy's work a
+    statement, see docs/benchmarks.md. What varies is a bind parameter; rows are the driver's.
+    """
+
+    def __init__(self, statement: Select[Any]) -> None:
+        result = statement.compile(dialect=dialect())  # type: ignore[no-untyped-call]
+        assert isinstance(result, PGCompiler)
+        assert result.positiontup is not None
+        self.sql, self.names = str(result), list(result.positiontup)
+
+    async def fetch(self, session: AsyncSession, **parameters: Any) -> list[asyncpg.Record]:
+        """Run it, and return all rows."""
+        driver: Driver = session.info["driver"]
+        return await driver.fetch(self.sql, *[parameters[n] for n in self.names])
+
+
 @asynccontextmanager
 async def transaction(engine: AsyncEngine, principal: Principal) -> AsyncIterator[AsyncSession]:
     """Open a transaction as a principal; commits at the end, rolls back on any exception.
@@ -84,15 +112,16 @@ async def transaction(engine: AsyncEngine, principal: Principal) -> AsyncIterato
     """
     # A literal, not a parameter: only a simple query takes two statements. JSON has no other quote
     # to escape.
-    begin = "begin; select set_config('request.jwt.claims', '{}', true)".format(
-        principal.claims_json.replace("'", "''")
-    )
+    begin = BEGIN.format(principal.claims_json.replace("'", "''"))
     connection, driver = await begin_transaction(engine, begin)
+    session = AsyncSession(
+        connection,
+        expire_on_commit=False,
+        execution_options={"populate_existing": True},
+        info={"driver": driver},
+    )
     try:
-        async with AsyncSession(
-            connection, expire_on_commit=False, execution_options={"populate_existing": True}
-        ) as session:
-            yield session
+        yield session
         await driver.execute("commit")
     except BaseException:
         # Shielded: a cancelled request must not give a connection back with its transaction open.
@@ -104,6 +133,9 @@ async def transaction(engine: AsyncEngine, principal: Principal) -> AsyncIterato
         raise
     finally:
         with anyio.CancelScope(shield=True):
+            # What ran on the driver alone has left nothing to close.
+            if session.in_transaction():
+                await session.close()
             await connection.close()
 
 

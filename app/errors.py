@@ -221,6 +221,10 @@ CONSTRAINTS: dict[str, Problem] = {
     "events_context_check": InvalidRequest(
         "An event's context is larger than 16 KiB.", errors=[FieldError("/context", "over 16 KiB")]
     ),
+    "events_occurred_at_check": InvalidRequest(
+        "An event occurred in UTC's years 1 to 9999.",
+        errors=[FieldError("/occurred_at", "out of range")],
+    ),
     "events_topics_check": InvalidRequest(
         "Together, an event's topics are longer than 4,000 characters."
     ),

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any, NoReturn
 
-from sqlalchemy import MetaData, event
+from sqlalchemy import MetaData, Table, event
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
 from sqlalchemy.ext.asyncio import AsyncAttrs
 from sqlalchemy.orm import DeclarativeBase, Session
@@ -36,11 +36,12 @@ for moment in ("before_create", "before_drop"):
     event.listen(Base.metadata, moment, refuse_ddl)
 
 
-@event.listens_for(Base, "instrument_class", propagate=True)
-def guard_table(_mapper: Any, cls: type[Base]) -> None:
-    """Refuse DDL of a single table as well."""
-    for moment in ("before_create", "before_drop"):
-        event.listen(cls.__table__, moment, refuse_ddl)
+@event.listens_for(Table, "after_parent_attach")
+def guard_table(table: Table, parent: Any) -> None:
+    """Refuse DDL of a single table as well, also of one that no class maps: Supabase's own."""
+    if parent is Base.metadata:
+        for moment in ("before_create", "before_drop"):
+            event.listen(table, moment, refuse_ddl)
 
 
 @event.listens_for(Session, "before_flush")

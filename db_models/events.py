@@ -44,6 +44,10 @@ class Event(Base):
             "jsonb_typeof(context) = 'object' and octet_length(context::text) <= 16384",
             name="events_context_check",
         ),
+        CheckConstraint(
+            "extract(year from occurred_at at time zone 'UTC') between 1 and 9999",
+            name="events_occurred_at_check",
+        ),
         Index("events_workspace_id_idx", "workspace_id", text("event_id desc")),
         Index(
             "events_user_id_idx",

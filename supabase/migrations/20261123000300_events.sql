@@ -35,6 +35,10 @@ create table annex.events (
   constraint events_data_check check (octet_length(data::text) <= 131072),
   constraint events_context_check check (
     jsonb_typeof(context) = 'object' and octet_length(context::text) <= 16384
+  ),
+  -- RFC 3339 has four digits for the year, and so have most clients' dates: a reader could not go past any other.
+  constraint events_occurred_at_check check (
+    extract(year from occurred_at at time zone 'UTC') between 1 and 9999
   )
 ) partition by range (event_id);
 create index events_workspace_id_idx on annex.events (workspace_id, event_id desc);
@@ -127,6 +131,8 @@ declare
   first_month timestamptz := date_trunc('month', now() at time zone 'UTC') at time zone 'UTC';
   month timestamptz;
   partition text;
+  from_id uuid;
+  to_id uuid;
   made integer := 0;
 begin
   perform pg_advisory_xact_lock(hashtext('annex.roll_partitions'));
@@ -134,10 +140,12 @@ begin
     month := (first_month at time zone 'UTC' + make_interval(months => i)) at time zone 'UTC';
     partition := 'events_' || to_char(month at time zone 'UTC', 'YYYY_MM');
     continue when to_regclass(format('annex.%I', partition)) is not null;
+    from_id := annex.uuid7_floor(month);
+    to_id := annex.uuid7_floor((month at time zone 'UTC' + interval '1 month') at time zone 'UTC');
+    -- Events that came before their partition stay in the default one: making theirs would fail, now and ever after.
+    continue when exists (select from annex.events e where e.event_id >= from_id and e.event_id < to_id);
     execute format(
-      'create table annex.%I partition of annex.events for values from (%L) to (%L)',
-      partition, annex.uuid7_floor(month),
-      annex.uuid7_floor((month at time zone 'UTC' + interval '1 month') at time zone 'UTC')
+      'create table annex.%I partition of annex.events for values from (%L) to (%L)', partition, from_id, to_id
     );
     execute format('alter table annex.%I enable row level security, force row level security', partition);
     made := made + 1;

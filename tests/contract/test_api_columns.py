@@ -5,7 +5,7 @@ from alembic_readonly_check.columns_contract import check_columns
 from alembic_readonly_check.findings import Finding
 from alembic_readonly_check.openapi import ApiRules
 
-from tests.contract.api_fixtures.shop import Change, covered
+from tests.contract.api_fixtures.shop import TABLES, Change, covered, schema_of_text
 
 QUANTITY = "- `orders_quantity_check`: `CHECK (quantity BETWEEN 1 AND 99)`"
 NOTE = "- `orders_note_check`: `CHECK (char_length(note) <= 200)`"
@@ -391,3 +391,41 @@ def test_private_columns_are_a_list_of_globs() -> None:
     rules = ApiRules(private_columns=("shop.orders.n*",))
     found = check_columns(change.contract(), change.tables(), rules, "shop")
     assert [(f.code, f.subject) for f in found] == [("AC710", "Order.note")]
+
+
+def test_a_column_of_a_managed_schema_is_believed() -> None:
+    change = Change("", "AC701", "contract", "shop.lines.price", "auth.users.price")
+    contract, tables = change.contract(), change.tables()
+    assert [f.code for f in check_columns(contract, tables, ApiRules(), "shop")] == ["AC701"]
+    assert check_columns(contract, tables, ApiRules(), "shop", {"auth"}) == []
+
+
+def test_items_of_a_list_are_mapped_like_properties() -> None:
+    change = Change(
+        "", "AC703", "contract", LABELS, LABELS.replace("string", "string, x-db-column: orders.id")
+    )
+    assert [(f.code, f.subject) for f in findings(change)] == [("AC703", "Order.labels[] response")]
+
+
+def test_a_count_of_a_check_bounds_a_request() -> None:
+    change = Change(
+        "",
+        "AC708",
+        "contract",
+        "        extra:\n",
+        "        labels: { type: array, maxItems: 9, items: { type: string },"
+        " x-db-column: orders.labels }\n        extra:\n",
+    )
+    check = f"- `orders_labels_check`: `CHECK (cardinality(labels) < 9)`\n{QUANTITY}"
+    tables = schema_of_text(TABLES.replace(QUANTITY, check))
+    found = check_columns(change.contract(), tables, ApiRules(), "shop")
+    assert [(f.code, f.expected, f.actual) for f in found] == [("AC708", "at most 8", "maxItems 9")]
+
+
+def test_a_view_feeds_responses_by_type() -> None:
+    view = "\n## Views\n- `shop.prices`: `(sku shop.sku, price boolean)`\n"
+    contract = Change("", "AC703", "contract", "shop.lines.price", "prices.price").contract()
+    (found,) = check_columns(contract, schema_of_text(TABLES + view), ApiRules(), "shop")
+    assert found.heading == (
+        "MISMATCH: [Line.price] - openapi.yaml says string decimal, datamodel.md says boolean"
+    )

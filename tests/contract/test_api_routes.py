@@ -559,3 +559,13 @@ def test_a_contract_that_names_no_permissions_says_nothing_of_them() -> None:
         line for line in CONTRACT.splitlines(keepends=True) if "x-permission" not in line
     )
     assert codes(contract, APP) == []
+
+
+def test_each_success_status_is_held_to_its_own_content() -> None:
+    later = '        "202": { description: Later. }\n'
+    imported = '        "200":\n          description: Imported.\n'
+    contract = changed(CONTRACT, (imported, later + imported))
+    app = changed(APP, ('"statuses": [200]', '"statuses": [200, 202]'))
+    assert codes(contract, app) == [("AR508", "POST /api/v1/imports response 202")]
+    by_status = changed(app, ('"response_struct": Imported', '"response_struct": {200: Imported}'))
+    assert codes(contract, by_status) == []

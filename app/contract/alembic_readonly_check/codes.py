@@ -596,9 +596,10 @@ _MORE: tuple[tuple[str, str, Severity, str, str, str], ...] = (
         "AR509",
         "openapi.yaml and the routes: security differs",
         "error",
-        "The operation's x-permission is not the permission in the handler's opt; or the "
-        "contract asks for credentials and the handler is public (no guard, no authentication "
-        "middleware, no dependency of auth_dependencies); or the other way round (security: []).",
+        "The operation's x-permission is not the permission in the handler's opt; or the contract"
+        " asks for credentials and nothing checks them (no guard, no authentication middleware, no"
+        " dependency of auth-dependencies, no `authenticates` in the opt); or the contract says"
+        " security: [] and something does. A permission in the opt alone checks nothing.",
         "GET /orders: security differs: document authenticated, app public",
         "guard the handler as the contract says",
     ),
@@ -791,8 +792,9 @@ _MORE: tuple[tuple[str, str, Severity, str, str, str], ...] = (
         "AC704",
         "openapi.yaml and datamodel.md: null does not fit",
         "error",
-        "A nullable column feeds a response property that is required and never null, or a "
-        "request property that takes null writes a column that does not.",
+        "A nullable column feeds a response property that is required and never null. Or a request"
+        " property takes null, is required or part of a PATCH, and its column takes no null and has"
+        " no default that null could stand for.",
         "MISMATCH: [Order.note] - openapi.yaml says never null, datamodel.md says nullable",
         "make both nullable, or neither",
     ),
@@ -825,9 +827,10 @@ _MORE: tuple[tuple[str, str, Severity, str, str, str], ...] = (
         "AC708",
         "openapi.yaml and datamodel.md: a request may be longer than its column",
         "error",
-        "maxLength of a request property is missing or above the length of the column: that of "
-        "its type, or that of a CHECK of char_length, length or octet_length.",
-        "MISMATCH: [NewOrder.note] - openapi.yaml says maxLength 500, datamodel.md says 200",
+        "maxLength of a request property is missing or above the length of the column: that of its"
+        " type or its domain, or that of a CHECK of char_length, length or octet_length. The same"
+        " for maxItems and a CHECK of cardinality or array_length.",
+        "MISMATCH: [NewOrder.note] - openapi.yaml says maxLength 50, datamodel.md says at most 20",
         "lower maxLength, or widen the column in datamodel.md",
     ),
     (

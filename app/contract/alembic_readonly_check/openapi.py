@@ -649,7 +649,7 @@ def unite(members: Iterable[Shape], where: str) -> Shape:
                 nullable=False,
                 tag=tag,
                 options={
-                    (_constant(member, tag) if tag else None) or str(position): _given(member)
+                    (_constant(member, tag) if tag else None) or str(position): always(member)
                     for position, member in enumerate(objects)
                 },
             )
@@ -662,14 +662,15 @@ def unite(members: Iterable[Shape], where: str) -> Shape:
     for member in scalars[1:]:
         joined = _merge(merged, member)
         if joined is None:
-            options = {str(position): _given(option) for position, option in enumerate(scalars)}
+            options = {str(position): always(option) for position, option in enumerate(scalars)}
             types = frozenset[str]().union(*(option.types or () for option in scalars))
             return Shape(where, types=types, nullable=nullable, options=options)
         merged = joined
     return replace(merged, where=where if len(scalars) > 1 else merged.where, nullable=nullable)
 
 
-def _given(shape: Shape) -> Child:
+def always(shape: Shape) -> Child:
+    """Wrap a shape that is already known as a child."""
     return lambda: shape
 
 

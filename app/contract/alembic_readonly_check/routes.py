@@ -569,16 +569,20 @@ def _media_drift(contract: Contract, operation: Operation, route: Route) -> Iter
             yield _media_finding(
                 contract, operation, route, "request", documented, route.request_media
             )
-    success = [body for status, body in operation.responses.items() if status.startswith("2")]
-    if not success:
-        return
-    documented = frozenset(media for body in success for media in body.content)
-    # JSON of an unknown type is `structs`' to report: what it needs is the type.
-    unknown = route.response_media is None and not all(map(is_json, documented))
-    if unknown or (route.response_media is not None and documented != route.response_media):
-        yield _media_finding(
-            contract, operation, route, "response", documented, route.response_media
-        )
+    struct = route.opt.get("response_struct")
+    typed = {str(key) for key in struct} if isinstance(struct, Mapping) else set()
+    for status, body in operation.responses.items():
+        by_status = any(key.isdigit() for key in typed) and status not in typed
+        if not status.startswith("2") or by_status:
+            continue
+        documented = frozenset(body.content)
+        # A 204 or 205 has no content, whatever the handler sends with its other statuses.
+        served = frozenset() if status in ("204", "205") else route.response_media
+        # JSON of an unknown type is `structs`' to report: what it needs is the type.
+        unknown = served is None and not all(map(is_json, documented))
+        if unknown or (served is not None and documented != served):
+            side = f"response {status}"
+            yield _media_finding(contract, operation, route, side, documented, served)
 
 
 def _media_finding(
@@ -591,8 +595,9 @@ def _media_finding(
 ) -> Finding:
     expected = _listed(documented)
     actual = "unknown" if served is None else _listed(served)
-    pointer = operation.node.child("requestBody" if side == "request" else "responses").pointer
-    unknown = f"state {side}_media_types in the handler's opt" if served is None else None
+    keys = ("requestBody",) if side == "request" else ("responses", side.rpartition(" ")[2])
+    pointer = operation.node.child(*keys).pointer
+    unknown = "state response_media_types in the handler's opt" if served is None else None
     return finding(
         "AR508",
         f"{operation.method} {operation.path} {side}",

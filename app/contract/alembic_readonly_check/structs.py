@@ -34,6 +34,7 @@ from alembic_readonly_check.openapi import (
     Json,
     Operation,
     Shape,
+    always,
     canonical,
     intersect,
     is_json,
@@ -469,7 +470,8 @@ class StructShapes:
                 return replace(text, format=name)
         if isinstance(t, mi.BytesType | mi.ByteArrayType | mi.MemoryViewType):
             # Lengths count the text on the wire: base64 writes three bytes as four characters.
-            low, high = (None if n is None else 4 * ((n + 2) // 3) for n in _lengths(t))
+            limits = (t.min_length, t.max_length)
+            low, high = (None if n is None else 4 * ((n + 2) // 3) for n in limits)
             return replace(text, format="byte", lengths=(low or None, high))
         cls = getattr(t, "cls", type(t))
         if issubclass(cls, PurePath):
@@ -490,7 +492,7 @@ class StructShapes:
         required: set[str] = set()
         tag = t.tag_field if isinstance(t, mi.StructType) else None
         if isinstance(t, mi.StructType) and tag:
-            properties[tag] = _always(canonical({"enum": [t.tag]}, f"{name}.{tag}"))
+            properties[tag] = always(canonical({"enum": [t.tag]}, f"{name}.{tag}"))
             required.add(tag)
         omits = isinstance(t, mi.StructType) and cls.__struct_config__.omit_defaults
         for field in t.fields:
@@ -539,14 +541,6 @@ class StructShapes:
             return known[0]
 
         return child
-
-
-def _always(shape: Shape) -> Child:
-    return lambda: shape
-
-
-def _lengths(t: mi.BytesType | mi.ByteArrayType | mi.MemoryViewType) -> tuple[Any, Any]:
-    return t.min_length, t.max_length
 
 
 def _has_default(field: mi.Field) -> bool:
