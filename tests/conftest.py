@@ -5,8 +5,9 @@ import contextlib
 import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -74,10 +75,11 @@ async def template(postgres: EmbeddedPostgres) -> str:
     return "template_annex"
 
 
-class TestDatabase(NamedTuple):
+@dataclass(frozen=True)
+class TestDatabase:
     """A migrated database of its own, and how each role logs in to it."""
 
-    __test__ = False  # pytest takes whatever is called Test… for tests
+    __test__: ClassVar[bool] = False  # pytest takes whatever is called Test… for tests
 
     postgres: EmbeddedPostgres
     name: str

@@ -11,8 +11,8 @@ import pytest
 from playwright.async_api import Browser, Page, async_playwright
 from playwright.async_api import TimeoutError as NotInTime
 
-from tests.conftest import TestDatabase, new_tenant, running
-from tests.realtime.reader import calling, elsewhere, number
+from tests.conftest import TestDatabase, running
+from tests.realtime.reader import calling, elsewhere, new_tenant, number
 
 CHROMIUM = shutil.which("chromium")
 ARGUMENTS = [

@@ -7,8 +7,8 @@ import pytest
 
 from app.dev.migrations import apply
 from app.dev.postgres import THROWAWAY, EmbeddedPostgres
-from tests.conftest import MIGRATING_ROLE, ROOT, TestDatabase, execute, new_tenant, running
-from tests.realtime.reader import calling, follow, number, until
+from tests.conftest import MIGRATING_ROLE, ROOT, TestDatabase, execute, running
+from tests.realtime.reader import calling, follow, new_tenant, number, until
 
 
 class OverTcp(EmbeddedPostgres):
