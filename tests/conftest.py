@@ -5,8 +5,9 @@ import contextlib
 import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 from uuid import UUID, uuid4
 
 import asyncpg
@@ -74,8 +75,11 @@ async def template(postgres: EmbeddedPostgres) -> str:
     return "template_annex"
 
 
-class TestDatabase(NamedTuple):
+@dataclass(frozen=True)
+class TestDatabase:
     """A migrated database of its own, and how each role logs in to it."""
+
+    __test__: ClassVar[bool] = False  # pytest takes whatever is called Test… for tests
 
     postgres: EmbeddedPostgres
     name: str
@@ -98,9 +102,6 @@ class TestDatabase(NamedTuple):
             yield connection
         finally:
             await connection.close()
-
-
-TestDatabase.__test__ = False  # type: ignore[attr-defined]  # no test, though pytest takes it for one
 
 
 @contextlib.asynccontextmanager

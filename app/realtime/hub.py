@@ -122,11 +122,12 @@ class Hub:
         """
         touched = set()
         for row in rows:
-            self.head = row["pos"]
             channel = self.channels.get(row["workspace_id"])
             if channel is not None and row["user_id"] is None and row["type"] is not None:
                 channel.add(self.frame(row["pos"], as_event(row)))
                 touched.add(channel)
+            # Last, so that an event that cannot be encoded holds the log up and is not lost.
+            self.head = row["pos"]
         for channel in touched:
             channel.wake()
 

@@ -22,6 +22,8 @@ log = structlog.get_logger()
 
 HEARTBEAT_SECONDS = 15.0
 LIFETIME_SECONDS = 900.0
+RETRY_MS = (1000, 5000)
+"""Between these a reader is told how long to wait, so that not all come back at once."""
 MAX_CHUNK = 64 * 1024
 BEFORE_ALL = -1
 """A position below every other: rights checked there have to be checked now."""
@@ -126,7 +128,7 @@ class Stream:
 
     async def begin(self) -> Message:
         """Find where to begin: at the cursor, or with a `reset` at the head if that cannot be."""
-        retry = random.randint(1000, 5000)
+        retry = random.randint(*RETRY_MS)
         if not self.last_event_id:
             return self.position("cursor", retry)
         cursor = self.hub.cursors.read(self.last_event_id)

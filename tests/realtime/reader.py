@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 from httpx_sse import EventSource, ServerSentEvent, aconnect_sse
 
+from tests import conftest
 from tests.conftest import Caller, Callers, Running, Tenant
 
 
@@ -46,7 +47,7 @@ class Reader:
                     found.append(await self.message(seconds))
         return found
 
-    async def names(self, count: int) -> list[str]:
+    async def names(self, count: int) -> list[Any]:
         """Return the `n` of the next events' data."""
         return [(await self.event())["data"]["n"] for _ in range(count)]
 
@@ -85,6 +86,20 @@ def problem_of(message: ServerSentEvent) -> str:
     assert message.event == "unauthorized", message
     code: str = json.loads(message.data)["code"]
     return code
+
+
+async def new_tenant(callers: Callers) -> Tenant:
+    """Make a workspace, and wait until the log has the events of that."""
+    tenant = await conftest.new_tenant(callers)
+    await callers.server.app.state.tail.catch_up()
+    return tenant
+
+
+async def add_member(callers: Callers, tenant: Tenant, role: str) -> Caller:
+    """Add a member, and wait until the log has the event of that."""
+    member = await conftest.add_member(callers, tenant, role)
+    await callers.server.app.state.tail.catch_up()
+    return member
 
 
 @contextlib.asynccontextmanager

@@ -38,7 +38,7 @@ VALUES = [
     *SCALARS,
     *(json.loads(t) for t in SCALARS if t.startswith('"')),
     *("1e2000", "-1e999999999", "1e" + "9" * 30, "1e-20000", "[1]", '{"a": 1}', " 1", "1 ", "+1"),
-    *(".5", "5.", "0x1", "TRUE", "None", "\v1", "\u00a01", "9" * 480, "1" + "0" * 400, "\\u0041"),
+    *(".5", "5.", "0x1", "TRUE", "None", "\v1", "\u00a01", "9" * 400, "1" + "0" * 400, "\\u0041"),
 ]
 
 
@@ -59,6 +59,9 @@ class Log(NamedTuple):
     engine: AsyncEngine
     workspace_id: UUID
     frames: list[Frame]
+
+    def __repr__(self) -> str:
+        return f"{len(self.frames)} events"
 
     async def selected(self, wanted: Filter) -> set[UUID]:
         """Filter in SQL."""
@@ -105,7 +108,7 @@ TEXTS = st.sampled_from(VALUES) | st.text(st.characters(exclude_categories=["Cs"
 CLAUSES = st.builds("data.{}:{}".format, PATHS, TEXTS).filter(lambda c: "\0" not in c)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=250, deadline=None, derandomize=True)
 @given(lists(WANTED_TYPES), lists(TOPICS), st.lists(CLAUSES, max_size=2))
 async def test_a_filter_means_the_same_in_sql_and_in_python(
     log: Log, types: str | None, topics: str | None, where: list[str]

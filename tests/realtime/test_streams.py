@@ -13,15 +13,15 @@ from tests.conftest import (
     Running,
     Tenant,
     TestDatabase,
-    add_member,
-    new_tenant,
     running,
 )
 from tests.realtime.reader import (
     Reader,
+    add_member,
     calling,
     elsewhere,
     follow,
+    new_tenant,
     number,
     problem_of,
     publish,
@@ -127,6 +127,23 @@ async def test_more_than_the_ring_and_a_page_hold_is_replayed_in_order(tenant: T
         async with follow(client, path, start) as second:
             for reader in (first, second):
                 assert await reader.names(1500) == [str(n) for n in range(1500)]
+
+
+async def test_a_reader_slower_than_the_ring_misses_nothing(
+    server: Running, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.realtime.hub.RING", 50)
+    # More than the kernel's buffers take, so that the server stands in its send meanwhile.
+    many = (
+        "select annex.publish($1, 'test.made', jsonb_build_object('n', n, 'pad', repeat('x', 9000)))"
+        " from generate_series(1, 1000) n"
+    )
+    async with follow(tenant.owner.client, f"{tenant.path}/stream") as reader:
+        await reader.message()
+        await sql(server, many, UUID(tenant.id))
+        await server.app.state.tail.catch_up()
+        assert not server.app.state.hub.channels[UUID(tenant.id)].waiting
+        assert await reader.names(1000) == [*range(1, 1001)]
 
 
 async def test_events_published_during_a_replay_follow_it(tenant: Tenant) -> None:
@@ -313,8 +330,9 @@ async def test_a_quiet_reader_is_told_the_head_as_a_heartbeat(
     async with follow(tenant.owner.client, f"{tenant.path}/stream") as reader:
         first = await reader.message()
         await number(other, "elsewhere")
-        await until(lambda: server.app.state.hub.cursor() != first.id)
-        beat = await reader.message(1)
+        await server.app.state.tail.catch_up()
+        _, beat = await reader.message(1), await reader.message(1)
+        assert beat.id != first.id
         assert (beat.event, beat.id) == ("cursor", server.app.state.hub.cursor())
         assert beat.json() == {"cursor": beat.id}
 

@@ -8,8 +8,8 @@ from uuid import UUID
 
 import asyncpg
 
-from tests.conftest import Tenant, TestDatabase, new_tenant, running
-from tests.realtime.reader import calling, follow
+from tests.conftest import Tenant, TestDatabase, running
+from tests.realtime.reader import calling, follow, new_tenant
 
 WRITERS, ROUNDS, ENTITIES = 20, 25, 6
 SEED = 20261123
