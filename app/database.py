@@ -9,7 +9,9 @@ import asyncpg
 import msgspec
 from litestar import Request
 from litestar.di import NamedDependency
-from sqlalchemy import text
+from sqlalchemy import Select, text
+from sqlalchemy.dialects.postgresql.asyncpg import dialect
+from sqlalchemy.dialects.postgresql.base import PGCompiler
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
@@ -83,6 +85,25 @@ async def driver_of(connection: AsyncConnection) -> Driver:
     return driver
 
 
+class Compiled:
+    """A statement that SQLAlchemy compiles once and the driver runs in a session's transaction.
+
+    For what runs with every request and for the hottest lists: it spares SQLAlchemy's work a
+    statement, see docs/benchmarks.md. What varies is a bind parameter; rows are the driver's.
+    """
+
+    def __init__(self, statement: Select[Any]) -> None:
+        result = statement.compile(dialect=dialect())  # type: ignore[no-untyped-call]
+        assert isinstance(result, PGCompiler)
+        assert result.positiontup is not None
+        self.sql, self.names = str(result), list(result.positiontup)
+
+    async def fetch(self, session: AsyncSession, **parameters: Any) -> list[asyncpg.Record]:
+        """Run it, and return all rows."""
+        driver: Driver = session.info["driver"]
+        return await driver.fetch(self.sql, *[parameters[n] for n in self.names])
+
+
 @asynccontextmanager
 async def transaction(engine: AsyncEngine, principal: Principal) -> AsyncIterator[AsyncSession]:
     """Open a transaction as a principal; commits at the end, rolls back on any exception.
@@ -94,11 +115,14 @@ async def transaction(engine: AsyncEngine, principal: Principal) -> AsyncIterato
     # to escape.
     begin = BEGIN.format(principal.claims_json.replace("'", "''"))
     connection, driver = await begin_transaction(engine, begin)
+    session = AsyncSession(
+        connection,
+        expire_on_commit=False,
+        execution_options={"populate_existing": True},
+        info={"driver": driver},
+    )
     try:
-        async with AsyncSession(
-            connection, expire_on_commit=False, execution_options={"populate_existing": True}
-        ) as session:
-            yield session
+        yield session
         await driver.execute("commit")
     except BaseException:
         # Shielded: a cancelled request must not give a connection back with its transaction open.
@@ -110,6 +134,9 @@ async def transaction(engine: AsyncEngine, principal: Principal) -> AsyncIterato
         raise
     finally:
         with anyio.CancelScope(shield=True):
+            # What ran on the driver alone has left nothing to close.
+            if session.in_transaction():
+                await session.close()
             await connection.close()
 
 

@@ -10,13 +10,11 @@ from typing import Annotated, Any, TypeVar, get_args
 import msgspec
 from litestar.params import QueryParameter
 from sqlalchemy import Insert, Select, Update, bindparam, inspect, tuple_
-from sqlalchemy.dialects.postgresql import asyncpg as dialect
-from sqlalchemy.dialects.postgresql.base import PGCompiler
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
 import db_models as m
-from app.database import driver_of
+from app.database import Compiled
 from app.errors import InvalidCursor
 from app.http import link_next
 from app.schemas.pages import Page
@@ -143,8 +141,8 @@ class DriverPage:
         wanted = selected(self.item, statement)
         ordered = wanted.order_by(*(a.desc() for a in by)).limit(bindparam("limit_"))
         keyset = [bindparam(f"after_{a.key}", type_=a.type) for a in by]
-        self.first = compiled(ordered)
-        self.following = compiled(ordered.where(tuple_(*by) < tuple_(*keyset)))
+        self.first = Compiled(ordered)
+        self.following = Compiled(ordered.where(tuple_(*by) < tuple_(*keyset)))
 
     async def __call__(
         self,
@@ -155,20 +153,10 @@ class DriverPage:
         **fields: Any,
     ) -> Any:
         """Read one page, as `page` does."""
-        sql, names = self.first if cursor is None else self.following
-        values = {**parameters, "limit_": limit + 1}
+        statement, values = self.first, {**parameters, "limit_": limit + 1}
         if cursor is not None:
-            after = decode_cursor(cursor, self.by)
+            statement, after = self.following, decode_cursor(cursor, self.by)
             values |= {f"after_{a.key}": v for a, v in zip(self.by, after, strict=True)}
-        driver = await driver_of(await session.connection())
-        rows = await driver.fetch(sql, *[values[n] for n in names])
+        rows = await statement.fetch(session, **values)
         items = [self.item(*row) for row in rows]
         return finish(session, self.page_type, items, limit, self.by, fields)
-
-
-def compiled(statement: Select[Any]) -> tuple[str, list[str]]:
-    """Compile a statement for asyncpg; returns the SQL and its parameters' names in order."""
-    result = statement.compile(dialect=dialect.dialect())  # type: ignore[no-untyped-call]
-    assert isinstance(result, PGCompiler)
-    assert result.positiontup is not None
-    return str(result), list(result.positiontup)

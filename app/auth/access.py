@@ -7,13 +7,14 @@ import msgspec
 from litestar import Request
 from litestar.di import NamedDependency
 from litestar.params import FromPath
-from sqlalchemy import column, func, select
+from sqlalchemy import bindparam, column, func, select
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.types import Boolean, Text, Uuid
 
 from app.auth import keys
 from app.auth.principals import Principal
+from app.database import Compiled
 from app.errors import (
     Forbidden,
     InvalidKey,
@@ -29,6 +30,18 @@ class Access(msgspec.Struct, frozen=True):
 
     id: UUID
     permissions: frozenset[str]
+
+
+accesses = Compiled(
+    select(
+        func.annex.access(bindparam("ws", type_=Text)).table_valued(
+            column("workspace_id", Uuid),
+            column("permissions", ARRAY(Text)),
+            column("needs_aal2", Boolean),
+            name="a",
+        )
+    )
+)
 
 
 def may(permission: str) -> dict[str, str]:
@@ -85,19 +98,14 @@ async def enter(session: AsyncSession, ws: str, permission: str) -> Access:
     Raises `NotFound` out of sight, `Forbidden` without the permission. One round trip, in the
     transaction that the permission is then used in.
     """
-    found = func.annex.access(ws).table_valued(
-        column("workspace_id", Uuid),
-        column("permissions", ARRAY(Text)),
-        column("needs_aal2", Boolean),
-        name="a",
-    )
-    row = (await session.execute(select(found))).one_or_none()
-    if row is None:
+    rows = await accesses.fetch(session, ws=ws)
+    if not rows:
         raise NotFound("There is no such workspace, or it is not yours to see.")
-    access = Access(row.workspace_id, frozenset(row.permissions))
+    [(workspace_id, permissions, needs_aal2)] = rows
+    access = Access(workspace_id, frozenset(permissions))
     if permission not in access.permissions:
         raise Forbidden(f"The caller lacks the permission {permission} in this workspace.")
-    if row.needs_aal2 and permission != "workspace:read":
+    if needs_aal2 and permission != "workspace:read":
         raise SecondFactorRequired(
             "This workspace asks for a second factor; raise the session to aal2."
         )

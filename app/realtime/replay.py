@@ -1,7 +1,6 @@
 """The past of a workspace's log, read as the stream's principal under row level security."""
 
 from functools import partial
-from typing import Any
 from uuid import UUID
 
 from sqlalchemy import bindparam
@@ -9,14 +8,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 import db_models as m
 from app.auth.principals import Principal
-from app.database import driver_of, transaction
-from app.paging import compiled
+from app.database import Compiled, transaction
 from app.realtime.hub import Frame, Hub, as_event
 from app.realtime.streams import Replay
 
 ROWS = 500
 
-FRAMES = compiled(
+frames = Compiled(
     m.LogEntry.visible_to(bindparam("workspace_id"))  # type: ignore[arg-type]
     .with_only_columns(m.LogEntry.pos, *m.Event.__table__.columns)
     .join(m.Event, m.Event.id == m.LogEntry.event_id)
@@ -35,16 +33,10 @@ async def read_frames(
     until: int,
 ) -> list[Frame]:
     """Read at most 500 frames after a position, up to and with another."""
-    sql, names = FRAMES
-    values: dict[str, Any] = {
-        "workspace_id": workspace_id,
-        "after": after,
-        "until": until,
-        "rows": ROWS,
-    }
     async with transaction(engine, principal) as session:
-        driver = await driver_of(await session.connection())
-        rows = await driver.fetch(sql, *[values[n] for n in names])
+        rows = await frames.fetch(
+            session, workspace_id=workspace_id, after=after, until=until, rows=ROWS
+        )
     return [hub.frame(row["pos"], as_event(row)) for row in rows]
 
 
