@@ -51,6 +51,7 @@ def item_type(page_type: type[msgspec.Struct]) -> type[msgspec.Struct]:
     return item
 
 
+@cache
 def columns(struct: type[msgspec.Struct], *entities: type[m.Base]) -> list[Attribute]:
     """Find the column for each of a struct's fields, in the first of the entities that has it."""
     attributes = [inspect(e).attrs for e in entities]
@@ -101,7 +102,9 @@ async def page(
     item = item_type(page_type)
     if cursor is not None:
         statement = statement.where(tuple_(*by) < tuple_(*decode_cursor(cursor, by)))
-    rows = await session.execute(
+    # On the connection, not the session: plain columns need nothing of the ORM's loading.
+    connection = await session.connection()
+    rows = await connection.execute(
         selected(item, statement).order_by(*(a.desc() for a in by)).limit(limit + 1)
     )
     return finish(session, page_type, [item(*row) for row in rows], limit, by, fields)
