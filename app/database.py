@@ -119,7 +119,7 @@ async def transaction(engine: AsyncEngine, principal: Principal) -> AsyncIterato
         connection,
         expire_on_commit=False,
         execution_options={"populate_existing": True},
-        info={"driver": driver},
+        info={"connection": connection, "driver": driver},
     )
     try:
         yield session
