@@ -79,9 +79,10 @@ def connect_lazily(url: URL, pool_size: int) -> AsyncEngine:
     )
 
 
-async def driver_of(connection: AsyncConnection) -> Driver:
-    """Lend the asyncpg connection under a SQLAlchemy connection."""
-    driver: Driver = (await connection.get_raw_connection()).driver_connection  # type: ignore[assignment]
+def driver_of(connection: AsyncConnection) -> Driver:
+    """Lend the asyncpg connection under a SQLAlchemy connection that was started."""
+    assert connection.sync_connection is not None
+    driver: Driver = connection.sync_connection.connection.driver_connection  # type: ignore[assignment]
     return driver
 
 
@@ -149,7 +150,7 @@ async def begin_transaction(engine: AsyncEngine, begin: str) -> tuple[AsyncConne
         connection = engine.connect()
         try:
             await connection.start()
-            driver = await driver_of(connection)
+            driver = driver_of(connection)
             await driver.execute(begin)
         except UNREACHABLE as error:
             if connection.sync_connection is not None:

@@ -43,7 +43,7 @@ class Tail:
         while True:
             try:
                 async with self.engine.connect() as connection:
-                    driver = await driver_of(connection)
+                    driver = driver_of(connection)
                     await self.open(driver)
                     failures = 0
                     await self.follow(driver)
