@@ -37,6 +37,7 @@ VARIANTS = {
 }
 BASELINE = "fastapi"
 WARMUP_SECONDS = 1.0
+START_SECONDS = 120.0
 SECRETS = Secrets(
     secret_key="a secret key for the bench, long enough",
     jwt_secret="a jwt secret for the bench, long enough",
@@ -74,11 +75,12 @@ def bench(
 ) -> None:
     """Measure `GET …/events?limit=20` on an embedded Postgres, in requests a second.
 
-    Three servers give the same JSON for the same rows under the same row level security, one
+    Servers that give the same JSON for the same rows under the same row level security, one
     process each: Annex as it is (the hot path), Annex with the list on the page that all other
-    lists use, and FastAPI with Pydantic and the SQLAlchemy ORM (once more with the planner's setting
-    that Annex makes). They take turns, so that a busy
-    machine disturbs all alike: what counts are the ratios, their range says how steady they are.
+    lists use, and FastAPI with Pydantic and the SQLAlchemy ORM, once more with the planner's
+    setting that Annex makes. They take turns, so that a busy machine disturbs all alike: what
+    counts are the ratios, their range says how steady they are.
+
     Then `annex dev` shows how long an event takes from POST to an open stream.
 
     Takes about three minutes; needs nothing but the development environment.
@@ -195,7 +197,7 @@ def check_answers(ports: Sequence[int], caller: tuple[str, str]) -> bytes:
                 f"http://127.0.0.1:{port}/api/v1/workspaces/{workspace}/events",
                 params=params,
                 headers=headers,
-                timeout=30,
+                timeout=START_SECONDS,
             ).raise_for_status()
             for port in ports
         ]
