@@ -95,7 +95,7 @@ class Base(DeclarativeBase):
 
 
 def _model(n: int) -> str:
-    return f'''
+    return f"""
 
 class T{n}(Base):
     __tablename__ = "t{n}"
@@ -120,7 +120,7 @@ class T{n}(Base):
     created_at: Mapped[datetime] = mapped_column(
         DateTime(timezone=True), server_default=text("now()"))
     updated_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
-'''
+"""
 
 
 def _contract(tables: int, operations: int) -> str:
@@ -166,28 +166,22 @@ def _contract(tables: int, operations: int) -> str:
 
 
 def _app(tables: int, operations: int) -> str:
-    structs = "".join(
-        f"""
+    structs = "".join(f"""
 
 class Thing{n}(Struct):
     id: UUID
     name: Annotated[str, Meta(max_length=80)]
     kind: Literal["plain", "fancy"]
     tags: list[str]
-"""
-        for n in range(tables)
-    )
-    handlers = "".join(
-        f"""
+""" for n in range(tables))
+    handlers = "".join(f"""
 
 @{"get" if n % 2 else "put"}("/things{n}/{{id:uuid}}", operation_id="doThing{n}")
 async def do_thing{n}(
     id: FromPath[UUID],{"" if n % 2 else f" data: JSONBody[Thing{n % tables}],"}
 ) -> Thing{n % tables}:
     raise NotImplementedError
-"""
-        for n in range(operations)
-    )
+""" for n in range(operations))
     names = ", ".join(f"do_thing{n}" for n in range(operations))
     return (
         '"""The app."""\n\nfrom typing import Annotated, Literal\nfrom uuid import UUID\n\n'
