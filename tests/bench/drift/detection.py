@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from alembic.autogenerate import compare_metadata
-from alembic.migration import MigrationContext
+from alembic.autogenerate import compare_metadata  # type: ignore[import-not-found,unused-ignore]
+from alembic.migration import MigrationContext  # type: ignore[import-not-found,unused-ignore]
 from alembic_readonly_check import catalog, datamodel, guard, metadata, scratch
 from alembic_readonly_check.compare import Comparison, Family, Rules, Side
 from alembic_readonly_check.facts import Column, Schema, Table
@@ -205,7 +205,7 @@ def _table(table: Table) -> Iterator[Change]:
         yield from _column(name, column)
     for key in (table.primary_key, *table.foreign_keys, *table.uniques, *table.exclusions):
         if key is not None:
-            yield from _constraint(name, str(key.name), "")
+            yield from _constraint(name, str(key.name))
     for key in table.foreign_keys:
         body = f"FOREIGN KEY ({key.columns[0]}) REFERENCES {key.target} ({key.target_columns[0]})"
         for what, sql in (
@@ -227,7 +227,7 @@ def _table(table: Table) -> Iterator[Change]:
         ):
             yield Change("unique", what, _again(name, str(unique.name), sql))
     for check in table.checks:
-        yield from _constraint(name, str(check.name), "")
+        yield from _constraint(name, str(check.name))
         for what, sql in (
             ("text", f"CHECK (NOT ({check.expression}))"),
             ("not valid", f"CHECK ({check.expression}) NOT VALID"),
@@ -269,7 +269,7 @@ def _again(table: str, name: str, body: str) -> str:
     return f"ALTER TABLE {table} DROP CONSTRAINT {name}, ADD CONSTRAINT {name} {body}"
 
 
-def _constraint(table: str, name: str, _: str) -> Iterator[Change]:
+def _constraint(table: str, name: str) -> Iterator[Change]:
     yield Change("constraint", "dropped", f"ALTER TABLE {table} DROP CONSTRAINT {name} CASCADE")
     yield Change(
         "constraint", "renamed", f"ALTER TABLE {table} RENAME CONSTRAINT {name} TO renamed"
@@ -487,7 +487,7 @@ def _measured(
         results.append(found)
     for attribute in ("alembic", "plugin"):
         if attribute == "plugin":
-            import alembic_postgresql_enum  # noqa: F401  (it registers itself)
+            import alembic_postgresql_enum  # type: ignore[import-not-found,unused-ignore]  # noqa: F401
         reference = after(None, alembic)
         for found in results:
             told = after(found.change, alembic)

@@ -21,7 +21,6 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     Uuid,
-    column,
     func,
     text,
 )
@@ -48,7 +47,7 @@ email = DOMAIN(
     "email",
     Text(),
     constraint_name="email_check",
-    check=column("value").like("%@%"),
+    check="VALUE LIKE '%@%'",
     create_type=False,
 )
 
