@@ -1,7 +1,6 @@
 """Who gets what from every operation, computed from the contract and the roles table."""
 
 import re
-from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 

@@ -196,7 +196,8 @@ async def test_clocks_may_differ_by_the_leeway(
     tokens: Tokens, project: Project, keys: list[SigningKey]
 ) -> None:
     now, leeway = int(time.time()), module.LEEWAY_SECONDS
-    for claims in ({"exp": now - leeway + 10}, {"nbf": now + leeway - 10}):
+    differing: list[dict[str, Any]] = [{"exp": now - leeway + 10}, {"nbf": now + leeway - 10}]
+    for claims in differing:
         assert (await tokens.verify(keys[0].sign(iss=project.issuer, **claims))).kind == "user"
     with pytest.raises(TokenExpired):
         await tokens.verify(keys[0].sign(iss=project.issuer, exp=now - leeway - 1))
