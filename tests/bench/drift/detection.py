@@ -527,8 +527,8 @@ def _told(results: list[Result]) -> list[str]:
     )
     told = ", ".join(f"{what} ({count})" for what, count in sorted(ahead.items())) or "nothing"
     lines.append(
-        f"\nSeen by Alembic and not by our models alone: {told}. A model that states no comment asks"
-        " for none, and a partition of a mapped table is no table to remove.\n"
+        f"\nSeen by Alembic and not by our models alone: {told}. A model that states no comment"
+        " asks for none, and a partition of a mapped table is no table to remove.\n"
     )
     held = total >= LEAST and 1 - len(missed) / total >= SHARE
     lines.append(
