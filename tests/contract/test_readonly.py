@@ -11,12 +11,12 @@ from typing import Any
 
 import asyncpg
 import pytest
-from alembic_readonly_check import catalog, guard, scratch
+from alembic_readonly_check import catalog, guard, metadata, opinion, scratch
 from alembic_readonly_check.check import Check, Options
 from alembic_readonly_check.config import Scratch, load
 from alembic_readonly_check.expressions import Scope
 from alembic_readonly_check.findings import CannotCheck
-from sqlalchemy import text
+from sqlalchemy import Column, Integer, MetaData, text
 from sqlalchemy.engine import URL
 
 ROOT = Path(__file__).parent / "foreign"
@@ -134,6 +134,46 @@ def test_sabotage_ends_in_ro903(statement: str, shop: Shop) -> None:
     with pytest.raises(CannotCheck) as stopped:
         guard.run(shop.owner, "X", SCHEMAS, sabotage)
     assert stopped.value.code == "RO903"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT * FROM public.customers",
+        "SELECT * FROM customers",
+        "SELECT relname INTO stolen FROM pg_class",
+        "WITH gone AS (DELETE FROM pg_class RETURNING 1) SELECT 1 FROM gone",
+        "SELECT relname FROM pg_class FOR UPDATE",
+        "SELECT 1; SELECT relname FROM pg_class",
+    ],
+)
+def test_even_reflection_reads_nothing_but_catalogs(statement: str, shop: Shop) -> None:
+    def sabotage(reader: guard.Reader) -> None:
+        reader.connection.execute(text(statement))
+
+    with pytest.raises(CannotCheck) as stopped:
+        guard.run(shop.owner, "X", SCHEMAS, sabotage, reflecting=True)
+    assert stopped.value.code == "RO903"
+
+
+def test_alembic_is_asked_for_a_second_opinion(shop: Shop) -> None:
+    scope = catalog.Scope(SCHEMAS)
+    models = metadata.read("shop.tables:metadata", ROOT).metadata
+    changed = MetaData()
+    for table in models.tables.values():
+        table.to_metadata(changed)
+    changed.tables["customers"].append_column(Column("more", Integer))
+
+    def ask(reader: guard.Reader) -> list[tuple[list[str], list[str]]]:
+        held = catalog.read(reader.ask, scope, "migrations")
+        return [
+            ([f.code for f in found], [f.subject for f in found])
+            for asked in (models, changed)
+            for found in [list(opinion.findings(reader, asked, scope, held, "public", []))]
+        ]
+
+    told = guard.run(shop.reader, "X", SCHEMAS, ask, reflecting=True)
+    assert told == [([], []), (["DB202"], ["public.customers.more"])]
 
 
 def test_a_driver_cannot_be_used_past_the_guard(shop: Shop) -> None:

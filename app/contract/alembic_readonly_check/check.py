@@ -17,6 +17,7 @@ from alembic_readonly_check import (
     guard,
     metadata,
     migrations,
+    opinion,
     scratch,
     snapshot,
 )
@@ -386,19 +387,36 @@ class Check:
                 models = scratch.as_models(compiled, models)
                 for refusal in made.refused:
                     self.note(f"the server refuses a part of the models: {refusal}")
-            _, found = self.read_scratch(made.migrated, models)
+            _, found = self.read_scratch(made.migrated, models, self.models)
         return found
 
-    def read_scratch(self, url: URL, models: Schema | None) -> tuple[Schema, list[Finding]]:
-        """Read a migrated scratch database and compare document and models with it."""
+    def read_scratch(
+        self, url: URL, models: Schema | None, asked: Models | None = None
+    ) -> tuple[Schema, list[Finding]]:
+        """Read a migrated scratch database and compare document and models with it.
+
+        Alembic is asked for its opinion of the models that are given as `asked`.
+        """
         scope = self.scope()
 
         def work(reader: Reader) -> tuple[Schema, list[Finding]]:
             schema = catalog.read(reader.ask, scope, "migrations")
             wanted = models is not None or self.document is not None
-            return schema, self.against(schema, "migrations", reader, models) if wanted else []
+            found = self.against(schema, "migrations", reader, models) if wanted else []
+            if asked is not None:
+                found += opinion.findings(
+                    reader, asked.metadata, scope, schema, self.config.default_schema, found
+                )
+            return schema, found
 
-        return guard.run(url, self.config.scratch.url_env, scope.schemas, work, self.config.timeout)
+        return guard.run(
+            url,
+            self.config.scratch.url_env,
+            scope.schemas,
+            work,
+            self.config.timeout,
+            reflecting=asked is not None,
+        )
 
     # ------------------------------------------------------------------ the result
 

@@ -35,6 +35,7 @@ SETTINGS = (
     "select set_config('search_path', '', true),"
     " set_config('statement_timeout', :timeout, true), set_config('lock_timeout', '1000', true)"
 )
+PATH = "select set_config('search_path', :path, true)"
 STATE = (
     "select json_build_object('read_only', current_setting('transaction_read_only'),"
     " 'isolation', current_setting('transaction_isolation'), 'role', current_user,"
@@ -64,6 +65,7 @@ BACK = "ROLLBACK TO SAVEPOINT plan"
 FROZEN: dict[str, str] = {
     **catalog.QUERIES,
     "settings": SETTINGS,
+    "path": PATH,
     "state": STATE,
     "writable": WRITABLE,
     "history exists": HISTORY_EXISTS,
@@ -106,6 +108,43 @@ def is_template(statement: str) -> bool:
         and all(isinstance(source, ast.RangeSubselect) for source in select.fromClause or ())
         and not _Writes.inside(select)
     )
+
+
+def is_reflection(statement: str) -> bool:
+    """Tell whether a statement is one SELECT that reads nothing but pg_catalog.
+
+    Only a scratch database is read by anything but the frozen queries.
+    """
+    try:
+        statements = pglast.parse_sql(statement)
+    except pglast.parser.ParseError:
+        return False
+    select = statements[0].stmt
+    return (
+        len(statements) == 1
+        and isinstance(select, ast.SelectStmt)
+        and not _Writes.inside(select)
+        and not _Reads.outside(select)
+    )
+
+
+class _Reads(Visitor):
+    """Looks for a relation in a query that is not of pg_catalog."""
+
+    def __init__(self) -> None:
+        self.found = False
+
+    @classmethod
+    def outside(cls, node: ast.Node) -> bool:
+        visitor = cls()
+        visitor(node)
+        return visitor.found
+
+    def visit_RangeVar(self, _: Any, node: ast.RangeVar) -> None:
+        # Postgres looks into pg_catalog first, so a bare pg_class is no table of a user's.
+        name = node.relname or ""
+        if node.schemaname != "pg_catalog" and (node.schemaname or not name.startswith("pg_")):
+            self.found = True
 
 
 class _Writes(Visitor):
@@ -219,20 +258,27 @@ def finish(work: Coroutine[Any, Any, T]) -> T:
 
 
 def run(
-    url: URL, name: str, schemas: tuple[str, ...], work: Callable[[Reader], T], timeout: float = 30
+    url: URL,
+    name: str,
+    schemas: tuple[str, ...],
+    work: Callable[[Reader], T],
+    timeout: float = 30,
+    reflecting: bool = False,
 ) -> T:
     """Do work in the guarded transaction and roll it back; `timeout` is in seconds a statement.
+
+    With `reflecting`, for scratch databases, SELECTs on pg_catalog pass that are not frozen.
 
     Raises `CannotCheck` where the server cannot be reached, is not read only (RO902), or a
     statement is not on the allow-list (RO903).
     """
     try:
         if url.get_dialect().is_async:
-            return finish(_run_async(url, schemas, work, timeout))
+            return finish(_run_async(url, schemas, work, timeout, reflecting))
         engine = create_engine(url, poolclass=NullPool, **_options())
         try:
             with engine.connect() as connection:
-                return _guarded(connection, schemas, work, timeout)
+                return _guarded(connection, schemas, work, timeout, reflecting)
         finally:
             engine.dispose()
     except CannotCheck:
@@ -242,7 +288,11 @@ def run(
 
 
 async def _run_async(
-    url: URL, schemas: tuple[str, ...], work: Callable[[Reader], T], seconds: float
+    url: URL,
+    schemas: tuple[str, ...],
+    work: Callable[[Reader], T],
+    seconds: float,
+    reflecting: bool,
 ) -> T:
     arguments: dict[str, Any] = {}
     if url.drivername.endswith("asyncpg"):
@@ -259,7 +309,7 @@ async def _run_async(
     engine = create_async_engine(url, poolclass=NullPool, connect_args=arguments, **_options())
     try:
         async with engine.connect() as connection:
-            return await connection.run_sync(_guarded, schemas, work, seconds)
+            return await connection.run_sync(_guarded, schemas, work, seconds, reflecting)
     finally:
         await engine.dispose()
 
@@ -272,7 +322,11 @@ def _options() -> dict[str, Any]:
 
 
 def _guarded(
-    connection: Connection, schemas: tuple[str, ...], work: Callable[[Reader], T], timeout: float
+    connection: Connection,
+    schemas: tuple[str, ...],
+    work: Callable[[Reader], T],
+    timeout: float,
+    reflecting: bool,
 ) -> T:
     allowed = {
         statement_hash(str(text(query).compile(dialect=connection.dialect)))
@@ -280,7 +334,11 @@ def _guarded(
     }
 
     def allow(_: Any, __: Any, statement: str, *___: Any) -> None:
-        if statement_hash(statement) not in allowed and not is_template(statement):
+        if not (
+            statement_hash(statement) in allowed
+            or is_template(statement)
+            or (reflecting and is_reflection(statement))
+        ):
             words = " ".join(statement.split())
             raise CannotCheck(
                 f"A statement that is not on the allow-list was stopped: {words[:120]}", "RO903"
