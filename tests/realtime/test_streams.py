@@ -135,7 +135,7 @@ async def test_a_reader_slower_than_the_ring_misses_nothing(
     monkeypatch.setattr("app.realtime.hub.RING", 50)
     # More than the kernel's buffers take, so that the server stands in its send meanwhile.
     many = (
-        "select annex.publish($1, 'test.made', jsonb_build_object('n', n, 'pad', repeat('x', 9000)))"
+        "select annex.publish($1, 'test.made', jsonb_build_object('n', n, 'x', repeat('x', 9000)))"
         " from generate_series(1, 1000) n"
     )
     async with follow(tenant.owner.client, f"{tenant.path}/stream") as reader:
