@@ -2,12 +2,15 @@ import asyncio
 import contextlib
 import json
 import time
+from typing import Any
 from uuid import UUID
 
 import httpx
 import pytest
 
+from app.auth.principals import Principal
 from app.dev.demo import mint_token
+from controllers.stream import sees_audit
 from tests.conftest import (
     Callers,
     Running,
@@ -258,6 +261,32 @@ async def test_who_loses_the_right_to_read_is_told_within_a_second(
         await number(tenant, "too late") if "aal2" not in change else None
         [last] = await reader.rest(1)
     assert problem_of(last) in ("not_found", "second_factor_required")
+
+
+async def test_rights_that_change_while_they_are_looked_up_are_looked_up_again(
+    callers: Callers, server: Running, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    member = await add_member(callers, tenant, "viewer")
+    looked = list[bool]()
+
+    async def look(request: Any, principal: Principal, ws: str) -> bool:
+        looked.append(await sees_audit(request, principal, ws))
+        if len(looked) == 1:
+            await sql(server, "delete from annex.members where user_id = $1", member.user_id)
+            await number(tenant, "too late")
+            await server.app.state.tail.catch_up()
+        return looked[-1]
+
+    monkeypatch.setattr("controllers.stream.sees_audit", look)
+    async with follow(member.client, f"{tenant.path}/stream", types="test.*") as reader:
+        await reader.message()
+        await sql(
+            server,
+            """update annex.members set metadata = '{"a": 1}' where user_id = $1""",
+            member.user_id,
+        )
+        assert [m.event for m in await reader.rest(2)] == ["unauthorized"]
+    assert looked == [False]
 
 
 async def test_a_revoked_key_ends_its_streams(
