@@ -124,8 +124,8 @@ class Stream:
             # Mid-stream there is no status left to send: the reader resumes from its cursor.
             log.error("a stream broke off", workspace_id=str(self.workspace_id), exc_info=error)
         finally:
-            # A cancellation's traceback keeps this stream until the next garbage collection. Cut off
-            # in mid-send, the stream does not come by here: its channel goes with it.
+            # A cancellation's traceback keeps this stream until the next garbage collection. One
+            # cut off in mid-send may not come by here: its channel goes with it.
             del self.channel
 
     async def begin(self) -> Message:
