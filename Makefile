@@ -7,7 +7,7 @@ UV_VERSION := 0.13.9
 SHELL := /bin/sh
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help run test check drift fix bench clean sync
+.PHONY: help run test check drift drift-live preflight fix bench clean sync
 
 # A uv of the user's will do; without one, ours goes into a folder that git ignores.
 UV := $(or $(shell command -v uv 2>/dev/null),.tools/uv/bin/uv)
@@ -23,7 +23,7 @@ NEEDS_PYTHON = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2
 BIN := .venv/bin
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-6s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 run: .venv/.synced ## Serve everything on a local Postgres (PORT=8010, DATA=some/folder, FRESH=1)
 	@exec $(BIN)/annex dev $(if $(PORT),--port "$(PORT)") $(if $(DATA),--data "$(DATA)") $(if $(FRESH),--fresh)
@@ -39,8 +39,15 @@ check: .venv/.synced ## Check format, lint, types, layers and contract, and that
 	$(BIN)/openapi-spec-validator docs/openapi.yaml
 	@$(MAKE) drift
 
-drift: .venv/.synced ## Prove that contract, data model, migrations and code agree
-	$(BIN)/alembic-readonly-check $(ARGS)
+drift: .venv/.synced ## Prove that documents, migrations, models, routes and structs agree
+	@$(BIN)/python -m app.dev.scratch $(BIN)/alembic-readonly-check $(ARGS)
+
+drift-live: .venv/.synced ## The same for a live database, which is only read (DATABASE_URL=…)
+	@$(if $(DATABASE_URL),,$(call FAIL,Say which database: make drift-live DATABASE_URL=postgresql://…))
+	@DATABASE_URL='$(DATABASE_URL)' $(BIN)/alembic-readonly-check $(ARGS)
+
+preflight: .venv/.synced ## Check that this checkout is whole, starts and serves what it promises
+	@UV="$(UV)" $(BIN)/python -m app.dev.preflight
 
 fix: .venv/.synced ## Format the code and repair what ruff can
 	$(BIN)/ruff check --fix .

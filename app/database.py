@@ -78,9 +78,10 @@ def connect_lazily(url: URL, pool_size: int) -> AsyncEngine:
     )
 
 
-async def driver_of(connection: AsyncConnection) -> Driver:
-    """Lend the asyncpg connection under a SQLAlchemy connection."""
-    driver: Driver = (await connection.get_raw_connection()).driver_connection  # type: ignore[assignment]
+def driver_of(connection: AsyncConnection) -> Driver:
+    """Lend the asyncpg connection under a SQLAlchemy connection that was started."""
+    assert connection.sync_connection is not None
+    driver: Driver = connection.sync_connection.connection.driver_connection  # type: ignore[assignment]
     return driver
 
 
@@ -118,7 +119,7 @@ async def transaction(engine: AsyncEngine, principal: Principal) -> AsyncIterato
         connection,
         expire_on_commit=False,
         execution_options={"populate_existing": True},
-        info={"driver": driver},
+        info={"connection": connection, "driver": driver},
     )
     try:
         yield session
@@ -148,7 +149,7 @@ async def begin_transaction(engine: AsyncEngine, begin: str) -> tuple[AsyncConne
         connection = engine.connect()
         try:
             await connection.start()
-            driver = await driver_of(connection)
+            driver = driver_of(connection)
             await driver.execute(begin)
         except BaseException as error:
             # Shielded: a cancelled request must not keep a connection that others wait for.

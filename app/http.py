@@ -9,7 +9,6 @@ from uuid import uuid4
 
 import structlog
 from litestar import Litestar, Request, Response
-from litestar.datastructures import MutableScopeHeaders
 from litestar.params import HeaderParameter
 from litestar.types import Message, Scope
 
@@ -94,12 +93,15 @@ async def finish_headers(message: Message, scope: Scope) -> None:
     if message["type"] != "http.response.start":
         return
     state: dict[str, Any] = scope["state"]
-    headers = MutableScopeHeaders(message)
-    headers["X-Request-Id"] = state.get("request_id", "")
-    headers.setdefault("Cache-Control", "no-store")
-    headers.setdefault("X-Content-Type-Options", "nosniff")
-    for name, value in state.get("headers", {}).items():
-        headers.setdefault(name, value)
+    added = {
+        "x-request-id": state.get("request_id", ""),
+        "cache-control": "no-store",
+        "x-content-type-options": "nosniff",
+        **{name.lower(): value for name, value in state.get("headers", {}).items()},
+    }
+    given = {name.lower() for name, _ in message["headers"]}
+    more = ((n.encode("latin-1"), v.encode("latin-1")) for n, v in added.items())
+    message["headers"] = [*message["headers"], *(h for h in more if h[0] not in given)]
     log.info(
         "request",
         method=scope.get("method"),

@@ -9,8 +9,8 @@ from typing import Annotated, Any, TypeVar, get_args
 
 import msgspec
 from litestar.params import QueryParameter
-from sqlalchemy import Insert, Select, Update, bindparam, inspect, tuple_
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import ColumnElement, Insert, Select, Update, bindparam, inspect, tuple_
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
 import db_models as m
@@ -52,14 +52,17 @@ def item_type(page_type: type[msgspec.Struct]) -> type[msgspec.Struct]:
 
 
 @cache
-def columns(struct: type[msgspec.Struct], *entities: type[m.Base]) -> list[Attribute]:
-    """Find the column for each of a struct's fields, in the first of the entities that has it."""
-    attributes = [inspect(e).attrs for e in entities]
-    found = []
+def columns(struct: type[msgspec.Struct], *entities: type[m.Base]) -> list[ColumnElement[Any]]:
+    """Find the column for each of a struct's fields, in the first of the entities that has it.
+
+    The table's own columns: SQLAlchemy compares mapped ones with each execution, at some cost.
+    """
+    attributes = [inspect(e).column_attrs for e in entities]
+    found: list[ColumnElement[Any]] = []
     for field in msgspec.structs.fields(struct):
         # `metadata` is taken by SQLAlchemy, so the attribute is `metadata_`.
         names = (field.name, f"{field.name}_")
-        found.append(next(a[n].class_attribute for a in attributes for n in names if n in a))
+        found.append(next(a[n].columns[0] for a in attributes for n in names if n in a))
     return found
 
 
@@ -102,8 +105,8 @@ async def page(
     item = item_type(page_type)
     if cursor is not None:
         statement = statement.where(tuple_(*by) < tuple_(*decode_cursor(cursor, by)))
-    # On the connection, not the session: plain columns need nothing of the ORM's loading.
-    connection = await session.connection()
+    # Not through the session: plain columns need nothing of what it keeps.
+    connection: AsyncConnection = session.info["connection"]
     rows = await connection.execute(
         selected(item, statement).order_by(*(a.desc() for a in by)).limit(limit + 1)
     )

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -119,6 +120,9 @@ async def run(
     began = asyncio.create_task(server.began.wait())
     await asyncio.wait({serving, began}, return_when=asyncio.FIRST_COMPLETED)
     began.cancel()
+    # What was made up to here stays: the collector need not look at it with every round.
+    gc.collect()
+    gc.freeze()
     tasks = [asyncio.ensure_future(b(app.state.database.worker)) for b in beside if server.started]
     await serving
     for task in tasks:

@@ -59,7 +59,7 @@ class EventController(Controller):
         opt=may(
             "events:publish",
             request_media_types=events.MEDIA_TYPES,
-            request_struct=events.BODIES,
+            request_struct="app.services.events:BODIES",
             statuses=[200, 201],
         ),
     )

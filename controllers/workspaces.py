@@ -6,6 +6,7 @@ from litestar.params import JSONBody
 import db_models as m
 from app.auth.access import Caller, InWorkspace, may
 from app.database import Session
+from app.errors import Forbidden
 from app.http import MERGE_PATCH, IfMatch, IfNoneMatch, expected_versions, tagged
 from app.idempotency import IdempotencyKey, once
 from app.paging import Cursor, Limit, page
@@ -64,6 +65,8 @@ class WorkspaceController(Controller):
         if_match: IfMatch = None,
     ) -> Response[s.Workspace]:
         """Change a workspace."""
+        if "workspace:read" not in workspace.permissions:
+            raise Forbidden("The answer shows the workspace; that needs workspace:read as well.")
         versions = expected_versions(if_match)
         return tagged(await workspaces.change(session, principal, workspace.id, data, versions))
 

@@ -30,6 +30,8 @@ from app.settings import Settings
 ROOT = Path(__file__).parent.parent
 CONTRACT = ROOT / "docs" / "openapi.yaml"
 MIGRATING_ROLE = "supabase_postgres"
+# For test parameters, which every worker of xdist must collect alike.
+NOBODYS_ID = "0190b000-0000-7000-8000-0000000000ff"
 SECRETS = Secrets(
     secret_key="a secret key for tests, long enough to pass",
     jwt_secret="a jwt secret for tests, long enough to pass",

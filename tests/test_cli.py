@@ -98,7 +98,7 @@ async def test_the_wrong_role_is_refused(database: TestDatabase, tmp_path: Path)
 async def test_missing_migrations_are_said(database: TestDatabase, tmp_path: Path) -> None:
     name = "test_empty"
     await execute(database.postgres.admin_url, f"create database {name}")
-    empty = database._replace(name=name)
+    empty = TestDatabase(database.postgres, name)
     said = sentence(annex("serve", "--port", "0", env=settings(empty), cwd=tmp_path))
     assert "apply supabase/migrations" in said
 

@@ -8,6 +8,7 @@ from uuid import UUID
 
 import httpx
 import jwt
+import msgspec
 import structlog
 
 from app.auth.principals import Principal
@@ -21,7 +22,7 @@ REFRESH_SECONDS = 600
 UNKNOWN_KID_SECONDS = 60
 RETRY_SECONDS = 1
 MAX_VERDICTS = 20_000
-ASYMMETRIC = {"ES256", "RS256"}
+ASYMMETRIC = ("ES256", "RS256")
 
 
 class Tokens:
@@ -123,7 +124,7 @@ class Tokens:
         try:
             response = await self.http.get(self.url, timeout=5)
             response.raise_for_status()
-            found = jwt.PyJWKSet.from_dict(response.json())
+            found = jwt.PyJWKSet.from_dict(msgspec.json.decode(response.content, type=dict))
         except (httpx.HTTPError, ValueError, jwt.PyJWKSetError, jwt.PyJWKError) as error:
             log.warning("the key set cannot be fetched", url=self.url, error=str(error))
             return

@@ -46,7 +46,7 @@ class Tail:
             try:
                 async with self.engine.connect() as connection:
                     try:
-                        driver = await driver_of(connection)
+                        driver = driver_of(connection)
                         await self.open(driver)
                         failures = 0
                         await self.follow(driver)

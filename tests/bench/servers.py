@@ -16,7 +16,7 @@ from app.database import Session
 from app.main import create_app
 from app.paging import Cursor, Limit, page
 from app.schemas import events as s
-from app.server import Server
+from app.server import Server, run
 from app.settings import Settings
 from tests.bench.peers.fastapi_orm import create_peer
 
@@ -73,11 +73,10 @@ def serve(variant: str, settings: Settings, listener: socket.socket) -> None:
     if variant.startswith("fastapi"):
         # What is left of the difference when the peer, too, plans a statement once a connection.
         planned = {"plan_cache_mode": "force_generic_plan"} if variant != "fastapi" else {}
-        server = uvicorn.Server(configure(create_peer(settings, planned)))
+        uvicorn.Server(configure(create_peer(settings, planned))).run([listener])
     else:
         app = create_app(settings, GENERIC) if variant == "generic" else create_app(settings)
-        server = Server(app, configure(app))
-    server.run([listener])
+        uvloop.run(run(Server(app, configure(app)), app, listener, ()))
 
 
 if __name__ == "__main__":

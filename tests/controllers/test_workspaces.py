@@ -4,7 +4,7 @@ from uuid import uuid4
 
 import pytest
 
-from tests.conftest import Callers, Tenant, add_member, new_tenant
+from tests.conftest import NOBODYS_ID, Callers, Tenant, add_member, new_tenant
 
 WORKSPACES = "/api/v1/workspaces"
 
@@ -60,7 +60,7 @@ async def test_a_taken_slug_is_a_conflict(callers: Callers, tenant: Tenant) -> N
 
 
 @pytest.mark.parametrize(
-    "slug", [str(uuid4()), "Upper", "-dash", "dash-", "", "x" * 64, "new\nline", "end\n", "ümlaut"]
+    "slug", [NOBODYS_ID, "Upper", "-dash", "dash-", "", "x" * 64, "new\nline", "end\n", "ümlaut"]
 )
 async def test_a_slug_is_a_plain_name_that_no_id_looks_like(callers: Callers, slug: str) -> None:
     user = await callers.user()
@@ -166,7 +166,7 @@ async def test_a_workspace_shows_by_id_in_any_case_and_by_slug(tenant: Tenant) -
         assert (response.status_code, response.json()["id"]) == (200, tenant.id)
 
 
-@pytest.mark.parametrize("name", ["no-such", str(uuid4()), "x" * 64, "%ff", "a%2Fb", "%20"])
+@pytest.mark.parametrize("name", ["no-such", NOBODYS_ID, "x" * 64, "%ff", "a%2Fb", "%20"])
 async def test_a_workspace_that_is_none_is_not_found(callers: Callers, name: str) -> None:
     response = await (await callers.user()).client.get(f"{WORKSPACES}/{name}")
     assert (response.status_code, response.json()["code"]) == (404, "not_found")
@@ -185,6 +185,14 @@ async def test_metadata_merges_recursively(callers: Callers, media_type: str) ->
         tenant.path, json=patch, headers={"Content-Type": media_type}
     )
     assert response.json()["metadata"] == {"a": {"c": 2, "x": {"z": 1}}, "d": [3], "e": {}}
+
+
+async def test_who_may_change_a_workspace_but_not_see_it_is_told_so(
+    callers: Callers, tenant: Tenant
+) -> None:
+    key = await callers.key(tenant.id, "workspace:update")
+    response = await key.client.patch(tenant.path, json={"name": "New"})
+    assert (response.status_code, response.json()["code"]) == (403, "forbidden")
 
 
 async def test_null_metadata_becomes_empty(callers: Callers) -> None:

@@ -75,10 +75,10 @@ async def scene(admin: Connection) -> Scene:
     return Scene(admin, workspace, owner, after)
 
 
-async def new_role(admin: Connection, workspace: UUID | None) -> UUID:
+async def new_role(admin: Connection, workspace: UUID) -> UUID:
     """Make a role."""
-    named = {"workspace_id": workspace, "key": "auditor", "name": "Auditor"}
-    return await insert(admin, "roles", permissions=["events:read"], **named)
+    named = {"key": "auditor", "name": "Auditor", "permissions": ["events:read"]}
+    return await insert(admin, "roles", "id", workspace_id=workspace, **named)
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.statement)
@@ -170,11 +170,11 @@ async def test_events_of_keys_are_for_the_audit_alone(scene: Scene) -> None:
 
 async def test_a_real_change_counts_the_version_and_moves_updated_at(scene: Scene) -> None:
     row = f"select version, updated_at from annex.workspaces {scene.one('workspaces')}"
-    version, updated_at = await scene.admin.fetchrow(row)
+    (before,) = await scene.admin.fetch(row)
     await scene.admin.execute(f"update annex.workspaces set name = 'New' {scene.one('workspaces')}")
-    after = await scene.admin.fetchrow(row)
-    assert (version, after["version"]) == (1, 2)
-    assert after["updated_at"] > updated_at
+    (after,) = await scene.admin.fetch(row)
+    assert (before["version"], after["version"]) == (1, 2)
+    assert after["updated_at"] > before["updated_at"]
 
 
 async def test_a_write_that_changes_nothing_leaves_the_version_alone(scene: Scene) -> None:

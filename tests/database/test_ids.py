@@ -30,7 +30,7 @@ async def test_ids_differ(admin: Connection) -> None:
 
 
 async def test_an_id_carries_its_moment(admin: Connection) -> None:
-    row = await admin.fetchrow(
+    (row,) = await admin.fetch(
         "select clock_timestamp() as a, annex.uuid7() as id, clock_timestamp() as b"
     )
     slack = timedelta(microseconds=1)

@@ -70,7 +70,7 @@ async def tenants(admin: Connection) -> Tenants:
         await new_key(admin, workspace)
         await new_role(admin, workspace, "auditor", "events:read", "events:audit")
         event = await new_event(admin, workspace)
-        owned = {"workspace_id": workspace, "event_id": event}
+        owned: dict[str, Any] = {"workspace_id": workspace, "event_id": event}
         await insert(admin, "event_keys", "event_id", source="test", key="1", **owned)
         head = await admin.fetchval("select coalesce(max(pos), 0) from annex.log")
         await insert(admin, "log", "event_id", pos=head + 1, **owned)
@@ -81,8 +81,8 @@ async def tenants(admin: Connection) -> Tenants:
 
 async def new_role(admin: Connection, workspace: UUID, key: str, *permissions: str) -> None:
     """Make a workspace's own role."""
-    named = {"workspace_id": workspace, "key": key, "name": key}
-    await insert(admin, "roles", permissions=list(permissions), **named)
+    named = {"key": key, "name": key, "permissions": list(permissions)}
+    await insert(admin, "roles", "id", workspace_id=workspace, **named)
 
 
 async def remember(connection: Connection, principal: str) -> None:
@@ -421,11 +421,11 @@ async def test_a_personal_event_shows_to_its_user_alone(
     member = await new_user(admin)
     await join(admin, tenants.mine, member, "viewer")
     event = await new_event(admin, tenants.mine, user_id=member)
-    at = {"table": "events", "column": "event_id", "value": event}
+    at = ("events", "event_id", event)
     async with postgrest(database, user(member)) as connection:
-        assert await count(connection, **at) == 1
+        assert await count(connection, *at) == 1
     async with postgrest(database, user(tenants.me)) as connection:
-        assert await count(connection, **at) == 0
+        assert await count(connection, *at) == 0
     for claims, seen in (
         (user(member), 1),
         (user(tenants.me), 0),
@@ -433,7 +433,7 @@ async def test_a_personal_event_shows_to_its_user_alone(
         (OPERATOR, 0),
     ):
         async with database.connect("annex_api", claims) as connection:
-            assert await count(connection, **at) == seen, claims
+            assert await count(connection, *at) == seen, claims
 
 
 async def test_a_personal_event_does_not_outlast_the_membership(

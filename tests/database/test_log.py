@@ -11,7 +11,7 @@ from tests.conftest import TestDatabase, encode
 from tests.database.conftest import Connection, insert, key, new_event, new_user, new_workspace
 
 TAIL = "select pos, event_id from annex.tail($1, $2)"
-OPEN = "select epoch, head, retained_from from annex.open_log()"
+OPEN = "select epoch, head, retained_from from annex.open_log($1, $2)"
 PUBLISH = "select event_id from annex.publish_events($1, $2)"
 
 
@@ -113,9 +113,10 @@ async def test_a_writer_that_rolled_back_leaves_no_gap(log: Log) -> None:
     assert await log.read(0) == [(1, first), (2, last)]
 
 
-@pytest.mark.parametrize("isolation", ["repeatable_read", "serializable"])
+@pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
 async def test_a_snapshot_older_than_the_lock_is_refused(isolation: str, log: Log) -> None:
-    async with log.worker.transaction(isolation=isolation):
+    async with log.worker.transaction():
+        await log.worker.execute(f"set transaction isolation level {isolation}")
         with pytest.raises(asyncpg.InvalidTransactionStateError):
             await log.read(0)
 
@@ -187,7 +188,7 @@ async def test_a_transactions_own_order_is_kept(log: Log) -> None:
 async def test_a_copy_of_the_database_opens_a_new_epoch(own_database: TestDatabase) -> None:
     # As every database of these tests is one, made from a template.
     async with own_database.connect("annex_worker") as worker:
-        assert await worker.fetchval(OPEN) == 2
+        assert await worker.fetchval(OPEN, 0, 0) == 2
 
 
 @pytest.mark.parametrize("identity", ["system_identifier", "timeline", "database_oid"])
@@ -197,10 +198,33 @@ async def test_an_epoch_ends_once_when_server_or_database_is_another(
     async with log.writer() as writer:
         await log.publish(writer)
     await log.read(0)
-    epoch, *where = await log.worker.fetchrow(OPEN)
+    (before,) = await log.worker.fetch(OPEN, 0, 0)
     await log.admin.execute(f"update annex.log_state set {identity} = {identity} + 1")
     for _ in range(2):
-        assert tuple(await log.worker.fetchrow(OPEN)) == (epoch + 1, *where)
+        (after,) = await log.worker.fetch(OPEN, 0, 0)
+        assert dict(after) == {**before, "epoch": before["epoch"] + 1}
+
+
+async def test_an_epoch_ends_once_when_the_head_is_behind_what_was_seen_in_it(log: Log) -> None:
+    epoch = await log.worker.fetchval(OPEN, 0, 0)
+    for _ in range(2):
+        assert await log.worker.fetchval(OPEN, epoch, 1) == epoch + 1
+
+
+async def test_a_head_seen_in_another_epoch_says_nothing(log: Log) -> None:
+    epoch = await log.worker.fetchval(OPEN, 0, 0)
+    assert await log.worker.fetchval(OPEN, epoch - 1, 1) == epoch
+
+
+async def test_a_deleted_event_keeps_its_position(log: Log) -> None:
+    async with log.writer() as writer:
+        made = [await log.publish(writer) for _ in range(2)]
+    await log.admin.execute("delete from annex.events where event_id = $1", made[0])
+    rows = await log.worker.fetch("select pos, event_id, workspace_id, type from annex.tail(0)")
+    assert [tuple(row) for row in rows] == [
+        (1, made[0], log.workspace, None),
+        (2, made[1], log.workspace, "test.made"),
+    ]
 
 
 async def test_an_epoch_ends_once_however_many_notice(log: Log) -> None:
@@ -208,17 +232,17 @@ async def test_an_epoch_ends_once_however_many_notice(log: Log) -> None:
     async with log.database.connect("annex_worker") as other:
         transaction = log.worker.transaction()
         await transaction.start()
-        epoch = await log.worker.fetchval(OPEN)
-        waiting = asyncio.create_task(other.fetchval(OPEN))
+        epoch = await log.worker.fetchval(OPEN, 0, 0)
+        waiting = asyncio.create_task(other.fetchval(OPEN, 0, 0))
         await asyncio.sleep(0.05)
         await transaction.commit()
         assert await waiting == epoch
 
 
 async def test_opening_the_same_log_again_writes_nothing(log: Log) -> None:
-    await log.worker.execute(OPEN)
+    await log.worker.execute(OPEN, 0, 0)
     async with log.worker.transaction():
-        await log.worker.execute(OPEN)
+        await log.worker.execute(OPEN, 0, 0)
         assert await log.worker.fetchval("select pg_current_xact_id_if_assigned()") is None
 
 

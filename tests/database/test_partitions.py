@@ -74,7 +74,7 @@ async def test_several_may_roll_at_once(own_database: TestDatabase) -> None:
 async def test_a_new_partition_is_closed(own_database: TestDatabase, worker: Connection) -> None:
     await worker.execute(ROLL, 4)
     name = f"annex.events_{month(4):%Y_%m}"
-    row = await worker.fetchrow(
+    (row,) = await worker.fetch(
         "select relrowsecurity, relforcerowsecurity, relowner::regrole::text from pg_class"
         " where oid = $1::text::regclass",
         name,

@@ -6,7 +6,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from tests.conftest import TestDatabase, encode
+from tests.conftest import NOBODYS_ID, TestDatabase, encode
 from tests.database.conftest import (
     OPERATOR,
     Claims,
@@ -179,7 +179,7 @@ async def test_publishing_needs_the_permission(scene: Scene) -> None:
 
 @pytest.mark.parametrize(
     "claims",
-    [{}, {"sub": str(uuid4())}, {"role": None}, {"role": "anon"}, {"role": "annex_operator"}],
+    [{}, {"sub": NOBODYS_ID}, {"role": None}, {"role": "anon"}, {"role": "annex_operator"}],
     ids=encode,
 )
 async def test_a_request_without_a_principal_publishes_nothing(

@@ -75,7 +75,7 @@ QUERIES: dict[str, str] = {
         select n.nspname || '.' || c.relname as name, c.relkind as kind,
           case when not c.relrowsecurity then 'off' when c.relforcerowsecurity then 'forced'
             else 'enabled' end as rls,
-          pg_get_partkeydef(c.oid) as partition_key,
+          c.relforcerowsecurity as forced, pg_get_partkeydef(c.oid) as partition_key,
           pg_get_expr(c.relpartbound, c.oid) as bounds,
           (select pn.nspname || '.' || p.relname from pg_inherits i
             join pg_class p on p.oid = i.inhparent join pg_namespace pn on pn.oid = p.relnamespace
@@ -202,7 +202,9 @@ QUERIES: dict[str, str] = {
           {_acl("p.proacl", "f", "p.proowner")} as acl
         from pg_proc p join pg_namespace n on n.oid = p.pronamespace
         join pg_language l on l.oid = p.prolang
-        where {_MINE} and {_unextended("pg_proc", "p")} order by 1, 2"""),
+        where {_MINE} and {_unextended("pg_proc", "p")} and not exists (select from pg_depend i
+          where i.objid = p.oid and i.classid = 'pg_proc'::regclass and i.deptype = 'i')
+        order by 1, 2"""),
     "types": _rows(f"""
         select n.nspname || '.' || t.typname as name, t.typtype as kind,
           (select json_agg(e.enumlabel order by e.enumsortorder) from pg_enum e
@@ -233,7 +235,7 @@ QUERIES: dict[str, str] = {
             join pg_attribute a on a.attrelid = r.oid and a.attnum = d.refobjsubid
             where d.objid = c.oid and d.classid = 'pg_class'::regclass
             and d.refclassid = 'pg_class'::regclass and d.deptype in ('a', 'i')) as owned_by,
-          obj_description(c.oid, 'pg_class') as comment,
+          obj_description(c.oid, 'pg_class') as comment, c.relpersistence as persistence,
           {_acl("c.relacl", "s", "c.relowner")} as acl
         from pg_sequence s join pg_class c on c.oid = s.seqrelid
         join pg_namespace n on n.oid = c.relnamespace
@@ -398,6 +400,12 @@ def build(answers: Json, scope: Scope, source: str) -> Schema:
     ]
     functions = [_function(row) for row in answers["functions"] if not scope.excludes(row["name"])]
     others += [
+        Other("attribute", f"{kind} {row['name']}", told)
+        for kind, keys in _ATTRIBUTES.items()
+        for row in answers[kind]
+        if not scope.excludes(row["name"]) and (told := _extra(row, *keys))
+    ]
+    others += [
         Other("comment", row["name"], row["comment"])
         for kind in ("constraints", "indexes", "triggers", "functions", "types", "sequences")
         for row in answers[kind]
@@ -424,6 +432,14 @@ def build(answers: Json, scope: Scope, source: str) -> Schema:
         tuple(others),
         {s.name: s for s in sequences if s.owned_by is not None},
     )
+
+
+_ATTRIBUTES = {
+    "constraints": ("options",),
+    "indexes": ("clustered", "replica_identity", "tablespace"),
+    "sequences": ("persistence",),
+}
+"""What of an object is compared only between catalogs, and has no place among its facts."""
 
 
 def _group(rows: Iterable[Json], key: str) -> dict[str, list[Json]]:
@@ -461,10 +477,19 @@ def _table(
         _grants(row["acl"], columns),
         tuple(_trigger(trigger) for trigger in triggers),
         row["comment"],
-        _extra(
-            row, "owner", "options", "persistence", "replica_identity", "tablespace", "inherits"
-        ),
+        _extra(row, *_SETTINGS),
     )
+
+
+_SETTINGS = (
+    "owner",
+    "options",
+    "persistence",
+    "replica_identity",
+    "tablespace",
+    "inherits",
+    "forced",
+)
 
 
 def _extra(row: Json, *keys: str) -> str:

@@ -96,7 +96,7 @@ class Check:
             return
         self.progress(f"importing {self.config.metadata}")
         self.models = metadata.read(
-            self.config.metadata, self.config.folder, self.config.default_schema
+            self.config.metadata, self.config.folder, self.config.default_schema, self.is_compared
         )
         self.compared.append(f"{len(self.models.schema.tables)} tables of {self.config.metadata}")
 
@@ -176,6 +176,12 @@ class Check:
             self.config.ignore_extensions,
             self.config.rolling_partitions,
         )
+
+    def is_compared(self, schema: str) -> bool:
+        """Tell whether the tables of a schema are the project's own."""
+        if self.config.schemas:
+            return schema in self.config.schemas
+        return schema not in self.config.managed_schemas
 
     def scope(self) -> catalog.Scope:
         """Compare the configured schemas, else those that the document and the models name."""

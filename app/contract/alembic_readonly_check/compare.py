@@ -718,7 +718,7 @@ class Comparison:
                     self.say("other", name, f"{kind} differs", one, other)
         elif self.family == "DC":
             for held in follow.others:
-                if held.kind not in ("comment", "schema"):
+                if held.kind not in ("attribute", "comment", "schema"):
                     what = f"a {held.kind} is compared by no document"
                     self.say("other", held.name, what, None, held.definition)
 

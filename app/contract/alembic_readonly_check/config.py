@@ -1,6 +1,5 @@
 """`[tool.alembic-readonly-check]` of a project's pyproject.toml; the command line goes over it."""
 
-import dataclasses
 import datetime as dt
 import os
 import re
@@ -131,17 +130,8 @@ def load(start: Path) -> Config:
 def _convert(section: object, folder: Path, path: Path) -> Config:
     if not isinstance(section, dict):
         raise CannotCheck(f"[tool.alembic-readonly-check] in {path.name} is not a table.")
-    section = {**section, "root": str(folder)}
-    if isinstance(api := section.get("api"), dict):
-        section["api"] = {key.replace("-", "_"): value for key, value in api.items()}
-        known = {field.name for field in dataclasses.fields(ApiRules)}
-        for key in section["api"]:
-            if key not in known:
-                raise CannotCheck(
-                    f"[tool.alembic-readonly-check.api] in {path.name} holds the unknown key {key}."
-                )
     try:
-        config = msgspec.convert(section, Config)
+        config = msgspec.convert({**section, "root": str(folder)}, Config)
     except msgspec.ValidationError as error:
         raise CannotCheck(f"[tool.alembic-readonly-check] in {path.name}: {error}.") from None
     for ignore in config.ignore:

@@ -70,5 +70,6 @@ def ordered(findings: Iterable[Finding]) -> list[Finding]:
             f.location.line if f.location else 0,
             f.code,
             f.subject,
+            f.message,
         ),
     )

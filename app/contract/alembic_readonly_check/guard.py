@@ -135,17 +135,20 @@ class _Writes(Visitor):
 
 @dataclass(slots=True)
 class Reader:
-    """A guarded connection: the frozen queries by name, and the plan of one expression."""
+    """A guarded connection: the frozen queries by name, and the plan of one expression.
+
+    `queries` counts the frozen ones that were sent; plans are remembered and counted by `plans`.
+    """
 
     connection: Connection
     schemas: tuple[str, ...]
     role: str = ""
-    statements: int = 0
+    queries: int = 0
     plans: dict[str, str | None] = field(default_factory=dict)
 
     def ask(self, name: str, **parameters: str) -> str:
         """Send a frozen query and return its one text."""
-        self.statements += 1
+        self.queries += 1
         query = FROZEN[name]
         held = {"schemas": ",".join(self.schemas)} if ":schemas" in query else {}
         answer = self.connection.execute(text(query), held | parameters).scalar_one()
@@ -169,7 +172,6 @@ class Reader:
         return self.plans[statement]
 
     def _explain(self, statement: str) -> str | None:
-        self.statements += 1
         if not self.plans:
             self._send(SAVEPOINT)
         try:

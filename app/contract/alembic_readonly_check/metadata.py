@@ -4,7 +4,7 @@ import ast
 import importlib
 import inspect
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -98,14 +98,23 @@ def load(target: str, root: Path) -> Any:
     return value
 
 
-def read(target: str, root: Path, default_schema: str = "public") -> Models:
-    """Import the metadata and read it; raises `CannotCheck` if it is none or holds no table."""
+def read(
+    target: str,
+    root: Path,
+    default_schema: str = "public",
+    is_compared: Callable[[str], bool] = lambda _: True,
+) -> Models:
+    """Import the metadata and read its tables of the schemas that are compared.
+
+    A table of the platform (auth.users) is often mapped only as the target of foreign keys. Raises
+    `CannotCheck` if the target is no MetaData or holds no table.
+    """
     metadata = load(target, root)
     if not isinstance(metadata, MetaData):
         raise CannotCheck(f"{target} is not a SQLAlchemy MetaData.")
     if not metadata.tables:
         raise CannotCheck(f"{target} holds no table; import the modules of the models beside it.")
-    models = Models(metadata, describe(metadata, default_schema), root)
+    models = Models(metadata, describe(metadata, default_schema, is_compared), root)
     for base in vars(sys.modules[target.partition(":")[0]]).values():
         if getattr(base, "metadata", None) is not metadata:
             continue
@@ -115,13 +124,15 @@ def read(target: str, root: Path, default_schema: str = "public") -> Models:
     return models
 
 
-def describe(metadata: MetaData, default_schema: str = "public") -> Schema:
+def describe(metadata: MetaData, default_schema: str, is_compared: Callable[[str], bool]) -> Schema:
     """Read every table of the metadata, and the enums and domains that their columns use."""
     enums: dict[str, Enum] = {}
     domains: dict[str, Domain] = {}
     tables = {}
     for table in metadata.tables.values():
-        if table.info.get("is_view"):
+        if table.info.get("is_view") or not is_compared(
+            table.schema or metadata.schema or default_schema
+        ):
             continue
         described = _table(table, default_schema)
         tables[described.name] = described

@@ -15,6 +15,7 @@ from typing import Any
 
 import asyncpg
 from sqlalchemy import MetaData
+from sqlalchemy.dialects.postgresql import DOMAIN
 from sqlalchemy.engine import URL
 from sqlalchemy.schema import (
     AddConstraint,
@@ -24,7 +25,7 @@ from sqlalchemy.schema import (
     SetTableComment,
 )
 from sqlalchemy.sql.ddl import DDLElement
-from sqlalchemy.types import SchemaType
+from sqlalchemy.types import Enum
 
 from alembic_readonly_check.expressions import quoted
 from alembic_readonly_check.facts import Schema, Table
@@ -32,6 +33,7 @@ from alembic_readonly_check.findings import CannotCheck
 from alembic_readonly_check.guard import finish
 from alembic_readonly_check.metadata import DIALECT, plain_type
 
+Named = Enum | DOMAIN
 PREFIX = "readonly_check_"
 _LOCK = 0x0A1E3B1C
 _WAIT_SECONDS = 60
@@ -210,7 +212,7 @@ def _ddl(metadata: MetaData, default_schema: str, shadows: dict[str, str]) -> It
     for original, table in zip(metadata.tables.values(), tables, strict=True):
         for column, copied in zip(original.columns, table.columns, strict=True):
             held, own = plain_type(column.type), plain_type(copied.type)
-            if isinstance(held, SchemaType) and isinstance(own, SchemaType):
+            if isinstance(held, Named) and isinstance(own, Named):
                 # The types themselves are the migrated ones; only tables are made anew.
                 own.schema = held.schema
     for table in tables:

@@ -9,9 +9,11 @@ A handler whose signature does not show its types (raw body, raw `Response`, byt
 them in its `opt`:
 
 - `request_struct`: a type, or a mapping from media type to type;
-- `response_struct`: a type, or a mapping from media type or status code to type.
+- `response_struct`: a type, or a mapping from media type or status code to type;
+  either may be a text `module:NAME` that says where that stands.
 """
 
+import importlib
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -439,7 +441,8 @@ class StructShapes:
     def _scalar(self, t: mi.Type, where: str) -> Shape:
         text = Shape(where, types=frozenset({"string"}), nullable=False)
         if isinstance(t, mi.StrType):
-            return replace(text, lengths=(t.min_length or None, t.max_length), pattern=t.pattern)
+            lengths = (t.min_length or None, t.max_length)
+            return replace(text, lengths=lengths, pattern=_as_ecma(t.pattern))
         if isinstance(t, mi.BoolType):
             return replace(text, types=frozenset({"boolean"}))
         if isinstance(t, mi.IntType | mi.FloatType):
@@ -607,8 +610,22 @@ def _sides(operation: Operation, route: "Route") -> Iterator[_Side]:
             yield _Side(label, "response", body, types, route.response_media)
 
 
+def _as_ecma(pattern: str | None) -> str | None:
+    """Write a Python pattern's end as ECMA-262 has it, which OpenAPI follows.
+
+    There `$` is the very end; in Python it also stands before a last line feed, `\\Z` does not.
+    """
+    return pattern and re.sub(r"(?<!\\)((?:\\\\)*)\\Z$", r"\1$", pattern)
+
+
 def _types(stated: Any, shown: Any, status: str = "") -> Mapping[str, Any]:
-    """Give the types by media type, `*` for all: the `opt` goes before the signature."""
+    """Give the types by media type, `*` for all: the `opt` goes before the signature.
+
+    A text is where they stand, `module:NAME`, as Litestar copies an `opt` and some types refuse it.
+    """
+    if isinstance(stated, str):
+        module, _, name = stated.partition(":")
+        stated = getattr(importlib.import_module(module), name)
     if stated is None:
         return {} if shown is RAW or shown is NoneType else {"*": shown}
     if not isinstance(stated, Mapping):

@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
+    Column,
     Computed,
     DateTime,
     Double,
@@ -16,9 +17,10 @@ from sqlalchemy import (
     Index,
     Numeric,
     String,
+    Table,
     Text,
     UniqueConstraint,
-    column,
+    Uuid,
     func,
     text,
 )
@@ -31,6 +33,10 @@ class Base(DeclarativeBase):
     pass
 
 
+# The platform's table, which others may point to; it is not the shop's to describe.
+Table("users", Base.metadata, Column("id", Uuid, primary_key=True), schema="auth")
+
+
 class OrderStatus(StrEnum):
     new = "new"
     paid = "paid"
@@ -41,7 +47,7 @@ email = DOMAIN(
     "email",
     Text(),
     constraint_name="email_check",
-    check=column("value").like("%@%"),
+    check="VALUE LIKE '%@%'",
     create_type=False,
 )
 
@@ -55,6 +61,7 @@ class Customer(Base):
     name: Mapped[str] = mapped_column(String(50))
     nickname: Mapped[str | None] = mapped_column(String(20))
     groups: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
+    wholesale: Mapped[bool] = mapped_column(server_default=text("false"))
     settings: Mapped[dict[str, Any]] = mapped_column(JSONB, server_default="{}")
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
 

@@ -4,6 +4,7 @@ CREATE TABLE customers (
   name varchar(50) NOT NULL,
   nickname varchar(20),
   groups text[],
+  wholesale boolean NOT NULL DEFAULT false,
   settings jsonb NOT NULL DEFAULT '{}',
   created_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP,
   CONSTRAINT customers_email_key UNIQUE (email)

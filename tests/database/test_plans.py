@@ -1,0 +1,194 @@
+"""How lists of events are read when there are a million: by which index, and how much of it."""
+
+import asyncio
+import json
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import pytest
+
+from app.database import Compiled
+from controllers.events import latest_events
+from tests.conftest import TestDatabase
+from tests.database.conftest import Claims, Connection, key, postgrest, user
+
+# Building the million may take longer than a test may.
+pytestmark = pytest.mark.timeout(240)
+
+WORKSPACES, EVENTS = 200, 1_000_000
+TENANTS = f"""
+insert into auth.users (id) select gen_random_uuid() from generate_series(1, {WORKSPACES});
+insert into annex.profiles (user_id) select id from auth.users;
+insert into annex.workspaces (slug, name, created_by)
+  select 'w-' || row_number() over (), 'Test', user_id from annex.profiles;
+insert into annex.members (workspace_id, user_id, role)
+  select id, created_by, 'member' from annex.workspaces;
+"""
+# Half the time to write a million rows is their WAL.
+UNLOGGED = """
+do $$
+declare partition regclass;
+begin
+  for partition in select inhrelid from pg_inherits where inhparent = 'annex.events'::regclass loop
+    execute format('alter table %s set unlogged', partition);
+  end loop;
+end $$
+"""
+# From 45 days ago to now. All but the last workspace are equally busy; that had a few at the start.
+FILL = f"""
+insert into annex.events (event_id, workspace_id, type, source, actor)
+select (lpad(to_hex(now_ms - ({EVENTS} - n) * 3888), 12, '0') || '70008000'
+    || lpad(to_hex(n), 12, '0'))::uuid,
+  workspaces[case when n < 50 then {WORKSPACES} else 1 + n % {WORKSPACES - 1} end],
+  'test.made', 'test', 'system'
+from (select array_agg(id order by id) as workspaces from annex.workspaces) w,
+  (select (extract(epoch from now()) * 1000)::bigint as now_ms) t,
+  generate_series($1::bigint, $2::bigint) n
+"""
+# The shape of what PostgREST sends for GET /events?workspace_id=eq.…&order=event_id.desc&limit=20.
+POSTGREST = """
+with pgrst_source as (
+  select annex.events.* from annex.events {where} order by annex.events.event_id desc
+  limit 20 offset 0
+)
+select null::bigint as total_result_set, pg_catalog.count(t) as page_total,
+  coalesce(json_agg(t), '[]')::text as body
+from (select * from pgrst_source) t
+"""
+OF_ONE_WORKSPACE = POSTGREST.format(where="where annex.events.workspace_id = $1")
+OF_ALL = POSTGREST.format(where="")
+
+
+class Million(NamedTuple):
+    """A million events, and a busy and a quiet tenant: workspace and owner of each."""
+
+    database: TestDatabase
+    busy: tuple[UUID, UUID]
+    quiet: tuple[UUID, UUID]
+    indexes: frozenset[str]
+    """The partitions' parts of the index on (workspace_id, event_id)."""
+    filled: frozenset[str]
+    """The partitions that have rows."""
+
+
+@pytest.fixture(scope="module")
+async def million(database: TestDatabase) -> Million:
+    async with database.connect("postgres") as first, database.connect("postgres") as second:
+        await first.execute(TENANTS)
+        await first.execute(UNLOGGED)
+        half = EVENTS // 2
+        await asyncio.gather(first.execute(FILL, 1, half), second.execute(FILL, half + 1, EVENTS))
+        await first.execute("analyze")
+        owners = await first.fetch("select id, created_by from annex.workspaces order by id")
+        indexes = await first.fetch(
+            "select inhrelid::regclass::text from pg_inherits"
+            " where inhparent = 'annex.events_workspace_id_idx'::regclass"
+        )
+        filled = await first.fetch(
+            "select c.relname from pg_inherits i join pg_class c on c.oid = i.inhrelid"
+            " where i.inhparent = 'annex.events'::regclass and c.reltuples > 0"
+        )
+    return Million(
+        database,
+        (owners[0][0], owners[0][1]),
+        (owners[-1][0], owners[-1][1]),
+        frozenset(row[0].removeprefix("annex.") for row in indexes),
+        frozenset(row[0] for row in filled),
+    )
+
+
+class Plan(NamedTuple):
+    """What the server did for a statement."""
+
+    scans: list[dict[str, Any]]
+    pages: int
+    rows: int
+
+
+def nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Walk a plan."""
+    yield node
+    for child in node.get("Plans", ()):
+        yield from nodes(child)
+
+
+async def explain(connection: Connection, sql: str, values: list[Any], mode: str) -> Plan:
+    """Run a prepared statement and say how it was done, with a plan for these values or for any."""
+    await connection.execute(f"set local plan_cache_mode = {mode}")
+    await connection.execute(f"prepare list as {sql}")
+    given = ", ".join(f"'{value}'" for value in values)
+    found = await connection.fetchval(
+        "explain (analyze, buffers, timing off, format json) execute list"
+        + (f"({given})" if given else "")
+    )
+    top = json.loads(found)[0]["Plan"]
+    limit = next(node for node in nodes(top) if node["Node Type"] == "Limit")
+    scans = [node for node in nodes(top) if node.get("Relation Name", "").startswith("events")]
+    pages = top["Shared Hit Blocks"] + top["Shared Read Blocks"]
+    return Plan(scans, pages, int(limit["Actual Rows"]))
+
+
+def assert_served_by_the_index(plan: Plan, million: Million) -> None:
+    """Hold every scan of a partition that has rows against the index, and the pages to a few."""
+    assert len(million.filled) >= 2
+    used = {s["Relation Name"]: s.get("Index Name") for s in plan.scans}
+    assert set(used) >= million.filled
+    assert {used[name] for name in million.filled} <= million.indexes
+    # What 20 rows and the look-up of the caller's workspaces take; the table has 25,000 pages.
+    assert plan.pages < 1500
+
+
+tenants = pytest.mark.parametrize("tenant", ["busy", "quiet"])
+modes = pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+
+
+@modes
+@tenants
+@pytest.mark.parametrize("who", ["user", "key"])
+@pytest.mark.parametrize("page", ["first", "following"])
+async def test_the_apis_list_is_served_by_the_index(
+    page: str, who: str, tenant: str, mode: str, million: Million
+) -> None:
+    workspace, owner = getattr(million, tenant)
+    claims: Claims = user(owner) if who == "user" else key(workspace, "events:read")
+    statement: Compiled = getattr(latest_events, page)
+    values = {
+        "workspace_id": workspace,
+        "limit_": 21,
+        "after_id": UUID("ffffffff-ffff-7fff-bfff-ffffffffffff"),
+    }
+    async with (
+        million.database.connect("annex_api", claims) as connection,
+        connection.transaction(),
+    ):
+        plan = await explain(connection, statement.sql, [values[n] for n in statement.names], mode)
+    assert plan.rows == 21
+    assert_served_by_the_index(plan, million)
+
+
+@modes
+@tenants
+async def test_postgrests_list_of_a_workspace_is_served_by_the_index(
+    tenant: str, mode: str, million: Million
+) -> None:
+    workspace, owner = getattr(million, tenant)
+    async with postgrest(million.database, user(owner)) as connection:
+        sql = OF_ONE_WORKSPACE.replace("$1", "$1::uuid")
+        plan = await explain(connection, sql, [workspace], mode)
+    assert plan.rows == 20
+    assert_served_by_the_index(plan, million)
+
+
+async def test_a_list_over_all_of_ones_workspaces_reads_the_newest_first_until_it_is_full(
+    million: Million,
+) -> None:
+    # No index gives the newest of several workspaces in order, and the planner cannot know how few
+    # rows are theirs: it goes back through everybody's. Who asks for one workspace is better off.
+    _, owner = million.busy
+    async with postgrest(million.database, user(owner)) as connection:
+        plan = await explain(connection, OF_ALL, [], "auto")
+    assert {s["Node Type"] for s in plan.scans} == {"Index Scan"}
+    assert {s["Scan Direction"] for s in plan.scans} == {"Backward"}
+    assert plan.rows == 20
+    assert sum(s.get("Rows Removed by Filter", 0) for s in plan.scans) < EVENTS / 100
