@@ -13,6 +13,8 @@ from app.realtime.hub import Frame, Hub, as_event
 from app.realtime.streams import Replay
 
 ROWS = 500
+MAX_PAGE = 1024 * 1024
+"""Bytes that a slow reader may keep waiting for it."""
 
 frames = Compiled(
     m.LogEntry.visible_to(bindparam("workspace_id"))  # type: ignore[arg-type]
@@ -32,12 +34,18 @@ async def read_frames(
     after: int,
     until: int,
 ) -> list[Frame]:
-    """Read at most 500 frames after a position, up to and with another."""
+    """Read at most 500 frames, or about 1 MiB, after a position, up to and with another."""
     async with transaction(engine, principal) as session:
         rows = await frames.fetch(
             session, workspace_id=workspace_id, after=after, until=until, rows=ROWS
         )
-    return [hub.frame(row["pos"], as_event(row)) for row in rows]
+    page, size = list[Frame](), 0
+    for row in rows:
+        page.append(hub.frame(row["pos"], as_event(row)))
+        size += len(page[-1].bytes)
+        if size >= MAX_PAGE:
+            break
+    return page
 
 
 def as_principal(engine: AsyncEngine, hub: Hub, principal: Principal) -> Replay:

@@ -3,12 +3,11 @@
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
 from uuid import UUID
 
 import msgspec
 import structlog
-from litestar.background_tasks import BackgroundTask
 from litestar.response import ServerSentEvent
 from litestar.response.sse import ServerSentEventMessage
 
@@ -61,8 +60,8 @@ def named(
 
 
 def respond(content: AsyncGenerator[Message]) -> ServerSentEvent:
-    """Answer with a stream, and close it: Litestar leaves that out for a client gone mid-send."""
-    return ServerSentEvent(content, headers=HEADERS, background=BackgroundTask(content.aclose))
+    """Answer with a stream."""
+    return ServerSentEvent(content, headers=HEADERS)
 
 
 async def refused(problem: msgspec.Struct) -> AsyncGenerator[Message]:
@@ -102,6 +101,8 @@ class Stream:
         self.checked = authorized_at
         self.pos = hub.head
         self.epoch = hub.epoch
+        self.page: Iterator[Frame] = iter(())
+        """What is left of a page of the past."""
 
     async def messages(self) -> AsyncGenerator[Message]:
         """Yield the stream's messages; lets its channel go at the end, however that comes."""
@@ -123,7 +124,8 @@ class Stream:
             # Mid-stream there is no status left to send: the reader resumes from its cursor.
             log.error("a stream broke off", workspace_id=str(self.workspace_id), exc_info=error)
         finally:
-            # A cancellation's traceback keeps this stream until the next garbage collection.
+            # A cancellation's traceback keeps this stream until the next garbage collection. One
+            # cut off in mid-send may not come by here: its channel goes with it.
             del self.channel
 
     async def begin(self) -> Message:
@@ -153,15 +155,18 @@ class Stream:
         """Return what comes next, frames or a heartbeat; None when it is time to look again."""
         if self.epoch != self.hub.epoch:
             self.pos, self.epoch = self.hub.head, self.hub.epoch
-            self.checked = BEFORE_ALL
+            self.checked, self.page = BEFORE_ALL, iter(())
             return self.position("reset")
         # The log itself says that rights may have changed: look before anything more is sent, and
         # again if they changed meanwhile.
         while self.channel.authority > self.checked:
             self.checked = self.hub.head
             self.sees_audit = await self.authorize()
+        if message := self.chunk(self.page):
+            return message
         if self.pos < self.channel.since:
-            return self.chunk(await self.replayed())
+            await self.turn_page()
+            return None
         # Nothing below waits before the reader is parked, so no wake-up falls between.
         head = self.hub.head
         if message := self.chunk(self.channel.after(self.pos)):
@@ -172,15 +177,15 @@ class Stream:
         await self.woken()
         return None
 
-    async def replayed(self) -> list[Frame]:
+    async def turn_page(self) -> None:
         """Read a page of the past from the database, up to where the channel is complete."""
         until = self.channel.since
         frames = await self.replay(self.workspace_id, self.pos, until)
         if not frames:
             self.pos = until
+        self.page = iter(frames)
         # A reader that never waits would never let others run.
         await asyncio.sleep(0)
-        return frames
 
     def chunk(self, frames: Iterable[Frame]) -> Message | None:
         """Join the frames that pass, up to 64 KiB, and go on behind the last one looked at."""

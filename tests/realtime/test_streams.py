@@ -2,12 +2,15 @@ import asyncio
 import contextlib
 import json
 import time
+from typing import Any
 from uuid import UUID
 
 import httpx
 import pytest
 
+from app.auth.principals import Principal
 from app.dev.demo import mint_token
+from controllers.stream import sees_audit
 from tests.conftest import (
     Callers,
     Running,
@@ -27,6 +30,12 @@ from tests.realtime.reader import (
     publish,
     until,
 )
+
+# More than the kernel's buffers take, so that the server stands in its send to who does not read.
+MANY = """
+select annex.publish($1, 'test.made', jsonb_build_object('n', n, 'x', repeat('x', 12000)))
+from generate_series(1, 1000) n
+"""
 
 
 async def sql(server: Running, statement: str, *values: object) -> None:
@@ -133,14 +142,9 @@ async def test_a_reader_slower_than_the_ring_misses_nothing(
     server: Running, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.realtime.hub.RING", 50)
-    # More than the kernel's buffers take, so that the server stands in its send meanwhile.
-    many = (
-        "select annex.publish($1, 'test.made', jsonb_build_object('n', n, 'x', repeat('x', 9000)))"
-        " from generate_series(1, 1000) n"
-    )
     async with follow(tenant.owner.client, f"{tenant.path}/stream") as reader:
         await reader.message()
-        await sql(server, many, UUID(tenant.id))
+        await sql(server, MANY, UUID(tenant.id))
         await server.app.state.tail.catch_up()
         assert not server.app.state.hub.channels[UUID(tenant.id)].waiting
         assert await reader.names(1000) == [*range(1, 1001)]
@@ -258,6 +262,32 @@ async def test_who_loses_the_right_to_read_is_told_within_a_second(
         await number(tenant, "too late") if "aal2" not in change else None
         [last] = await reader.rest(1)
     assert problem_of(last) in ("not_found", "second_factor_required")
+
+
+async def test_rights_that_change_while_they_are_looked_up_are_looked_up_again(
+    callers: Callers, server: Running, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    member = await add_member(callers, tenant, "viewer")
+    looked = list[bool]()
+
+    async def look(request: Any, principal: Principal, ws: str) -> bool:
+        looked.append(await sees_audit(request, principal, ws))
+        if len(looked) == 1:
+            await sql(server, "delete from annex.members where user_id = $1", member.user_id)
+            await number(tenant, "too late")
+            await server.app.state.tail.catch_up()
+        return looked[-1]
+
+    monkeypatch.setattr("controllers.stream.sees_audit", look)
+    async with follow(member.client, f"{tenant.path}/stream", types="test.*") as reader:
+        await reader.message()
+        await sql(
+            server,
+            """update annex.members set metadata = '{"a": 1}' where user_id = $1""",
+            member.user_id,
+        )
+        assert [m.event for m in await reader.rest(2)] == ["unauthorized"]
+    assert looked == [False]
 
 
 async def test_a_revoked_key_ends_its_streams(
@@ -503,8 +533,9 @@ async def test_nothing_is_left_of_clients_that_went_away(server: Running, tenant
     hub, path = server.app.state.hub, f"{tenant.path}/stream"
     tasks = len(asyncio.all_tasks())
     cursor = hub.cursor()
-    await number(tenant, *("x" * 60_000 for _ in range(16)))
-    for _ in range(10):
+    await sql(server, MANY, UUID(tenant.id))
+    await server.app.state.tail.catch_up()
+    for _ in range(4):
         async with contextlib.AsyncExitStack() as stack:
             # Parked, replaying, and stuck in a send that nobody reads.
             quiet = await stack.enter_async_context(follow(tenant.owner.client, path))
@@ -513,6 +544,7 @@ async def test_nothing_is_left_of_clients_that_went_away(server: Running, tenant
             gone = await stack.enter_async_context(follow(tenant.owner.client, path, cursor))
             await drop(gone)
             await until(lambda: len(hub.channels[UUID(tenant.id)].waiting) >= 1)
+            await asyncio.sleep(0.1)
             await drop(stuck)
     await until(lambda: UUID(tenant.id) not in hub.channels)
     await until(lambda: len(asyncio.all_tasks()) <= tasks + 1)
@@ -575,20 +607,18 @@ async def test_a_cursor_ahead_of_this_servers_head_is_waited_for(
         path = f"{tenant.path}/stream"
         async with running(own_database) as two, calling(two) as others:
             client = elsewhere(tenant, others).owner.client
-            # The second server's tail sleeps until somebody wakes it.
+            # The second server's tail cannot finish a read for a while.
             tail = two.app.state.tail
-            behind = asyncio.create_task(tail.read_finished.acquire())
-            await behind
-            try:
-                async with follow(tenant.owner.client, path) as reader:
-                    await reader.message()
-                    await number(tenant, "1", "2")
-                    await reader.names(1)
-                assert two.app.state.hub.head < one.app.state.hub.head
-            finally:
-                tail.read_finished.release()
+            await tail.read_finished.acquire()
+            async with follow(tenant.owner.client, path) as reader:
+                await reader.message()
+                await number(tenant, "1", "2")
+                await reader.names(1)
+            behind = two.app.state.hub.head
+            asyncio.get_running_loop().call_later(0.3, tail.read_finished.release)
             async with follow(client, path, reader.cursor) as reader:
                 assert await reader.names(1) == ["2"]
+            assert behind < one.app.state.hub.head
 
 
 async def test_a_server_that_stops_lets_its_readers_go_on_elsewhere(
