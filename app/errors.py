@@ -324,7 +324,8 @@ def describe(problem: Problem, request: Request[Any, Any, Any]) -> ProblemBody:
         title=problem.title(),
         status=problem.status,
         detail=problem.detail,
-        instance=request.scope["path"],
+        # As it was sent: a URI reference, and with the slash at its end that Litestar takes off.
+        instance=request.scope["raw_path"].decode("latin-1"),
         code=problem.code,
         errors=problem.errors,
         request_id=request.scope["state"].get("request_id", ""),
@@ -335,7 +336,8 @@ def to_problem(request: Request[Any, Any, Any], error: Exception) -> Response[Pr
     """Answer any exception as `application/problem+json`; the one handler."""
     problem = read(error)
     if isinstance(problem, InternalError):
-        log.error("unexpected", path=request.scope["path"], exc_info=error)
+        request_id = request.scope["state"].get("request_id")
+        log.error("unexpected", path=request.scope["path"], request_id=request_id, exc_info=error)
     return Response(
         describe(problem, request),
         status_code=problem.status,
