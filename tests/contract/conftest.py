@@ -6,6 +6,7 @@
 
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,3 +35,13 @@ def server_url() -> Iterator[str]:
             folder / f"contract-tests-{version}", cleanup_mode="stop", postgres_version=version
         )
     yield server.get_uri()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def own_imports() -> Iterator[None]:
+    """Let each file import `shop` from its own folder: copies of the project share that name."""
+    path = list(sys.path)
+    yield
+    sys.path[:] = path
+    for name in [n for n in sys.modules if n.partition(".")[0] == "shop"]:
+        del sys.modules[name]
