@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from litestar.handlers import HTTPRouteHandler
 from schemathesis import Case, GenerationMode
 from schemathesis.checks import not_a_server_error
+from schemathesis.core.parameters import ParameterLocation
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     negative_data_rejection,
@@ -47,7 +48,7 @@ async def test_the_live_application_keeps_the_contract(
     events = (await tenant.owner.client.get(f"{tenant.path}/events")).json()["data"]
     there = {"ws": tenant.id, "event_id": events[0]["id"], "code": "conflict", "file": "start.js"}
 
-    def check(mode: GenerationMode, checks: list[Any], count: int) -> int:
+    def check(mode: GenerationMode, count: int) -> int:
         seen = 0
 
         # The same requests in every run, as a gate must not depend on luck.
@@ -72,7 +73,15 @@ async def test_the_live_application_keeps_the_contract(
                     made = session.post(f"{base_url}/api/v1/workspaces", json={"name": "x"})
                     case.path_parameters["ws"] = made.json()["id"]
             response = case.call(base_url=base_url, session=session)
-            case.validate_response(response, checks=checks)
+            # Unknown query parameters are ignored, and the session adds the credential: of invalid
+            # parts, only a body must be refused. (Bad parameters: tests/controllers/test_events.py.)
+            body = case.meta and case.meta.components.get(ParameterLocation.BODY)
+            refusal = [negative_data_rejection] if body and body.mode.is_negative else []
+            try:
+                case.validate_response(response, checks=[*CHECKS, *refusal])
+            except BaseExceptionGroup as group:
+                # Not an Exception, and anyio's test runner would wait for ever.
+                raise AssertionError(str(group)) from None
 
         with requests.Session() as session:
             session.headers.update({"Authorization": headers["authorization"]})
@@ -82,9 +91,9 @@ async def test_the_live_application_keeps_the_contract(
     valid, invalid = GenerationMode.POSITIVE, GenerationMode.NEGATIVE
     parameters = [p.definition["schema"] for p in operation.iter_parameters()]
     if operation.body or any(p != {"type": "string"} for p in parameters):
-        modes = [(valid, CHECKS, 30), (invalid, [*CHECKS, negative_data_rejection], 20)]
+        modes = [(valid, 30), (invalid, 20)]
     else:  # there is nothing that could be invalid
-        modes = [(valid, CHECKS, 50)]
+        modes = [(valid, 50)]
     counts = [await anyio.to_thread.run_sync(check, *mode) for mode in modes]
     with capsys.disabled():
         print(f"\n{name}: {' + '.join(map(str, counts))} requests", end="")  # noqa: T201
