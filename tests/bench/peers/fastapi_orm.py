@@ -73,7 +73,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     )
     app.state.sessions = async_sessionmaker(engine, expire_on_commit=False)
     worker = await asyncpg.connect(settings.worker_database_url)
-    [(epoch, head, _)] = await worker.fetch("select * from annex.open_log()")
+    [(epoch, head, _)] = await worker.fetch("select * from annex.open_log(0, 0)")
     await worker.close()
     cursors = Cursors(derive_key(settings.secret_key, "cursor"))
     app.state.stream_cursor = cursors.write(epoch, head)
