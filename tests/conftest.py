@@ -77,7 +77,6 @@ async def template(postgres: EmbeddedPostgres) -> str:
 class TestDatabase(NamedTuple):
     """A migrated database of its own, and how each role logs in to it."""
 
-    __test__ = False  # its name looks like a test class to pytest
     postgres: EmbeddedPostgres
     name: str
 
@@ -99,6 +98,10 @@ class TestDatabase(NamedTuple):
             yield connection
         finally:
             await connection.close()
+
+
+# Its name looks like a test class to pytest, which then warns in every module that imports it.
+TestDatabase.__test__ = False  # type: ignore[attr-defined]
 
 
 @contextlib.asynccontextmanager

@@ -7,6 +7,7 @@ import pytest
 from tests.conftest import Callers, Tenant, add_member, new_tenant
 
 WORKSPACES = "/api/v1/workspaces"
+NO_ID = "0190a000-0000-7000-8000-00000000dead"
 
 
 async def test_its_creator_owns_a_workspace(tenant: Tenant) -> None:
@@ -60,7 +61,7 @@ async def test_a_taken_slug_is_a_conflict(callers: Callers, tenant: Tenant) -> N
 
 
 @pytest.mark.parametrize(
-    "slug", [str(uuid4()), "Upper", "-dash", "dash-", "", "x" * 64, "new\nline", "end\n", "ümlaut"]
+    "slug", [NO_ID, "Upper", "-dash", "dash-", "", "x" * 64, "new\nline", "end\n", "ümlaut"]
 )
 async def test_a_slug_is_a_plain_name_that_no_id_looks_like(callers: Callers, slug: str) -> None:
     user = await callers.user()
@@ -166,7 +167,7 @@ async def test_a_workspace_shows_by_id_in_any_case_and_by_slug(tenant: Tenant) -
         assert (response.status_code, response.json()["id"]) == (200, tenant.id)
 
 
-@pytest.mark.parametrize("name", ["no-such", str(uuid4()), "x" * 64, "%ff", "a%2Fb", "%20"])
+@pytest.mark.parametrize("name", ["no-such", NO_ID, "x" * 64, "%ff", "a%2Fb", "%20"])
 async def test_a_workspace_that_is_none_is_not_found(callers: Callers, name: str) -> None:
     response = await (await callers.user()).client.get(f"{WORKSPACES}/{name}")
     assert (response.status_code, response.json()["code"]) == (404, "not_found")
@@ -280,7 +281,7 @@ async def test_changes_are_events_that_name_who_made_them(callers: Callers) -> N
     assert event["data"]["previous"] == {"name": "Old"}
 
 
-async def test_who_has_no_second_factor_cannot_demand_one(callers: Callers, tenant: Tenant) -> None:
+async def test_who_has_no_second_factor_cannot_demand_one(tenant: Tenant) -> None:
     for response in (
         await tenant.owner.client.patch(tenant.path, json={"require_aal2": True}),
         await tenant.owner.client.post(WORKSPACES, json={"name": "x", "require_aal2": True}),
