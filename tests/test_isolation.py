@@ -134,15 +134,15 @@ async def every(callers: Callers) -> set[str]:
         return set(await admin.fetchval("select annex.permissions()"))
 
 
-async def nobody(callers: Callers, tenant: Tenant) -> Caller:
+async def nobody(callers: Callers, _: Tenant) -> Caller:
     return Caller(callers.client(), None, None, {})
 
 
-async def stranger(callers: Callers, tenant: Tenant) -> Caller:
+async def stranger(callers: Callers, _: Tenant) -> Caller:
     return await callers.user()
 
 
-async def member_of_another(callers: Callers, tenant: Tenant) -> Caller:
+async def member_of_another(callers: Callers, _: Tenant) -> Caller:
     return (await new_tenant(callers)).owner
 
 
@@ -150,7 +150,7 @@ async def suspended(callers: Callers, tenant: Tenant) -> Caller:
     return await role_of(callers, tenant, "owner", "suspended")
 
 
-async def key_of_another(callers: Callers, tenant: Tenant) -> Caller:
+async def key_of_another(callers: Callers, _: Tenant) -> Caller:
     other = await new_tenant(callers)
     return await callers.key(other.id, *await every(callers))
 

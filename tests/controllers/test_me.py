@@ -131,7 +131,7 @@ async def test_of_two_changes_to_the_same_version_the_second_fails(
 async def waits_for_lock(callers: Callers) -> None:
     """Return once a backend of this database waits for another."""
     async with callers.server.database.connect("postgres") as admin, asyncio.timeout(5):
-        while not await admin.fetchval(  # noqa: ASYNC110 (another session's state has no event)
+        while not await admin.fetchval(
             "select exists (select from pg_stat_activity"
             " where datname = current_database() and wait_event_type = 'Lock')"
         ):

@@ -280,7 +280,7 @@ async def test_changes_are_events_that_name_who_made_them(callers: Callers) -> N
     assert event["data"]["previous"] == {"name": "Old"}
 
 
-async def test_who_has_no_second_factor_cannot_demand_one(callers: Callers, tenant: Tenant) -> None:
+async def test_who_has_no_second_factor_cannot_demand_one(tenant: Tenant) -> None:
     for response in (
         await tenant.owner.client.patch(tenant.path, json={"require_aal2": True}),
         await tenant.owner.client.post(WORKSPACES, json={"name": "x", "require_aal2": True}),

@@ -1,0 +1,105 @@
+from uuid import UUID
+
+import pytest
+
+from app.paging import encode_cursor
+from tests.conftest import Caller, Callers, Tenant, add_member
+
+
+async def add_one(callers: Callers, tenant: Tenant, what: str) -> None:
+    """Add a row to a list."""
+    if what == "workspaces":
+        await tenant.owner.client.post("/api/v1/workspaces", json={"name": "x"})
+    elif what == "members":
+        await add_member(callers, tenant, "viewer")
+    else:
+        await tenant.owner.client.post(f"{tenant.path}/events", json={"type": "x"})
+
+
+def path_of(tenant: Tenant, what: str) -> str:
+    return "/api/v1/workspaces" if what == "workspaces" else f"{tenant.path}/{what}"
+
+
+async def all_of(caller: Caller, path: str) -> list[str]:
+    url = f"{path}{'&' if '?' in path else '?'}limit=100"
+    items = (await caller.client.get(url)).json()["data"]
+    return [i.get("id") or i["user_id"] for i in items]
+
+
+@pytest.mark.parametrize("what", ["workspaces", "members", "events", "events?topics=t&types=x"])
+@pytest.mark.parametrize("limit", [1, 3])
+async def test_pages_hold_every_item_once_while_rows_are_added(
+    callers: Callers, tenant: Tenant, what: str, limit: int
+) -> None:
+    name = what.partition("?")[0]
+    for _ in range(6):
+        await add_one(callers, tenant, name)
+    for _ in range(4):
+        body = {"type": "x", "topics": ["t"]}
+        await tenant.owner.client.post(f"{tenant.path}/events", json=body)
+    path = path_of(tenant, what)
+    expected, found = await all_of(tenant.owner, path), []
+    url = f"{path}{'&' if '?' in path else '?'}limit={limit}"
+    while url:
+        response = await tenant.owner.client.get(url)
+        page = response.json()
+        assert len(page["data"]) <= limit
+        found += [i.get("id") or i["user_id"] for i in page["data"]]
+        await add_one(callers, tenant, name)
+        # The link is usable as it is.
+        url = response.links.get("next", {}).get("url", "")
+        assert bool(url) is (page["page"]["next"] is not None)
+    assert found == expected
+
+
+async def test_members_who_joined_at_the_same_moment_are_listed_once(
+    callers: Callers, tenant: Tenant
+) -> None:
+    for _ in range(4):
+        await add_member(callers, tenant, "viewer")
+    async with callers.server.database.connect("postgres") as admin:
+        await admin.execute(
+            "update annex.members set joined_at = now() where workspace_id = $1", UUID(tenant.id)
+        )
+    found, url = [], f"{tenant.path}/members?limit=2"
+    while url:
+        response = await tenant.owner.client.get(url)
+        found += [m["user_id"] for m in response.json()["data"]]
+        url = response.links.get("next", {}).get("url", "")
+    assert len(found) == len(set(found)) == 5
+
+
+async def test_the_last_page_is_just_full_and_has_no_next(tenant: Tenant) -> None:
+    response = await tenant.owner.client.get(f"{tenant.path}/members", params={"limit": 1})
+    assert response.json()["page"]["next"] is None
+    assert "link" not in response.headers
+
+
+ID = UUID(int=7)
+
+
+@pytest.mark.parametrize(
+    ("what", "cursor"),
+    [
+        ("events", "garbled"),
+        ("events", "!"),
+        ("events", "é"),
+        ("events", ""),
+        ("events", encode_cursor([])),
+        ("events", encode_cursor([ID, ID])),
+        ("events", encode_cursor(["x"])),
+        ("events", encode_cursor([ID]) + "!"),
+        ("events?types=x", encode_cursor([1])),
+        ("members", encode_cursor([ID])),
+        ("members", encode_cursor(["2026-01-01T00:00:00", ID])),
+        ("members", encode_cursor(["0001-01-01T00:00:00+14:00", ID])),
+        ("workspaces", encode_cursor([None])),
+    ],
+)
+async def test_a_cursor_that_is_not_this_lists_is_refused(
+    tenant: Tenant, what: str, cursor: str
+) -> None:
+    path, _, query = path_of(tenant, what).partition("?")
+    params = {"cursor": cursor, **dict([query.split("=")] if query else [])}
+    response = await tenant.owner.client.get(path, params=params)
+    assert (response.status_code, response.json()["code"]) == (400, "invalid_cursor")
