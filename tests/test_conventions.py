@@ -1,6 +1,7 @@
 """What holds for every operation: problems, ids, CORS, idempotency, rate limits, outages."""
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -387,4 +388,4 @@ async def test_an_outage_is_503_and_the_end_of_it_needs_no_restart(worker_id: st
             await callers.close()
     finally:
         server.stop()
-        server.erase()
+        shutil.rmtree(folder, ignore_errors=True)
