@@ -106,9 +106,6 @@ class TestDatabase:
             await connection.close()
 
 
-# Its name looks like a test class to pytest, which then warns in every module that imports it.
-
-
 @contextlib.asynccontextmanager
 async def new_database(postgres: EmbeddedPostgres, template: str) -> AsyncIterator[TestDatabase]:
     """Make a database from the template, and drop it again."""
