@@ -133,8 +133,12 @@ async def own_database(postgres: EmbeddedPostgres, template: str) -> AsyncIterat
 
 def settings_for(database: TestDatabase, **others: Any) -> Settings:
     """Make the settings of a server on a test database."""
+    urls = {
+        "api_url": others.pop("database_url", database.url("annex_api")),
+        "worker_url": others.pop("worker_database_url", database.url("annex_worker")),
+    }
     others = {"log_level": "error", "rate_limit_requests": 1_000_000, **others}
-    return demo_settings(SECRETS, database.url("annex_api"), database.url("annex_worker"), **others)
+    return demo_settings(SECRETS, **urls, **others)
 
 
 class Running(NamedTuple):

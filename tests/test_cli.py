@@ -70,37 +70,10 @@ def test_a_missing_setting_is_named(tmp_path: Path) -> None:
     assert "ANNEX_DATABASE_URL is not set" in sentence(annex("serve", cwd=tmp_path))
 
 
-def test_dotenv_is_read(tmp_path: Path) -> None:
-    (tmp_path / ".env").write_text("ANNEX_DATABASE_URL=nonsense\nANNEX_WORKER_DATABASE_URL=x\n")
-    assert "ANNEX_DATABASE_URL is not a Postgres URL" in sentence(annex("serve", cwd=tmp_path))
-
-
 async def test_a_superuser_is_refused(database: TestDatabase, tmp_path: Path) -> None:
     env = settings(database, ANNEX_DATABASE_URL=database.url("postgres"))
     said = sentence(annex("serve", "--port", "0", env=env, cwd=tmp_path))
     assert "bypasses row level security" in said
-
-
-async def test_a_role_that_bypasses_row_level_security_is_refused(
-    database: TestDatabase, tmp_path: Path
-) -> None:
-    env = settings(database, ANNEX_WORKER_DATABASE_URL=database.url("supabase_postgres"))
-    said = sentence(annex("serve", "--port", "0", env=env, cwd=tmp_path))
-    assert "supabase_postgres, which bypasses row level security" in said
-
-
-async def test_the_wrong_role_is_refused(database: TestDatabase, tmp_path: Path) -> None:
-    env = settings(database, ANNEX_DATABASE_URL=database.url("annex_worker"))
-    said = sentence(annex("serve", "--port", "0", env=env, cwd=tmp_path))
-    assert "connects as annex_worker; connect as annex_api" in said
-
-
-async def test_missing_migrations_are_said(database: TestDatabase, tmp_path: Path) -> None:
-    name = "test_empty"
-    await execute(database.postgres.admin_url, f"create database {name}")
-    empty = TestDatabase(database.postgres, name)
-    said = sentence(annex("serve", "--port", "0", env=settings(empty), cwd=tmp_path))
-    assert "apply supabase/migrations" in said
 
 
 async def test_a_port_in_use_is_said(database: TestDatabase, tmp_path: Path) -> None:
@@ -114,13 +87,6 @@ def test_a_supabase_host_is_not_migrated_from_here() -> None:
     said = sentence(annex("migrate", "postgresql://postgres:x@db.abc.supabase.co:5432/postgres"))
     assert "supabase db push" in said
     assert ":x@" not in said
-
-
-def test_an_operator_key_comes_with_its_hash() -> None:
-    from app.auth.keys import Key
-
-    key, known = (line.split()[1] for line in annex("operator-key").out.splitlines())
-    assert Key.read(key).hash.hex() == known
 
 
 def uvicorn(env: dict[str, str], cwd: Path) -> subprocess.Popen[str]:

@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -53,6 +54,23 @@ def test_development_allows_the_defaults_that_everybody_knows() -> None:
         "ANNEX_ENVIRONMENT": "development",
     }
     assert read_settings(GOOD | change).secret_key == DEVELOPMENT_SECRET
+
+
+def test_dotenv_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in GOOD:
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / ".env").write_text("".join(f"{k}='{v}'\n" for k, v in GOOD.items()))
+    assert read_settings().issuer == "https://abc.supabase.co/auth/v1"
+
+
+def test_the_environment_goes_before_dotenv(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").write_text("".join(f"{k}='{v}'\n" for k, v in GOOD.items()))
+    monkeypatch.setenv("ANNEX_SUPABASE_URL", "https://other.supabase.co")
+    assert read_settings().issuer == "https://other.supabase.co/auth/v1"
 
 
 def test_no_sentence_repeats_a_secret() -> None:

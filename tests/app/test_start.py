@@ -1,0 +1,44 @@
+"""What a database must be before anything is served from it."""
+
+import pytest
+
+from app.server import check
+from app.settings import SettingsError
+from tests.conftest import TestDatabase, execute, settings_for
+
+
+@pytest.mark.parametrize(
+    ("setting", "role", "said"),
+    [
+        ("database_url", "postgres", "postgres, which bypasses row level security"),
+        ("worker_database_url", "supabase_postgres", "supabase_postgres, which bypasses row level"),
+        ("database_url", "annex_worker", "connects as annex_worker; connect as annex_api"),
+        ("worker_database_url", "annex_api", "connects as annex_api; connect as annex_worker"),
+    ],
+)
+async def test_another_role_is_refused(
+    database: TestDatabase, setting: str, role: str, said: str
+) -> None:
+    with pytest.raises(SettingsError, match=said):
+        await check(settings_for(database, **{setting: database.url(role)}))
+
+
+async def test_missing_migrations_are_said(database: TestDatabase) -> None:
+    await execute(database.postgres.admin_url, "create database test_empty")
+    with pytest.raises(SettingsError, match="apply supabase/migrations"):
+        await check(settings_for(TestDatabase(database.postgres, "test_empty")))
+
+
+async def test_a_role_that_may_change_the_schema_is_refused(own_database: TestDatabase) -> None:
+    await execute(own_database.url("postgres"), "grant create on schema annex to annex_api")
+    with pytest.raises(SettingsError, match="may change the schema annex"):
+        await check(settings_for(own_database))
+
+
+async def test_a_database_that_is_not_there_is_said(database: TestDatabase) -> None:
+    with pytest.raises(SettingsError, match=r'refuses ANNEX_DATABASE_URL: .*"nowhere" does not'):
+        await check(settings_for(TestDatabase(database.postgres, "nowhere")))
+
+
+async def test_what_is_as_it_should_be_is_accepted(database: TestDatabase) -> None:
+    await check(settings_for(database))
