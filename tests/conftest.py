@@ -157,7 +157,12 @@ async def running(database: TestDatabase, port: int = 0, **others: Any) -> Async
     app = create_app(settings)
     listener = listen("127.0.0.1", port)
     config = uvicorn.Config(
-        app, http="httptools", lifespan="on", log_config=None, timeout_graceful_shutdown=2
+        app,
+        http="httptools",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=2,
     )
     server = Server(app, config)
     with contextlib.closing(listener):
