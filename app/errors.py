@@ -3,9 +3,12 @@
 Problem
  ├ InvalidRequest 400 ─ InvalidCursor
  ├ Unauthorized 401 ─ MissingCredentials, InvalidToken, TokenExpired, NotAToken, InvalidKey,
- InvalidTicket ├ Forbidden 403 ─ UserRequired, SecondFactorRequired ├ NotFound 404, MethodNotAllowed
- 405 ├ Conflict 409 ─ SlugTaken, RequestInProgress ├ PreconditionFailed 412, TooLarge 413,
- UnsupportedMediaType 415, KeyReused 422, RateLimited 429 └ InternalError 500, Unavailable 503
+ │                    InvalidTicket
+ ├ Forbidden 403 ─ UserRequired, SecondFactorRequired
+ ├ NotFound 404, MethodNotAllowed 405
+ ├ Conflict 409 ─ SlugTaken, RequestInProgress
+ ├ PreconditionFailed 412, TooLarge 413, UnsupportedMediaType 415, KeyReused 422, RateLimited 429
+ └ InternalError 500, Unavailable 503
 """
 
 from collections.abc import Iterator, Mapping, Sequence

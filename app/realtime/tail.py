@@ -64,8 +64,6 @@ class Tail:
                     error=str(error),
                     exc_info=None if expected else error,
                 )
-                # The driver was used directly, so the pool would lend the dead connection again.
-                await self.engine.dispose()
                 await asyncio.sleep(pause)
 
     async def open(self, driver: Driver) -> None:
