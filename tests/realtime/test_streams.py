@@ -59,8 +59,9 @@ async def test_an_event_arrives_as_its_own_address_shows_it(tenant: Tenant) -> N
     assert (arrived.event, len(arrived.id)) == ("message", 22)
 
 
-async def test_a_stream_without_a_cursor_begins_with_one(tenant: Tenant) -> None:
+async def test_a_stream_without_a_cursor_begins_with_one(server: Running, tenant: Tenant) -> None:
     await number(tenant, "before")
+    await server.app.state.tail.catch_up()
     async with follow(tenant.owner.client, f"{tenant.path}/stream") as reader:
         first = await reader.message()
         await number(tenant, "after")
@@ -398,6 +399,7 @@ async def test_a_cursor_that_cannot_be_continued_is_answered_with_a_reset(
         "other key": type(hub.cursors)(bytes(32)).write(hub.epoch, hub.head),
     }.get(cursor, cursor)
     await number(tenant, "before")
+    await server.app.state.tail.catch_up()
     async with follow(tenant.owner.client, f"{tenant.path}/stream", cursor) as reader:
         reset = await reader.message()
         assert (reset.event, reset.json()) == ("reset", {"cursor": reset.id})
