@@ -69,6 +69,8 @@ def connect_lazily(url: URL, pool_size: int) -> AsyncEngine:
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=10,
+        # `transaction` leaves none open, and SQLAlchemy would not know of it.
+        pool_reset_on_return=None,
         # What Postgres stores as JSON goes out as it is; who needs its content decodes it.
         json_deserializer=msgspec.Raw,
         connect_args={

@@ -102,6 +102,8 @@ async def finish_headers(message: Message, scope: Scope) -> None:
     given = {name.lower() for name, _ in message["headers"]}
     more = ((n.encode("latin-1"), v.encode("latin-1")) for n, v in added.items())
     message["headers"] = [*message["headers"], *(h for h in more if h[0] not in given)]
+    if scope["litestar_app"].state.settings.log_level not in ("debug", "info"):
+        return  # spares the making of a line that nobody would see
     log.info(
         "request",
         method=scope.get("method"),
