@@ -848,26 +848,25 @@ def _by_name(items: Iterable[T]) -> dict[str, T]:
     return {item.name: item for item in items}  # type: ignore[attr-defined]
 
 
-def _matched(
-    mine: Iterable[T], theirs: Iterable[T], shape: Callable[[T], Any]
-) -> Iterator[tuple[str, T | None, T | None]]:
-    """Pair rules by name, and those that one side leaves nameless by what they say."""
-    left: dict[str, T] = {}
+def _parted(items: Iterable[T]) -> tuple[dict[str, T], list[T]]:
+    """Tell rules with a name, by it, from those without."""
+    named: dict[str, T] = {}
     nameless: list[T] = []
-    for item in mine:
+    for item in items:
         name = item.name  # type: ignore[attr-defined]
         if name is None:
             nameless.append(item)
         else:
-            left[name] = item
-    right: dict[str, T] = {}
-    rest: list[T] = []
-    for item in theirs:
-        name = item.name  # type: ignore[attr-defined]
-        if name is None:
-            rest.append(item)
-        else:
-            right[name] = item
+            named[name] = item
+    return named, nameless
+
+
+def _matched(
+    mine: Iterable[T], theirs: Iterable[T], shape: Callable[[T], Any]
+) -> Iterator[tuple[str, T | None, T | None]]:
+    """Pair rules by name, and those that one side leaves nameless by what they say."""
+    left, nameless = _parted(mine)
+    right, rest = _parted(theirs)
     for item in nameless:
         twin = next(
             (
