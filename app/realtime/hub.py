@@ -19,6 +19,23 @@ AUTHORITY = ("annex.member.", "annex.role.", "annex.workspace.", "annex.api_key.
 """Events after which a reader's rights may be others."""
 
 
+class Counts(msgspec.Struct):
+    """What a process has done for its readers since it started; plain numbers, cheap to count."""
+
+    connections: int = 0
+    """Streams that are open now."""
+    deliveries: int = 0
+    """Events handed to a reader, one for each reader."""
+    replays: int = 0
+    """Streams that had to read their past from the database."""
+    resets: int = 0
+    """Times a reader was told that its cursor could not be kept."""
+    slow_readers: int = 0
+    """Streams that were ended because their reader did not take what it was sent."""
+    refused: int = 0
+    """Streams that were not opened because the process was full."""
+
+
 class Frame:
     """An event as every reader gets it: encoded once, its filters' verdicts kept."""
 
@@ -107,6 +124,7 @@ class Hub:
         self.retained_from = 1
         self.channels: WeakValueDictionary[UUID, Channel] = WeakValueDictionary()
         self.is_closed = False
+        self.counts = Counts()
 
     def channel(self, workspace_id: UUID) -> Channel:
         """Return a workspace's channel, complete from now on; it goes with its last holder."""
