@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Annotated, Any
 from urllib.parse import parse_qsl, urlencode
 from uuid import uuid4
@@ -39,29 +39,19 @@ class Application(Litestar):
         if scope["type"] != "http":
             await self.live(scope, receive, send)
             return
-        headers = dict(scope["headers"])
-        given = headers.get(b"x-request-id", b"").decode("latin-1")
         state = scope.setdefault("state", {})
-        state["request_id"] = given if SANE_ID.fullmatch(given) else uuid4().hex
+        state["request_id"] = request_id(scope)
         state["began_at"] = time.perf_counter()
-        if scope["method"] != "HEAD":
+        ending: list[Callable[[], None]] = []
+        state["ending"] = ending
+        if scope["method"] == "HEAD":
+            scope, receive, send = as_get(scope, receive, send)
+        try:
             await super().__call__(scope, receive, send)
-            return
-        is_over = False
-        as_get: Any = {**scope, "method": "GET"}
-
-        async def send_head(message: Message) -> None:
-            nonlocal is_over
-            if message["type"] == "http.response.start":
-                await send(message)
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
-                is_over = True
-
-        async def receive_head() -> Any:
-            # A stream must not go on for a client that only asked for its headers.
-            return {"type": "http.disconnect"} if is_over else await receive()
-
-        await super().__call__(as_get, receive_head, send_head)
+        finally:
+            # Also of an answer that was cut off: what a stream holds must not wait for a collector.
+            for end in reversed(ending):
+                end()
 
     async def live(self, scope: Any, receive: Any, send: Any) -> None:
         """Run the lifespan; a start that settings forbid fails with a sentence, no traceback."""
@@ -83,6 +73,31 @@ class Application(Litestar):
             for message in failures:
                 await send(message)
             raise
+
+
+def request_id(scope: Any) -> str:
+    """Take the client's request id if it is sane, or make one."""
+    given: bytes = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+    text = given.decode("latin-1")
+    return text if SANE_ID.fullmatch(text) else uuid4().hex
+
+
+def as_get(scope: Any, receive: Any, send: Any) -> tuple[Any, Any, Any]:
+    """Turn a HEAD into a GET of which only the headers are sent."""
+    is_over = False
+
+    async def send_head(message: Message) -> None:
+        nonlocal is_over
+        if message["type"] == "http.response.start":
+            await send(message)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+            is_over = True
+
+    async def receive_head() -> Any:
+        # A stream must not go on for a client that only asked for its headers.
+        return {"type": "http.disconnect"} if is_over else await receive()
+
+    return {**scope, "method": "GET"}, receive_head, send_head
 
 
 async def finish_headers(message: Message, scope: Scope) -> None:

@@ -74,7 +74,11 @@ async def lifespan(app: Litestar) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     async with Database(settings) as database, httpx.AsyncClient() as http:
         await check_database(database)
-        hub = Hub(Cursors(derive_key(settings.secret_key, "cursor")))
+        hub = Hub(
+            Cursors(derive_key(settings.secret_key, "cursor")),
+            capacity=settings.max_streams,
+            queries=max(1, settings.pool_size // 2),
+        )
         tail = Tail(database.worker, hub)
         app.state.update(
             {
@@ -86,15 +90,15 @@ async def lifespan(app: Litestar) -> AsyncIterator[None]:
                 "tickets": Tickets(settings.secret_key),
             }
         )
-        following = asyncio.create_task(tail.run())
+        running = [asyncio.create_task(tail.run()), asyncio.create_task(hub.keep_time())]
         try:
             await tail.catch_up()
             yield
         finally:
             hub.close()
-            following.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await following
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
 
 
 def __getattr__(name: str) -> Any:

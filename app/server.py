@@ -16,7 +16,14 @@ from app.main import create_app
 from app.settings import Settings, SettingsError
 
 GRACE_SECONDS = 5
+"""What is not a stream may take so long to end, once the streams have ended."""
 BACKLOG = 4096
+UNSENT_BYTES = 16 * 1024
+"""Of a connection, in the kernel; it would take 4 MB for a reader that does not read."""
+STALLED_SECONDS = 30
+"""After these the kernel resets a connection whose other end takes or confirms nothing."""
+COLLECT = (50_000, 20, 100)
+"""The collector's thresholds: a full round over 10,000 streams stops all of them for long."""
 
 
 class Server(uvicorn.Server):
@@ -51,17 +58,30 @@ class Server(uvicorn.Server):
                 self.ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Let every stream end, so that its client resumes elsewhere; then stop as uvicorn does."""
+        """Take no more, let every stream end and resume elsewhere, then stop as uvicorn does."""
+        for server in self.servers:
+            server.close()
         if hub := self.app.state.get("hub"):
-            hub.close()
+            await hub.drain()
         await super().shutdown(sockets)
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """Bind the port; raises `SettingsError` when that cannot be."""
+def listen(host: str, port: int, *, is_shared: bool = False) -> socket.socket:
+    """Bind the port; raises `SettingsError` when that cannot be.
+
+    A shared one takes a part of the connections (SO_REUSEPORT, Linux): each process has a socket of
+    its own, as streams would crowd in the process that happens to accept first. Connections inherit
+    what is set here.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    if is_shared:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALLED_SECONDS * 1000)
     try:
         listener.bind((host, port))
         listener.listen(BACKLOG)
@@ -123,6 +143,7 @@ async def run(
     # What was made up to here stays: the collector need not look at it with every round.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*COLLECT)
     tasks = [asyncio.ensure_future(b(app.state.database.worker)) for b in beside if server.started]
     await serving
     for task in tasks:

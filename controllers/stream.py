@@ -8,10 +8,11 @@ from litestar.response import ServerSentEvent
 from app.auth.access import Access, Caller, authenticate, enter, may, refresh
 from app.auth.principals import Principal
 from app.database import transaction
-from app.errors import NotFound, Problem, Unavailable, describe
+from app.errors import NotFound, Problem, RateLimited, Unavailable, describe
 from app.realtime.filters import Filter, Topics, Types, Where
+from app.realtime.hub import Hub
 from app.realtime.replay import as_principal
-from app.realtime.streams import Stream, refused, respond
+from app.realtime.streams import Stream, asking, busy, refused, respond
 from app.schemas import stream as s
 
 PERMISSION = "events:read"
@@ -43,32 +44,43 @@ class StreamController(Controller):
         """Follow a workspace's events live."""
         wanted = Filter.read(types, topics, where)
         state = request.app.state
-        resume = last_event_id or first_event_id
-        authorized_at = state.hub.head
+        hub: Hub = state.hub
+        if not hub.admit():
+            return respond(busy())
+        ending = request.scope["state"]["ending"]
+        ending.append(hub.release)
+        authorized_at = hub.head
         try:
             # A cursor that we wrote shows that its bearer has read before.
-            has_read = last_event_id is not None and state.hub.cursors.read(last_event_id)
-            principal = await identify(request, ticket, is_reconnect=bool(has_read))
-            state.limiter.take(principal.name, request.scope["state"])
-            access = await authorize(request, principal, ws)
+            has_read = last_event_id is not None and hub.cursors.read(last_event_id)
+            async with asking(hub):
+                principal = await identify(request, ticket, is_reconnect=bool(has_read))
+                state.limiter.take(principal.name, request.scope["state"])
+                access = await authorize(request, principal, ws)
+        except (RateLimited, Unavailable):
+            if ticket is None:
+                raise
+            return respond(busy())
         except Problem as problem:
-            if ticket is None or isinstance(problem, Unavailable):
+            if ticket is None:
                 raise
             return respond(refused(describe(problem, request)))
         stream = Stream(
-            state.hub,
+            hub,
             state.tail,
             access.id,
             wanted,
+            principal=principal.name,
             sees_audit="events:audit" in access.permissions,
-            last_event_id=resume,
+            last_event_id=last_event_id or first_event_id,
             ends_at=principal.expires_at,
             authorized_at=authorized_at,
             authorize=partial(sees_audit, request, principal, str(access.id)),
-            replay=as_principal(state.database.api, state.hub, principal),
+            replay=as_principal(state.database.api, hub, principal),
             describe=partial(describe, request=request),
         )
-        return respond(stream.messages())
+        ending.append(stream.close)
+        return respond(stream)
 
     @post("/stream/tickets", operation_id="createStreamTicket", opt=may("any"))
     async def create_stream_ticket(

@@ -112,7 +112,8 @@ class Filter(msgspec.Struct, frozen=True):
                     errors=[FieldError("where", "not data.path:value")],
                 )
             clauses.append(Clause(tuple(found[1][1:].split(".")), found[2]))
-        return cls(split("types", types), split("topics", topics), tuple(clauses))
+        wanted = cls(split("types", types), split("topics", topics), tuple(clauses))
+        return EVERYTHING if wanted == EVERYTHING else wanted
 
     def matches(self, event: HasFilteredParts) -> bool:
         """Say whether an event passes."""
@@ -145,6 +146,10 @@ class Filter(msgspec.Struct, frozen=True):
             found.append(m.Event.topics.overlap(cast(list(self.topics), ARRAY(Text))))
         found.extend(and_(clause.condition()) for clause in self.where)
         return found
+
+
+EVERYTHING = Filter()
+"""The one filter without parts, told by its identity."""
 
 
 def split(name: str, text: str | None) -> tuple[str, ...]:

@@ -1,29 +1,47 @@
-"""The hub: keeps the newest of the log for whom somebody follows, and wakes the readers."""
+"""The hub: keeps the newest of the log for whom somebody follows, and hands it to the readers."""
 
 import asyncio
+import random
+import time
 from collections import deque
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
 from uuid import UUID
-from weakref import WeakValueDictionary
 
 import msgspec
+import structlog
 
 from app.realtime.cursors import Cursors
-from app.realtime.filters import Filter, decode_exactly
+from app.realtime.filters import EVERYTHING, Filter, decode_exactly
+from app.realtime.messages import Message, position
 from app.schemas.events import Event
 
+log = structlog.get_logger()
+
 RING = 1024
-"""Entries kept a channel, for readers that come back soon."""
-AUTHORITY = ("annex.member.", "annex.role.", "annex.workspace.", "annex.api_key.")
-"""Events after which a reader's rights may be others."""
+"""Frames kept a channel, for readers that come back soon."""
+RING_BYTES = 1024 * 1024
+"""Of those frames together: a channel with large events keeps fewer."""
+LINGER_SECONDS = 60.0
+"""A channel is kept for so long after its last reader: all of them may be on their way back."""
+TICK_SECONDS = 1.0
+"""Between two looks at what is due: heartbeats, ends of lifetimes, channels to let go."""
+HEARTBEAT_SECONDS = 15.0
+MAX_CHUNK = 64 * 1024
+"""Bytes joined for one write, unless a single frame is larger."""
+JOINED = 16
+"""Positions of which a group keeps what follows, as joined."""
+KNOWN = 1000
+"""Principals of whom a channel remembers one by one that their rights changed."""
+DRAIN_SECONDS = 3.0
+DRAIN_STEP = 0.05
 
 
 class Counts(msgspec.Struct):
     """What a process has done for its readers since it started; plain numbers, cheap to count."""
 
     connections: int = 0
-    """Streams that are open now."""
+    """Streams that are open now, or about to be."""
     deliveries: int = 0
     """Events handed to a reader, one for each reader."""
     replays: int = 0
@@ -31,7 +49,7 @@ class Counts(msgspec.Struct):
     resets: int = 0
     """Times a reader was told that its cursor could not be kept."""
     slow_readers: int = 0
-    """Streams that were ended because their reader did not take what it was sent."""
+    """Streams that ended while their reader did not take what it was sent."""
     refused: int = 0
     """Streams that were not opened because the process was full."""
 
@@ -39,13 +57,13 @@ class Counts(msgspec.Struct):
 class Frame:
     """An event as every reader gets it: encoded once, its filters' verdicts kept."""
 
-    __slots__ = ("_data", "bytes", "event", "pos", "verdicts")
+    __slots__ = ("_data", "_verdicts", "bytes", "event", "pos")
 
     def __init__(self, pos: int, cursor: str, event: Event) -> None:
         self.pos = pos
         self.event = event
         self.bytes = b"id: %b\ndata: %b\n\n" % (cursor.encode(), msgspec.json.encode(event))
-        self.verdicts: dict[Filter, bool] = {}
+        self._verdicts: dict[Filter, bool] = {}
         self._data: Any = msgspec.UNSET
 
     @property
@@ -71,31 +89,119 @@ class Frame:
         """Say whether a reader gets it; never an audit event without the right to."""
         if self.event.visibility == "audit" and not sees_audit:
             return False
-        verdict = self.verdicts.get(wanted)
+        if wanted is EVERYTHING:
+            return True
+        verdict = self._verdicts.get(wanted)
         if verdict is None:
-            verdict = self.verdicts[wanted] = wanted.matches(self)
+            verdict = self._verdicts[wanted] = wanted.matches(self)
         return verdict
 
 
-class Channel:
-    """One workspace's newest frames, complete from `since` on, and the readers that wait."""
+class Reader(Protocol):
+    """A stream that has taken all there is, and waits."""
 
-    __slots__ = ("__weakref__", "authority", "frames", "since", "waiting")
+    ends_at: float
+    """Unix seconds."""
+    sent_at: float
+    """By the clock of `Hub.now`."""
+
+    def wake(self, message: Message) -> None:
+        """Hand it what comes next; without bytes, it looks for itself, after `until`."""
+
+
+class Group:
+    """The readers of a channel that want the same and may see the same."""
+
+    __slots__ = ("joined", "parked", "sees_audit", "size", "wanted")
+
+    def __init__(self, wanted: Filter, *, sees_audit: bool) -> None:
+        self.wanted = wanted
+        self.sees_audit = sees_audit
+        self.size = 0
+        self.parked: set[Reader] = set()
+        self.joined: dict[int, Message] = {}
+        """What follows a position; many readers come from the same, until there is more."""
+
+    def join(self, frames: Iterable[Frame], after: int) -> Message:
+        """Join the frames that pass, up to 64 KiB; perhaps none."""
+        parts, size, until = list[bytes](), 0, after
+        for frame in frames:
+            until = frame.pos
+            if frame.passes(self.wanted, sees_audit=self.sees_audit):
+                parts.append(frame.bytes)
+                size += len(frame.bytes)
+                if size >= MAX_CHUNK:
+                    break
+        return Message(b"".join(parts), until, len(parts))
+
+    def wake(self, message: Message) -> None:
+        """Hand every waiting reader the same."""
+        parked, self.parked = self.parked, set()
+        for reader in parked:
+            reader.wake(message)
+
+
+class Channel:
+    """One workspace's newest frames, complete after `since`, and its readers."""
+
+    __slots__ = ("authority", "authority_of", "empty_since", "frames", "groups", "since", "size")
 
     def __init__(self, since: int) -> None:
         self.since = since
-        self.authority = since
-        """The last position at which rights may have changed."""
         self.frames: deque[Frame] = deque()
-        self.waiting: set[asyncio.Future[None]] = set()
+        self.size = 0
+        self.groups: dict[tuple[Filter, bool], Group] = {}
+        self.empty_since = 0.0
+        self.authority = since
+        """The last position at which everybody's rights may have changed."""
+        self.authority_of: dict[str, int] = {}
+        """The same, of one principal."""
 
-    def add(self, frame: Frame) -> None:
-        """Append a frame; the oldest goes when the ring is full."""
+    def group(self, wanted: Filter, *, sees_audit: bool) -> Group:
+        """Join the readers that want and may see the same."""
+        key = (wanted, sees_audit)
+        group = self.groups.get(key)
+        if group is None:
+            group = self.groups[key] = Group(wanted, sees_audit=sees_audit)
+        group.size += 1
+        return group
+
+    def leave(self, group: Group) -> None:
+        """Leave a group, which goes with its last reader."""
+        group.size -= 1
+        if not group.size:
+            del self.groups[group.wanted, group.sees_audit]
+
+    def add(self, frame: Frame) -> bool:
+        """Append a frame, for which the oldest may have to go; says whether rights may change."""
         self.frames.append(frame)
-        if len(self.frames) > RING:
-            self.since = self.frames.popleft().pos
-        if frame.type.startswith(AUTHORITY):
-            self.authority = frame.pos
+        self.size += len(frame.bytes)
+        while len(self.frames) > RING or self.size > RING_BYTES:
+            oldest = self.frames.popleft()
+            self.size -= len(oldest.bytes)
+            self.since = oldest.pos
+        return frame.type.startswith("annex.") and self.note_authority(frame)
+
+    def note_authority(self, frame: Frame) -> bool:
+        """Remember whose rights one of Annex's own events may have changed, if anybody's."""
+        noun, _, subject = (frame.event.subject or "").partition(":")
+        if noun in ("member", "api_key"):
+            principal = f"user:{subject}" if noun == "member" else f"api_key:{subject}"
+            self.authority_of[principal] = frame.pos
+            if len(self.authority_of) > KNOWN:
+                self.authority = frame.pos
+                self.authority_of.clear()
+            return True
+        if frame.type == "annex.workspace.updated":
+            previous = frame.data.get("previous") if isinstance(frame.data, dict) else None
+            if isinstance(previous, dict) and "require_aal2" not in previous:
+                return False
+        self.authority = frame.pos
+        return True
+
+    def authority_over(self, principal: str) -> int:
+        """Return the last position at which a principal's rights may have changed."""
+        return max(self.authority, self.authority_of.get(principal, 0))
 
     def after(self, pos: int) -> Iterator[Frame]:
         """Yield the frames after a position, in order."""
@@ -106,48 +212,99 @@ class Channel:
             newer.append(frame)
         return reversed(newer)
 
-    def wake(self) -> None:
-        """Let every waiting reader look again."""
-        for future in self.waiting:
-            if not future.done():
-                future.set_result(None)
-        self.waiting.clear()
+    def deliver(self, frames: Sequence[Frame], before: int) -> int:
+        """Take new frames, and hand each group what passes, joined once; returns the deliveries.
+
+        Who waits has taken everything up to `before`.
+        """
+        must_look = False
+        for frame in frames:
+            must_look |= self.add(frame)
+        deliveries = 0
+        for group in self.groups.values():
+            group.joined.clear()
+            if not group.parked:
+                continue
+            if must_look:
+                group.wake(Message(b"", before))
+                continue
+            message = group.join(frames, before)
+            if message.count:
+                deliveries += message.count * len(group.parked)
+                group.wake(message)
+        return deliveries
+
+    def forget(self, head: int) -> None:
+        """Begin anew after a position, and let every reader look."""
+        self.frames.clear()
+        self.size = 0
+        self.since = self.authority = head
+        self.authority_of.clear()
+        for group in self.groups.values():
+            group.joined.clear()
+            group.wake(Message(b"", head))
 
 
 class Hub:
     """Where the tail puts entries and streams take them from; one a process."""
 
-    def __init__(self, cursors: Cursors) -> None:
+    def __init__(self, cursors: Cursors, capacity: int = 10_000, queries: int = 5) -> None:
         self.cursors = cursors
+        self.capacity = capacity
+        """Streams at once."""
+        self.queries = asyncio.Semaphore(queries)
+        """What streams together ask of the database at once, so that requests find it free."""
         self.epoch = 0
         self.head = 0
         self.retained_from = 1
-        self.channels: WeakValueDictionary[UUID, Channel] = WeakValueDictionary()
+        self.channels: dict[UUID, Channel] = {}
         self.is_closed = False
+        self.now = time.monotonic()
         self.counts = Counts()
 
+    def admit(self) -> bool:
+        """Take a place for a stream, if there is one; whoever got it calls `release`."""
+        if self.is_closed or self.counts.connections >= self.capacity:
+            self.counts.refused += 1
+            return False
+        self.counts.connections += 1
+        return True
+
+    def release(self) -> None:
+        """Give a place back."""
+        self.counts.connections -= 1
+
     def channel(self, workspace_id: UUID) -> Channel:
-        """Return a workspace's channel, complete from now on; it goes with its last holder."""
+        """Return a workspace's channel, complete from now on if it is new."""
         channel = self.channels.get(workspace_id)
         if channel is None:
             channel = self.channels[workspace_id] = Channel(self.head)
+        channel.empty_since = self.now
         return channel
 
     def publish(self, rows: Iterable[Any]) -> None:
-        """Take what the tail read, in order, and wake the readers that it concerns.
+        """Take what the tail read, in order, and hand it to the readers that it concerns.
 
         Of a deleted event only its position is left, without a type.
         """
-        touched = set()
-        for row in rows:
-            channel = self.channels.get(row["workspace_id"])
-            if channel is not None and row["user_id"] is None and row["type"] is not None:
-                channel.add(self.frame(row["pos"], as_event(row)))
-                touched.add(channel)
-            # Last, so that an event that cannot be encoded holds the log up and is not lost.
-            self.head = row["pos"]
-        for channel in touched:
-            channel.wake()
+        before = self.head
+        fresh: dict[UUID, list[Frame]] = {}
+        try:
+            for row in rows:
+                workspace_id = row["workspace_id"]
+                if (
+                    workspace_id in self.channels
+                    and row["user_id"] is None
+                    and row["type"] is not None
+                ):
+                    frame = self.frame(row["pos"], as_event(row))
+                    fresh.setdefault(workspace_id, []).append(frame)
+                # Last, so that an event that cannot be encoded holds the log up and is not lost.
+                self.head = row["pos"]
+        finally:
+            for workspace_id, frames in fresh.items():
+                channel = self.channels[workspace_id]
+                self.counts.deliveries += channel.deliver(frames, before)
 
     def frame(self, pos: int, event: Event) -> Frame:
         """Encode an event at its position."""
@@ -161,15 +318,67 @@ class Hub:
         """Begin another epoch: what was kept belongs to positions that are no more."""
         self.epoch, self.head, self.retained_from = epoch, head, retained_from
         for channel in self.channels.values():
-            channel.frames.clear()
-            channel.since = channel.authority = head
-            channel.wake()
+            channel.forget(head)
+
+    def waiting(self) -> list[tuple[Group, Reader]]:
+        """List the readers that wait."""
+        return [
+            (group, reader)
+            for channel in self.channels.values()
+            for group in channel.groups.values()
+            for reader in group.parked
+        ]
+
+    async def keep_time(self) -> None:
+        """Do what is due, every second, until cancelled: one timer for all streams."""
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            try:
+                self.tick()
+            except Exception as error:
+                log.error("a tick of the hub failed", exc_info=error)
+
+    def tick(self) -> None:
+        """Send heartbeats, end what has lived long enough, let go of channels without readers."""
+        self.now = time.monotonic()
+        wall = time.time()
+        look = Message(b"", self.head)
+        heartbeat = Message(position("cursor", self.cursor()), self.head)
+        for group, reader in self.waiting():
+            if reader.ends_at <= wall:
+                group.parked.discard(reader)
+                reader.wake(look)
+            elif self.now - reader.sent_at >= HEARTBEAT_SECONDS:
+                group.parked.discard(reader)
+                reader.wake(heartbeat)
+        for workspace_id, channel in list(self.channels.items()):
+            if channel.groups:
+                channel.empty_since = self.now
+            elif self.now - channel.empty_since >= LINGER_SECONDS:
+                del self.channels[workspace_id]
+
+    async def drain(self) -> None:
+        """End every stream, the waiting ones over up to 3 s, so that not all come back at once."""
+        self.is_closed = True
+        readers = self.waiting()
+        random.shuffle(readers)
+        steps = round(DRAIN_SECONDS / DRAIN_STEP * min(1.0, len(readers) / 1000)) + 1
+        look = Message(b"", self.head)
+        for step in range(steps):
+            for group, reader in readers[step::steps]:
+                if reader in group.parked:
+                    group.parked.discard(reader)
+                    reader.wake(look)
+            if step + 1 < steps:
+                await asyncio.sleep(DRAIN_STEP)
 
     def close(self) -> None:
-        """End every stream, so that the server can stop."""
+        """End every stream at once."""
         self.is_closed = True
-        for channel in self.channels.values():
-            channel.wake()
+        look = Message(b"", self.head)
+        for group, reader in self.waiting():
+            group.parked.discard(reader)
+            reader.wake(look)
 
 
 def as_event(row: Any) -> Event:

@@ -1,29 +1,35 @@
 """One reader of a workspace's log as Server-Sent Events (WHATWG HTML, section 9.2)."""
 
 import asyncio
+import contextlib
 import random
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Self
 from uuid import UUID
 
 import msgspec
 import structlog
 from litestar.response import ServerSentEvent
-from litestar.response.sse import ServerSentEventMessage
 
 from app.errors import Problem, Unavailable
 from app.realtime.filters import Filter
-from app.realtime.hub import Channel, Frame, Hub
+from app.realtime.hub import JOINED, Frame, Hub
+from app.realtime.messages import Message, named, position
 from app.realtime.tail import Tail
-from app.schemas.stream import StreamPosition
 
 log = structlog.get_logger()
 
-HEARTBEAT_SECONDS = 15.0
 LIFETIME_SECONDS = 900.0
 RETRY_MS = (1000, 5000)
 """Between these a reader is told how long to wait, so that not all come back at once."""
-MAX_CHUNK = 64 * 1024
+BUSY_RETRY_MS = (10_000, 30_000)
+"""The same, when there is no room."""
+REFUSED_RETRY_MS = 60_000
+ANSWER_SECONDS = 10.0
+"""How long a stream waits for the database before it breaks off."""
+SLOW_SECONDS = 5.0
+"""A reader that took nothing for so long, and then was gone, was too slow."""
 BEFORE_ALL = -1
 """A position below every other: rights checked there have to be checked now."""
 HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
@@ -37,40 +43,67 @@ Returns whether they see audit events, raises a Problem when they have none.
 """
 
 
-class Message(ServerSentEventMessage):
-    """Bytes that are framed already; Litestar would frame plain bytes once more."""
-
-    __slots__ = ("raw",)
-
-    def __init__(self, raw: bytes) -> None:
-        self.raw = raw
-
-    def encode(self) -> bytes:
-        return self.raw
+class Expired(Exception):
+    """Retention has deleted what follows the reader's position."""
 
 
-def named(
-    event: str, data: msgspec.Struct, cursor: str | None = None, retry_ms: int | None = None
-) -> Message:
-    """Frame a named message."""
-    lines = [f"id: {cursor}"] if cursor else []
-    lines += [f"retry: {retry_ms}"] if retry_ms else []
-    lines += [f"event: {event}", f"data: {msgspec.json.encode(data).decode()}", "", ""]
-    return Message("\n".join(lines).encode())
-
-
-def respond(content: AsyncGenerator[Message]) -> ServerSentEvent:
+def respond(content: AsyncIterator[Message]) -> ServerSentEvent:
     """Answer with a stream."""
     return ServerSentEvent(content, headers=HEADERS)
 
 
-async def refused(problem: msgspec.Struct) -> AsyncGenerator[Message]:
+async def refused(problem: msgspec.Struct) -> AsyncIterator[Message]:
     """Tell an EventSource that it may not read; of a 401 it would never tell the reason."""
-    yield named("unauthorized", problem, retry_ms=60_000)
+    yield Message(named("unauthorized", problem, retry_ms=REFUSED_RETRY_MS))
+
+
+async def busy() -> AsyncIterator[Message]:
+    """Tell a reader to come back later; any status but 200 an EventSource takes for the end."""
+    retry = random.randint(*BUSY_RETRY_MS)
+    yield Message(f": no room for another stream just now\nretry: {retry}\n\n".encode())
+
+
+@contextlib.asynccontextmanager
+async def asking(hub: Hub) -> AsyncIterator[None]:
+    """Take one of the streams' turns at the database, for 10 s; raises `Unavailable`."""
+    async with hub.queries:
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS):
+                yield
+        except TimeoutError:
+            raise Unavailable("The database does not answer; try again in a moment.") from None
 
 
 class Stream:
-    """Yields messages until the reader's time is over, its rights are gone or the server stops."""
+    """Iterates over messages until the reader's time is over, its rights are gone or we stop.
+
+    No queue and no task of its own: what it reads lies in the channel's ring or in the database.
+    Whoever makes one calls `close` at its end, however that comes.
+    """
+
+    __slots__ = (
+        "authorize",
+        "channel",
+        "checked",
+        "describe",
+        "ends_at",
+        "epoch",
+        "group",
+        "has_begun",
+        "has_replayed",
+        "hub",
+        "is_over",
+        "is_sending",
+        "last_event_id",
+        "page",
+        "pos",
+        "principal",
+        "replay",
+        "sent_at",
+        "tail",
+        "waiter",
+        "workspace_id",
+    )
 
     def __init__(
         self,
@@ -79,6 +112,7 @@ class Stream:
         workspace_id: UUID,
         wanted: Filter,
         *,
+        principal: str,
         sees_audit: bool,
         last_event_id: str | None,
         ends_at: float | None,
@@ -90,8 +124,7 @@ class Stream:
         self.hub = hub
         self.tail = tail
         self.workspace_id = workspace_id
-        self.wanted = wanted
-        self.sees_audit = sees_audit
+        self.principal = principal
         self.last_event_id = last_event_id
         self.authorize = authorize
         self.replay = replay
@@ -101,40 +134,48 @@ class Stream:
         self.checked = authorized_at
         self.pos = hub.head
         self.epoch = hub.epoch
-        self.page: Iterator[Frame] = iter(())
-        """What is left of a page of the past."""
-
-    async def messages(self) -> AsyncGenerator[Message]:
-        """Yield the stream's messages; lets its channel go at the end, however that comes."""
         # Joined before the first look at the log, so that nothing falls between.
-        self.channel: Channel = self.hub.channel(self.workspace_id)
-        try:
-            message: Message | None = await self.begin()
-            while True:
-                if message is not None:
-                    self.quiet_until = time.monotonic() + HEARTBEAT_SECONDS
-                    yield message
-                if self.hub.is_closed or time.time() >= self.ends_at:
-                    break
-                message = await self.following()
-        except Problem as problem:
-            if not isinstance(problem, Unavailable):
-                yield named("unauthorized", self.describe(problem), retry_ms=60_000)
-        except Exception as error:
-            # Mid-stream there is no status left to send: the reader resumes from its cursor.
-            log.error("a stream broke off", workspace_id=str(self.workspace_id), exc_info=error)
-        finally:
-            # A cancellation's traceback keeps this stream until the next garbage collection. One
-            # cut off in mid-send may not come by here: its channel goes with it.
-            del self.channel
+        self.channel = hub.channel(workspace_id)
+        self.group = self.channel.group(wanted, sees_audit=sees_audit)
+        self.page: Iterator[Frame] | None = None
+        """What is left of a page of the past."""
+        self.waiter: asyncio.Future[Message] | None = None
+        self.sent_at = hub.now
+        self.has_begun = self.has_replayed = self.is_over = self.is_sending = False
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Message:
+        self.is_sending = False
+        message = None
+        if not self.is_over:
+            try:
+                message = await (self.following() if self.has_begun else self.begin())
+            except Problem as problem:
+                self.is_over = True
+                if not isinstance(problem, Unavailable):
+                    data = self.describe(problem)
+                    message = Message(named("unauthorized", data, retry_ms=REFUSED_RETRY_MS))
+            except Exception as error:
+                # There is no status left to send: the reader resumes from its cursor.
+                log.error("a stream broke off", workspace=str(self.workspace_id), exc_info=error)
+        if message is None:
+            self.is_over = True
+            raise StopAsyncIteration
+        self.sent_at = self.hub.now
+        self.is_sending = True
+        return message
 
     async def begin(self) -> Message:
         """Find where to begin: at the cursor, or with a `reset` at the head if that cannot be."""
+        self.has_begun = True
         retry = random.randint(*RETRY_MS)
         if not self.last_event_id:
             return self.position("cursor", retry)
-        cursor = self.hub.cursors.read(self.last_event_id)
-        if cursor and cursor.epoch == self.hub.epoch and cursor.pos > self.hub.head:
+        hub = self.hub
+        cursor = hub.cursors.read(self.last_event_id)
+        if cursor and cursor.epoch == hub.epoch and cursor.pos > hub.head:
             # Written by another process whose tail is ahead of ours, or by nobody.
             try:
                 await self.tail.catch_up()
@@ -142,77 +183,115 @@ class Stream:
                 raise Unavailable("The log cannot be read; try again in a moment.") from None
         if (
             cursor is None
-            or cursor.epoch != self.hub.epoch
-            or not self.hub.retained_from - 1 <= cursor.pos <= self.hub.head
+            or cursor.epoch != hub.epoch
+            or not hub.retained_from - 1 <= cursor.pos <= hub.head
         ):
-            self.pos, self.epoch = self.hub.head, self.hub.epoch
-            return self.position("reset", retry)
+            return self.reset(retry)
         self.pos, self.epoch = cursor.pos, cursor.epoch
         # No empty line after it: it belongs to the first message, whichever that will be.
-        return Message(f"retry: {retry}\n".encode())
+        return Message(b"retry: %d\n" % retry)
 
     async def following(self) -> Message | None:
-        """Return what comes next, frames or a heartbeat; None when it is time to look again."""
-        if self.epoch != self.hub.epoch:
-            self.pos, self.epoch = self.hub.head, self.hub.epoch
-            self.checked, self.page = BEFORE_ALL, iter(())
-            return self.position("reset")
-        # The log itself says that rights may have changed: look before anything more is sent, and
-        # again if they changed meanwhile.
-        while self.channel.authority > self.checked:
-            self.checked = self.hub.head
-            self.sees_audit = await self.authorize()
-        if message := self.chunk(self.page):
-            return message
-        if self.pos < self.channel.since:
-            await self.turn_page()
-            return None
-        # Nothing below waits before the reader is parked, so no wake-up falls between.
-        head = self.hub.head
-        if message := self.chunk(self.channel.after(self.pos)):
-            return message
-        self.pos = head
-        if time.monotonic() >= self.quiet_until:
-            return self.position("cursor")
-        await self.woken()
+        """Return what comes next, events or a heartbeat; None at the stream's end."""
+        hub = self.hub
+        while not hub.is_closed and time.time() < self.ends_at:
+            if self.epoch != hub.epoch:
+                self.checked = BEFORE_ALL
+                return self.reset()
+            # The log itself says that rights may have changed: look before anything more is sent.
+            if self.channel.authority_over(self.principal) > self.checked:
+                await self.look_up_rights()
+                continue
+            if self.page is not None:
+                message = self.group.join(self.page, self.pos)
+                self.pos = message.until
+                if message.count:
+                    hub.counts.deliveries += message.count
+                    return message
+                self.page = None
+            if self.pos < self.channel.since:
+                try:
+                    await self.turn_page()
+                except Expired:
+                    return self.reset()
+                continue
+            # Nothing below waits before the reader is parked, so nothing falls between.
+            message = self.newest()
+            self.pos = message.until
+            if message.count:
+                hub.counts.deliveries += message.count
+                return message
+            message = await self.parked()
+            self.pos = message.until
+            if message.raw and self.epoch == hub.epoch and time.time() < self.ends_at:
+                return message
         return None
+
+    def newest(self) -> Message:
+        """Join what the ring has after the reader's position, once for all who stand there."""
+        joined = self.group.joined
+        message = joined.get(self.pos)
+        if message is None:
+            message = self.group.join(self.channel.after(self.pos), self.pos)
+            if len(joined) >= JOINED:
+                joined.clear()
+            joined[self.pos] = message
+        return message
+
+    async def parked(self) -> Message:
+        """Wait until the hub has something for this reader, or wants it to look."""
+        waiter: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self.waiter = waiter
+        self.group.parked.add(self)
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            self.group.parked.discard(self)
+            raise
+
+    def wake(self, message: Message) -> None:
+        """Hand the reader what comes next."""
+        if self.waiter is not None and not self.waiter.done():
+            self.waiter.set_result(message)
+
+    async def look_up_rights(self) -> None:
+        """Look up what the reader may see now, as of the head."""
+        self.checked = self.hub.head
+        async with asking(self.hub):
+            sees_audit = await self.authorize()
+        if sees_audit != self.group.sees_audit:
+            self.channel.leave(self.group)
+            self.group = self.channel.group(self.group.wanted, sees_audit=sees_audit)
 
     async def turn_page(self) -> None:
         """Read a page of the past from the database, up to where the channel is complete."""
         until = self.channel.since
-        frames = await self.replay(self.workspace_id, self.pos, until)
-        if not frames:
+        self.hub.counts.replays += not self.has_replayed
+        self.has_replayed = True
+        async with asking(self.hub):
+            frames = await self.replay(self.workspace_id, self.pos, until)
+        if frames:
+            self.page = iter(frames)
+        else:
             self.pos = until
-        self.page = iter(frames)
         # A reader that never waits would never let others run.
         await asyncio.sleep(0)
 
-    def chunk(self, frames: Iterable[Frame]) -> Message | None:
-        """Join the frames that pass, up to 64 KiB, and go on behind the last one looked at."""
-        parts, size = [], 0
-        for frame in frames:
-            self.pos = frame.pos
-            if frame.passes(self.wanted, sees_audit=self.sees_audit):
-                parts.append(frame.bytes)
-                size += len(frame.bytes)
-                if size >= MAX_CHUNK:
-                    break
-        return Message(b"".join(parts)) if parts else None
-
-    async def woken(self) -> None:
-        """Wait for the channel, until a heartbeat is due or the stream's time is over."""
-        future = asyncio.get_running_loop().create_future()
-        self.channel.waiting.add(future)
-        seconds = min(self.quiet_until - time.monotonic(), self.ends_at - time.time())
-        try:
-            async with asyncio.timeout(seconds):
-                await future
-        except TimeoutError:
-            pass
-        finally:
-            self.channel.waiting.discard(future)
+    def reset(self, retry_ms: int | None = None) -> Message:
+        """Go on from the head, and say that what lies before is not to be had."""
+        self.hub.counts.resets += 1
+        self.pos, self.epoch, self.page = self.hub.head, self.hub.epoch, None
+        return self.position("reset", retry_ms)
 
     def position(self, event: str, retry_ms: int | None = None) -> Message:
-        """Tell the reader where it stands, so that a quiet one, too, resumes from now."""
+        """Tell the reader where it stands."""
         cursor = self.hub.cursors.write(self.epoch, self.pos)
-        return named(event, StreamPosition(cursor), cursor, retry_ms)
+        return Message(position(event, cursor, retry_ms))
+
+    def close(self) -> None:
+        """Leave the channel."""
+        self.is_over = True
+        self.group.parked.discard(self)
+        self.channel.leave(self.group)
+        if self.is_sending and self.hub.now - self.sent_at >= SLOW_SECONDS:
+            self.hub.counts.slow_readers += 1

@@ -81,7 +81,7 @@ async def test_a_browser_resumes_without_loss_when_its_server_comes_back(
 ) -> None:
     monkeypatch.setattr("app.auth.tickets.CONNECT_SECONDS", 2)
     monkeypatch.setattr("app.realtime.streams.RETRY_MS", (100, 200))
-    monkeypatch.setattr("app.realtime.streams.HEARTBEAT_SECONDS", 60)
+    monkeypatch.setattr("app.realtime.hub.HEARTBEAT_SECONDS", 60)
     async with running(own_database, cors_origins=[origin]) as server, calling(server) as callers:
         tenant = await new_tenant(callers)
         token = tenant.owner.client.headers["authorization"].removeprefix("Bearer ")

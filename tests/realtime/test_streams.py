@@ -147,7 +147,7 @@ async def test_a_reader_slower_than_the_ring_misses_nothing(
         await reader.message()
         await sql(server, MANY, UUID(tenant.id))
         await server.app.state.tail.catch_up()
-        assert not server.app.state.hub.channels[UUID(tenant.id)].waiting
+        assert not server.app.state.hub.waiting()
         assert await reader.names(1000) == [*range(1, 1001)]
 
 
@@ -356,13 +356,13 @@ async def test_a_stream_ends_after_its_lifetime_and_the_reader_resumes(
 async def test_a_quiet_reader_is_told_the_head_as_a_heartbeat(
     callers: Callers, server: Running, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.realtime.streams.HEARTBEAT_SECONDS", 0.2)
+    monkeypatch.setattr("app.realtime.hub.HEARTBEAT_SECONDS", 0.2)
     other = await new_tenant(callers)
     async with follow(tenant.owner.client, f"{tenant.path}/stream") as reader:
         first = await reader.message()
         await number(other, "elsewhere")
         await server.app.state.tail.catch_up()
-        _, beat = await reader.message(1), await reader.message(1)
+        _, beat = await reader.message(), await reader.message()
         assert beat.id != first.id
         assert (beat.event, beat.id) == ("cursor", server.app.state.hub.cursor())
         assert beat.json() == {"cursor": beat.id}
@@ -371,7 +371,7 @@ async def test_a_quiet_reader_is_told_the_head_as_a_heartbeat(
 async def test_a_reader_whose_filter_matches_nothing_gets_heartbeats_in_a_busy_workspace(
     tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.realtime.streams.HEARTBEAT_SECONDS", 0.2)
+    monkeypatch.setattr("app.realtime.hub.HEARTBEAT_SECONDS", 0.2)
 
     async def write() -> None:
         while True:
@@ -381,7 +381,7 @@ async def test_a_reader_whose_filter_matches_nothing_gets_heartbeats_in_a_busy_w
     async with follow(tenant.owner.client, f"{tenant.path}/stream", types="none") as reader:
         await reader.message()
         writing = asyncio.create_task(write())
-        beat = await reader.message(1)
+        beat = await reader.message()
         writing.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await writing
@@ -545,10 +545,11 @@ async def test_nothing_is_left_of_clients_that_went_away(server: Running, tenant
             stuck = await stack.enter_async_context(follow(tenant.owner.client, path, cursor))
             gone = await stack.enter_async_context(follow(tenant.owner.client, path, cursor))
             await drop(gone)
-            await until(lambda: len(hub.channels[UUID(tenant.id)].waiting) >= 1)
+            await until(lambda: len(hub.waiting()) >= 1)
             await asyncio.sleep(0.1)
             await drop(stuck)
-    await until(lambda: UUID(tenant.id) not in hub.channels)
+    await until(lambda: not hub.channels[UUID(tenant.id)].groups)
+    assert hub.counts.connections == 0
     await until(lambda: len(asyncio.all_tasks()) <= tasks + 1)
     assert server.app.state.database.api.pool.checkedout() == 0
 
@@ -572,7 +573,8 @@ async def test_a_reader_that_leaves_in_any_moment_costs_no_connection(
         await asyncio.gather(*reading, return_exceptions=True)
     pool = server.app.state.database.api.pool
     await until(lambda: pool.checkedout() == 0)
-    await until(lambda: UUID(tenant.id) not in hub.channels)
+    await until(lambda: not hub.channels[UUID(tenant.id)].groups)
+    assert hub.counts.connections == 0
     assert (await tenant.owner.client.get(tenant.path)).status_code == 200
 
 
