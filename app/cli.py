@@ -56,13 +56,25 @@ def dev(host: str, port: int, data: Path, fresh: bool) -> None:
 @annex.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8000, show_default=True, help="Port to listen on.")
-def serve(host: str, port: int) -> None:
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 128),
+    default=1,
+    show_default=True,
+    help="Processes that share the port; one a core. Each follows the log and holds streams.",
+)
+def serve(host: str, port: int, workers: int) -> None:
     """Serve the API on the database of the settings, until SIGINT or SIGTERM."""
+    from app.processes import serve_together
     from app.server import serve
 
-    serve(
-        read_settings(), host, port, ready=lambda url: click.echo(f"Annex serves {url}", err=True)
-    )
+    def ready(url: str) -> None:
+        click.echo(f"Annex serves {url}", err=True)
+
+    if workers == 1:
+        serve(read_settings(), host, port, ready=ready)
+    else:
+        serve_together(read_settings(), host, port, workers, ready=ready)
 
 
 @annex.command()

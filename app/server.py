@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import resource
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -30,11 +31,16 @@ class Server(uvicorn.Server):
     """Ends open streams before uvicorn waits for them, which it would do for ever."""
 
     def __init__(
-        self, app: Application, config: uvicorn.Config, ready: Callable[[], None] | None = None
+        self,
+        app: Application,
+        config: uvicorn.Config,
+        ready: Callable[[], None] | None = None,
+        leave_with: int | None = None,
     ) -> None:
         super().__init__(config)
         self.app = app
         self.ready = ready
+        self.leave_with = leave_with
         self.began = asyncio.Event()
 
     @contextlib.contextmanager
@@ -43,11 +49,21 @@ class Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.handle_exit, number, None)
+        if self.leave_with is not None:
+            loop.add_reader(self.leave_with, self.leave)
         try:
             yield
         finally:
+            if self.leave_with is not None:
+                loop.remove_reader(self.leave_with)
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(number)
+
+    def leave(self) -> None:
+        """Stop as on SIGTERM: who started us is gone."""
+        assert self.leave_with is not None
+        asyncio.get_running_loop().remove_reader(self.leave_with)
+        self.handle_exit(signal.SIGTERM, None)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Tell `ready` once requests are taken."""
@@ -66,33 +82,51 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def listen(host: str, port: int, *, is_shared: bool = False) -> socket.socket:
+def bind(host: str, port: int, *, is_shared: bool = False) -> socket.socket:
     """Bind the port; raises `SettingsError` when that cannot be.
 
-    A shared one takes a part of the connections (SO_REUSEPORT, Linux): each process has a socket of
-    its own, as streams would crowd in the process that happens to accept first. Connections inherit
-    what is set here.
+    A shared one takes a part of the connections (SO_REUSEPORT): each process has a socket of its
+    own, as streams would crowd in the process that happens to accept first.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if is_shared:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
-    if hasattr(socket, "TCP_USER_TIMEOUT"):
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALLED_SECONDS * 1000)
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((host, port))
-        listener.listen(BACKLOG)
+        if is_shared:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        bound.bind((host, port))
     except OSError as error:
-        listener.close()
+        bound.close()
         reason = error.strerror or str(error)
         raise SettingsError(
             f"Port {port} on {host} cannot be used ({reason.lower()}); stop what runs there or "
             "choose another with --port."
         ) from None
+    return bound
+
+
+def listen(host: str, port: int, *, is_shared: bool = False) -> socket.socket:
+    """Bind the port and listen; connections inherit what is set here."""
+    listener = bind(host, port, is_shared=is_shared)
+    # Linux; elsewhere a reader that does not read costs more, and for longer.
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALLED_SECONDS * 1000)
+    listener.listen(BACKLOG)
     return listener
+
+
+def url_of(host: str, port: int) -> str:
+    """Write the URL of what listens there."""
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def raise_file_limit() -> None:
+    """Allow as many open files as may be: each stream is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def serve(
@@ -100,14 +134,18 @@ def serve(
     host: str,
     port: int,
     *,
+    is_shared: bool = False,
     ready: Callable[[str], None] | None = None,
     beside: Sequence[Callable[[AsyncEngine], Awaitable[None]]] = (),
+    leave_with: int | None = None,
 ) -> None:
     """Serve the API until SIGINT or SIGTERM; `beside` runs in the same process, as annex_worker.
 
-    Raises `SettingsError` for a port in use or a database that cannot be served.
+    `leave_with` is a file descriptor that becomes readable when it is time to stop. Raises
+    `SettingsError` for a port in use or a database that cannot be served.
     """
-    listener = listen(host, port)
+    raise_file_limit()
+    listener = listen(host, port, is_shared=is_shared)
     with contextlib.closing(listener):
         asyncio.run(check(settings))
         app = create_app(settings)
@@ -122,9 +160,8 @@ def serve(
             timeout_graceful_shutdown=GRACE_SECONDS,
             backlog=BACKLOG,
         )
-        name = f"[{host}]" if ":" in host else host
-        url = f"http://{name}:{listener.getsockname()[1]}"
-        server = Server(app, config, ready and (lambda: ready(url)))
+        url = url_of(host, listener.getsockname()[1])
+        server = Server(app, config, ready and (lambda: ready(url)), leave_with)
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
             runner.run(run(server, app, listener, beside))
 

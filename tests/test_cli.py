@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import httpx
 import httpx_sse
+import psutil  # type: ignore[import-untyped]
 import pytest
 
 from app.dev.postgres import EmbeddedPostgres
@@ -42,7 +43,7 @@ def annex(*args: str, env: Mapping[str, str] | None = None, cwd: Path = ROOT) ->
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=90,
     )
     return Result(done.returncode, done.stdout, done.stderr)
 
@@ -76,11 +77,77 @@ async def test_a_superuser_is_refused(database: TestDatabase, tmp_path: Path) ->
     assert "bypasses row level security" in said
 
 
-async def test_a_port_in_use_is_said(database: TestDatabase, tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_port_in_use_is_said(database: TestDatabase, tmp_path: Path, workers: str) -> None:
+    with socket.create_server(("127.0.0.1", 0), reuse_port=True) as taken:
         port = str(taken.getsockname()[1])
-        said = sentence(annex("serve", "--port", port, env=settings(database), cwd=tmp_path))
+        arguments = ("serve", "--port", port, "--workers", workers)
+        said = sentence(annex(*arguments, env=settings(database), cwd=tmp_path))
     assert f"Port {port} on 127.0.0.1 cannot be used" in said
+
+
+@pytest.mark.timeout(240)
+async def test_workers_that_cannot_start_say_why_once(
+    database: TestDatabase, tmp_path: Path
+) -> None:
+    env = settings(database, ANNEX_DATABASE_URL=database.url("postgres"))
+    said = sentence(annex("serve", "--port", "0", "--workers", "2", env=env, cwd=tmp_path))
+    assert "bypasses row level security" in said
+
+
+@pytest.mark.timeout(240)
+async def test_workers_share_a_port_and_one_that_dies_is_replaced(
+    database: TestDatabase, tmp_path: Path
+) -> None:
+    with two_workers(database, tmp_path) as (parent, log):
+        url = log.read_text().split("Annex serves ")[1].split()[0]
+        serving = [c for c in psutil.Process(parent.pid).children() if c.net_connections("tcp")]
+        assert len(serving) == 2
+        serving[0].kill()
+        wait_for(lambda: "is replaced" in log.read_text())
+        wait_for(lambda: listeners(parent.pid) == 2, 90)
+        async with httpx.AsyncClient() as client:
+            assert (await client.get(f"{url}/health/ready")).json()["status"] == "ok"
+        parent.terminate()
+        assert parent.wait(30) == 0
+    assert not any(c.is_running() for c in serving)
+    assert "Traceback" not in log.read_text()
+
+
+@pytest.mark.timeout(240)
+async def test_workers_end_when_their_parent_is_killed(
+    database: TestDatabase, tmp_path: Path
+) -> None:
+    with two_workers(database, tmp_path) as (parent, _):
+        children = psutil.Process(parent.pid).children()
+        parent.kill()
+        parent.wait()
+    assert psutil.wait_procs(children, timeout=30)[1] == []
+
+
+@contextlib.contextmanager
+def two_workers(
+    database: TestDatabase, folder: Path
+) -> Iterator[tuple["subprocess.Popen[str]", Path]]:
+    """Run `annex serve --workers 2` until it serves, and what it says into a file."""
+    command = [ANNEX, "serve", "--port", "0", "--workers", "2"]
+    log = folder / "log"
+    with log.open("w+") as err:
+        parent = subprocess.Popen(
+            command, cwd=folder, env=os.environ | settings(database), stderr=err, text=True
+        )
+        try:
+            wait_for(lambda: "Annex serves" in log.read_text() or parent.poll(), 90)
+            yield parent, log
+        finally:
+            if parent.poll() is None:
+                parent.terminate()
+                parent.wait(30)
+
+
+def listeners(pid: int) -> int:
+    """Count the processes below one that serve."""
+    return sum(bool(c.net_connections("tcp")) for c in psutil.Process(pid).children())
 
 
 def test_a_supabase_host_is_not_migrated_from_here() -> None:
