@@ -7,7 +7,7 @@ UV_VERSION := 0.13.9
 SHELL := /bin/sh
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help run test check drift drift-live preflight fix bench bench-drift clean sync
+.PHONY: help run test check drift drift-live preflight fix bench bench-realtime bench-drift clean sync
 
 # A uv of the user's will do; without one, ours goes into a folder that git ignores.
 UV := $(or $(shell command -v uv 2>/dev/null),.tools/uv/bin/uv)
@@ -23,7 +23,7 @@ NEEDS_PYTHON = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2
 BIN := .venv/bin
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 run: .venv/.synced ## Serve everything on a local Postgres (PORT=8010, DATA=some/folder, FRESH=1)
 	@exec $(BIN)/annex dev $(if $(PORT),--port "$(PORT)") $(if $(DATA),--data "$(DATA)") $(if $(FRESH),--fresh)
@@ -55,6 +55,9 @@ fix: .venv/.synced ## Format the code and repair what ruff can
 
 bench: .venv/.synced ## Measure requests and streams (ARGS='--rounds 5')
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+bench-realtime: .venv/.synced ## Measure thousands of streams against other servers (ARGS='--rounds 5')
+	@$(BIN)/python -m tests.bench.realtime $(ARGS)
 
 bench-drift: .venv/.synced ## Count what the drift check finds, against alembic check (writes docs/drift.md)
 	@"$(UV)" run --quiet --with alembic-postgresql-enum==1.11.0 python -m tests.bench.drift --write $(ARGS)

@@ -1,0 +1,243 @@
+"""What is measured of a server, one function each."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+import msgspec
+import psutil  # type: ignore[import-untyped]
+
+from tests.bench.realtime.clients import Clients, Counts
+from tests.bench.realtime.publish import Http, Plan, Published, Sql
+
+ROOT = Path(__file__).parent.parent.parent.parent
+DRAIN_SECONDS = 60.0
+"""For what was published to arrive everywhere."""
+POLL_SECONDS = 0.02
+WARMUP_SECONDS = 2.0
+RECONNECT_EVENTS = 20
+"""Published while all clients are away."""
+
+
+class Server(msgspec.Struct):
+    """A running server, and how to reach it."""
+
+    name: str
+    port: int
+    process: psutil.Process
+    """The one that serves; of nginx the worker."""
+    via: Http
+    stop: Callable[[], float]
+    """Send SIGTERM; returns the seconds until it had ended."""
+
+    @property
+    def rss(self) -> int:
+        return int(self.process.memory_info().rss)
+
+    @property
+    def cpu_seconds(self) -> float:
+        times = self.process.cpu_times()
+        return float(times.user + times.system)
+
+
+class Saturation(msgspec.Struct):
+    """Events as fast as they are delivered."""
+
+    per_second: float
+    """Deliveries."""
+    cpu_us: float
+    """Of the server process, a delivery."""
+    events_a_read: float
+    bytes_an_event: float
+    client_share: float
+    """Of one core, taken by the load generator."""
+
+
+class Broadcast(msgspec.Struct):
+    """One event a second to everybody."""
+
+    open_seconds: float
+    p50_ms: float
+    p99_ms: float
+    max_ms: float
+    rss: int
+    """Bytes, with all connections open and in use."""
+    rss_a_connection: float
+
+
+class Following(msgspec.Struct):
+    """Many events for few readers each."""
+
+    per_second: float
+    """Events, as they were published."""
+    p50_ms: float
+    p99_ms: float
+    max_ms: float
+
+
+class Reconnect(msgspec.Struct):
+    """Everybody comes back at once."""
+
+    seconds: float
+    """Until each had what it missed."""
+    refused: int
+
+
+class Shutdown(msgspec.Struct):
+    """SIGTERM with open streams."""
+
+    seconds: float
+
+
+@contextmanager
+def publishing(plan: Plan) -> Iterator[Callable[[float], Published]]:
+    """Publish in a process of its own; yields what waits for its end."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.bench.realtime.publish"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+    )
+
+    def finish(seconds: float) -> Published:
+        try:
+            said, _ = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            raise click.ClickException("The publisher does not end.") from None
+        if process.returncode:
+            raise click.ClickException("The publisher failed; the lines above say why.")
+        return msgspec.json.decode(said, type=Published)
+
+    try:
+        assert process.stdin is not None
+        process.stdin.write(msgspec.json.encode(plan))
+        process.stdin.close()
+        process.stdin = None
+        yield finish
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
+def publish(plan: Plan, seconds: float) -> Published:
+    """Publish and wait for the end."""
+    with publishing(plan) as finish:
+        return finish(seconds + DRAIN_SECONDS)
+
+
+def settle(clients: Clients, count: int) -> Counts:
+    """Wait until each connection has had so many events.
+
+    Ends the bench when one is missing, comes twice or in another order.
+    """
+    deadline = time.monotonic() + DRAIN_SECONDS
+    while (counts := clients.stat()).least < count and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+    if counts.least != count or counts.most != count or counts.disorder or counts.malformed:
+        raise click.ClickException(
+            f"{count:,} events were published and connections have had {counts.least:,} to "
+            f"{counts.most:,}, {counts.disorder:,} not in order, {counts.malformed:,} unreadable; "
+            f"{counts.lost:,} streams were cut off."
+        )
+    return counts
+
+
+def saturate(
+    server: Server, clients: Clients, via: Http | Sql, window: int, seconds: float
+) -> Saturation:
+    """Keep a window of events under way for a while."""
+    clients.open(server.port)
+    plan = Plan(
+        via,
+        window=window,
+        readers=clients.count,
+        seconds=WARMUP_SECONDS + seconds,
+        counter=str(clients.counter),
+    )
+    with publishing(plan) as finish:
+        deadline = time.monotonic() + DRAIN_SECONDS
+        while not clients.delivered and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+        time.sleep(WARMUP_SECONDS / 2)
+        clients.mark()
+        cpu = server.cpu_seconds
+        time.sleep(seconds)
+        counts = clients.stat()
+        cpu = server.cpu_seconds - cpu
+        published = finish(seconds + DRAIN_SECONDS)
+    settle(clients, published.count)
+    if not counts.events:
+        raise click.ClickException(f"{server.name} delivered nothing.")
+    return Saturation(
+        counts.events / counts.seconds,
+        cpu / counts.events * 1e6,
+        counts.events / counts.reads,
+        counts.bytes / counts.events,
+        counts.cpu_seconds / counts.seconds,
+    )
+
+
+def broadcast(server: Server, clients: Clients, ticks: int) -> Broadcast:
+    """Publish one event a second to all."""
+    before = server.rss
+    opened = clients.open(server.port)
+    time.sleep(1)
+    clients.mark()
+    published = publish(Plan(server.via, count=ticks, per_second=1), ticks)
+    counts = settle(clients, published.count)
+    rss = server.rss
+    return Broadcast(
+        opened.seconds,
+        counts.p50_ms,
+        counts.p99_ms,
+        counts.max_ms,
+        rss,
+        (rss - before) / clients.count,
+    )
+
+
+def reconnect(server: Server, clients: Clients, via: Sql, had: int) -> Reconnect:
+    """Cut all connections, publish while nobody listens, and let all come back at once."""
+    clients.kill()
+    time.sleep(1)
+    publish(Plan(via, count=RECONNECT_EVENTS, per_second=200, first=had), 1)
+    began = time.monotonic_ns()
+    opened = clients.open(server.port, in_flight=clients.count)
+    counts = settle(clients, had + RECONNECT_EVENTS)
+    caught_up = (counts.last_event_ns - began) / 1e9
+    # All are live again: one more event reaches everyone.
+    publish(Plan(via, count=1, per_second=1, first=had + RECONNECT_EVENTS), 1)
+    settle(clients, had + RECONNECT_EVENTS + 1)
+    return Reconnect(max(caught_up, opened.seconds), opened.refused)
+
+
+def follow(
+    server: Server, clients: Clients, via: Sql, per_second: float, seconds: float
+) -> Following:
+    """Publish to many workspaces whose members each follow their own."""
+    clients.open(server.port)
+    time.sleep(1)
+    count = round(per_second * seconds / len(via.workspaces))
+    clients.mark()
+    published = publish(Plan(via, count=count, per_second=per_second), seconds)
+    counts = settle(clients, published.count)
+    return Following(
+        published.count * len(via.workspaces) / published.seconds,
+        counts.p50_ms,
+        counts.p99_ms,
+        counts.max_ms,
+    )
+
+
+def shut_down(server: Server, clients: Clients) -> Shutdown:
+    """Stop the server with all streams open; ends the bench when one is left."""
+    seconds = server.stop()
+    time.sleep(0.5)
+    if live := clients.stat().live:
+        raise click.ClickException(f"{live:,} streams outlived their server.")
+    return Shutdown(seconds)
