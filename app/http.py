@@ -46,6 +46,7 @@ class Application(Litestar):
         state["ending"] = ending
         if scope["method"] == "HEAD":
             scope, receive, send = as_get(scope, receive, send)
+        state["send"] = send
         try:
             await super().__call__(scope, receive, send)
         finally:

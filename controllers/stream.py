@@ -3,7 +3,7 @@ from typing import Annotated, Any
 
 from litestar import Controller, Request, get, post
 from litestar.params import FromPath, HeaderParameter, JSONBody, QueryParameter
-from litestar.response import ServerSentEvent
+from litestar.response import Response
 
 from app.auth.access import Access, Caller, authenticate, enter, may, refresh
 from app.auth.principals import Principal
@@ -12,7 +12,8 @@ from app.errors import NotFound, Problem, RateLimited, Unavailable, describe
 from app.realtime.filters import Filter, Topics, Types, Where
 from app.realtime.hub import Hub
 from app.realtime.replay import as_principal
-from app.realtime.streams import Stream, asking, busy, refused, respond
+from app.realtime.responses import HEADERS, EventStream
+from app.realtime.streams import Stream, asking, busy, refused
 from app.schemas import stream as s
 
 PERMISSION = "events:read"
@@ -28,7 +29,7 @@ class StreamController(Controller):
     @get(
         "/workspaces/{ws:str}/stream",
         operation_id="streamEvents",
-        opt=may(PERMISSION, authenticates=True),
+        opt=may(PERMISSION, authenticates=True, response_media_types=["text/event-stream"]),
     )
     async def stream_events(
         self,
@@ -40,13 +41,13 @@ class StreamController(Controller):
         last_event_id: LastEventId = None,
         first_event_id: LastEventIdQuery = None,
         ticket: Ticket = None,
-    ) -> ServerSentEvent:
+    ) -> Response[Any]:
         """Follow a workspace's events live."""
         wanted = Filter.read(types, topics, where)
         state = request.app.state
         hub: Hub = state.hub
         if not hub.admit():
-            return respond(busy())
+            return at_once(busy())
         ending = request.scope["state"]["ending"]
         ending.append(hub.release)
         authorized_at = hub.head
@@ -60,11 +61,11 @@ class StreamController(Controller):
         except (RateLimited, Unavailable):
             if ticket is None:
                 raise
-            return respond(busy())
+            return at_once(busy())
         except Problem as problem:
             if ticket is None:
                 raise
-            return respond(refused(describe(problem, request)))
+            return at_once(refused(describe(problem, request)))
         stream = Stream(
             hub,
             state.tail,
@@ -80,7 +81,7 @@ class StreamController(Controller):
             describe=partial(describe, request=request),
         )
         ending.append(stream.close)
-        return respond(stream)
+        return EventStream(stream)
 
     @post("/stream/tickets", operation_id="createStreamTicket", opt=may("any"))
     async def create_stream_ticket(
@@ -96,6 +97,11 @@ class StreamController(Controller):
         await authorize(request, principal, parts[4])
         ticket: s.StreamTicket = request.app.state.tickets.issue(principal, data.path)
         return ticket
+
+
+def at_once(content: bytes) -> Response[Any]:
+    """Answer with a stream that is over as soon as it has begun."""
+    return Response(content, media_type="text/event-stream", headers=HEADERS)
 
 
 async def identify(

@@ -1,26 +1,19 @@
 """What goes over a stream: Server-Sent Events (WHATWG HTML, section 9.2), framed once."""
 
 import msgspec
-from litestar.response.sse import ServerSentEventMessage
 
 from app.schemas.stream import StreamPosition
 
 
-class Message(ServerSentEventMessage):
-    """Bytes that are framed already, and one object for all who get them.
+class Message(msgspec.Struct, frozen=True, gc=False):
+    """Bytes framed once, the same object for all who get them."""
 
-    Litestar would frame plain bytes once more, for every reader.
-    """
-
-    def __init__(self, raw: bytes, until: int = 0, count: int = 0) -> None:
-        self.raw = raw
-        self.until = until
-        """The last position looked at: a reader goes on after it."""
-        self.count = count
-        """Events in it."""
-
-    def encode(self) -> bytes:
-        return self.raw
+    raw: bytes
+    """Nothing for a reader that shall look for itself."""
+    until: int
+    """The last position that was looked at: the reader goes on after it."""
+    count: int = 0
+    """Events in it."""
 
 
 def named(

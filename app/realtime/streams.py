@@ -10,7 +10,6 @@ from uuid import UUID
 
 import msgspec
 import structlog
-from litestar.response import ServerSentEvent
 
 from app.errors import Problem, Unavailable
 from app.realtime.filters import Filter
@@ -32,7 +31,6 @@ SLOW_SECONDS = 5.0
 """A reader that took nothing for so long, and then was gone, was too slow."""
 BEFORE_ALL = -1
 """A position below every other: rights checked there have to be checked now."""
-HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
 
 Replay = Callable[[UUID, int, int], Awaitable[list[Frame]]]
 """Reads frames of a workspace after a position, up to another, in order; at most a page."""
@@ -47,20 +45,15 @@ class Expired(Exception):
     """Retention has deleted what follows the reader's position."""
 
 
-def respond(content: AsyncIterator[Message]) -> ServerSentEvent:
-    """Answer with a stream."""
-    return ServerSentEvent(content, headers=HEADERS)
-
-
-async def refused(problem: msgspec.Struct) -> AsyncIterator[Message]:
+def refused(problem: msgspec.Struct) -> bytes:
     """Tell an EventSource that it may not read; of a 401 it would never tell the reason."""
-    yield Message(named("unauthorized", problem, retry_ms=REFUSED_RETRY_MS))
+    return named("unauthorized", problem, retry_ms=REFUSED_RETRY_MS)
 
 
-async def busy() -> AsyncIterator[Message]:
+def busy() -> bytes:
     """Tell a reader to come back later; any status but 200 an EventSource takes for the end."""
     retry = random.randint(*BUSY_RETRY_MS)
-    yield Message(f": no room for another stream just now\nretry: {retry}\n\n".encode())
+    return b": no room for another stream just now\nretry: %d\n\n" % retry
 
 
 @contextlib.asynccontextmanager
@@ -146,28 +139,27 @@ class Stream:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Message:
+    async def __anext__(self) -> bytes:
         self.is_sending = False
-        message = None
+        raw = None
         if not self.is_over:
             try:
-                message = await (self.following() if self.has_begun else self.begin())
+                raw = await (self.following() if self.has_begun else self.begin())
             except Problem as problem:
                 self.is_over = True
                 if not isinstance(problem, Unavailable):
-                    data = self.describe(problem)
-                    message = Message(named("unauthorized", data, retry_ms=REFUSED_RETRY_MS))
+                    raw = refused(self.describe(problem))
             except Exception as error:
                 # There is no status left to send: the reader resumes from its cursor.
                 log.error("a stream broke off", workspace=str(self.workspace_id), exc_info=error)
-        if message is None:
+        if raw is None:
             self.is_over = True
             raise StopAsyncIteration
         self.sent_at = self.hub.now
         self.is_sending = True
-        return message
+        return raw
 
-    async def begin(self) -> Message:
+    async def begin(self) -> bytes:
         """Find where to begin: at the cursor, or with a `reset` at the head if that cannot be."""
         self.has_begun = True
         retry = random.randint(*RETRY_MS)
@@ -189,12 +181,12 @@ class Stream:
             return self.reset(retry)
         self.pos, self.epoch = cursor.pos, cursor.epoch
         # No empty line after it: it belongs to the first message, whichever that will be.
-        return Message(b"retry: %d\n" % retry)
+        return b"retry: %d\n" % retry
 
-    async def following(self) -> Message | None:
+    async def following(self) -> bytes | None:
         """Return what comes next, events or a heartbeat; None at the stream's end."""
         hub = self.hub
-        while not hub.is_closed and time.time() < self.ends_at:
+        while not (self.is_over or hub.is_closed or time.time() >= self.ends_at):
             if self.epoch != hub.epoch:
                 self.checked = BEFORE_ALL
                 return self.reset()
@@ -207,7 +199,7 @@ class Stream:
                 self.pos = message.until
                 if message.count:
                     hub.counts.deliveries += message.count
-                    return message
+                    return message.raw
                 self.page = None
             if self.pos < self.channel.since:
                 try:
@@ -220,11 +212,11 @@ class Stream:
             self.pos = message.until
             if message.count:
                 hub.counts.deliveries += message.count
-                return message
+                return message.raw
             message = await self.parked()
             self.pos = message.until
             if message.raw and self.epoch == hub.epoch and time.time() < self.ends_at:
-                return message
+                return message.raw
         return None
 
     def newest(self) -> Message:
@@ -243,11 +235,7 @@ class Stream:
         waiter: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self.waiter = waiter
         self.group.parked.add(self)
-        try:
-            return await waiter
-        except asyncio.CancelledError:
-            self.group.parked.discard(self)
-            raise
+        return await waiter
 
     def wake(self, message: Message) -> None:
         """Hand the reader what comes next."""
@@ -277,16 +265,22 @@ class Stream:
         # A reader that never waits would never let others run.
         await asyncio.sleep(0)
 
-    def reset(self, retry_ms: int | None = None) -> Message:
+    def reset(self, retry_ms: int | None = None) -> bytes:
         """Go on from the head, and say that what lies before is not to be had."""
         self.hub.counts.resets += 1
         self.pos, self.epoch, self.page = self.hub.head, self.hub.epoch, None
         return self.position("reset", retry_ms)
 
-    def position(self, event: str, retry_ms: int | None = None) -> Message:
+    def position(self, event: str, retry_ms: int | None = None) -> bytes:
         """Tell the reader where it stands."""
         cursor = self.hub.cursors.write(self.epoch, self.pos)
-        return Message(position(event, cursor, retry_ms))
+        return position(event, cursor, retry_ms)
+
+    def leave(self) -> None:
+        """End: the client is gone."""
+        self.is_over = True
+        self.group.parked.discard(self)
+        self.wake(Message(b"", self.pos))
 
     def close(self) -> None:
         """Leave the channel."""

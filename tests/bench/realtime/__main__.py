@@ -84,7 +84,12 @@ class Bench:
     """What all turns share."""
 
     def __init__(
-        self, folder: Path, postgres: EmbeddedPostgres, connections: int, seconds: float, window: int
+        self,
+        folder: Path,
+        postgres: EmbeddedPostgres,
+        connections: int,
+        seconds: float,
+        window: int,
     ) -> None:
         self.folder, self.seconds, self.window = folder, seconds, window
         self.connections = connections
