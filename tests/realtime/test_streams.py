@@ -10,6 +10,7 @@ import pytest
 
 from app.auth.principals import Principal
 from app.dev.demo import mint_token
+from app.errors import Unavailable
 from controllers.stream import sees_audit
 from tests.conftest import (
     Callers,
@@ -512,6 +513,85 @@ async def test_a_bad_bearer_credential_is_a_401(
     response = await callers.client(credential).get(f"{tenant.path}/stream")
     assert (response.status_code, response.json()["code"]) == (401, code)
     assert response.headers["www-authenticate"].startswith("Bearer")
+
+
+async def retry_of(client: httpx.AsyncClient, path: str) -> int:
+    """Open a stream that is over at once, without a message; returns the retry that it gives."""
+    response = await client.get(path)
+    assert response.status_code == 200
+    assert response.headers["content-type"].startswith("text/event-stream")
+    *_, retry = response.text.strip().splitlines()
+    assert "data:" not in response.text
+    return int(retry.removeprefix("retry: "))
+
+
+async def test_a_full_server_sends_readers_away_for_a_while_and_keeps_no_place(
+    callers: Callers, server: Running, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub, client, path = server.app.state.hub, tenant.owner.client, f"{tenant.path}/stream"
+    monkeypatch.setattr(hub, "capacity", hub.counts.connections + 1)
+    async with follow(client, path) as reader:
+        await reader.message()
+        assert 10_000 <= await retry_of(client, path) <= 30_000
+        # Also for those whose credential is yet to be looked at.
+        assert 10_000 <= await retry_of(callers.client(), path) <= 30_000
+    await until(lambda: hub.counts.connections == 0)
+    for wrong in ("?types=,", "?ticket=garbage"):
+        await client.get(path + wrong)
+    async with follow(client, path) as reader:
+        assert (await reader.message()).event == "cursor"
+
+
+async def test_an_eventsource_that_meets_trouble_of_ours_is_told_to_come_back(
+    callers: Callers, server: Running, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await tenant.owner.client.post(
+        "/api/v1/stream/tickets", json={"path": f"{tenant.path}/stream"}
+    )
+
+    async def fail(*_: object) -> None:
+        raise Unavailable("The database cannot be reached; try again in a moment.")
+
+    monkeypatch.setattr("controllers.stream.authorize", fail)
+    assert 10_000 <= await retry_of(callers.client(), made.json()["url"]) <= 30_000
+    response = await tenant.owner.client.get(f"{tenant.path}/stream")
+    assert (response.status_code, response.json()["code"]) == (503, "unavailable")
+
+
+async def test_readers_that_come_back_together_find_the_past_without_the_database(
+    server: Running, tenant: Tenant
+) -> None:
+    hub, client, path = server.app.state.hub, tenant.owner.client, f"{tenant.path}/stream"
+    async with follow(client, path) as reader:
+        await reader.message()
+    await until(lambda: not hub.channels[UUID(tenant.id)].groups)
+    await number(tenant, "meanwhile")
+    await server.app.state.tail.catch_up()
+    replays = hub.counts.replays
+    for _ in range(3):
+        async with follow(client, path, reader.cursor) as again:
+            assert await again.names(1) == ["meanwhile"]
+    assert hub.counts.replays == replays
+
+
+async def test_another_members_change_makes_nobody_look_their_rights_up(
+    callers: Callers, server: Running, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = list[str]()
+
+    async def look(request: Any, principal: Principal, ws: str) -> bool:
+        looked.append(principal.id)
+        return await sees_audit(request, principal, ws)
+
+    monkeypatch.setattr("controllers.stream.sees_audit", look)
+    async with follow(tenant.owner.client, f"{tenant.path}/stream", types="test.*") as reader:
+        await reader.message()
+        for _ in range(3):
+            await add_member(callers, tenant, "viewer")
+        await tenant.owner.client.patch(tenant.path, json={"name": "Another"})
+        await number(tenant, "last")
+        assert await reader.names(1) == ["last"]
+    assert looked == []
 
 
 async def test_no_ticket_is_made_for_a_stream_out_of_sight(

@@ -1,0 +1,215 @@
+"""The hub by itself: what it keeps, whom it wakes, and with what."""
+
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import msgspec
+import pytest
+
+from app.realtime import hub as hubs
+from app.realtime.cursors import Cursors
+from app.realtime.filters import EVERYTHING, Filter
+from app.realtime.hub import Channel, Hub
+from app.realtime.messages import Message
+
+WORKSPACE = UUID("0190b000-0000-7000-8000-000000000001")
+INVOICES = Filter(types=("invoice.*",))
+
+
+class Waiting:
+    """A reader that waits."""
+
+    def __init__(self, *, ends_at: float = float("inf"), sent_at: float = float("inf")) -> None:
+        self.ends_at, self.sent_at = ends_at, sent_at
+        self.got: list[Message] = []
+
+    def wake(self, message: Message) -> None:
+        self.got.append(message)
+
+
+@pytest.fixture
+def hub() -> Hub:
+    return Hub(Cursors(bytes(32)))
+
+
+def row(pos: int, type: str = "invoice.paid", **others: Any) -> Mapping[str, Any]:
+    """Make a row as the tail reads it."""
+    now = datetime.now(UTC)
+    return {
+        "pos": pos,
+        "event_id": uuid4(),
+        "workspace_id": WORKSPACE,
+        "user_id": None,
+        "type": type,
+        "source": "test",
+        "key": None,
+        "subject": None,
+        "topics": [],
+        "actor": "user:1",
+        "visibility": "feed",
+        "data": msgspec.Raw(msgspec.json.encode(others.pop("data", {}))),
+        "context": msgspec.Raw(b"{}"),
+        "occurred_at": now,
+        "recorded_at": now,
+        **others,
+    }
+
+
+def join(
+    hub: Hub, wanted: Filter = EVERYTHING, *, sees_audit: bool = False, **others: Any
+) -> Waiting:
+    """Let a reader wait."""
+    group = hub.channel(WORKSPACE).group(wanted, sees_audit=sees_audit)
+    reader = Waiting(**others)
+    group.parked.add(reader)
+    return reader
+
+
+def test_all_who_want_the_same_get_the_same_bytes(hub: Hub) -> None:
+    readers = [join(hub) for _ in range(3)]
+    hub.publish([row(1), row(2)])
+    messages = {id(m.raw) for r in readers for m in r.got}
+    assert (len(messages), readers[0].got[0].count, readers[0].got[0].until) == (1, 2, 2)
+    assert hub.counts.deliveries == 6
+
+
+def test_a_reader_whose_filter_lets_nothing_through_sleeps_on(hub: Hub) -> None:
+    wants_invoices, wants_orders = join(hub, INVOICES), join(hub, Filter(types=("order.paid",)))
+    hub.publish([row(1)])
+    assert len(wants_invoices.got) == 1
+    assert not wants_orders.got
+
+
+def test_a_filter_is_evaluated_once_however_many_readers_have_it(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = list[Filter]()
+    matches = Filter.matches
+
+    def count(self: Filter, event: Any) -> bool:
+        asked.append(self)
+        return matches(self, event)
+
+    monkeypatch.setattr(Filter, "matches", count)
+    for _ in range(5):
+        join(hub, Filter(types=("invoice.*",)))
+        join(hub, Filter(types=("invoice.*",)), sees_audit=True)
+    hub.publish([row(1)])
+    assert asked == [INVOICES]
+
+
+def test_audit_events_go_only_to_those_who_may_see_them(hub: Hub) -> None:
+    auditor, other = join(hub, sees_audit=True), join(hub)
+    hub.publish([row(1, visibility="audit"), row(2)])
+    assert (auditor.got[0].count, other.got[0].count) == (2, 1)
+
+
+def test_a_batch_too_large_for_one_write_is_cut_and_continued(hub: Hub) -> None:
+    reader = join(hub)
+    hub.publish([row(n, data={"text": "x" * 30_000}) for n in range(1, 6)])
+    (message,) = reader.got
+    assert (message.count, message.until) == (3, 3)
+    assert [f.pos for f in hub.channels[WORKSPACE].after(message.until)] == [4, 5]
+
+
+def test_the_ring_is_bounded_in_frames_and_in_bytes(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hubs, "RING", 10)
+    join(hub)
+    hub.publish([row(n) for n in range(1, 31)])
+    channel = hub.channels[WORKSPACE]
+    assert (len(channel.frames), channel.since) == (10, 20)
+    hub.publish([row(n, data={"text": "x" * 300_000}) for n in range(31, 41)])
+    assert (len(channel.frames), channel.since) == (3, 37)
+    assert channel.size == sum(len(f.bytes) for f in channel.frames) <= hubs.RING_BYTES
+
+
+def test_who_waits_is_woken_for_heartbeats_and_at_the_end_of_their_time(hub: Hub) -> None:
+    now = time.monotonic()
+    quiet, recent = join(hub, sent_at=now - 15), join(hub, sent_at=now - 1)
+    over = join(hub, ends_at=time.time() - 1)
+    hub.head = 7
+    hub.tick()
+    assert [m.until for m in quiet.got] == [7]
+    assert b"event: cursor" in quiet.got[0].raw
+    assert not recent.got
+    assert [m.raw for m in over.got] == [b""]
+
+
+def test_a_channel_outlives_its_last_reader_for_a_while(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    join(hub)
+    channel = hub.channels[WORKSPACE]
+    (group,) = channel.groups.values()
+    channel.leave(group)
+    hub.tick()
+    hub.publish([row(1)])
+    assert [f.pos for f in hub.channel(WORKSPACE).frames] == [1]
+    monkeypatch.setattr(hubs, "LINGER_SECONDS", 0)
+    hub.tick()
+    assert not hub.channels
+
+
+@pytest.mark.parametrize(
+    ("event", "concerned"),
+    [
+        (row(1, "annex.member.removed", subject="member:7"), {"user:7"}),
+        (row(1, "annex.member.updated", subject="member:7"), {"user:7"}),
+        (row(1, "annex.api_key.updated", subject="api_key:5", visibility="audit"), {"api_key:5"}),
+        (row(1, "annex.role.updated", subject="role:1"), {"user:7", "user:8", "api_key:5"}),
+        (row(1, "annex.workspace.deleted"), {"user:7", "user:8", "api_key:5"}),
+        (
+            row(1, "annex.workspace.updated", data={"previous": {"require_aal2": False}}),
+            {"user:7", "user:8", "api_key:5"},
+        ),
+        (row(1, "annex.workspace.updated", data={"previous": {"name": "Old"}}), set()),
+        (row(1, "invoice.paid", subject="member:7"), set()),
+    ],
+)
+def test_only_those_whose_rights_an_event_may_change_look_them_up(
+    hub: Hub, event: Mapping[str, Any], concerned: set[str]
+) -> None:
+    reader = join(hub)
+    hub.publish([event])
+    channel = hub.channels[WORKSPACE]
+    principals = {"user:7", "user:8", "api_key:5"}
+    assert {p for p in principals if channel.authority_over(p) > 0} == concerned
+    # Nothing is handed out before they have looked.
+    assert [m.raw for m in reader.got] == [b""] if concerned else reader.got[0].count == 1
+
+
+def test_a_channel_does_not_remember_endlessly_whose_rights_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hubs, "KNOWN", 3)
+    hub = Hub(Cursors(bytes(32)))
+    join(hub)
+    hub.publish(row(n, "annex.member.added", subject=f"member:{n}") for n in range(1, 6))
+    channel: Channel = hub.channels[WORKSPACE]
+    assert len(channel.authority_of) <= 3
+    assert all(channel.authority_over(f"user:{n}") >= n for n in range(1, 6))
+
+
+def test_an_event_that_cannot_be_encoded_holds_the_log_up_and_costs_no_reader_the_others(
+    hub: Hub,
+) -> None:
+    reader = join(hub)
+    with pytest.raises(TypeError):
+        hub.publish([row(1), row(2, occurred_at=object()), row(3)])
+    assert (hub.head, reader.got[0].count) == (1, 1)
+
+
+async def test_a_full_hub_admits_nobody_until_a_place_is_free() -> None:
+    hub = Hub(Cursors(bytes(32)), capacity=1)
+    assert (hub.admit(), hub.admit()) == (True, False)
+    hub.release()
+    assert hub.admit()
+    await hub.drain()
+    hub.release()
+    assert not hub.admit()
+    assert hub.counts.refused == 2
