@@ -78,6 +78,10 @@ async def refresh(request: Request[Any, Any, Any], principal: Principal) -> Prin
 
     Raises `InvalidKey` when it is no more.
     """
+    if principal.kind == "operator":
+        if principal.key_hash not in request.app.state.settings.operator_key_hashes:
+            raise InvalidKey("The operator key is no longer in the settings.")
+        return principal
     if principal.kind != "api_key":
         return principal
     if principal.prefix is None:

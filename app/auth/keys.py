@@ -117,4 +117,4 @@ def operator(key: Key, hashes: list[str]) -> Principal:
         raise InvalidKey(
             "The operator key is unknown; its hash must be in ANNEX_OPERATOR_KEY_HASHES."
         )
-    return Principal(kind="operator", id=key.prefix)
+    return Principal(kind="operator", id=key.prefix, key_hash=key.hash.hex())

@@ -25,6 +25,8 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     permissions: Annotated[tuple[str, ...], Meta(max_length=100)] = ()
     prefix: str | None = None
     """A key's public part, by which it is looked up again."""
+    key_hash: str | None = None
+    """An operator key's, by which it is looked up again in the settings."""
 
     @property
     def name(self) -> str:

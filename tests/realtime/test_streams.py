@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID
 
 import httpx
+import msgspec
 import pytest
 
 from app.auth.principals import Principal
@@ -592,6 +593,20 @@ async def test_another_members_change_makes_nobody_look_their_rights_up(
         await number(tenant, "last")
         assert await reader.names(1) == ["last"]
     assert looked == []
+
+
+async def test_an_operators_ticket_goes_with_the_key(
+    callers: Callers, server: Running, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = await callers.operator().client.post(
+        "/api/v1/stream/tickets", json={"path": f"{tenant.path}/stream"}
+    )
+    async with follow(callers.client(), made.json()["url"]) as reader:
+        assert (await reader.message()).event == "cursor"
+    rotated = msgspec.structs.replace(server.settings, operator_key_hashes=["0" * 64])
+    monkeypatch.setitem(server.app.state._state, "settings", rotated)
+    async with follow(callers.client(), made.json()["url"]) as reader:
+        assert problem_of((await reader.rest())[0]) == "invalid_key"
 
 
 async def test_no_ticket_is_made_for_a_stream_out_of_sight(
