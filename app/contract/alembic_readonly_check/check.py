@@ -3,37 +3,22 @@
 import datetime as dt
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-import msgspec
-from sqlalchemy.engine import URL
-
-from alembic_readonly_check import (
-    baseline,
-    catalog,
-    datamodel,
-    guard,
-    metadata,
-    migrations,
-    opinion,
-    scratch,
-    snapshot,
-)
-from alembic_readonly_check.codes import finding
+from alembic_readonly_check import baseline, catalog, datamodel
 from alembic_readonly_check.columns_contract import check_columns
-from alembic_readonly_check.compare import CODES, Comparison, Planner, Rules, Side
-from alembic_readonly_check.config import Config, secret
+from alembic_readonly_check.compare import Comparison, Rules, Side
+from alembic_readonly_check.config import Config
 from alembic_readonly_check.datamodel import Document
 from alembic_readonly_check.external import check_external
-from alembic_readonly_check.facts import Json, Schema
+from alembic_readonly_check.facts import Schema
 from alembic_readonly_check.findings import CannotCheck, Finding, Location, ordered
-from alembic_readonly_check.guard import Reader
-from alembic_readonly_check.metadata import Models
-from alembic_readonly_check.migrations import Migration
 from alembic_readonly_check.openapi import Contract, load_contract
 from alembic_readonly_check.reporters import Report
+
+if TYPE_CHECKING:
+    from alembic_readonly_check.metadata import Models
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +33,6 @@ class Options:
     require_readonly_role: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Live:
-    """What the live side said: its facts, its history of migrations, how to ask it more."""
-
-    schema: Schema
-    applied: dict[str, Json] | None
-    planner: Planner | None
-
-
 @dataclass(slots=True)
 class Check:
     """Collects findings part by part; `progress` is told what happens next."""
@@ -68,7 +44,7 @@ class Check:
     compared: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     document: Document | None = None
-    models: Models | None = None
+    models: "Models | None" = None
     described: Contract | None = None
 
     # ------------------------------------------------------------------ offline
@@ -95,6 +71,9 @@ class Check:
                 raise CannotCheck("No models are named: set metadata, or give --metadata mod:attr.")
             self.note("no models are named, so nothing is compared with them")
             return
+        # SQLAlchemy and Litestar are imported only for models and app: documents need neither.
+        from alembic_readonly_check import metadata
+
         self.progress(f"importing {self.config.metadata}")
         self.models = metadata.read(
             self.config.metadata, self.config.folder, self.config.default_schema, self.is_compared
@@ -146,9 +125,9 @@ class Check:
                 raise CannotCheck("No app is named: set app, or give --app mod:app.")
             self.note("no app is named, so nothing is compared with it")
             return
-        # Litestar is imported only here: documents and databases are compared without it.
         from litestar import Litestar
 
+        from alembic_readonly_check import metadata
         from alembic_readonly_check.routes import check_routes, routes_of
         from alembic_readonly_check.structs import check_structs
 
@@ -214,209 +193,16 @@ class Check:
 
     # ------------------------------------------------------------------ against catalogs
 
-    def against(
-        self, held: Schema, label: str, planner: Planner | None, models: Schema | None
-    ) -> list[Finding]:
-        """Compare document and models with a catalog; drift that both see is said once."""
-        if not held.tables:
-            raise CannotCheck(f"The {label} hold no table in {', '.join(self.scope().schemas)}.")
-        follow = Side(held, label)
-        found: list[Finding] = []
-        if self.document is not None:
-            found += Comparison("DC", self.document_side(), follow, self.rules(), planner).run()
-        if models is not None:
-            said = {(one.code, one.subject) for one in found if self.selected(one)}
-            twins = {codes["DB"]: codes.get("DC") for codes in CODES.values() if "DB" in codes}
-            found += [
-                one
-                for one in Comparison(
-                    "DB", self.models_side(models), follow, self.rules(), planner
-                ).run()
-                if (twins.get(one.code), one.subject) not in said
-            ]
-        self.compared.append(f"{len(held.tables)} tables of the {label}")
-        return found
-
     def databases(self, only: frozenset[str] = frozenset({"facts", "migrations"})) -> None:
         """Compare with a scratch and a live database, as far as their variables are set.
 
         `only` names what is wanted: `facts` of document and models, `migrations`. Raises
         `CannotCheck` if neither a scratch server, a live database nor a snapshot is given.
         """
-        scratch_name, live_name = self.config.scratch.url_env, self.config.url_env
-        server = secret(scratch_name)
-        live = secret(live_name)
-        if not (server or live or self.options.snapshot):
-            raise CannotCheck(
-                f"There is no database: set {live_name} or {scratch_name}, or give --snapshot."
-            )
-        live_url = guard.driver_url(live, live_name) if live else None
-        held = migrations.files(self.config.path(self.config.migrations))
-        work = partial(self.with_live, only=only, held=held)
-        made: list[Finding] = []
-        if server is not None:
-            url = guard.driver_url(server, scratch_name)
-            if live_url is not None:
-                scratch.refuse_live(url, scratch_name, (live_name, live_url))
-            made = self.with_scratch(url, held) if "facts" in only and held else []
-            self.findings += made
-            work = partial(work, server=url)
-        else:
-            self.note(f"{scratch_name} is not set, so the migrations were not carried out")
-        said = {(one.code, one.subject, one.expected, one.actual) for one in made}
-        before = len(self.findings)
-        if self.options.snapshot is not None:
-            self.progress(f"reading {self.options.snapshot.name}")
-            taken = snapshot.read(self.options.snapshot)
-            schema = snapshot.facts(taken, self.scope(), "database")
-            applied = migrations.history(taken.history) if taken.history else None
-            work(Live(schema, applied, None))
-        elif live_url is not None:
-            guard.run(
-                live_url,
-                live_name,
-                self.scope().schemas,
-                lambda reader: work(self.read_live(reader)),
-                self.config.timeout,
-            )
-        fresh = self.findings[before:]
-        del self.findings[before:]
-        self.findings += [
-            one for one in fresh if (one.code, one.subject, one.expected, one.actual) not in said
-        ]
+        # Alembic and the driver are imported only here: they take as long as an offline check.
+        from alembic_readonly_check.databases import DatabaseCheck
 
-    def read_live(self, reader: Reader) -> Live:
-        """Read a live database, and what its role could do to it."""
-        writable = msgspec.json.decode(reader.ask("writable"))
-        if writable:
-            message = f"the role {reader.role} may write to {', '.join(writable[:3])}" + (
-                f" and {len(writable) - 3} more" if len(writable) > 3 else ""
-            )
-            if self.options.require_readonly_role:
-                raise CannotCheck(f"{message[:1].upper()}{message[1:]}.", "RO901")
-            self.findings.append(finding("RO901", reader.role, message, actual=", ".join(writable)))
-        schema = catalog.read(self.asking(reader), self.scope(), "database")
-        history = snapshot.applied(reader)
-        return Live(schema, migrations.history(history) if history else None, reader)
-
-    def asking(self, reader: Reader) -> Callable[[str], str]:
-        """Ask the catalog queries and tell how far it is."""
-        total = len(catalog.QUERIES)
-
-        def ask(name: str) -> str:
-            done = list(catalog.QUERIES).index(name) + 1
-            self.progress(f"reading the catalog: {name} ({done} of {total})")
-            return reader.ask(name)
-
-        return ask
-
-    def with_live(
-        self,
-        live: Live,
-        *,
-        only: frozenset[str],
-        held: list[Migration],
-        server: URL | None = None,
-    ) -> None:
-        """Compare document, models and migrations with the live side."""
-        applied = live.applied
-        waiting = migrations.pending(held, applied) if applied is not None else []
-        if "migrations" in only:
-            if applied is None:
-                self.note("the database keeps no supabase_migrations.schema_migrations")
-            else:
-                self.findings += migrations.check(held, applied, self.config.folder)
-                self.compared.append(f"{len(held)} migrations")
-        models = self.models.schema if self.models else None
-        behind: list[Finding] = []
-        done = [migration for migration in held if migration not in waiting]
-        if server is not None and done and ("migrations" in only or waiting):
-            self.progress("carrying out the applied migrations")
-            with self.made(server, done, None) as made:
-                expected, behind = self.read_scratch(
-                    made.migrated, models if waiting and "facts" in only else None
-                )
-            if "migrations" in only:
-                self.findings += Comparison(
-                    "MG",
-                    Side(expected, "migrations"),
-                    Side(live.schema, "database"),
-                    self.rules(),
-                ).run()
-        if "facts" in only:
-            known = {(one.code, one.subject) for one in behind}
-            self.findings += [
-                one
-                for one in self.against(live.schema, "database", live.planner, models)
-                # What waits to be applied is no drift of the live database.
-                if (one.code, one.subject) not in known
-            ]
-
-    def made(self, server: URL, held: list[Migration], models: Models | None) -> Any:
-        """Make scratch databases from migrations and, if given, models."""
-        config = self.config.scratch
-        for path in config.platform:
-            if not (self.config.folder / path).is_file():
-                raise CannotCheck(f"The platform file {path} is not there.")
-        return scratch.databases(
-            server,
-            config.url_env,
-            [self.config.folder / path for path in config.platform],
-            [migration.path for migration in held],
-            config.role,
-            models.metadata if models else None,
-            self.config.default_schema,
-        )
-
-    def with_scratch(self, server: URL, held: list[Migration]) -> list[Finding]:
-        """Compare document and models with what the migrations make."""
-        self.progress(f"carrying out {len(held)} migrations")
-        with self.made(server, held, self.models) as made:
-            models = self.models.schema if self.models else None
-            if made.compiled is not None and models is not None:
-                shadow = catalog.Scope(
-                    tuple(inner for inner, _ in made.shadows), self.config.exclude, made.shadows
-                )
-                compiled = guard.run(
-                    made.compiled,
-                    self.config.scratch.url_env,
-                    shadow.schemas,
-                    lambda reader: catalog.read(reader.ask, shadow, "models"),
-                    self.config.timeout,
-                )
-                models = scratch.as_models(compiled, models)
-                for refusal in made.refused:
-                    self.note(f"the server refuses a part of the models: {refusal}")
-            _, found = self.read_scratch(made.migrated, models, self.models)
-        return found
-
-    def read_scratch(
-        self, url: URL, models: Schema | None, asked: Models | None = None
-    ) -> tuple[Schema, list[Finding]]:
-        """Read a migrated scratch database and compare document and models with it.
-
-        Alembic is asked for its opinion of the models that are given as `asked`.
-        """
-        scope = self.scope()
-
-        def work(reader: Reader) -> tuple[Schema, list[Finding]]:
-            schema = catalog.read(reader.ask, scope, "migrations")
-            wanted = models is not None or self.document is not None
-            found = self.against(schema, "migrations", reader, models) if wanted else []
-            if asked is not None:
-                found += opinion.findings(
-                    reader, asked.metadata, scope, schema, self.config.default_schema, found
-                )
-            return schema, found
-
-        return guard.run(
-            url,
-            self.config.scratch.url_env,
-            scope.schemas,
-            work,
-            self.config.timeout,
-            reflecting=asked is not None,
-        )
+        DatabaseCheck(self).compare(only)
 
     # ------------------------------------------------------------------ the result
 

@@ -12,9 +12,8 @@ import msgspec
 import rich_click as click
 from click import get_current_context
 from click.core import ParameterSource
-from rich.console import Console
 
-from alembic_readonly_check import baseline, guard, reporters, snapshot
+from alembic_readonly_check import baseline, reporters
 from alembic_readonly_check.check import Check, Options
 from alembic_readonly_check.codes import REGISTRY
 from alembic_readonly_check.config import Config, load, secret
@@ -151,6 +150,8 @@ def _status() -> tuple[AbstractContextManager[Any], Callable[[str], None]]:
     """Show what happens now on a terminal, and nothing anywhere else."""
     if not sys.stderr.isatty():
         return nullcontext(), lambda _: None
+    from rich.console import Console
+
     status = Console(stderr=True, no_color="NO_COLOR" in os.environ).status("starting")
     return status, lambda text: status.update(text)
 
@@ -332,6 +333,8 @@ def snapshot_(output: Path, **given: Any) -> None:
 
     Holds definitions only, no row of any table.
     """
+    from alembic_readonly_check import guard, snapshot
+
     try:
         check = Check(_configured(**given))
         check.docs()
@@ -390,6 +393,8 @@ def doctor() -> None:
 
 
 def _diagnosis(config: Config) -> Any:
+    from alembic_readonly_check import guard
+
     for name, value in (
         ("datamodel", config.datamodel),
         ("openapi", config.openapi),

@@ -18,6 +18,7 @@ from pathlib import Path
 from alembic_readonly_check import catalog, expressions, guard, scratch
 from alembic_readonly_check.check import Check
 from alembic_readonly_check.config import load
+from alembic_readonly_check.databases import DatabaseCheck
 
 from tests.bench.drift.generated import OPERATIONS, TABLES, write
 
@@ -58,7 +59,8 @@ def inside(work: Callable[[], object]) -> float:
 
 def _queries(run: Check, reader: guard.Reader) -> int:
     """Do a whole live check and give the number of its queries."""
-    run.with_live(run.read_live(reader), only=frozenset({"facts", "migrations"}), held=[])
+    live = DatabaseCheck(run)
+    live.with_live(live.read_live(reader), only=frozenset({"facts", "migrations"}), held=[])
     return reader.queries
 
 
