@@ -199,7 +199,7 @@ class Check:
         `only` names what is wanted: `facts` of document and models, `migrations`. Raises
         `CannotCheck` if neither a scratch server, a live database nor a snapshot is given.
         """
-        # Alembic and the driver are imported only here: they take as long as an offline check.
+        # The engine and the driver are imported only here: an offline check needs neither.
         from alembic_readonly_check.databases import DatabaseCheck
 
         DatabaseCheck(self).compare(only)

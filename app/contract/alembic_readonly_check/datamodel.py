@@ -196,7 +196,8 @@ def _content(tokens: list[Token], position: int, end: str) -> str:
     """Join the text of a list item."""
     level = tokens[position].level
     words = []
-    for token in tokens[position + 1 :]:
+    for number in range(position + 1, len(tokens)):
+        token = tokens[number]
         if token.type == end and token.level == level:
             break
         if token.type == "inline":

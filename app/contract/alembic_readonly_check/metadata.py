@@ -115,10 +115,11 @@ def read(
     if not metadata.tables:
         raise CannotCheck(f"{target} holds no table; import the modules of the models beside it.")
     models = Models(metadata, describe(metadata, default_schema, is_compared), root)
-    for base in vars(sys.modules[target.partition(":")[0]]).values():
-        if getattr(base, "metadata", None) is not metadata:
-            continue
-        for mapper in getattr(getattr(base, "registry", None), "mappers", ()):
+    held = vars(sys.modules[target.partition(":")[0]]).values()
+    bases = (base for base in held if getattr(base, "metadata", None) is metadata)
+    # Every mapped class leads to the one registry that its base has.
+    for registry in dict.fromkeys(getattr(base, "registry", None) for base in bases):
+        for mapper in getattr(registry, "mappers", ()):
             if isinstance(mapper.local_table, SqlTable):
                 models.classes[_name(mapper.local_table, default_schema)] = mapper.class_
     return models
