@@ -2,6 +2,7 @@
 
 import importlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic_readonly_check.catalog import QUERIES
@@ -11,9 +12,12 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 
 
-def covered() -> dict[str, tuple[list[str], list[str]]]:
-    """Join what every test file says it covers: code -> ids of changes, ids of benign twins."""
-    joined: dict[str, tuple[list[str], list[str]]] = {}
+def covered() -> dict[str, tuple[list[Any], list[Any]]]:
+    """Join what every test file covers: code -> changes, benign twins.
+
+    A change is the id of a parameter; where a code takes more than one, it is the test itself.
+    """
+    joined: dict[str, tuple[list[Any], list[Any]]] = {}
     for path in sorted(HERE.glob("test_*.py")):
         module = importlib.import_module(f"tests.contract.{path.stem}")
         for code, (changes, twins) in getattr(module, "COVERED", {}).items():

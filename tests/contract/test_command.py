@@ -15,18 +15,12 @@ from typing import Any
 import asyncpg
 import pytest
 from alembic_readonly_check import cli, guard, reporters
-from alembic_readonly_check.codes import REGISTRY, finding
+from alembic_readonly_check.codes import FAMILIES, REGISTRY, finding
 from alembic_readonly_check.findings import Location
 from click.testing import CliRunner, Result
 from sqlalchemy.engine import URL
 
 FOREIGN = Path(__file__).parent / "foreign"
-
-COVERED: dict[str, tuple[list[str], list[str]]] = {
-    "MG401": (["a migration waits"], ["all are applied"]),
-    "MG402": (["an applied migration was edited", "its file is gone"], ["comments and spaces"]),
-    "MG403": (["changed by hand"], ["a pending migration is no drift"]),
-}
 
 
 @pytest.fixture
@@ -366,16 +360,61 @@ def test_every_code_is_explained(code: str) -> None:
     result = run("explain", code.lower())
     entry = REGISTRY[code]
     assert result.exit_code == 0
+    told = " ".join(result.stdout.split())
     for text in (entry.title, entry.explanation, entry.example, entry.fix):
-        assert text in result.stdout
+        assert text in told
 
 
-@pytest.mark.usefixtures("project")
-def test_doctor_says_what_is_there() -> None:
+def test_explain_alone_lists_the_families() -> None:
+    lines = run("explain").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == list(FAMILIES)
+    assert "DB2  The models and the database, 23 codes" in lines
+    assert run("explain", "DB2").stdout.count("\n") == 23
+
+
+def test_doctor_says_what_is_there_and_what_can_be_compared(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOP_DATABASE_URL", "postgresql://someone:s3cret@127.0.0.1:1/nowhere")
     result = run("doctor")
     assert result.exit_code == 0
-    assert "ok      datamodel: handbook/tables.md" in result.stdout
-    assert "missing database: SHOP_DATABASE_URL is not set" in result.stdout
+    source, *keys, able = result.stdout.splitlines()
+    assert source == f"[tool.alembic-readonly-check] of {project / 'pyproject.toml'}"
+    assert {tuple(line.split(maxsplit=2)) for line in keys[:6]} == {
+        ("ok", "datamodel", "3 tables of handbook/tables.md"),
+        ("ok", "openapi", "3 operations of api.yaml"),
+        ("ok", "external-apis", "handbook/partners.md"),
+        ("ok", "migrations", "3 files in sql/changes"),
+        ("ok", "metadata", "3 tables of shop.tables:metadata"),
+        ("ok", "app", "3 routes of shop.web:make_app"),
+    }
+    assert keys[6].split()[:2] == ["wrong", "url-env"]
+    assert keys[7].split(maxsplit=2) == [
+        "missing",
+        "scratch.url-env",
+        "SHOP_SCRATCH_URL is not set",
+    ]
+    assert able == "Can compare: docs, models, api."
+    assert "s3cret" not in result.output
+
+
+def test_doctor_ends_with_2_where_nothing_can_be_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("DATABASE_URL", "SCRATCH_DATABASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    result = run("doctor")
+    assert result.exit_code == 2
+    assert result.stdout.startswith("There is no [tool.alembic-readonly-check]")
+    assert result.stdout.endswith("Nothing can be compared.\n")
+
+
+def test_an_app_that_cannot_be_made_ends_with_2_and_a_sentence(project: Path) -> None:
+    (project / "broken.py").write_text("def make_app():\n    raise RuntimeError('no settings')\n")
+    result = run("api", "--app", "broken:make_app")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "broken:make_app makes no app: RuntimeError: no settings." in result.stderr
 
 
 @pytest.mark.usefixtures("project")
@@ -383,3 +422,14 @@ def test_options_before_a_subcommand_are_not_lost_silently() -> None:
     result: Any = run("--format", "json", "models")
     assert result.exit_code == 2
     assert "after the subcommand" in result.stderr
+
+
+COVERED = {
+    "MG401": ([test_a_migration_waits_and_is_no_drift], [test_a_live_database_that_agrees]),
+    "MG402": (
+        [test_an_applied_migration_was_edited, test_an_applied_migration_is_gone],
+        [test_an_applied_migration_was_edited],
+    ),
+    "MG403": ([test_a_change_by_hand_is_found], [test_a_migration_waits_and_is_no_drift]),
+}
+"""Code -> the tests that make it, and those that show what it lets pass."""

@@ -24,13 +24,6 @@ SCHEMAS = ("public",)
 SERVER_LOG = "CONTRACT_TEST_SERVER_LOG"
 """Variable with the path of the server's log, where that is not `log` in its data folder."""
 
-COVERED: dict[str, tuple[list[str], list[str]]] = {
-    "RO901": (["a role that may write is named"], ["a role with LOGIN only suffices"]),
-    "RO902": (["a transaction that may write"], ["a role with LOGIN only suffices"]),
-    "RO903": (["sabotage"], ["a server sees nothing that writes"]),
-    "RO904": (["scratch and live are one"], ["two databases of one server"]),
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Shop:
@@ -287,3 +280,15 @@ def test_the_configuration_is_read_from_the_project() -> None:
     config = load(ROOT / "shop")
     assert config.scratch == Scratch("SHOP_SCRATCH_URL", ("sql/roles.sql",), "shop_owner")
     assert config.folder == ROOT
+
+
+COVERED = {
+    "RO901": ([test_a_role_that_may_write_is_named], [test_a_role_with_login_only_suffices]),
+    "RO902": (
+        [test_a_transaction_that_may_write_is_refused],
+        [test_a_role_with_login_only_suffices],
+    ),
+    "RO903": ([test_sabotage_ends_in_ro903], [test_a_server_sees_nothing_that_writes]),
+    "RO904": ([test_scratch_and_live_may_not_be_one], [test_scratch_and_live_may_not_be_one]),
+}
+"""Code -> the tests that make it, and those that show what it lets pass."""

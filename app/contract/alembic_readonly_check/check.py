@@ -19,6 +19,7 @@ from alembic_readonly_check.reporters import Report
 
 if TYPE_CHECKING:
     from alembic_readonly_check.metadata import Models
+    from alembic_readonly_check.routes import Route
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class Check:
         path = self.config.path(self.config.datamodel)
         if path is None:
             if required:
-                raise CannotCheck(f"{self.config.datamodel} is not there.")
+                raise CannotCheck(f"{self.config.datamodel} is not there; `doctor` says what is.")
             self.note("datamodel.md is not there, so nothing is compared with it")
             return
         self.progress(f"reading {self.config.datamodel}")
@@ -92,7 +93,7 @@ class Check:
         path = self.config.path(self.config.openapi)
         if path is None:
             if required:
-                raise CannotCheck(f"{self.config.openapi} is not there.")
+                raise CannotCheck(f"{self.config.openapi} is not there; `doctor` says what is.")
             self.note("openapi.yaml is not there, so nothing is compared with it")
             return
         self.progress(f"reading {self.config.openapi}")
@@ -125,23 +126,36 @@ class Check:
                 raise CannotCheck("No app is named: set app, or give --app mod:app.")
             self.note("no app is named, so nothing is compared with it")
             return
+        from alembic_readonly_check.routes import check_routes
+        from alembic_readonly_check.structs import check_structs
+
+        routes = self.routes()
+        self.findings += check_routes(self.described, routes, self.config.api)
+        self.findings += check_structs(self.described, routes, self.config.folder)
+
+    def routes(self) -> "list[Route]":
+        """Import the app, or let its function make it, and list its routes."""
         from litestar import Litestar
 
         from alembic_readonly_check import metadata
-        from alembic_readonly_check.routes import check_routes, routes_of
-        from alembic_readonly_check.structs import check_structs
+        from alembic_readonly_check.routes import routes_of
 
-        self.progress(f"importing {self.config.app}")
-        app = metadata.load(self.config.app, self.config.folder)
+        target = str(self.config.app)
+        self.progress(f"importing {target}")
+        app = metadata.load(target, self.config.folder)
         if not isinstance(app, Litestar) and callable(app):
-            app = app()
+            try:
+                app = app()
+            except Exception as error:
+                raise CannotCheck(
+                    f"{target} makes no app: {type(error).__name__}: {error}."
+                ) from error
         if not isinstance(app, Litestar):
-            raise CannotCheck(f"{self.config.app} is not a Litestar app, nor does it make one.")
+            raise CannotCheck(f"{target} is not a Litestar app, nor does it make one.")
         routes = routes_of(app, self.config.folder)
-        self.findings += check_routes(self.described, routes, self.config.api)
-        self.findings += check_structs(self.described, routes, self.config.folder)
         count = sum(route.method != "OPTIONS" for route in routes)
-        self.compared.append(f"{count} routes of {self.config.app}")
+        self.compared.append(f"{count} routes of {target}")
+        return routes
 
     def note(self, text: str) -> None:
         """Remember what was left out, so that nobody takes silence for agreement."""
@@ -217,7 +231,10 @@ class Check:
         Raises `CannotCheck` if nothing was compared: that is no agreement.
         """
         if not self.compared:
-            raise CannotCheck("Nothing was compared: there is no document, no models and no app.")
+            raise CannotCheck(
+                "Nothing was compared: there is no document, no models and no app;"
+                " `doctor` says what was looked for."
+            )
         found: Iterable[Finding] = (one for one in set(self.findings) if self.selected(one))
         found = [
             one

@@ -3,9 +3,11 @@
 import datetime as dt
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
+from textwrap import fill
 from typing import Any, NoReturn, TypeVar
 
 import msgspec
@@ -15,8 +17,8 @@ from click.core import ParameterSource
 
 from alembic_readonly_check import baseline, reporters
 from alembic_readonly_check.check import Check, Options
-from alembic_readonly_check.codes import REGISTRY
-from alembic_readonly_check.config import Config, load, secret
+from alembic_readonly_check.codes import FAMILIES, REGISTRY
+from alembic_readonly_check.config import SECTION, Config, load, secret
 from alembic_readonly_check.findings import SEVERITIES, CannotCheck
 from alembic_readonly_check.reporters import Report
 
@@ -25,63 +27,78 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 click.rich_click.TEXT_MARKUP = "markdown"
 click.rich_click.MAX_WIDTH = 100
-click.rich_click.OPTION_GROUPS = {
-    f"alembic-readonly-check{command}": [
-        {
-            "name": "What is compared",
-            "options": [
-                "--app",
-                "--metadata",
-                "--schema",
-                "--url-env",
-                "--scratch-url-env",
-                "--snapshot",
-                "--timeout",
-            ],
-        },
-        {
-            "name": "What counts",
-            "options": [
-                "--select",
-                "--ignore",
-                "--baseline",
-                "--fail-on",
-                "--strict-coverage",
-                "--require-readonly-role",
-            ],
-        },
-        {"name": "How it is told", "options": ["--format", "--output", "--help"]},
-    ]
-    for command in ("", " all", " docs", " models", " db", " migrations", " api")
-}
 
-_OPTIONS = (
-    click.option("--app", metavar="MOD:APP", help="The Litestar app, or a function that makes it."),
+UNKNOWN = "{} is neither a code nor a family of codes; `explain` alone lists the families."
+COMPARED, COUNTED, TOLD = "What is compared", "What counts", "How it is told"
+COMPARE, UNDERSTAND, KEEP = "Compare", "Understand", "Keep for later"
+"""Titles of the panels of `--help`: those of options, those of subcommands."""
+
+MODELS = (
     click.option(
-        "--metadata", metavar="MOD:ATTR", help="The models' MetaData: `mod:Base.metadata`."
+        "--metadata",
+        metavar="MOD:ATTR",
+        help="The models' MetaData: `mod:Base.metadata`.",
+        panel=COMPARED,
     ),
-    click.option("--schema", multiple=True, help="Compare this schema; may be given again."),
     click.option(
-        "--url-env", metavar="NAME", help="Variable that holds the URL of the live database."
+        "--schema",
+        multiple=True,
+        metavar="NAME",
+        help="Compare this schema; may be given again.",
+        panel=COMPARED,
     ),
+)
+APP = (
+    click.option(
+        "--app",
+        metavar="MOD:APP",
+        help="The Litestar app, or a function that makes it.",
+        panel=COMPARED,
+    ),
+)
+LIVE = (
+    click.option(
+        "--url-env",
+        metavar="NAME",
+        help="Variable that holds the URL of the live database.",
+        panel=COMPARED,
+    ),
+    click.option(
+        "--timeout", type=float, metavar="SECONDS", help="Limit of each query. [30]", panel=COMPARED
+    ),
+)
+DATABASES = (
+    *LIVE,
     click.option(
         "--scratch-url-env",
         metavar="NAME",
         help="Variable that holds the URL of a server on which databases may be made and dropped.",
+        panel=COMPARED,
     ),
     click.option(
         "--snapshot",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         help="A saved snapshot instead of a live database.",
+        panel=COMPARED,
     ),
-    click.option("--timeout", type=float, metavar="SECONDS", help="Limit of each query. [30]"),
-    click.option("--select", metavar="CODES", help="Only these codes or families: `DM,DC3`. [all]"),
-    click.option("--ignore", metavar="CODES", help="Not these codes or families."),
+)
+SELECT = (
+    click.option(
+        "--select",
+        metavar="CODES",
+        help="Only these codes or families: `DM,DC3`. [all]",
+        panel=COUNTED,
+    ),
+)
+COUNTS = (
+    *SELECT,
+    click.option("--ignore", metavar="CODES", help="Not these codes or families.", panel=COUNTED),
     click.option(
         "--baseline",
         "baseline_",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         help="Known findings, each with a reason and an expiry.",
+        panel=COUNTED,
     ),
     click.option(
         "--fail-on",
@@ -89,32 +106,59 @@ _OPTIONS = (
         default="error",
         show_default=True,
         help="The least severity that ends with 1.",
+        panel=COUNTED,
+    ),
+)
+STRICT = (
+    click.option(
+        "--strict-coverage",
+        is_flag=True,
+        help="An object of a kind nobody compares is an error.",
+        panel=COUNTED,
     ),
     click.option(
-        "--strict-coverage", is_flag=True, help="An object of a kind nobody compares is an error."
+        "--require-readonly-role",
+        is_flag=True,
+        help="End with 2 if the live role may write.",
+        panel=COUNTED,
     ),
-    click.option(
-        "--require-readonly-role", is_flag=True, help="End with 2 if the live role may write."
-    ),
+)
+REPORT = (
     click.option(
         "--format",
         "format_",
         type=click.Choice(list(reporters.FORMATS)),
+        metavar="FORMAT",
         default="text",
         show_default=True,
+        help=f"One of {', '.join(reporters.FORMATS)}.",
+        panel=TOLD,
     ),
     click.option(
         "--output",
         type=click.Path(dir_okay=False, path_type=Path),
         help="Write the report to a file; the summary still goes to the terminal.",
+        panel=TOLD,
     ),
 )
 
+KEPT = click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    required=True,
+    help="The file to write; it is replaced.",
+)
 
-def _with_options(function: F) -> F:
-    for option in reversed(_OPTIONS):
-        function = option(function)
-    return function
+
+def _with(*groups: tuple[Callable[[F], F], ...]) -> Callable[[F], F]:
+    """Give a command the options of these groups."""
+
+    def add(function: F) -> F:
+        for option in reversed([option for group in groups for option in group]):
+            function = option(function)
+        return function
+
+    return add
 
 
 def _configured(**given: Any) -> Config:
@@ -136,7 +180,7 @@ def _codes(text: str | None) -> tuple[str, ...]:
     codes = tuple(code.strip().upper() for code in (text or "").split(",") if code.strip())
     for code in codes:
         if not any(known.startswith(code) for known in REGISTRY):
-            raise CannotCheck(f"{code} is neither a code nor a family of codes.")
+            raise CannotCheck(UNKNOWN.format(code))
     return codes
 
 
@@ -152,8 +196,9 @@ def _status() -> tuple[AbstractContextManager[Any], Callable[[str], None]]:
         return nullcontext(), lambda _: None
     from rich.console import Console
 
-    status = Console(stderr=True, no_color="NO_COLOR" in os.environ).status("starting")
-    return status, lambda text: status.update(text)
+    status = Console(stderr=True).status("starting")
+    # Naming the spinner draws at once; the thread that draws starves while a module is imported.
+    return status, lambda text: status.update(text, spinner="dots")
 
 
 def _run(work: Callable[[Check], None], **given: Any) -> None:
@@ -179,19 +224,25 @@ def _check(progress: Callable[[str], None], **given: Any) -> Check:
             _codes(given["select"]),
             _codes(given["ignore"]),
             given["baseline_"],
-            given["snapshot"],
-            given["strict_coverage"],
-            given["require_readonly_role"],
+            given.get("snapshot"),
+            given.get("strict_coverage", False),
+            given.get("require_readonly_role", False),
         ),
         progress,
     )
+
+
+def _takes_colour() -> bool:
+    """Tell whether stdout is a terminal that shows colours and a person who wants them."""
+    held = os.environ
+    return sys.stdout.isatty() and not held.get("NO_COLOR") and held.get("TERM") != "dumb"
 
 
 def _write(report: Report, format_: str, output: Path | None) -> None:
     if output is not None:
         output.write_text(reporters.FORMATS[format_](report), encoding="utf-8")
         click.echo(report.summary)
-    elif format_ == "text" and sys.stdout.isatty() and "NO_COLOR" not in os.environ:
+    elif format_ == "text" and _takes_colour():
         click.echo(reporters.coloured(report), nl=False)
     else:
         click.echo(reporters.FORMATS[format_](report), nl=False)
@@ -216,13 +267,14 @@ def _everything(check: Check) -> None:
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
-@_with_options
+@_with(DATABASES, APP, MODELS, STRICT, COUNTS, REPORT)
 def main(**given: Any) -> None:
     """Prove that documents, models, migrations, app and database agree, without writing a byte.
 
     Without a subcommand it does **all** that the configuration (`[tool.alembic-readonly-check]` in
     pyproject.toml) and the environment give: offline (documents, models, app), scratch (migrations
-    carried out on a server of one's own), live (a database, in one read-only transaction).
+    carried out on a server of one's own), live (a database, in one read-only transaction). Begin
+    with **doctor**, which says what of that is there.
 
     Ends with **0** if all agree, **1** on drift, **2** if it could not check or had nothing to
     check. URLs are taken from environment variables and never shown.
@@ -234,15 +286,15 @@ def main(**given: Any) -> None:
         _stop(CannotCheck(f"Give options after the subcommand: {context.invoked_subcommand} --…"))
 
 
-@main.command("all")
-@_with_options
+@main.command("all", panel=COMPARE)
+@_with(DATABASES, APP, MODELS, STRICT, COUNTS, REPORT)
 def all_(**given: Any) -> None:
     """Compare everything that is configured and reachable (the default)."""
     _run(_everything, **given)
 
 
-@main.command()
-@_with_options
+@main.command(panel=COMPARE)
+@_with(COUNTS, REPORT)
 def docs(**given: Any) -> None:
     """Check the documents themselves and against each other, offline."""
 
@@ -253,8 +305,8 @@ def docs(**given: Any) -> None:
     _run(work, **given)
 
 
-@main.command()
-@_with_options
+@main.command(panel=COMPARE)
+@_with(MODELS, COUNTS, REPORT)
 def models(**given: Any) -> None:
     """Compare datamodel.md with the models, offline."""
 
@@ -266,8 +318,8 @@ def models(**given: Any) -> None:
     _run(work, **given)
 
 
-@main.command()
-@_with_options
+@main.command(panel=COMPARE)
+@_with(DATABASES, MODELS, STRICT, COUNTS, REPORT)
 def db(**given: Any) -> None:
     """Compare datamodel.md and the models with a scratch or live database, or a snapshot."""
 
@@ -279,8 +331,8 @@ def db(**given: Any) -> None:
     _run(work, **given)
 
 
-@main.command()
-@_with_options
+@main.command(panel=COMPARE)
+@_with(DATABASES, MODELS, STRICT, COUNTS, REPORT)
 def migrations(**given: Any) -> None:
     """Compare the migrations with what a live database applied and now looks like."""
 
@@ -292,8 +344,8 @@ def migrations(**given: Any) -> None:
     _run(work, **given)
 
 
-@main.command()
-@_with_options
+@main.command(panel=COMPARE)
+@_with(APP, COUNTS, REPORT)
 def api(**given: Any) -> None:
     """Compare openapi.yaml with routes, structs and columns, offline."""
 
@@ -304,30 +356,36 @@ def api(**given: Any) -> None:
     _run(work, **given)
 
 
-@main.command()
-@click.argument("code")
-def explain(code: str) -> None:
-    """Explain a CODE: what it means, an example, the fix. A family (`DM`) lists its codes."""
+@main.command(panel=UNDERSTAND)
+@click.argument("code", required=False)
+def explain(code: str | None) -> None:
+    """Explain a CODE: what it means, an example, the fix.
+
+    A family (`DM`, `DC3`) lists its codes; nothing lists the families.
+    """
+    if code is None:
+        for family, title in FAMILIES.items():
+            count = sum(known.startswith(family) for known in REGISTRY)
+            click.echo(f"{family}  {title}, {count} codes")
+        return
     wanted = code.strip().upper()
-    known = REGISTRY.get(wanted)
-    if known is not None:
+    if entry := REGISTRY.get(wanted):
+        explanation = fill(entry.explanation, 100, break_on_hyphens=False)
         click.echo(
-            f"{known.code} ({known.severity}): {known.title}\n\n{known.explanation}\n\n"
-            f"example: {known.example}\nfix: {known.fix}"
+            f"{entry.code} ({entry.severity}): {entry.title}\n\n{explanation}\n\n"
+            f"example: {entry.example}\nfix: {entry.fix}"
         )
         return
-    family = [entry for entry in REGISTRY.values() if entry.code.startswith(wanted)]
-    if not family:
-        _stop(CannotCheck(f"{wanted} is neither a code nor a family of codes."))
-    for entry in family:
-        click.echo(f"{entry.code} {entry.title}")
+    listed = [entry for entry in REGISTRY.values() if entry.code.startswith(wanted)]
+    if not listed:
+        _stop(CannotCheck(UNKNOWN.format(wanted)))
+    for entry in listed:
+        click.echo(f"{entry.code}  {entry.title}")
 
 
-@main.command("snapshot")
-@click.option("--url-env", metavar="NAME", help="Variable that holds the database's URL.")
-@click.option("--schema", multiple=True, help="Read this schema; may be given again.")
-@click.option("--timeout", type=float, metavar="SECONDS")
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), required=True)
+@main.command("snapshot", panel=KEEP)
+@_with(LIVE, MODELS)
+@KEPT
 def snapshot_(output: Path, **given: Any) -> None:
     """Save what the catalogs of a live database say, for later checks with --snapshot.
 
@@ -357,16 +415,17 @@ def _needed(name: str) -> str:
     return value
 
 
-@main.command("baseline")
-@click.option("--reason", required=True, help="Why this drift is borne.")
+@main.command("baseline", panel=KEEP)
+@click.option("--reason", metavar="TEXT", required=True, help="Why this drift is borne.")
 @click.option(
     "--until",
     required=True,
     type=click.DateTime(["%Y-%m-%d"]),
+    metavar="YYYY-MM-DD",
     help="The last day on which it is borne.",
 )
-@click.option("--select", metavar="CODES", help="Only these codes or families.")
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), required=True)
+@_with(SELECT)
+@KEPT
 def baseline_(reason: str, until: dt.datetime, select: str | None, output: Path) -> None:
     """Write today's findings to a file that --baseline leaves out until a day."""
     try:
@@ -379,47 +438,87 @@ def baseline_(reason: str, until: dt.datetime, select: str | None, output: Path)
     click.echo(f"{output}: {len(found)} findings until {until.date()}")
 
 
-@main.command()
+@main.command(panel=UNDERSTAND)
 def doctor() -> None:
-    """Say what is configured, what is found and what is missing; ends with 2 if nothing works."""
+    """Say what is configured, what is there and what is missing, and what can be compared with it.
+
+    Ends with **2** if that is nothing.
+    """
     try:
         config = _configured()
-        lines = list(_diagnosis(config))
     except CannotCheck as error:
         _stop(error)
-    for is_well, line in lines:
-        click.echo(f"{'ok     ' if is_well else 'missing'} {line}")
-    sys.exit(0 if any(is_well for is_well, _ in lines) else 2)
+    click.echo(
+        f"{SECTION} of {config.source}"
+        if config.source
+        else f"There is no {SECTION} in a pyproject.toml here or above; these are the defaults."
+    )
+    well = set()
+    for key, state, told in _diagnosis(config):
+        click.echo(f"  {state:7}  {key:15}  {told}")
+        well |= {key} if state == "ok" else set()
+    able = [name for name, ways in NEEDED.items() if any(well.issuperset(way) for way in ways)]
+    click.echo(f"Can compare: {', '.join(able)}." if able else "Nothing can be compared.")
+    sys.exit(0 if able else 2)
 
 
-def _diagnosis(config: Config) -> Any:
+NEEDED = {
+    "docs": (("datamodel",),),
+    "models": (("datamodel", "metadata"),),
+    "api": (("openapi", "app"),),
+    "db": (("url-env",), ("scratch.url-env", "migrations")),
+    "migrations": (("url-env", "migrations"),),
+}
+"""Subcommand -> keys of the configuration that have to be well; one of the tuples suffices."""
+
+
+def _diagnosis(config: Config) -> Iterator[tuple[str, str, str]]:
+    """Yield each key of the configuration, how it stands, and what is there or wrong."""
+    check = Check(config)
+
+    def read(part: Callable[[], object]) -> str:
+        part()
+        return check.compared[-1]
+
+    files: dict[str, tuple[str | None, Callable[[], str]]] = {
+        "datamodel": (config.datamodel, lambda: read(check.docs)),
+        "openapi": (config.openapi, lambda: read(check.contract)),
+        "external-apis": (config.external_apis, lambda: str(config.external_apis)),
+        "migrations": (config.migrations, lambda: _migrations(config)),
+    }
+    for key, (path, look) in files.items():
+        is_there = config.path(path) is not None
+        yield key, *(_tried(look) if is_there else ("missing", f"{path} is not there"))
+    modules: dict[str, tuple[str | None, Callable[[], str]]] = {
+        "metadata": (config.metadata, lambda: read(check.mapped)),
+        "app": (config.app, lambda: read(check.routes)),
+    }
+    for key, (target, look) in modules.items():
+        yield key, *(_tried(look) if target else ("missing", "is not configured"))
+    for key, name in (("url-env", config.url_env), ("scratch.url-env", config.scratch.url_env)):
+        is_set = secret(name) is not None
+        look = partial(_server, name, config.timeout)
+        yield key, *(_tried(look) if is_set else ("missing", f"{name} is not set"))
+
+
+def _tried(look: Callable[[], str]) -> tuple[str, str]:
+    try:
+        return "ok", look()
+    except CannotCheck as error:
+        return "wrong", str(error)
+
+
+def _migrations(config: Config) -> str:
+    from alembic_readonly_check import migrations
+
+    return f"{len(migrations.files(config.path(config.migrations)))} files in {config.migrations}"
+
+
+def _server(name: str, timeout: float) -> str:
     from alembic_readonly_check import guard
 
-    for name, value in (
-        ("datamodel", config.datamodel),
-        ("openapi", config.openapi),
-        ("external-apis", config.external_apis),
-        ("migrations", config.migrations),
-    ):
-        yield config.path(value) is not None, f"{name}: {value}"
-    check = Check(config)
-    for read, subject in ((check.docs, config.datamodel), (check.mapped, config.metadata)):
-        try:
-            read(True)
-            yield True, f"readable: {check.compared[-1]}"
-        except CannotCheck as error:
-            yield False, f"readable: {subject}: {error}"
-    for name in (config.url_env, config.scratch.url_env):
-        value = secret(name)
-        if value is None:
-            yield False, f"database: {name} is not set"
-            continue
-        try:
-            url = guard.driver_url(value, name)
-            state = guard.run(url, name, (), lambda reader: reader.ask("state"), config.timeout)
-        except CannotCheck as error:
-            yield False, f"database: {name}: {error}"
-            continue
-        held = msgspec.json.decode(state)
-        version = held["version"] // 10000
-        yield True, f"database: {name}: Postgres {version}, role {held['role']}, read only"
+    url = guard.driver_url(_needed(name), name)
+    state = msgspec.json.decode(
+        guard.run(url, name, (), lambda reader: reader.ask("state"), timeout)
+    )
+    return f"{name}: Postgres {state['version'] // 10000}, role {state['role']}, read only"

@@ -13,6 +13,8 @@ from alembic_readonly_check.codes import REGISTRY
 from alembic_readonly_check.findings import CannotCheck, Finding
 from alembic_readonly_check.openapi import ApiRules
 
+SECTION = "[tool.alembic-readonly-check]"
+
 MANAGED_SCHEMAS = (
     "auth",
     "cron",
@@ -93,6 +95,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="ke
     api: ApiRules = ApiRules()
     ignore: tuple[Ignore, ...] = ()
     root: str = "."
+    source: str | None = None
 
     @property
     def folder(self) -> Path:
@@ -129,11 +132,11 @@ def load(start: Path) -> Config:
 
 def _convert(section: object, folder: Path, path: Path) -> Config:
     if not isinstance(section, dict):
-        raise CannotCheck(f"[tool.alembic-readonly-check] in {path.name} is not a table.")
+        raise CannotCheck(f"{SECTION} in {path.name} is not a table.")
     try:
-        config = msgspec.convert({**section, "root": str(folder)}, Config)
+        config = msgspec.convert({**section, "root": str(folder), "source": str(path)}, Config)
     except msgspec.ValidationError as error:
-        raise CannotCheck(f"[tool.alembic-readonly-check] in {path.name}: {error}.") from None
+        raise CannotCheck(f"{SECTION} in {path.name}: {error}.") from None
     for ignore in config.ignore:
         if ignore.code not in REGISTRY:
             raise CannotCheck(f"An ignore in {path.name} names {ignore.code}, which is no code.")
