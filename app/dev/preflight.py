@@ -38,7 +38,7 @@ FILES = (
     "supabase/local/platform.sql",
 )
 METHODS = ("get", "put", "post", "patch", "delete")
-START_SECONDS = 60
+START_SECONDS = 300
 
 
 def files_are_there() -> str:

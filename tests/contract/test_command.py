@@ -6,6 +6,8 @@ import hashlib
 import json
 import secrets
 import shutil
+import subprocess
+import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -340,6 +342,29 @@ def test_the_formats_for_people_escape_what_would_break_them() -> None:
 def test_colours_are_only_for_terminals(project: Path) -> None:
     edited(project)
     assert "\x1b" not in run("models").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "spared"),
+    [
+        (["explain", "DM103"], ["sqlalchemy", "litestar", "alembic", "asyncpg"]),
+        (["docs"], ["sqlalchemy", "litestar", "alembic", "asyncpg"]),
+        (["models"], ["litestar", "alembic", "asyncpg"]),
+        (["all"], ["alembic", "asyncpg"]),
+    ],
+)
+def test_a_subcommand_imports_what_it_needs_and_no_more(
+    arguments: list[str], spared: list[str], project: Path
+) -> None:
+    code = (
+        "import atexit, gc, sys; from alembic_readonly_check.__main__ import main;"
+        f" atexit.register(lambda: print(gc.isenabled(), *(set({spared}) & sys.modules.keys())));"
+        f" sys.argv[1:] = {arguments}; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=project, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "False"
 
 
 def test_a_report_goes_to_a_file(project: Path) -> None:

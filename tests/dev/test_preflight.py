@@ -11,6 +11,8 @@ import pytest
 
 from app.dev import preflight
 
+pytestmark = pytest.mark.timeout(300)  # three of these start a database
+
 ROOT = Path(__file__).parents[2]
 PARTS = ("app", "controllers", "db_models", "docs", "supabase")
 
