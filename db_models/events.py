@@ -5,8 +5,10 @@ from uuid import UUID
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
+    Computed,
     Identity,
     Index,
+    PrimaryKeyConstraint,
     Select,
     SmallInteger,
     select,
@@ -94,12 +96,12 @@ class Pending(Base):
     """An event that waits for its position."""
 
     __tablename__ = "pending"
-    id: Mapped[int] = mapped_column(
-        BigInteger, Identity(always=True, cache=1), primary_key=True, autoincrement=True
-    )
+    __table_args__ = (PrimaryKeyConstraint("is_personal", "id"),)
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True, cache=1), autoincrement=True)
     event_id: Mapped[UUID]
     workspace_id: Mapped[UUID]
     user_id: Mapped[UUID | None]
+    is_personal: Mapped[bool] = mapped_column(Computed("user_id is not null", persisted=True))
 
 
 class LogEntry(Base):
