@@ -356,7 +356,9 @@ async def test_a_role_of_ones_own_gives_what_it_names(
 ) -> None:
     await join(admin, tenants.theirs, tenants.me, "auditor")
     async with session(database, way, tenants) as connection:
-        assert set(await their_rows(admin, connection, tenants)) - {"log", "retentions"} == {"events"}
+        assert set(await their_rows(admin, connection, tenants)) - {"log", "retentions"} == {
+            "events"
+        }
 
 
 async def test_a_role_of_another_workspace_gives_nothing(
