@@ -35,7 +35,7 @@ order by 1
 COLUMNS = """
 select a.attname from pg_attribute a
 where a.attrelid = ('annex.' || $1)::regclass and a.attnum > 0
-  and not a.attisdropped and a.attidentity = ''
+  and not a.attisdropped and a.attidentity = '' and a.attgenerated = ''
 """
 
 
