@@ -81,7 +81,7 @@ create index log_personal_idx on annex.log (workspace_id, pos) where user_id is 
 -- one is at it. A workspace's entries go oldest first, up to the first that has not expired: nothing is read in vain.
 create function annex.expire_events(after_workspace uuid, max_days integer, max_rows integer default 1000)
 returns table (workspace_id uuid, is_last boolean, expired integer)
-language plpgsql security definer set search_path = '' as $$
+language plpgsql security definer set search_path = '' set enable_seqscan = off as $$
 #variable_conflict use_column
 declare
   done uuid := coalesce(after_workspace, '00000000-0000-0000-0000-000000000000');

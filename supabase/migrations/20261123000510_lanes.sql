@@ -20,7 +20,11 @@ returns table (
   topics text[], actor text, visibility text, data jsonb, context jsonb, occurred_at timestamptz,
   recorded_at timestamptz
 )
-language plpgsql volatile security definer set search_path = '' as $$
+language plpgsql volatile security definer set search_path = ''
+-- Planned once a session, when the tables may still be empty, and run for days: never by reading a table from its start.
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
+as $$
 #variable_conflict use_column
 declare
   moved integer;
@@ -40,17 +44,15 @@ begin
     perform set_config('synchronous_commit', 'on', true);
     select l.head into was from annex.log_state l for update;
     with lanes as (
-      (select p.is_personal, p.id, row_number() over (order by p.id) as place
+      (select p.ctid, p.is_personal, row_number() over (order by p.id) as place
         from annex.pending p where not p.is_personal order by p.id limit max_rows)
       union all
-      (select p.is_personal, p.id, row_number() over (order by p.id)
+      (select p.ctid, p.is_personal, row_number() over (order by p.id)
         from annex.pending p where p.is_personal order by p.id limit max_rows)
     ), batch as (
       delete from annex.pending p
-      where (p.is_personal, p.id) in (
-        -- By turns: what one lane leaves, the other one gets.
-        select l.is_personal, l.id from lanes l order by l.place, l.is_personal limit max_rows
-      )
+      -- By turns: what one lane leaves, the other one gets. Rows are never updated, so that their place is good.
+      where p.ctid = any (array(select l.ctid from lanes l order by l.place, l.is_personal limit max_rows))
       returning p.id, p.event_id, p.workspace_id, p.user_id
     )
     insert into annex.log (pos, event_id, workspace_id, user_id)
