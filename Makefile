@@ -7,7 +7,7 @@ UV_VERSION := 0.13.9
 SHELL := /bin/sh
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help run test check drift drift-live preflight fix bench bench-realtime bench-drift clean sync
+.PHONY: help run test check drift drift-live preflight fix bench bench-realtime bench-writers bench-drift clean sync
 
 # A uv of the user's will do; without one, ours goes into a folder that git ignores.
 UV := $(or $(shell command -v uv 2>/dev/null),.tools/uv/bin/uv)
@@ -61,6 +61,9 @@ bench-realtime: .venv/.synced ## Measure thousands of streams against other serv
 
 bench-drift: .venv/.synced ## Count what the drift check finds, against alembic check (writes docs/drift.md)
 	@"$(UV)" run --quiet --with alembic-postgresql-enum==1.11.0 python -m tests.bench.drift --write $(ARGS)
+
+bench-writers: .venv/.synced ## Measure what publishing costs the writer, against a plain insert
+	@$(BIN)/python -m tests.bench.writers $(ARGS)
 
 clean: ## Remove what was installed and cached; databases stay (make run FRESH=1)
 	rm -rf .venv .tools .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -52,6 +52,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     rate_limit_window_seconds: Annotated[int, msgspec.Meta(ge=1)] = 60
     processes: Annotated[int, msgspec.Meta(ge=1)] = 1
     """How many processes share the rate limit."""
+    event_retention_days: Annotated[int, msgspec.Meta(ge=1, le=3650)] | None = None
+    """Days after which the worker deletes events, of every workspace.
+
+    Without it they stay, except where a workspace has its own limit.
+    """
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @property

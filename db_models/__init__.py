@@ -2,7 +2,7 @@
 
 from db_models.api_keys import ApiKey
 from db_models.base import Base, ReadOnlyMapping
-from db_models.events import Event, EventKey, LogEntry, LogState, Pending
+from db_models.events import Event, EventKey, LogEntry, LogState, Pending, Retention
 from db_models.idempotency import IdempotencyKey
 from db_models.profiles import Profile
 from db_models.workspaces import Member, Role, Workspace
@@ -19,6 +19,7 @@ __all__ = [
     "Pending",
     "Profile",
     "ReadOnlyMapping",
+    "Retention",
     "Role",
     "Workspace",
 ]

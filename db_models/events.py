@@ -5,8 +5,10 @@ from uuid import UUID
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
+    Computed,
     Identity,
     Index,
+    PrimaryKeyConstraint,
     Select,
     SmallInteger,
     select,
@@ -94,12 +96,12 @@ class Pending(Base):
     """An event that waits for its position."""
 
     __tablename__ = "pending"
-    id: Mapped[int] = mapped_column(
-        BigInteger, Identity(always=True, cache=1), primary_key=True, autoincrement=True
-    )
+    __table_args__ = (PrimaryKeyConstraint("is_personal", "id"),)
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True, cache=1), autoincrement=True)
     event_id: Mapped[UUID]
     workspace_id: Mapped[UUID]
     user_id: Mapped[UUID | None]
+    is_personal: Mapped[bool] = mapped_column(Computed("user_id is not null", persisted=True))
 
 
 class LogEntry(Base):
@@ -111,6 +113,9 @@ class LogEntry(Base):
             "log_workspace_id_idx", "workspace_id", "pos", postgresql_where=text("user_id is null")
         ),
         Index("log_user_id_idx", "user_id", "pos", postgresql_where=text("user_id is not null")),
+        Index(
+            "log_personal_idx", "workspace_id", "pos", postgresql_where=text("user_id is not null")
+        ),
     )
     pos: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
     event_id: Mapped[UUID]
@@ -137,3 +142,11 @@ class LogState(Base):
     database_oid: Mapped[int] = mapped_column(BigInteger)
     head: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     retained_from: Mapped[int] = mapped_column(BigInteger, server_default=text("1"))
+
+
+class Retention(Base):
+    """How far the events of a workspace have expired; no row where none has."""
+
+    __tablename__ = "retentions"
+    workspace_id: Mapped[UUID] = mapped_column(primary_key=True)
+    retained_from: Mapped[int] = mapped_column(BigInteger)

@@ -39,6 +39,10 @@ class Workspace(Base):
         ),
         CheckConstraint("char_length(name) between 1 and 200", name="workspaces_name_check"),
         CheckConstraint(
+            "event_retention_days between 1 and 3650",
+            name="workspaces_event_retention_days_check",
+        ),
+        CheckConstraint(
             "char_length(external_id) between 1 and 200", name="workspaces_external_id_check"
         ),
         CheckConstraint(
@@ -60,6 +64,7 @@ class Workspace(Base):
     updated_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
     version: Mapped[int] = mapped_column(server_default=text("1"))
     deleted_at: Mapped[datetime | None]
+    event_retention_days: Mapped[int | None]
 
     @classmethod
     def visible(cls) -> Select[Self]:

@@ -3,7 +3,7 @@
 from functools import partial
 from uuid import UUID
 
-from sqlalchemy import bindparam
+from sqlalchemy import bindparam, select, true
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import db_models as m
@@ -16,14 +16,31 @@ ROWS = 500
 MAX_PAGE = 1024 * 1024
 """Bytes that a slow reader may keep waiting for it."""
 
-frames = Compiled(
+entries = (
     m.LogEntry.visible_to(bindparam("workspace_id"))  # type: ignore[arg-type]
     .with_only_columns(m.LogEntry.pos, *m.Event.__table__.columns)
     .join(m.Event, m.Event.id == m.LogEntry.event_id)
     .where(m.LogEntry.pos > bindparam("after"), m.LogEntry.pos <= bindparam("until"))
     .order_by(m.LogEntry.pos)
     .limit(bindparam("rows"))
+    .subquery()
 )
+retention = select(
+    select(m.Retention.retained_from)
+    .where(m.Retention.workspace_id == bindparam("workspace_id"))
+    .scalar_subquery()
+    .label("retained_from")
+).subquery()
+# Both in one statement, and so in one snapshot: events expire in the transaction that says so.
+frames = Compiled(
+    select(retention, entries)
+    .select_from(retention.outerjoin(entries, true()))
+    .order_by(entries.c.pos)
+)
+
+
+class Expired(Exception):
+    """Events after the reader's position have expired: what is left of the past has a hole."""
 
 
 async def read_frames(
@@ -34,13 +51,21 @@ async def read_frames(
     after: int,
     until: int,
 ) -> list[Frame]:
-    """Read at most 500 frames, or about 1 MiB, after a position, up to and with another."""
+    """Read at most 500 frames, or about 1 MiB, after a position, up to and with another.
+
+    Raises `Expired` when retention has passed the position.
+    """
     async with transaction(engine, principal) as session:
         rows = await frames.fetch(
             session, workspace_id=workspace_id, after=after, until=until, rows=ROWS
         )
+    # A row without an event, where there is none.
+    if after < (rows[0]["retained_from"] or 1) - 1:
+        raise Expired
     page, size = list[Frame](), 0
     for row in rows:
+        if row["pos"] is None:
+            break
         page.append(hub.frame(row["pos"], as_event(row)))
         size += len(page[-1].bytes)
         if size >= MAX_PAGE:

@@ -17,6 +17,7 @@ class Workspace(msgspec.Struct, frozen=True):
     external_id: str | None
     metadata: dict[str, Any]
     require_aal2: bool
+    event_retention_days: int | None
     created_by: UUID | None
     created_at: datetime
     updated_at: datetime
@@ -36,6 +37,7 @@ Slug = Annotated[
     str, Meta(min_length=1, max_length=63, pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z")
 ]
 ExternalId = Annotated[str, Meta(min_length=1, max_length=200)]
+Days = Annotated[int, Meta(ge=1, le=3650)]
 
 
 class WorkspaceCreate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,6 +48,7 @@ class WorkspaceCreate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     external_id: ExternalId | None = None
     metadata: dict[str, Any] | UnsetType = UNSET
     require_aal2: bool | UnsetType = UNSET
+    event_retention_days: Days | None = None
 
 
 class WorkspacePatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,3 +59,4 @@ class WorkspacePatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     external_id: ExternalId | UnsetType | None = UNSET
     metadata: dict[str, Any] | UnsetType | None = UNSET
     require_aal2: bool | UnsetType = UNSET
+    event_retention_days: Days | UnsetType | None = UNSET

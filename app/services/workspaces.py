@@ -29,6 +29,7 @@ async def create(
                 new.external_id,
                 literal(new.metadata or {}, JSONB),
                 new.require_aal2 or False,
+                new.event_retention_days,
             )
         )
     )

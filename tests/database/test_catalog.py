@@ -50,7 +50,9 @@ with rights as (
 select format('%s: %s to %s', what, privilege_type, grantee::regrole) from rights
 """
 # What no user may see. `has_…` also counts rights that come through PUBLIC or another role.
-SECRETS = "'api_keys', 'pending', 'log', 'log_state', 'event_keys', 'idempotency_keys'"
+SECRETS = """
+'api_keys', 'pending', 'log', 'log_state', 'event_keys', 'retentions', 'idempotency_keys'
+"""
 
 RULES = [
     Rule(
@@ -139,7 +141,7 @@ RULES = [
     ),
     Rule(
         "only annex_owner writes the log",
-        f"{RIGHTS} where what ~ '^annex.(events|event_keys|pending|log|log_state)'"
+        f"{RIGHTS} where what ~ '^annex.(events|event_keys|pending|log|log_state|retentions)'"
         " and privilege_type not in ('SELECT', 'EXECUTE') and grantee <> 'annex_owner'::regrole",
         "grant insert (type) on annex.events to annex_api",
     ),

@@ -35,7 +35,7 @@ order by 1
 COLUMNS = """
 select a.attname from pg_attribute a
 where a.attrelid = ('annex.' || $1)::regclass and a.attnum > 0
-  and not a.attisdropped and a.attidentity = ''
+  and not a.attisdropped and a.attidentity = '' and a.attgenerated = ''
 """
 
 
@@ -74,6 +74,7 @@ async def tenants(admin: Connection) -> Tenants:
         await insert(admin, "event_keys", "event_id", source="test", key="1", **owned)
         head = await admin.fetchval("select coalesce(max(pos), 0) from annex.log")
         await insert(admin, "log", "event_id", pos=head + 1, **owned)
+        await insert(admin, "retentions", "workspace_id", workspace_id=workspace, retained_from=1)
     for owner in (me, them):
         await remember(admin, f"user:{owner}")
     return made
@@ -355,7 +356,9 @@ async def test_a_role_of_ones_own_gives_what_it_names(
 ) -> None:
     await join(admin, tenants.theirs, tenants.me, "auditor")
     async with session(database, way, tenants) as connection:
-        assert set(await their_rows(admin, connection, tenants)) - {"log"} == {"events"}
+        assert set(await their_rows(admin, connection, tenants)) - {"log", "retentions"} == {
+            "events"
+        }
 
 
 async def test_a_role_of_another_workspace_gives_nothing(
@@ -501,7 +504,7 @@ async def test_an_operator_sees_every_workspace_and_no_secret(
 ) -> None:
     async with database.connect("annex_api", OPERATOR) as connection:
         seen = set(await their_rows(admin, connection, tenants))
-        assert seen == {"workspaces", "members", "profiles", "roles", "events", "log"}
+        assert seen == {"workspaces", "members", "profiles", "roles", "events", "log", "retentions"}
 
 
 async def test_an_operator_writes_workspaces_only(
@@ -516,7 +519,7 @@ async def test_an_operator_writes_workspaces_only(
                     change = f'update annex.{table} set "{name}" = "{name}" where {column} = $1'
                     if await connection.execute(change, value) != "UPDATE 0":
                         written.add(f"{table}.{name}")
-    mutable = ("slug", "name", "external_id", "metadata", "require_aal2")
+    mutable = ("slug", "name", "external_id", "metadata", "require_aal2", "event_retention_days")
     assert written == {f"workspaces.{name}" for name in mutable}
 
 

