@@ -322,8 +322,11 @@ class Hub:
 
     def gap(self, head: int) -> None:
         """Go on after a position that was not reached: cursors before it cannot be kept."""
+        reached = Message(b"", self.head)
         self.head, self.retained_from = head, head + 1
         for channel in self.channels.values():
+            for group in channel.groups.values():
+                group.wake(reached)
             channel.forget(head)
 
     def waiting(self) -> list[tuple[Group, Reader]]:
