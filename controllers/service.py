@@ -92,7 +92,7 @@ class ServiceController(Controller):
         self, request: Request[Any, Any, Any], principal: Caller
     ) -> Response[bytes]:
         """Tell Prometheus what goes on, of all processes together."""
-        return Response(request.app.state.metrics.text(), media_type=MEDIA_TYPE)
+        return Response(await request.app.state.metrics.text(), media_type=MEDIA_TYPE)
 
     @get(
         "/openapi.yaml",
