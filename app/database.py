@@ -1,5 +1,6 @@
 """Engines, and the one way to a session: a transaction that carries its principal's claims."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Self, TypeAlias
@@ -16,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession, create_async_engine
 
 from app.auth.principals import Principal
-from app.errors import Unavailable
+from app.errors import Unavailable, causes
 from app.settings import Settings, SettingsError, database_url
 from db_models import Base
 
@@ -29,11 +30,18 @@ UNREACHABLE = (
     asyncpg.InterfaceError,
     TimeoutError,
 )
+# What a transaction pooler makes of statements with a name: it was given to another server, or has
+# been given to this one by somebody else.
+POOLER_ERRORS = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)
+POOLER_HINT = (
+    "a transaction pooler stands before this Postgres; set ANNEX_TRANSACTION_POOLER=true, or "
+    "connect directly or through a session pooler"
+)
 # To plan a statement under row level security over every partition takes longer than to run it, so
 # that each connection plans once, for any parameters. Said here, as a pooler takes no such setting
 # when it connects.
 BEGIN = (
-    "begin; select set_config('request.jwt.claims', '{}', true),"
+    "begin; select set_config('request.jwt.claims', E'{}', true),"
     " set_config('plan_cache_mode', 'force_generic_plan', true)"
 )
 
@@ -42,12 +50,12 @@ class Database:
     """The two pools: `api` serves requests as annex_api, `worker` the log as annex_worker."""
 
     def __init__(self, settings: Settings) -> None:
-        self.api = connect_lazily(
-            database_url("DATABASE_URL", settings.database_url), settings.pool_size
-        )
-        self.worker = connect_lazily(
-            database_url("WORKER_DATABASE_URL", settings.worker_database_url), 2
-        )
+        self.is_pooled = settings.transaction_pooler
+        api = database_url("DATABASE_URL", settings.database_url)
+        worker = database_url("WORKER_DATABASE_URL", settings.worker_database_url)
+        self.api = connect_lazily(api, settings.pool_size, is_pooled=self.is_pooled)
+        # The tail, its wake-ups, and housekeeping beside them.
+        self.worker = connect_lazily(worker, 3, is_pooled=self.is_pooled)
 
     async def __aenter__(self) -> Self:
         return self
@@ -57,12 +65,14 @@ class Database:
         await self.worker.dispose()
 
 
-def connect_lazily(url: URL, pool_size: int) -> AsyncEngine:
+def connect_lazily(url: URL, pool_size: int, *, is_pooled: bool = False) -> AsyncEngine:
     """Make an engine whose pool opens connections when they are needed.
 
     Autocommit, as `transaction` says BEGIN itself: together with the claims that is one round trip
-    instead of two.
+    instead of two. Behind a transaction pooler no statement has a name: asyncpg then parses it in
+    the same message that runs it, on whichever server that reaches.
     """
+    unnamed = {"statement_cache_size": 0, "prepared_statement_cache_size": 0} if is_pooled else {}
     return create_async_engine(
         url,
         isolation_level="AUTOCOMMIT",
@@ -73,9 +83,11 @@ def connect_lazily(url: URL, pool_size: int) -> AsyncEngine:
         pool_reset_on_return=None,
         # What Postgres stores as JSON goes out as it is; who needs its content decodes it.
         json_deserializer=msgspec.Raw,
+        # A pooler takes no other settings than those it knows; PgBouncer knows this one.
         connect_args={
             "timeout": 5,
-            "server_settings": {"application_name": "annex", "standard_conforming_strings": "on"},
+            "server_settings": {"application_name": "annex"},
+            **unnamed,
         },
     )
 
@@ -113,10 +125,10 @@ async def transaction(engine: AsyncEngine, principal: Principal) -> AsyncIterato
     The claims hold for this transaction only, as `auth.uid()` and PostgREST have it. Raises
     `Unavailable` when the database does not answer.
     """
-    # A literal, not a parameter: only a simple query takes two statements. JSON has no other quote
-    # to escape.
-    begin = BEGIN.format(principal.claims_json.replace("'", "''"))
-    connection, driver = await begin_transaction(engine, begin)
+    # A literal, not a parameter: only a simple query takes two statements. With E'' it reads the
+    # same whatever standard_conforming_strings says.
+    claims = principal.claims_json.replace("\\", "\\\\").replace("'", "''")
+    connection, driver = await begin_transaction(engine, BEGIN.format(claims))
     session = AsyncSession(
         connection,
         expire_on_commit=False,
@@ -183,6 +195,8 @@ async def check_database(database: Database) -> None:
         setting = f"ANNEX_{'WORKER_' if role == 'annex_worker' else ''}DATABASE_URL"
         where = f"{engine.url.host or engine.url.query.get('host', 'localhost')}"
         try:
+            if not database.is_pooled and await changes_servers(engine):
+                raise SettingsError(f"{setting}: {POOLER_HINT}.")
             async with engine.connect() as connection:
                 found = (await connection.execute(text(WHO))).one()
                 names = list(Base.metadata.tables)
@@ -193,6 +207,8 @@ async def check_database(database: Database) -> None:
                 f"running, and is {setting} right?"
             ) from None
         except (DBAPIError, asyncpg.PostgresError) as error:
+            if is_poolers(error):
+                raise SettingsError(f"{setting}: {POOLER_HINT}.") from None
             reason = str(getattr(error, "orig", None) or error).partition(">: ")
             raise SettingsError(
                 f"Postgres at {where} refuses {setting}: {reason[2] or reason[0]}."
@@ -215,6 +231,41 @@ async def check_database(database: Database) -> None:
             )
 
 
+async def changes_servers(engine: AsyncEngine) -> bool:
+    """Say whether a pooler gives a connection another server with each transaction.
+
+    With named statements that would be worse than an error: another client's statement may have the
+    same name there. Tells nothing of a pooler with a single server, which is never another one.
+    """
+    async with engine.connect() as connection:
+        driver = driver_of(connection)
+        # A pooler answers to a number of its own.
+        if driver.get_server_pid() == await driver.fetchval(PID):
+            return False
+    probe = connect_lazily(engine.url, 2, is_pooled=True)
+    try:
+        async with probe.connect() as one, probe.connect() as other, asyncio.timeout(5):
+            first, second = driver_of(one), driver_of(other)
+            # Two transactions at once take two servers. Given back in this order, the next one of
+            # the first client gets the other server; or the one after that, if they take turns.
+            await first.execute("begin")
+            pid = await first.fetchval(PID)
+            await second.execute("begin")
+            await first.execute("commit")
+            await second.execute("commit")
+            return any([await first.fetchval(PID) != pid for _ in range(2)])
+    except TimeoutError:
+        return False
+    finally:
+        await probe.dispose()
+
+
+def is_poolers(error: BaseException) -> bool:
+    """Say whether an error is what a transaction pooler makes of statements with a name."""
+    return any(isinstance(cause, POOLER_ERRORS) for cause in causes(error))
+
+
+PID = "select pg_backend_pid()"
 WHO = """
 select r.rolname, r.rolsuper, r.rolbypassrls,
   exists (select from pg_namespace n where n.nspname = 'annex' and has_schema_privilege(n.oid,

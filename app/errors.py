@@ -4,7 +4,7 @@ Problem
  ├ InvalidRequest 400 ─ InvalidCursor
  ├ Unauthorized 401 ─ MissingCredentials, InvalidToken, TokenExpired, NotAToken, InvalidKey,
  │                    InvalidTicket
- ├ Forbidden 403 ─ UserRequired, SecondFactorRequired
+ ├ Forbidden 403 ─ UserRequired, OperatorRequired, SecondFactorRequired
  ├ NotFound 404, MethodNotAllowed 405
  ├ Conflict 409 ─ SlugTaken, RequestInProgress
  ├ PreconditionFailed 412, TooLarge 413, UnsupportedMediaType 415, KeyReused 422, RateLimited 429
@@ -117,6 +117,12 @@ class UserRequired(Forbidden):
     """Only a signed-in user can do this."""
 
     code = "user_required"
+
+
+class OperatorRequired(Forbidden):
+    """Only an operator can do this."""
+
+    code = "operator_required"
 
 
 class SecondFactorRequired(Forbidden):

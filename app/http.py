@@ -102,7 +102,7 @@ def as_get(scope: Any, receive: Any, send: Any) -> tuple[Any, Any, Any]:
 
 
 async def finish_headers(message: Message, scope: Scope) -> None:
-    """Add what every answer carries, and log the request.
+    """Add what every answer carries, count the request and log it.
 
     Never its query, which may hold a ticket.
     """
@@ -118,14 +118,20 @@ async def finish_headers(message: Message, scope: Scope) -> None:
     given = {name.lower() for name, _ in message["headers"]}
     more = ((n.encode("latin-1"), v.encode("latin-1")) for n, v in added.items())
     message["headers"] = [*message["headers"], *(h for h in more if h[0] not in given)]
-    if scope["litestar_app"].state.settings.log_level not in ("debug", "info"):
+    seconds = time.perf_counter() - state["began_at"]
+    handler = scope.get("route_handler")
+    app_state = scope["litestar_app"].state
+    app_state.metrics.observe(
+        getattr(handler, "operation_id", None) or "none", message["status"], seconds
+    )
+    if app_state.settings.log_level not in ("debug", "info"):
         return  # spares the making of a line that nobody would see
     log.info(
         "request",
         method=scope.get("method"),
         path=scope["path"],
         status=message["status"],
-        ms=round((time.perf_counter() - state.get("began_at", 0.0)) * 1000, 1),
+        ms=round(seconds * 1000, 1),
         request_id=state.get("request_id"),
     )
 

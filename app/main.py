@@ -19,6 +19,7 @@ from app.errors import to_problem
 from app.http import Application, check_request, finish_headers
 from app.limits import Limiter
 from app.logs import configure_logging
+from app.metrics import Metrics
 from app.realtime.cursors import Cursors
 from app.realtime.hub import Hub
 from app.realtime.tail import Tail
@@ -79,18 +80,24 @@ async def lifespan(app: Litestar) -> AsyncIterator[None]:
             capacity=settings.max_streams,
             queries=max(1, settings.pool_size // 2),
         )
-        tail = Tail(database.worker, hub)
+        tail = Tail(database.worker, hub, notifies=not database.is_pooled)
+        metrics = Metrics(hub, tail)
         app.state.update(
             {
                 "database": database,
                 "hub": hub,
                 "tail": tail,
+                "metrics": metrics,
                 "limiter": Limiter(settings),
                 "tokens": Tokens(settings, http),
                 "tickets": Tickets(settings.secret_key),
             }
         )
-        running = [asyncio.create_task(tail.run()), asyncio.create_task(hub.keep_time())]
+        running = [
+            asyncio.create_task(tail.run()),
+            asyncio.create_task(hub.keep_time()),
+            asyncio.create_task(metrics.keep_copying()),
+        ]
         try:
             await tail.catch_up()
             yield

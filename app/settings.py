@@ -27,6 +27,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Connects as `annex_api`; serves requests under row level security."""
     worker_database_url: str
     """Connects as `annex_worker`; follows the log."""
+    transaction_pooler: bool = False
+    """Both URLs lead through a pooler that gives a connection another server each transaction."""
     environment: Literal["development", "production"] = "production"
     supabase_url: str | None = None
     """`https://<ref>.supabase.co`: its key set verifies users' tokens."""
@@ -102,8 +104,15 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
 
 def check(settings: Settings) -> None:
     """Refuse settings that are unsafe or cannot work; raises `SettingsError`."""
-    database_url("DATABASE_URL", settings.database_url)
-    database_url("WORKER_DATABASE_URL", settings.worker_database_url)
+    for name, value in (
+        ("DATABASE_URL", settings.database_url),
+        ("WORKER_DATABASE_URL", settings.worker_database_url),
+    ):
+        if database_url(name, value).port == 6543 and not settings.transaction_pooler:
+            raise SettingsError(
+                f"{PREFIX}{name} is on port 6543, Supabase's transaction pooler; set "
+                f"{PREFIX}TRANSACTION_POOLER=true, or take port 5432."
+            )
     if not settings.supabase_url and not settings.jwt_secret:
         raise SettingsError(
             "ANNEX_SUPABASE_URL is not set, so no user's token could be verified; set it to "

@@ -9,13 +9,14 @@ import msgspec
 import yaml
 from litestar import Controller, MediaType, Request, Response, get
 from litestar.params import FromPath
-from sqlalchemy import text
 from swagger_ui_bundle import swagger_ui_path  # type: ignore[import-untyped]
 
 from app import __version__
-from app.auth.access import may
-from app.database import UNREACHABLE
+from app.auth.access import Caller, may
+from app.auth.principals import NOBODY
+from app.database import transaction
 from app.errors import NotFound, Unavailable, subclasses
+from app.metrics import MEDIA_TYPE
 from app.schemas import service as s
 
 CONTRACT = Path(__file__).parent.parent / "docs" / "openapi.yaml"
@@ -52,6 +53,7 @@ POLICY = (
     "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"
 )
+MAX_LAG_SECONDS = 5
 DAY = {"Cache-Control": "public, max-age=86400"}
 
 
@@ -67,14 +69,30 @@ class ServiceController(Controller):
     async def get_readiness(self, request: Request[Any, Any, Any]) -> s.Health:
         """Tell whether requests and streams can be served now."""
         state = request.app.state
-        if not state.tail.is_following or state.hub.is_closed:
+        if state.hub.is_closed:
+            raise Unavailable("This server is about to stop; ask another one.")
+        if not state.tail.is_following:
             raise Unavailable("The log is not being followed; streams would stand still.")
+        if state.tail.lag_seconds > MAX_LAG_SECONDS:
+            late = round(state.tail.lag_seconds)
+            raise Unavailable(f"The log is read {late} s late; streams would be as late.")
         try:
-            async with asyncio.timeout(2), state.database.api.connect() as connection:
-                await connection.execute(text("select 1"))
-        except UNREACHABLE:
-            raise Unavailable("The database cannot be reached; try again in a moment.") from None
+            async with asyncio.timeout(2), transaction(state.database.api, NOBODY):
+                pass
+        except TimeoutError:
+            raise Unavailable("The database does not answer; try again in a moment.") from None
         return s.Health("ok", __version__)
+
+    @get(
+        "/metrics",
+        operation_id="getMetrics",
+        opt=may("operator", response_media_types=["text/plain"]),
+    )
+    async def get_metrics(
+        self, request: Request[Any, Any, Any], principal: Caller
+    ) -> Response[bytes]:
+        """Tell Prometheus what goes on, of all processes together."""
+        return Response(await request.app.state.metrics.text(), media_type=MEDIA_TYPE)
 
     @get(
         "/openapi.yaml",

@@ -20,6 +20,12 @@ def test_four_settings_are_enough() -> None:
     assert settings.environment == "production"
 
 
+def test_port_6543_is_taken_once_it_is_called_a_transaction_pooler() -> None:
+    url = "postgresql://annex_api@pooler:6543/annex"
+    change = {"ANNEX_DATABASE_URL": url, "ANNEX_TRANSACTION_POOLER": "true"}
+    assert read_settings(GOOD | change).transaction_pooler
+
+
 def test_lists_are_separated_by_commas() -> None:
     settings = read_settings({**GOOD, "ANNEX_CORS_ORIGINS": "https://a.example, https://b.example"})
     assert settings.cors_origins == ["https://a.example", "https://b.example"]
@@ -40,6 +46,11 @@ def test_lists_are_separated_by_commas() -> None:
         ({"ANNEX_JWT_SECRET": PUBLIC}, "ANNEX_JWT_SECRET is a publicly known default"),
         ({"ANNEX_OPERATOR_KEY_HASHES": "abc"}, "ANNEX_OPERATOR_KEY_HASHES takes SHA-256"),
         ({"ANNEX_SUPABASE_URL": ""}, "ANNEX_SUPABASE_URL is not set"),
+        ({"ANNEX_TRANSACTION_POOLER": "maybe"}, "ANNEX_TRANSACTION_POOLER is not usable"),
+        (
+            {"ANNEX_DATABASE_URL": "postgresql://annex_api@pooler:6543/annex"},
+            "ANNEX_DATABASE_URL is on port 6543, .* set ANNEX_TRANSACTION_POOLER=true",
+        ),
     ],
 )
 def test_an_unusable_setting_is_named(change: dict[str, Any], said: str) -> None:

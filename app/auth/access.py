@@ -20,6 +20,7 @@ from app.errors import (
     InvalidKey,
     MissingCredentials,
     NotFound,
+    OperatorRequired,
     SecondFactorRequired,
     UserRequired,
 )
@@ -47,7 +48,8 @@ accesses = Compiled(
 def may(permission: str, **others: Any) -> dict[str, Any]:
     """Say in a handler's `opt` who may call it, and what else its signature does not show.
 
-    `public`, `any` (whoever is authenticated), `user`, or a permission in the path's workspace.
+    `public`, `any` (whoever is authenticated), `user`, `operator`, or a permission in the path's
+    workspace.
     `request_media_types` are checked here (`app.http.check_request`); the others, such as
     `response_media_types`, are for the drift check.
     """
@@ -93,8 +95,11 @@ async def provide_principal(request: Request[Any, Any, Any]) -> Principal:
     """Give a handler its caller, within the caller's rate limit."""
     principal = await authenticate(request)
     request.app.state.limiter.take(principal.name, request.scope["state"])
-    if request.route_handler.opt["permission"] == "user" and principal.kind != "user":
+    permission = request.route_handler.opt["permission"]
+    if permission == "user" and principal.kind != "user":
         raise UserRequired("Only a signed-in user can do this; send a user's access token.")
+    if permission == "operator" and principal.kind != "operator":
+        raise OperatorRequired("Only an operator can do this; send an operator's key.")
     return principal
 
 

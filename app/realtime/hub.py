@@ -320,6 +320,15 @@ class Hub:
         for channel in self.channels.values():
             channel.forget(head)
 
+    def gap(self, head: int) -> None:
+        """Go on after a position that was not reached: cursors before it cannot be kept."""
+        reached = Message(b"", self.head)
+        self.head, self.retained_from = head, head + 1
+        for channel in self.channels.values():
+            for group in channel.groups.values():
+                group.wake(reached)
+            channel.forget(head)
+
     def waiting(self) -> list[tuple[Group, Reader]]:
         """List the readers that wait."""
         return [

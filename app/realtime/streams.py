@@ -187,7 +187,7 @@ class Stream:
         """Return what comes next, events or a heartbeat; None at the stream's end."""
         hub = self.hub
         while not (self.is_over or hub.is_closed or time.time() >= self.ends_at):
-            if self.epoch != hub.epoch:
+            if self.epoch != hub.epoch or self.pos < hub.retained_from - 1:
                 self.checked = BEFORE_ALL
                 return self.reset()
             # The log itself says that rights may have changed: look before anything more is sent.

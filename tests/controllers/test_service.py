@@ -5,8 +5,11 @@ import pytest
 import yaml
 
 from app import __version__
+from app.auth.principals import NOBODY
+from app.database import transaction
 from app.errors import Problem, subclasses
 from tests.conftest import CONTRACT, Callers, TestDatabase, running
+from tests.realtime.reader import until
 
 
 async def test_health_needs_no_credential(callers: Callers) -> None:
@@ -27,6 +30,30 @@ async def test_a_server_that_is_about_to_stop_is_not_ready(own_database: TestDat
         async with Callers(live).client() as client:
             response = await client.get("/health/ready")
     assert (response.status_code, response.json()["code"]) == (503, "unavailable")
+
+
+async def test_a_server_that_reads_the_log_late_is_not_ready(own_database: TestDatabase) -> None:
+    async with running(own_database) as live, Callers(live).client() as client:
+        tail = live.app.state.tail
+        async with tail.read_finished:  # for which the tail waits, once it has read
+            last = tail.ended_at
+            await until(lambda: tail.ended_at > last)
+            tail.ended_at -= 60
+            response = await client.get("/health/ready")
+            assert (response.status_code, response.json()["code"]) == (503, "unavailable")
+            assert "s late" in response.json()["detail"]
+        await tail.catch_up()
+        assert (await client.get("/health/ready")).status_code == 200
+
+
+async def test_a_server_that_cannot_ask_the_database_is_not_ready(
+    own_database: TestDatabase,
+) -> None:
+    async with running(own_database, pool_size=1) as live, Callers(live).client() as client:
+        async with transaction(live.app.state.database.api, NOBODY):
+            response = await client.get("/health/ready")
+            assert (response.status_code, response.json()["code"]) == (503, "unavailable")
+        assert (await client.get("/health/ready")).status_code == 200
 
 
 async def test_the_served_contract_is_the_file_itself(callers: Callers) -> None:

@@ -1,0 +1,178 @@
+"""What Prometheus reads: of all processes that serve one port together, whichever answers."""
+
+import asyncio
+import contextlib
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from app.realtime.hub import Hub
+from app.realtime.tail import Tail
+
+FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+COPY_SECONDS = 1.0
+"""How old a number of another process may be."""
+BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+MEDIA_TYPE = "text/plain; version=0.0.4"
+
+Read = Callable[[Hub, Tail], float]
+# The library adds `_total` to these. docs/operations.md says what each tells.
+COUNTERS: dict[str, tuple[str, Read]] = {
+    "annex_stream_deliveries": (
+        "Events handed to a reader, one for each reader.",
+        lambda hub, _: hub.counts.deliveries,
+    ),
+    "annex_stream_replays": (
+        "Streams that read their past from the database.",
+        lambda hub, _: hub.counts.replays,
+    ),
+    "annex_stream_resets": (
+        "Times a reader was told that its cursor could not be kept.",
+        lambda hub, _: hub.counts.resets,
+    ),
+    "annex_stream_slow_reader_disconnects": (
+        "Streams that ended while their reader did not take what it was sent.",
+        lambda hub, _: hub.counts.slow_readers,
+    ),
+    "annex_streams_refused": (
+        "Streams that were not opened because the process was full.",
+        lambda hub, _: hub.counts.refused,
+    ),
+    "annex_log_gap": (
+        "Times that the log lacked positions when it was read.",
+        lambda _, tail: tail.gaps,
+    ),
+    "process_cpu_seconds": (
+        "CPU time of all processes.",
+        lambda *_: sum(os.times()[:2]),
+    ),
+}
+# Of several processes: the sum, the least or the greatest of those that live.
+GAUGES: dict[str, tuple[str, str, Read]] = {
+    "annex_stream_connections": (
+        "livesum",
+        "Streams that are open.",
+        lambda hub, _: hub.counts.connections,
+    ),
+    "annex_tail_head": (
+        "livemin",
+        "The last position of the log that was read.",
+        lambda hub, _: hub.head,
+    ),
+    "annex_tail_lag_seconds": (
+        "livemax",
+        "Since the last read that came to the end of the log.",
+        lambda _, tail: tail.lag_seconds,
+    ),
+    "process_resident_memory_bytes": (
+        "livesum",
+        "Memory of all processes.",
+        lambda *_: resident_bytes(),
+    ),
+}
+
+
+class Metrics:
+    """One process' numbers.
+
+    What others count in plain numbers is only copied, so that counting stays cheap.
+    """
+
+    def __init__(self, hub: Hub, tail: Tail) -> None:
+        # When it is imported, the library asks whether processes share their numbers: not before
+        # the one that starts them could say so.
+        import prometheus_client as library
+
+        library.disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.hub = hub
+        self.tail = tail
+        self.registry = own = library.CollectorRegistry()
+        self.copied = dict.fromkeys(COUNTERS, 0.0)
+        self.counters = {
+            name: library.Counter(name, text, registry=own) for name, (text, _) in COUNTERS.items()
+        }
+        self.gauges = {
+            name: library.Gauge(name, text, registry=own, multiprocess_mode=mode)  # type: ignore[arg-type]
+            for name, (mode, text, _) in GAUGES.items()
+        }
+        self.requests = library.Histogram(
+            "annex_http_request_duration_seconds",
+            "Until an answer begins.",
+            ["operation", "status"],
+            registry=own,
+            buckets=BUCKETS,
+        )
+        self.observers: dict[tuple[str, int], Callable[[float], None]] = {}
+
+    def observe(self, operation: str, status: int, seconds: float) -> None:
+        """Count an answer."""
+        observer = self.observers.get((operation, status))
+        if observer is None:
+            observer = self.requests.labels(operation, str(status)).observe
+            self.observers[operation, status] = observer
+        observer(seconds)
+
+    async def keep_copying(self) -> None:
+        """Let other processes tell this one's numbers, until cancelled."""
+        while True:
+            self.copy()
+            await asyncio.sleep(COPY_SECONDS)
+
+    def copy(self) -> None:
+        """Copy the numbers as they are now."""
+        for name, (_, read) in COUNTERS.items():
+            now = read(self.hub, self.tail)
+            self.counters[name].inc(now - self.copied[name])
+            self.copied[name] = now
+        for name, (_, _, read) in GAUGES.items():
+            self.gauges[name].set(read(self.hub, self.tail))
+
+    async def text(self) -> bytes:
+        """Write the numbers in Prometheus' text format, version 0.0.4: of all processes."""
+        self.copy()
+        # In a thread: it takes some ten milliseconds, for which no stream should wait.
+        return await asyncio.to_thread(self.write)
+
+    def write(self) -> bytes:
+        """Write what was counted and copied."""
+        from prometheus_client import CollectorRegistry, generate_latest
+        from prometheus_client.multiprocess import MultiProcessCollector
+
+        registry = self.registry
+        if FOLDER in os.environ:
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)
+
+
+@contextlib.contextmanager
+def shared_by_processes() -> Iterator[Callable[[int], None]]:
+    """Let the processes that are started in here tell each other's numbers.
+
+    Yields what is to be called with the id of each process that has ended: what it counted stays
+    counted, its streams are no more.
+    """
+    with tempfile.TemporaryDirectory(prefix="annex-metrics-") as folder:
+        os.environ[FOLDER] = folder
+        try:
+            yield forget
+        finally:
+            del os.environ[FOLDER]
+
+
+def forget(pid: int) -> None:
+    """Drop what only holds while a process lives."""
+    from prometheus_client.multiprocess import mark_process_dead
+
+    mark_process_dead(pid)  # type: ignore[no-untyped-call]
+
+
+def resident_bytes() -> float:
+    """Return the memory of this process; not a number where there is no /proc."""
+    try:
+        pages = Path("/proc/self/statm").read_text().split()[1]
+    except OSError:
+        return math.nan
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
