@@ -1,9 +1,9 @@
 """Engines, and the one way to a session: a transaction that carries its principal's claims."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Self, TypeAlias
+from typing import Any, Self, TypeAlias, TypeVar
 
 import anyio
 import asyncpg
@@ -21,6 +21,7 @@ from app.errors import Unavailable, causes
 from app.settings import Settings, SettingsError, database_url
 from db_models import Base
 
+T = TypeVar("T")
 Driver: TypeAlias = "asyncpg.Connection[Any]"
 # What a Postgres that is not there raises, from the socket up.
 UNREACHABLE = (
@@ -128,7 +129,8 @@ async def transaction(engine: AsyncEngine, principal: Principal) -> AsyncIterato
     # A literal, not a parameter: only a simple query takes two statements. With E'' it reads the
     # same whatever standard_conforming_strings says.
     claims = principal.claims_json.replace("\\", "\\\\").replace("'", "''")
-    connection, driver = await begin_transaction(engine, BEGIN.format(claims))
+    begin = BEGIN.format(claims)
+    connection, driver, _ = await connect(engine, lambda driver: driver.execute(begin))
     session = AsyncSession(
         connection,
         expire_on_commit=False,
@@ -154,8 +156,21 @@ async def transaction(engine: AsyncEngine, principal: Principal) -> AsyncIterato
             await connection.close()
 
 
-async def begin_transaction(engine: AsyncEngine, begin: str) -> tuple[AsyncConnection, Driver]:
-    """Check a connection out and begin.
+async def read_alone(
+    engine: AsyncEngine, statement: Compiled, **parameters: Any
+) -> list[asyncpg.Record]:
+    """Run a statement that needs no transaction but its own; raises `Unavailable`."""
+    values = [parameters[n] for n in statement.names]
+    connection, _, rows = await connect(engine, lambda driver: driver.fetch(statement.sql, *values))
+    with anyio.CancelScope(shield=True):
+        await connection.close()
+    return rows
+
+
+async def connect(
+    engine: AsyncEngine, begin: Callable[[Driver], Awaitable[T]]
+) -> tuple[AsyncConnection, Driver, T]:
+    """Check a connection out and begin with it; raises `Unavailable`.
 
     A pool that outlived its server is emptied once and tried again.
     """
@@ -164,7 +179,7 @@ async def begin_transaction(engine: AsyncEngine, begin: str) -> tuple[AsyncConne
         try:
             await connection.start()
             driver = driver_of(connection)
-            await driver.execute(begin)
+            result = await begin(driver)
         except BaseException as error:
             # Shielded: a cancelled request must not keep a connection that others wait for.
             with anyio.CancelScope(shield=True):
@@ -179,7 +194,7 @@ async def begin_transaction(engine: AsyncEngine, begin: str) -> tuple[AsyncConne
                     "The database cannot be reached; try again in a moment."
                 ) from error
         else:
-            return connection, driver
+            return connection, driver, result
     raise AssertionError("unreachable")
 
 

@@ -5,9 +5,8 @@ from litestar import Controller, Request, get, post
 from litestar.params import FromPath, HeaderParameter, JSONBody, QueryParameter
 from litestar.response import Response
 
-from app.auth.access import Access, Caller, authenticate, enter, may, refresh
+from app.auth.access import Access, Caller, authenticate, look_up, may, refresh
 from app.auth.principals import Principal
-from app.database import transaction
 from app.errors import NotFound, Problem, RateLimited, Unavailable, describe
 from app.realtime.filters import Filter, Topics, Types, Where
 from app.realtime.hub import Hub
@@ -117,9 +116,8 @@ async def identify(
 
 
 async def authorize(request: Request[Any, Any, Any], principal: Principal, ws: str) -> Access:
-    """Look up what a principal may do in a workspace, in a short transaction of its own."""
-    async with transaction(request.app.state.database.api, principal) as session:
-        return await enter(session, ws, PERMISSION)
+    """Look up what a principal may do in a workspace."""
+    return await look_up(request.app.state.database.api, principal, ws, PERMISSION)
 
 
 async def sees_audit(request: Request[Any, Any, Any], principal: Principal, ws: str) -> bool:

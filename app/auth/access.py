@@ -1,20 +1,20 @@
 """The dependencies that tell a handler who calls, and what they may do in its workspace."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 from uuid import UUID
 
 import msgspec
 from litestar import Request
 from litestar.di import NamedDependency
-from sqlalchemy import bindparam, column, func, select
+from sqlalchemy import bindparam, case, column, func, literal_column, select, true
 from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.types import Boolean, Text, Uuid
 
 from app.auth import keys
 from app.auth.principals import Principal
-from app.database import Compiled, transaction
+from app.database import Compiled, read_alone, transaction
 from app.errors import (
     Forbidden,
     InvalidKey,
@@ -33,16 +33,26 @@ class Access(msgspec.Struct, frozen=True):
     permissions: frozenset[str]
 
 
-accesses = Compiled(
-    select(
-        func.annex.access(bindparam("ws", type_=Text)).table_valued(
-            column("workspace_id", Uuid),
-            column("permissions", ARRAY(Text)),
-            column("needs_aal2", Boolean),
-            name="a",
-        )
+def accesses(ws: Any) -> Any:
+    """Call annex.access."""
+    return func.annex.access(ws).table_valued(
+        column("workspace_id", Uuid),
+        column("permissions", ARRAY(Text)),
+        column("needs_aal2", Boolean),
+        name="a",
     )
-)
+
+
+in_transaction = Compiled(select(accesses(bindparam("ws", type_=Text))))
+# For a stream, which needs nothing else: the claims are set by the statement itself. The function's
+# argument hangs on them, so that Postgres cannot call it before.
+claimed = select(
+    func.set_config(
+        literal_column("'request.jwt.claims'"), bindparam("claims", type_=Text), true()
+    ).label("claims")
+).subquery("c")
+looked_up = accesses(case((claimed.c.claims.is_not(None), bindparam("ws", type_=Text))))
+by_itself = Compiled(select(looked_up).select_from(claimed.join(looked_up, true())))
 
 
 def may(permission: str, **others: Any) -> dict[str, Any]:
@@ -104,12 +114,21 @@ async def provide_principal(request: Request[Any, Any, Any]) -> Principal:
 
 
 async def enter(session: AsyncSession, ws: str, permission: str) -> Access:
-    """Resolve an id or slug to a workspace.
+    """Resolve an id or slug to a workspace, in the transaction that the permission is used in.
 
-    Raises `NotFound` out of sight, `Forbidden` without the permission. One round trip, in the
-    transaction that the permission is then used in.
+    Raises `NotFound` out of sight, `Forbidden` without the permission. One round trip.
     """
-    rows = await accesses.fetch(session, ws=ws)
+    return check_access(await in_transaction.fetch(session, ws=ws), permission)
+
+
+async def look_up(engine: AsyncEngine, principal: Principal, ws: str, permission: str) -> Access:
+    """Do the same by itself, for what goes on without a transaction: one round trip in all."""
+    rows = await read_alone(engine, by_itself, claims=principal.claims_json, ws=ws)
+    return check_access(rows, permission)
+
+
+def check_access(rows: Sequence[Any], permission: str) -> Access:
+    """Read what annex.access says."""
     if not rows:
         raise NotFound("There is no such workspace, or it is not yours to see.")
     [(workspace_id, permissions, needs_aal2)] = rows

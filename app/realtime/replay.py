@@ -10,10 +10,10 @@ import db_models as m
 from app.auth.principals import Principal
 from app.database import Compiled, transaction
 from app.realtime.hub import Frame, Hub, as_event
-from app.realtime.streams import Replay
+from app.realtime.streams import Expired, Replay
 
 ROWS = 500
-MAX_PAGE = 1024 * 1024
+MAX_PAGE = 128 * 1024
 """Bytes that a slow reader may keep waiting for it."""
 
 entries = (
@@ -39,10 +39,6 @@ frames = Compiled(
 )
 
 
-class Expired(Exception):
-    """Events after the reader's position have expired: what is left of the past has a hole."""
-
-
 async def read_frames(
     engine: AsyncEngine,
     hub: Hub,
@@ -51,7 +47,7 @@ async def read_frames(
     after: int,
     until: int,
 ) -> list[Frame]:
-    """Read at most 500 frames, or about 1 MiB, after a position, up to and with another.
+    """Read at most 500 frames, or about 128 KiB, after a position, up to and with another.
 
     Raises `Expired` when retention has passed the position.
     """

@@ -42,7 +42,7 @@ Returns whether they see audit events, raises a Problem when they have none.
 
 
 class Expired(Exception):
-    """Retention has deleted what follows the reader's position."""
+    """Events after the reader's position have expired: what is left of the past has a hole."""
 
 
 def refused(problem: msgspec.Struct) -> bytes:
