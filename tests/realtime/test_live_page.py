@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from uuid import UUID
 
 import pytest
@@ -77,10 +77,12 @@ async def connected(page: Page, server: Running, tenant: Tenant, begin: str = "n
     await is_now(page, "live")
 
 
-async def shown(page: Page) -> list[str]:
-    """Read the `n` of the events shown, oldest first."""
+async def shows(page: Page, names: Sequence[object]) -> None:
+    """Wait until so many events are shown; their `n`, oldest first, have to be these."""
+    await expect(page.locator("#events summary")).to_have_count(len(names))
     texts = await page.locator("#events summary span").all_inner_texts()
-    return [json.loads(text[text.index("{") :])["n"] for text in reversed(texts)]
+    found = [json.loads(text[text.index("{") :])["n"] for text in reversed(texts)]
+    assert found == list(names)
 
 
 async def test_an_event_arrives_with_its_cursor_and_as_its_own_address_shows_it(
@@ -108,8 +110,7 @@ async def test_the_list_comes_first_and_what_follows_goes_on_from_it(
     await press(page, "Connect")
     await is_now(page, "live")
     await number(tenant, "3")
-    await expect(page.locator("#events summary")).to_have_count(3)
-    assert await shown(page) == ["1", "2", "3"]
+    await shows(page, ["1", "2", "3"])
     await expect(page.locator("#events-count")).to_have_text("1")
 
 
@@ -124,8 +125,7 @@ async def test_a_cut_connection_comes_back_without_loss_or_repetition(
         await number(tenant, *names[at : at + 10])
         await is_now(page, "live")
     await expect(page.locator("#events-count")).to_have_text(str(len(names)))
-    await expect(page.locator("#events summary")).to_have_count(len(names))
-    assert await shown(page) == names
+    await shows(page, names)
     await expect(page.locator("#repeated")).to_have_text("0")
     await expect(page.locator("#reconnects")).to_have_text("12")
 
@@ -142,7 +142,7 @@ async def test_who_disconnected_gets_what_they_missed_when_they_resume(
     await number(tenant, "2", "3")
     await press(page, "Resume")
     await expect(page.locator("#events-count")).to_have_text("3")
-    assert await shown(page) == ["1", "2", "3"]
+    await shows(page, ["1", "2", "3"])
     assert f"Last-Event-ID: {cursor}" in await page.locator("#request").inner_text()
 
 
@@ -162,7 +162,7 @@ async def test_a_server_that_comes_back_is_followed_again(
         )
     async with running(own_database, int(server.url.rpartition(":")[2])):
         await expect(page.locator("#events-count")).to_have_text("2")
-        assert await shown(page) == ["1", "2"]
+        await shows(page, ["1", "2"])
     assert all("ERR_CONNECTION_REFUSED" in line for line in complaints)
     complaints.clear()
 
@@ -177,7 +177,7 @@ async def test_a_cursor_that_cannot_be_continued_is_said(
     await expect(page.get_by_role("alert")).to_contain_text("could not be continued")
     await number(tenant, "1")
     await is_now(page, "live")
-    assert await shown(page) == ["1"]
+    await shows(page, ["1"])
 
 
 async def test_a_credential_that_is_not_accepted_is_said_in_a_sentence(
@@ -244,7 +244,7 @@ async def test_what_is_sent_here_arrives_here(page: Page, server: Running, tenan
     await page.get_by_label("How many").fill("7")
     await press(page, "Send")
     await expect(page.locator("#sent")).to_have_text("7, 7")
-    assert await shown(page) == [*range(1, 8)]
+    await shows(page, range(1, 8))
 
 
 async def test_an_event_that_cannot_be_sent_is_said(
@@ -276,8 +276,7 @@ async def test_only_the_newest_events_are_kept_and_a_pause_holds_them_back(
     await expect(page.locator("#held")).to_have_text("500 held back")
     assert await page.locator("#events summary").count() == 0
     await press(page, "Pause")
-    await expect(page.locator("#events summary")).to_have_count(500)
-    assert await shown(page) == [*range(301, 801)]
+    await shows(page, range(301, 801))
     await press(page, "Clear")
     assert await page.locator("#events summary").count() == 0
 
