@@ -1,5 +1,6 @@
 """The live view at /live, used in a real browser as a person would use it."""
 
+import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Sequence
@@ -12,7 +13,7 @@ from app.auth.keys import Key
 from app.dev.demo import facts, greeting
 from tests import conftest
 from tests.conftest import SECRETS, Callers, Running, Tenant, TestDatabase, execute, running
-from tests.realtime.reader import add_member, calling, new_tenant, number, publish
+from tests.realtime.reader import add_member, calling, follow, new_tenant, number, publish
 
 WAIT_MS = 20_000
 CURSOR = re.compile(r"^[A-Za-z0-9_-]{22}$")
@@ -165,6 +166,24 @@ async def test_a_server_that_comes_back_is_followed_again(
         await shows(page, ["1", "2"])
     assert all("ERR_CONNECTION_REFUSED" in line for line in complaints)
     complaints.clear()
+
+
+async def test_a_server_without_room_is_said_and_asked_again_later(
+    own_database: TestDatabase, page: Page
+) -> None:
+    async with running(own_database, max_streams=1) as server, calling(server) as callers:
+        tenant = await new_tenant(callers)
+        async with follow(tenant.owner.client, f"{tenant.path}/stream") as reader:
+            await reader.message()
+            await fill(page, server.url, tenant.slug, credential(tenant))
+            await press(page, "Connect")
+            await is_now(page, "reconnecting")
+            await expect(page.get_by_role("alert")).to_contain_text("The server is full")
+        async with asyncio.timeout(20):
+            while server.app.state.hub.counts.connections:
+                await asyncio.sleep(0.05)
+        await press(page, "Connect")
+        await is_now(page, "live")
 
 
 async def test_a_cursor_that_cannot_be_continued_is_said(
