@@ -13,7 +13,7 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from playwright.async_api import Browser, BrowserContext, Page
+from playwright.async_api import Browser, BrowserContext, Page, Route
 from playwright.async_api import TimeoutError as NotInTime
 
 from tests.conftest import ROOT, Tenant, TestDatabase, running
@@ -225,6 +225,33 @@ async def test_the_browsers_recipe_misses_nothing_between_the_list_and_the_strea
         start = STARTS["follow.js"].replace("async () => token", "give")
         await page.evaluate(start, [server.url, tenant.slug, token])
         await got(page, "list", "between")
+
+
+async def test_the_browsers_recipe_hands_an_event_of_both_list_and_stream_over_once(
+    own_database: TestDatabase, context: BrowserContext, origin: str
+) -> None:
+    async with running(own_database, cors_origins=[origin]) as server, calling(server) as callers:
+        tenant = await new_tenant(callers)
+        client = tenant.owner.client
+        cursor = (await client.get(f"{tenant.path}/events")).json()["stream_cursor"]
+        await number(tenant, "1")
+        await server.app.state.tail.catch_up()
+        page = await context.new_page()
+
+        async def older(route: Route) -> None:
+            """Answer as if the event had come between the cursor's reading and the page's."""
+            response = await route.fetch()
+            await route.fulfill(
+                response=response, json={**await response.json(), "stream_cursor": cursor}
+            )
+
+        await page.route("**/events?*", older)
+        await page.goto(origin)
+        token = client.headers["authorization"].removeprefix("Bearer ")
+        await page.evaluate(STARTS["follow.js"], [server.url, tenant.slug, token])
+        await got(page, "list", "1")
+        await number(tenant, "2")
+        await got(page, "list", "1", "2")
 
 
 @contextlib.asynccontextmanager
