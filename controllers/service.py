@@ -1,7 +1,10 @@
-"""Health, the contract itself, its documentation, and what problems mean."""
+"""Health, the contract itself, its documentation, the live view, and what problems mean."""
 
 import asyncio
+import re
+from base64 import b64encode
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +56,13 @@ POLICY = (
     "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
     "frame-ancestors 'none'"
 )
+# Its one script and one style by their hashes; nothing that the script gets can become markup.
+LIVE_POLICY = (
+    "default-src 'none'; script-src {script}; style-src {style}; img-src data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'"
+)
+LIVE = Path(__file__).parent / "live.html"
 MAX_LAG_SECONDS = 5
 DAY = {"Cache-Control": "public, max-age=86400"}
 
@@ -125,6 +135,13 @@ class ServiceController(Controller):
             raise NotFound("There is no such asset.")
         return Response(asset(file), media_type=ASSETS[file], headers=DAY)
 
+    @get("/live", operation_id="getLiveView", opt=may("public", response_media_types=["text/html"]))
+    async def get_live_view(self) -> Response[str]:
+        """Show a workspace's stream to people, to connect, cut and resume it."""
+        page, policy = live_view()
+        headers = {"Content-Security-Policy": policy, "Referrer-Policy": "no-referrer"}
+        return Response(page, media_type=MediaType.HTML, headers=headers)
+
     @get(
         "/problems/{code:str}",
         operation_id="getProblem",
@@ -144,6 +161,20 @@ def contract() -> tuple[bytes, bytes]:
     """Read the contract's file once: as it is, and as JSON."""
     content = CONTRACT.read_bytes()
     return content, msgspec.json.encode(yaml.safe_load(content))
+
+
+@cache
+def live_view() -> tuple[str, str]:
+    """Read the live view's page once; returns it and its Content-Security-Policy."""
+    page = LIVE.read_text()
+    hashes = {
+        tag: " ".join(
+            f"'sha256-{b64encode(sha256(content.encode()).digest()).decode()}'"
+            for content in re.findall(f"<{tag}>(.*?)</{tag}>", page, re.DOTALL)
+        )
+        for tag in ("script", "style")
+    }
+    return page, LIVE_POLICY.format(**hashes)
 
 
 @cache

@@ -149,6 +149,7 @@ Annex is up.
 
   API       {url}/api/v1          contract  {url}/openapi.yaml
   Docs      {url}/docs
+  Live      {url}/live#workspace={found["workspace"]["slug"]}&token={key}
   Postgres  psql '{found["database_url"].replace("annex_api", "postgres", 1)}'
 
   Owner's token  {token}

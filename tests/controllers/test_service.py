@@ -1,4 +1,6 @@
 import re
+from base64 import b64encode
+from hashlib import sha256
 
 import msgspec
 import pytest
@@ -87,6 +89,20 @@ async def test_the_documentation_has_no_inline_script_for_its_policy_to_block(
 async def test_only_the_documentations_own_assets_are_served(callers: Callers, file: str) -> None:
     response = await callers.client().get(f"/docs/assets/{file}")
     assert response.status_code == 404
+
+
+async def test_the_live_view_may_run_its_own_script_only(callers: Callers) -> None:
+    page = await callers.client().get("/live")
+    policy = page.headers["content-security-policy"]
+    for tag in ("script", "style"):
+        [content] = re.findall(f"<{tag}[^>]*>(.*?)</{tag}>", page.text, re.DOTALL)
+        assert (
+            f"{tag}-src 'sha256-{b64encode(sha256(content.encode()).digest()).decode()}';" in policy
+        )
+    for rule in ("default-src 'none'", "connect-src 'self'", "frame-ancestors 'none'"):
+        assert rule in policy
+    assert "unsafe" not in policy
+    assert re.findall(r"""\s(?:on\w+|style)=|(?:src|href)=["'](?!data:|/docs)""", page.text) == []
 
 
 @pytest.mark.parametrize("kind", list(subclasses()), ids=lambda kind: kind.code)

@@ -2,28 +2,17 @@
 
 import asyncio
 import contextlib
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import UUID
 
 import pytest
-from playwright.async_api import Browser, Page, async_playwright
+from playwright.async_api import Browser, Page
 from playwright.async_api import TimeoutError as NotInTime
 
 from tests.conftest import TestDatabase, running
 from tests.realtime.reader import calling, elsewhere, new_tenant, number
 
-CHROMIUM = shutil.which("chromium")
-ARGUMENTS = [
-    "--no-sandbox",  # as root it would not start
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 PAGE = (Path(__file__).parent / "page.html").read_bytes()
 
 
@@ -43,17 +32,6 @@ async def origin() -> AsyncIterator[str]:
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as serving:
         yield f"http://127.0.0.1:{serving.sockets[0].getsockname()[1]}"
-
-
-@pytest.fixture(scope="module")
-async def browser() -> AsyncIterator[Browser]:
-    """Start a Chromium."""
-    if CHROMIUM is None:
-        pytest.skip("no chromium on PATH: install the package chromium")
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield browser
-        await browser.close()
 
 
 @pytest.fixture

@@ -1,0 +1,346 @@
+"""The recipes of docs/realtime.md, taken out of it and run as they stand there."""
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+from playwright.async_api import Browser, BrowserContext, Page, Route
+from playwright.async_api import TimeoutError as NotInTime
+
+from tests.conftest import ROOT, Tenant, TestDatabase, running
+from tests.realtime.reader import calling, elsewhere, new_tenant, number
+
+RECIPES = {
+    name: code
+    for code, name in re.findall(
+        r"^```\w+\n((?://|#) ([\w-]+\.\w+):.*?)^```$",
+        (ROOT / "docs" / "realtime.md").read_text(),
+        re.DOTALL | re.MULTILINE,
+    )
+}
+STARTS = {
+    "follow.js": """([api, workspace, token]) => import("/follow.js").then(({ follow }) => {
+      window.stop = follow({ api, workspace, token: async () => token, ...into });
+    })""",
+    "tab.js": """([api, workspace, token]) => import("/tab.js").then(({ followShared }) => {
+      followShared({ api, workspace, user: "me", token: async () => token, ...into });
+    })""",
+    "follow-fetch.js": """([api, workspace, token]) => import("/follow-fetch.js").then(
+      ({ follow }) => {
+        const url = `${api}/api/v1/workspaces/${workspace}/stream`;
+        const onMessage = ({ name, data }) => {
+          if (name === "message") into.onEvent(JSON.parse(data));
+          else if (got.length === 0) into.onList([]);
+        };
+        follow({ url, token: async () => token, onMessage })
+          .catch((error) => into.onRefused(JSON.parse(error.message)));
+      })""",
+}
+PAGE = """<!doctype html><title>A page of the customer's</title><script>
+  let got = [];
+  const into = {
+    onList: (list) => { got = ["list", ...list.reverse().map((e) => e.data.n).filter(Boolean)]; },
+    onEvent: (event) => { if (event.data.n) got.push(event.data.n); },
+    onRefused: (problem) => got.push(problem.code),
+  };
+</script>"""
+
+
+def test_every_recipe_of_the_document_is_tried_here() -> None:
+    assert RECIPES.keys() == {*STARTS, "stream-worker.js", "follow.py", "follow.sh"}
+
+
+@pytest.fixture
+async def origin() -> AsyncIterator[str]:
+    """Serve a page and the recipes' scripts from an origin of its own."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        line = (await reader.readuntil(b"\r\n\r\n")).decode()
+        name = line.split()[1].lstrip("/")
+        kind = "text/javascript" if name else "text/html"
+        content = (RECIPES.get(name, "") if name else PAGE).encode()
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: %b; charset=utf-8\r\nConnection: close\r\n"
+            b"Content-Length: %d\r\n\r\n%b" % (kind.encode(), len(content), content)
+        )
+        await writer.drain()
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as serving:
+        yield f"http://127.0.0.1:{serving.sockets[0].getsockname()[1]}"
+
+
+@pytest.fixture
+async def context(browser: Browser) -> AsyncIterator[BrowserContext]:
+    """A browser of its own, whose tabs share their workers."""
+    context = await browser.new_context()
+    yield context
+    await context.close()
+
+
+async def got(page: Page, *expected: str) -> None:
+    """Wait until the page has that many, which have to be these."""
+    with contextlib.suppress(NotInTime):
+        await page.wait_for_function(
+            "count => got.length >= count", arg=len(expected), timeout=20_000
+        )
+    assert await page.evaluate("got") == list(expected)
+
+
+async def delete_workspace(database: TestDatabase, tenant: Tenant) -> None:
+    """Delete a workspace, as an operator would in SQL."""
+    async with database.connect("postgres") as sql:
+        await sql.execute(
+            "update annex.workspaces set deleted_at = now() where id = $1", UUID(tenant.id)
+        )
+
+
+async def publish_in_sql(database: TestDatabase, tenant: Tenant, name: str) -> None:
+    """Publish while no server runs."""
+    async with database.connect("postgres") as sql:
+        await sql.execute(
+            "select annex.publish($1, 'test.made', jsonb_build_object('n', $2::text))",
+            UUID(tenant.id),
+            name,
+        )
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("recipe", sorted(STARTS))
+async def test_a_recipe_for_browsers_gets_every_event_once(
+    own_database: TestDatabase,
+    context: BrowserContext,
+    origin: str,
+    recipe: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("app.realtime.streams.RETRY_MS", (100, 200))
+    tabs = [await context.new_page() for _ in range(2 if recipe == "tab.js" else 1)]
+    async with running(own_database, cors_origins=[origin]) as server, calling(server) as callers:
+        tenant = await new_tenant(callers)
+        token = tenant.owner.client.headers["authorization"].removeprefix("Bearer ")
+        was_before = [] if recipe == "follow-fetch.js" else ["0"]
+        await number(tenant, "0")
+        await server.app.state.tail.catch_up()
+        for tab in tabs:
+            await tab.goto(origin)
+            await tab.evaluate(STARTS[recipe], [server.url, tenant.slug, token])
+            await got(tab, "list", *was_before)
+        await number(tenant, "1", "2")
+        for tab in tabs:
+            await got(tab, "list", *was_before, "1", "2")
+        assert server.app.state.hub.counts.connections == 1
+    await publish_in_sql(own_database, tenant, "3")
+    port = int(server.url.rpartition(":")[2])
+    async with (
+        running(own_database, port, cors_origins=[origin]) as server,
+        calling(server) as callers,
+    ):
+        for tab in tabs:
+            await got(tab, "list", *was_before, "1", "2", "3")
+        await number(elsewhere(tenant, callers), "4")
+        for tab in tabs:
+            await got(tab, "list", *was_before, "1", "2", "3", "4")
+        await delete_workspace(own_database, tenant)
+        for tab in tabs:
+            await got(tab, "list", *was_before, "1", "2", "3", "4", "not_found")
+
+
+async def test_the_browsers_recipe_makes_a_new_ticket_when_the_old_one_is_over(
+    own_database: TestDatabase,
+    context: BrowserContext,
+    origin: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("app.realtime.streams.RETRY_MS", (100, 200))
+    monkeypatch.setattr("app.auth.tickets.CONNECT_SECONDS", 2)
+    monkeypatch.setattr("app.realtime.streams.LIFETIME_SECONDS", 3)
+    async with running(own_database, cors_origins=[origin]) as server, calling(server) as callers:
+        tenant = await new_tenant(callers)
+        key = await callers.key(tenant.id, "events:read")
+        token = key.client.headers["authorization"].removeprefix("Bearer ")
+        page = await context.new_page()
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        await page.goto(origin)
+        await page.evaluate(STARTS["follow.js"], [server.url, tenant.slug, token])
+        await got(page, "list")
+        # Streams end, and the ticket's first two seconds are over: without a cursor of the stream's
+        # own the browser cannot reconnect with it.
+        async with asyncio.timeout(30):
+            while sum(url.endswith("/tickets") for url in asked) < 2:
+                await asyncio.sleep(0.1)
+        await number(tenant, "1")
+        await got(page, "list", "1")
+
+
+async def test_the_browsers_recipe_loads_the_list_again_after_a_reset(
+    own_database: TestDatabase, context: BrowserContext, origin: str
+) -> None:
+    async with running(own_database, cors_origins=[origin]) as server, calling(server) as callers:
+        tenant = await new_tenant(callers)
+        token = tenant.owner.client.headers["authorization"].removeprefix("Bearer ")
+        page = await context.new_page()
+        await page.goto(origin)
+        await page.evaluate(STARTS["follow.js"], [server.url, tenant.slug, token])
+        await got(page, "list")
+        await number(tenant, "1")
+        await got(page, "list", "1")
+        await page.evaluate("got = []")
+        hub = server.app.state.hub
+        hub.restart(hub.epoch + 1, hub.head, hub.retained_from)
+        await got(page, "list", "1")
+
+
+async def test_the_browsers_recipe_misses_nothing_between_the_list_and_the_stream(
+    own_database: TestDatabase, context: BrowserContext, origin: str
+) -> None:
+    async with running(own_database, cors_origins=[origin]) as server, calling(server) as callers:
+        tenant = await new_tenant(callers)
+        token = tenant.owner.client.headers["authorization"].removeprefix("Bearer ")
+        page = await context.new_page()
+        asked = 0
+
+        async def give() -> str:
+            nonlocal asked
+            asked += 1
+            if asked == 2:  # the list has been read, the ticket has not been made
+                await number(tenant, "between")
+                await server.app.state.tail.catch_up()
+            return token
+
+        await page.expose_function("give", give)
+        await page.goto(origin)
+        start = STARTS["follow.js"].replace("async () => token", "give")
+        await page.evaluate(start, [server.url, tenant.slug, token])
+        await got(page, "list", "between")
+
+
+async def test_the_browsers_recipe_hands_an_event_of_both_list_and_stream_over_once(
+    own_database: TestDatabase, context: BrowserContext, origin: str
+) -> None:
+    async with running(own_database, cors_origins=[origin]) as server, calling(server) as callers:
+        tenant = await new_tenant(callers)
+        client = tenant.owner.client
+        cursor = (await client.get(f"{tenant.path}/events")).json()["stream_cursor"]
+        await number(tenant, "1")
+        await server.app.state.tail.catch_up()
+        page = await context.new_page()
+
+        async def older(route: Route) -> None:
+            """Answer as if the event had come between the cursor's reading and the page's."""
+            response = await route.fetch()
+            await route.fulfill(
+                response=response, json={**await response.json(), "stream_cursor": cursor}
+            )
+
+        await page.route("**/events?*", older)
+        await page.goto(origin)
+        token = client.headers["authorization"].removeprefix("Bearer ")
+        await page.evaluate(STARTS["follow.js"], [server.url, tenant.slug, token])
+        await got(page, "list", "1")
+        await number(tenant, "2")
+        await got(page, "list", "1", "2")
+
+
+@contextlib.asynccontextmanager
+async def process(folder: Path, *command: str, env: dict[str, str]) -> AsyncIterator[list[str]]:
+    """Run a program in a folder; yields its lines as they come."""
+    running = await asyncio.create_subprocess_exec(
+        *command,
+        cwd=folder,
+        env=os.environ | env,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        start_new_session=True,  # a shell's children end with it
+    )
+    lines: list[str] = []
+
+    async def collect() -> None:
+        assert running.stdout is not None
+        async for line in running.stdout:
+            lines.append(line.decode().strip())
+
+    collecting = asyncio.create_task(collect())
+    try:
+        yield lines
+    finally:
+        os.killpg(running.pid, signal.SIGKILL)
+        await running.wait()
+        await collecting
+
+
+async def names(lines: list[str], *expected: str) -> None:
+    """Wait until that many events were printed, which have to be these."""
+
+    def found() -> list[str]:
+        printed = [json.loads(line) for line in lines if line.startswith("{")]
+        return [event["data"]["n"] for event in printed if "n" in event.get("data", {})]
+
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(20):
+            while len(found()) < len(expected):
+                await asyncio.sleep(0.05)
+    assert found() == list(expected), lines
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize(
+    ("recipe", "program"),
+    [
+        ("follow.py", sys.executable),
+        pytest.param(
+            "follow.sh",
+            "sh",
+            marks=pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed"),
+        ),
+    ],
+)
+async def test_a_recipe_for_programs_gets_every_event_once(
+    own_database: TestDatabase,
+    tmp_path: Path,
+    recipe: str,
+    program: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("app.realtime.streams.RETRY_MS", (100, 200))
+    (tmp_path / recipe).write_text(RECIPES[recipe])
+    async with running(own_database) as server, calling(server) as callers:
+        tenant = await new_tenant(callers)
+        key = await callers.key(tenant.id, "events:read")
+        env = {
+            "ANNEX_URL": server.url,
+            "ANNEX_WORKSPACE": tenant.slug,
+            "ANNEX_KEY": key.client.headers["authorization"].removeprefix("Bearer "),
+        }
+        counts = server.app.state.hub.counts
+        async with process(tmp_path, program, recipe, env=env) as lines:
+            async with asyncio.timeout(20):
+                while not counts.connections:
+                    await asyncio.sleep(0.05)
+            await number(tenant, "1", "2")
+            await names(lines, "1", "2")
+        # What comes while nobody listens waits for the cursor that was kept.
+        await number(tenant, "3")
+        async with process(tmp_path, program, recipe, env=env) as lines:
+            await names(lines, "3")
+            await server.app.state.tail.catch_up()
+            port = int(server.url.rpartition(":")[2])
+            server.app.state.hub.close()
+    async with process(tmp_path, program, recipe, env=env) as lines:
+        await publish_in_sql(own_database, tenant, "4")
+        async with running(own_database, port) as server, calling(server) as callers:
+            await names(lines, "4")
+            await number(elsewhere(tenant, callers), "5")
+            await names(lines, "4", "5")
