@@ -4,7 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,16 +19,22 @@ PARTS = ("app", "controllers", "db_models", "docs", "supabase")
 
 
 @pytest.fixture
-def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Copy what preflight looks at, and let the steps look there."""
-    folder = tmp_path / "annex"
+def checkout(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Copy what preflight looks at, and let the steps look there.
+
+    Not below pytest's own folder: to that, each pytest that starts shuts the way for a Postgres
+    which runs as another user.
+    """
+    (ROOT / ".data").mkdir(exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="preflight-test-", dir=ROOT / ".data"))
     for part in PARTS:
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     for name in preflight.FILES:
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(ROOT / name, folder / name)
     monkeypatch.setattr(preflight, "ROOT", folder)
-    return folder
+    yield folder
+    shutil.rmtree(folder)
 
 
 def tool(folder: Path, name: str, text: str) -> Path:
