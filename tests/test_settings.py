@@ -26,6 +26,11 @@ def test_port_6543_is_taken_once_it_is_called_a_transaction_pooler() -> None:
     assert read_settings(GOOD | change).transaction_pooler
 
 
+def test_events_stay_for_ever_unless_a_number_of_days_is_set() -> None:
+    assert read_settings(GOOD).event_retention_days is None
+    assert read_settings({**GOOD, "ANNEX_EVENT_RETENTION_DAYS": "30"}).event_retention_days == 30
+
+
 def test_lists_are_separated_by_commas() -> None:
     settings = read_settings({**GOOD, "ANNEX_CORS_ORIGINS": "https://a.example, https://b.example"})
     assert settings.cors_origins == ["https://a.example", "https://b.example"]
@@ -39,6 +44,8 @@ def test_lists_are_separated_by_commas() -> None:
         ({"ANNEX_WORKER_DATABASE_URL": "nonsense"}, "ANNEX_WORKER_DATABASE_URL is not a Postgres"),
         ({"ANNEX_POOL_SIZE": "many"}, "ANNEX_POOL_SIZE is not usable"),
         ({"ANNEX_POOL_SIZE": "0"}, "ANNEX_POOL_SIZE is not usable"),
+        ({"ANNEX_EVENT_RETENTION_DAYS": "0"}, "ANNEX_EVENT_RETENTION_DAYS is not usable"),
+        ({"ANNEX_EVENT_RETENTION_DAYS": "3651"}, "ANNEX_EVENT_RETENTION_DAYS is not usable"),
         ({"ANNEX_ENVIRONMENT": "test"}, "ANNEX_ENVIRONMENT is not usable"),
         ({"ANNEX_SECRET_KEY": ""}, "ANNEX_SECRET_KEY is the development default"),
         ({"ANNEX_SECRET_KEY": DEVELOPMENT_SECRET}, "ANNEX_SECRET_KEY is the development default"),

@@ -59,7 +59,8 @@ STEPS = {
     "a permission": "select annex.has_permission(:workspace, 'events' || chr(58) || 'publish')",
     "plain insert": PLAIN,
     "with the row in pending": f"with made as ({PLAIN} returning event_id)"
-    " insert into annex.pending (event_id, workspace_id) select event_id, :workspace::uuid from made",
+    " insert into annex.pending (event_id, workspace_id)"
+    " select event_id, :workspace::uuid from made",
     "the same in a definer function": f"select public.bench_add(:workspace, {GIVEN})",
     "annex.publish": PUBLISH,
 }
@@ -129,7 +130,7 @@ class Bench:
             script.write(statement + ";\n")
             script.flush()
             wal = await self.admin.fetchval("select pg_current_wal_insert_lsn()")
-            before = self.cpu_seconds()
+            before = await self.cpu_seconds()
             process = await asyncio.create_subprocess_exec(
                 str(pgbench()),
                 *("-n", "-M", "prepared", "-c", str(clients), "-j", str(min(clients, 2))),
@@ -143,7 +144,7 @@ class Bench:
         found = output.decode()
         if process.returncode or not RATE.search(found):
             raise click.ClickException(errors.decode())
-        used = self.cpu_seconds() - before
+        used = await self.cpu_seconds() - before
         left, written = await self.admin.fetchrow(
             "select (select count(*) from annex.pending),"
             " pg_wal_lsn_diff(pg_current_wal_insert_lsn(), $1)",
@@ -152,12 +153,21 @@ class Bench:
         rate, done = float(RATE.findall(found)[0]), int(DONE.findall(found)[0])
         return Turn(rate, used / done * 1e6, float(written) / done, left)
 
-    def cpu_seconds(self) -> float:
-        """Add up what the server's processes have used, those that ended included."""
-        ended = self.postmaster.cpu_times()
-        times = [p.cpu_times() for p in self.postmaster.children()]
-        living = sum(t.user + t.system for t in times)
-        return float(ended.children_user + ended.children_system + living)
+    async def cpu_seconds(self) -> float:
+        """Add up what the server's processes have used, those that ended included.
+
+        Waits until the last sessions have ended: one that ends meanwhile would be missed.
+        """
+        writing = "select exists (select from pg_stat_activity where usename = 'bench_writer')"
+        while await self.admin.fetchval(writing):
+            await asyncio.sleep(0.05)
+        while True:
+            known = self.postmaster.children()
+            living = sum(t.user + t.system for t in (p.cpu_times() for p in known))
+            ended = self.postmaster.cpu_times()
+            await asyncio.sleep(0.05)
+            if self.postmaster.children() == known:
+                return float(ended.children_user + ended.children_system + living)
 
 
 def pgbench() -> Path:
@@ -221,12 +231,11 @@ async def tail(url: str) -> None:
 async def compare(bench: Bench, rounds: int, seconds: int, clients: int) -> dict[str, list[Turn]]:
     """Let the ways take turns, each round in the other order."""
     turns: dict[str, list[Turn]] = {way: [] for way in WAYS}
-    with tailing(bench.postgres):
-        for way in WAYS:
-            await bench.turn(WAYS[way], clients, 1)
-        for n in range(rounds):
-            for way in list(WAYS)[:: -1 if n % 2 else 1]:
-                turns[way].append(await bench.turn(WAYS[way], clients, seconds))
+    for way in WAYS:
+        await bench.turn(WAYS[way], clients, 1)
+    for n in range(rounds):
+        for way in list(WAYS)[:: -1 if n % 2 else 1]:
+            turns[way].append(await bench.turn(WAYS[way], clients, seconds))
     return turns
 
 
@@ -261,20 +270,27 @@ def rows(turns: dict[str, list[Turn]]) -> list[str]:
 
 async def run(rounds: int, seconds: int, clients: int) -> str:
     """Measure everything, and write it down as Markdown."""
-    table = "| %s | a second | range | Postgres' CPU each | WAL bytes each | left pending |"
     lines = list[str]()
+
+    def tell(title: str, turns: dict[str, list[Turn]]) -> None:
+        columns = "a second | range | Postgres' CPU each | WAL bytes each | left pending |"
+        lines.extend([f"{title}:", "", f"| | {columns}", "|---|---|---|---|---|---|", *rows(turns)])
+        if set(turns) == set(WAYS):
+            lines.extend(["", "Ratio {:.2f} ({:.2f}-{:.2f}).".format(*ratios(turns))])
+        lines.append("")
+
     for name, settings in SERVERS.items():
-        click.echo(f"{name}: {rounds} rounds …", err=True)
         async with prepared(name, settings) as bench:
+            click.echo(f"{name}, with tails …", err=True)
+            with tailing(bench.postgres):
+                turns = await compare(bench, rounds, seconds, clients)
+            tell(f"{name}, {clients} clients, {TAILS} tails", turns)
+            click.echo(f"{name}, without …", err=True)
             turns = await compare(bench, rounds, seconds, clients)
-            lines += [f"{name}, {clients} clients, {TAILS} tails:", ""]
-            lines += [table % "way", "|---|---|---|---|---|---|", *rows(turns), ""]
-            lines += ["Ratio {:.2f} ({:.2f}-{:.2f}).".format(*ratios(turns)), ""]
+            tell(f"{name}, {clients} clients, no tail", turns)
             if settings:
-                click.echo("steps …", err=True)
-                steps = await climb(bench, rounds, seconds)
-                lines += [f"{name}, one client, no tail:", ""]
-                lines += [table % "step", "|---|---|---|---|---|---|", *rows(steps), ""]
+                click.echo("step by step …", err=True)
+                tell(f"{name}, one client, no tail", await climb(bench, rounds, seconds))
     lines.append(
         f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python "
         f"{platform.python_version()}, {date.today()}."

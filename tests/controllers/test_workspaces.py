@@ -214,6 +214,41 @@ async def test_a_patch_leaves_what_is_absent_and_clears_what_is_null(callers: Ca
     assert (patched["external_id"], patched["metadata"], patched["version"]) == (None, {"a": 1}, 2)
 
 
+async def test_a_workspace_says_for_how_many_days_its_events_stay(callers: Callers) -> None:
+    tenant = await new_tenant(callers, event_retention_days=30)
+    seen = []
+    for days in (7, None, 3650):
+        change = {"event_retention_days": days}
+        answer = await tenant.owner.client.patch(tenant.path, json=change)
+        seen.append(answer.json()["event_retention_days"])
+    assert seen == [7, None, 3650]
+
+
+async def test_the_days_that_events_stay_are_unset_at_first(tenant: Tenant) -> None:
+    answer = await tenant.owner.client.get(tenant.path)
+    assert answer.json()["event_retention_days"] is None
+
+
+@pytest.mark.parametrize("days", [0, -1, 3651, 1.5, "7", True])
+async def test_days_that_cannot_be_are_refused(days: object, tenant: Tenant) -> None:
+    for send, path in (
+        (tenant.owner.client.patch, tenant.path),
+        (tenant.owner.client.post, WORKSPACES),
+    ):
+        answer = await send(path, json={"name": "x", "event_retention_days": days})
+        assert answer.status_code == 400
+        assert answer.json()["errors"][0]["pointer"] == "/event_retention_days"
+
+
+@pytest.mark.parametrize("role", ["viewer", "member"])
+async def test_the_days_that_events_stay_need_the_right_to_change_the_workspace(
+    role: str, callers: Callers, tenant: Tenant
+) -> None:
+    member = await add_member(callers, tenant, role)
+    answer = await member.client.patch(tenant.path, json={"event_retention_days": 1})
+    assert answer.status_code == 403
+
+
 @pytest.mark.parametrize("field", ["name", "slug", "require_aal2"])
 async def test_what_every_workspace_has_cannot_be_cleared(tenant: Tenant, field: str) -> None:
     response = await tenant.owner.client.patch(tenant.path, json={field: None})

@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
@@ -334,3 +335,148 @@ async def test_a_written_event_stays_as_it_is(login: str, scene: Scene) -> None:
             for change in changes:
                 with pytest.raises(Denied):
                     await connection.execute(change)
+
+
+def given(**columns: Any) -> tuple[str, list[Any]]:
+    """Write a call of annex.publish with named arguments after the workspace."""
+    columns = {"type": "test.made", **columns}
+    named = ", ".join(f"{name} => ${n}" for n, name in enumerate(columns, 2))
+    return f"select annex.publish($1, {named})", list(columns.values())
+
+
+@pytest.fixture
+async def caller(scene: Scene) -> AsyncIterator[Connection]:
+    """A session of PostgREST for the owner."""
+    async with postgrest(scene.database, user(scene.owner)) as connection:
+        yield connection
+
+
+async def test_one_event_is_what_a_batch_of_one_would_be(scene: Scene, backend: str) -> None:
+    fields = {
+        "data": '{"a": [1, null]}',
+        "topics": ["b", "a"],
+        "subject": "invoice:7",
+        "source": "billing",
+        "visibility": "audit",
+        "occurred_at": datetime(2024, 2, 29, 12, 0, 0, 123456, UTC),
+    }
+    sql, values = given(**fields)
+    async with scene.database.connect(backend) as connection:
+        await connection.execute(sql, scene.workspace, *values)
+    spoken = {**fields, "data": {"a": [1, None]}, "occurred_at": "2024-02-29T12:00:00.123456Z"}
+    async with scene.database.connect("annex_api", OPERATOR) as connection:
+        await publish(connection, scene.workspace, event(**spoken, actor="system"))
+    one, other = await scene.published()
+    own = {"event_id", "recorded_at"}
+    assert {k: v for k, v in one.items() if k not in own} == {
+        k: v for k, v in other.items() if k not in own
+    }
+
+
+@pytest.mark.parametrize(
+    "column", ["data", "topics", "subject", "key", "visibility", "occurred_at"]
+)
+async def test_null_means_the_default(column: str, scene: Scene, caller: Connection) -> None:
+    sql, values = given(**{column: None})
+    plain = await caller.fetchval(PUBLISH, scene.workspace, "test.made")
+    null = await caller.fetchval(sql, scene.workspace, *values)
+    rows = await caller.fetch(
+        f"select {column} from annex.events where event_id = any($1)", [plain, null]
+    )
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "constraint"),
+    [
+        ({"type": "annex.x"}, asyncpg.CheckViolationError, "events_type_reserved"),
+        ({"type": "A"}, asyncpg.CheckViolationError, "events_type_check"),
+        ({"type": None}, asyncpg.NotNullViolationError, None),
+        ({"source": None}, asyncpg.NotNullViolationError, None),
+        ({"source": ""}, asyncpg.CheckViolationError, "events_source_check"),
+        ({"key": ""}, asyncpg.CheckViolationError, "events_key_check"),
+        ({"subject": ""}, asyncpg.CheckViolationError, "events_subject_check"),
+        ({"visibility": "x"}, asyncpg.CheckViolationError, "events_visibility_check"),
+        ({"topics": ["a,b"]}, asyncpg.CheckViolationError, "events_topics_check"),
+        ({"topics": [None]}, asyncpg.CheckViolationError, "events_topics_check"),
+        ({"topics": [["a"], ["b"]]}, asyncpg.CheckViolationError, "events_topics_check"),
+    ],
+    ids=str,
+)
+async def test_one_malformed_event_is_refused(
+    fields: dict[str, Any],
+    error: type[asyncpg.IntegrityConstraintViolationError],
+    constraint: str | None,
+    scene: Scene,
+    caller: Connection,
+) -> None:
+    sql, values = given(**fields)
+    with pytest.raises(error) as refusal:
+        await caller.execute(sql, scene.workspace, *values)
+    assert str(refusal.value.constraint_name).endswith(constraint or "None")
+
+
+async def test_one_event_with_a_key_is_published_once(scene: Scene, caller: Connection) -> None:
+    sql, values = given(key="a", source="test")
+    made = {await caller.fetchval(sql, scene.workspace, *values) for _ in range(3)}
+    sql, values = given(key="a", source="other")
+    made.add(await caller.fetchval(sql, scene.workspace, *values))
+    assert len(made) == 2
+
+
+async def test_ten_single_publishers_with_one_key_make_one_event(
+    scene: Scene, backend: str
+) -> None:
+    sql, values = given(key="a")
+
+    async def one() -> UUID:
+        async with scene.database.connect(backend) as connection:
+            made: UUID = await connection.fetchval(sql, scene.workspace, *values)
+            return made
+
+    assert len(set(await asyncio.gather(*[one() for _ in range(10)]))) == 1
+    assert len(await scene.published()) == 1
+
+
+@pytest.mark.parametrize("permission", ["events:publish", "workspace:delete", "no:such", None])
+async def test_a_single_check_says_what_the_list_of_workspaces_says(
+    permission: str | None, scene: Scene
+) -> None:
+    ask = (
+        "select coalesce(annex.has_permission($1, $2), false),"
+        " $1 in (select annex.workspace_ids($2))"
+    )
+    other = await new_workspace(scene.admin, await new_user(scene.admin))
+    guest, suspended = await new_user(scene.admin), await new_user(scene.admin)
+    await join(scene.admin, scene.workspace, guest, "viewer")
+    await join(scene.admin, scene.workspace, suspended, "owner", "suspended")
+    await scene.admin.execute(
+        "insert into annex.roles (workspace_id, key, name, permissions)"
+        " values ($1, 'sender', 'Sender', '{events:publish}')",
+        scene.workspace,
+    )
+    sender = await new_user(scene.admin)
+    await join(scene.admin, scene.workspace, sender, "sender")
+    gone = await new_workspace(scene.admin, scene.owner)
+    await scene.admin.execute("update annex.workspaces set deleted_at = now() where id = $1", gone)
+    guarded = await new_workspace(scene.admin, scene.owner, require_aal2=True)
+    principals: list[Claims] = [
+        *[user(who) for who in (scene.owner, guest, suspended, sender)],
+        user(scene.owner, aal="aal2"),
+        key(scene.workspace, "events:publish"),
+        key(scene.workspace),
+        key(gone, "events:publish"),
+        {"role": "annex_key"},
+        {"role": "anon", "sub": str(scene.owner)},
+        {},
+    ]
+    verdicts = set()
+    for claims in principals:
+        async with scene.database.connect("annex_api", claims) as connection:
+            for workspace in (scene.workspace, other, gone, guarded, uuid4()):
+                single, listed = await connection.fetchrow(ask, workspace, permission)
+                assert single == bool(listed), (claims, workspace)
+                verdicts.add(single)
+    assert verdicts == (
+        {True, False} if permission in ("events:publish", "workspace:delete") else {False}
+    )
