@@ -24,7 +24,7 @@ from app.dev.demo import Secrets, demo_settings, mint_token
 from app.dev.postgres import THROWAWAY, EmbeddedPostgres
 from app.schemas.events import EventPage
 from tests.bench import latency
-from tests.bench.chart import draw
+from tests.bench.chart import Chart, draw
 from tests.bench.load import Plan, Tally
 from tests.bench.rows import fill, slug, user_id
 
@@ -36,6 +36,7 @@ VARIANTS = {
     "fastapi": "FastAPI + SQLAlchemy ORM",
 }
 BASELINE = "fastapi"
+TITLE = "GET …/events?limit=20: requests a second, as a multiple; whiskers: range over rounds"
 WARMUP_SECONDS = 1.0
 START_SECONDS = 120.0
 SECRETS = Secrets(
@@ -101,7 +102,8 @@ def bench(
         shutil.rmtree(folder, ignore_errors=True)
     click.echo(report(results, ceiling, times))
     if chart:
-        chart.write_text(draw({name: ratio(results, v) for v, name in VARIANTS.items()}))
+        bars = {name: ratio(results, v) for v, name in VARIANTS.items()}
+        chart.write_text(draw([Chart(TITLE, bars)]))
         say(f"Drew {chart}.")
 
 

@@ -33,6 +33,8 @@ class Server(msgspec.Struct):
     via: Http
     stop: Callable[[], float]
     """Send SIGTERM; returns the seconds until it had ended."""
+    log: Path
+    """What it said on stderr."""
 
     @property
     def rss(self) -> int:
@@ -64,6 +66,8 @@ class Broadcast(msgspec.Struct):
     p50_ms: float
     p99_ms: float
     max_ms: float
+    cpu_us: float
+    """Of the server process, a delivery."""
     rss: int
     """Bytes, with all connections open and in use."""
     rss_a_connection: float
@@ -85,6 +89,7 @@ class Reconnect(msgspec.Struct):
     seconds: float
     """Until each had what it missed."""
     refused: int
+    """Tries that were refused or cut off, and made again."""
 
 
 class Shutdown(msgspec.Struct):
@@ -188,14 +193,17 @@ def broadcast(server: Server, clients: Clients, ticks: int) -> Broadcast:
     opened = clients.open(server.port)
     time.sleep(1)
     clients.mark()
+    cpu = server.cpu_seconds
     published = publish(Plan(server.via, count=ticks, per_second=1), ticks)
     counts = settle(clients, published.count)
+    cpu = server.cpu_seconds - cpu
     rss = server.rss
     return Broadcast(
         opened.seconds,
         counts.p50_ms,
         counts.p99_ms,
         counts.max_ms,
+        cpu / counts.events * 1e6,
         rss,
         (rss - before) / clients.count,
     )
@@ -206,14 +214,12 @@ def reconnect(server: Server, clients: Clients, via: Sql, had: int) -> Reconnect
     clients.kill()
     time.sleep(1)
     publish(Plan(via, count=RECONNECT_EVENTS, per_second=200, first=had), 1)
-    began = time.monotonic_ns()
-    opened = clients.open(server.port, in_flight=clients.count)
-    counts = settle(clients, had + RECONNECT_EVENTS)
-    caught_up = (counts.last_event_ns - began) / 1e9
+    opened = clients.open(server.port, in_flight=clients.count, count=had + RECONNECT_EVENTS)
+    settle(clients, had + RECONNECT_EVENTS)
     # All are live again: one more event reaches everyone.
     publish(Plan(via, count=1, per_second=1, first=had + RECONNECT_EVENTS), 1)
     settle(clients, had + RECONNECT_EVENTS + 1)
-    return Reconnect(max(caught_up, opened.seconds), opened.refused)
+    return Reconnect(opened.seconds, opened.refused)
 
 
 def follow(
@@ -238,6 +244,8 @@ def shut_down(server: Server, clients: Clients) -> Shutdown:
     """Stop the server with all streams open; ends the bench when one is left."""
     seconds = server.stop()
     time.sleep(0.5)
+    if "Traceback" in server.log.read_text():
+        raise click.ClickException("The server ended with a traceback.")
     if live := clients.stat().live:
         raise click.ClickException(f"{live:,} streams outlived their server.")
     return Shutdown(seconds)

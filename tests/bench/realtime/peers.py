@@ -84,7 +84,6 @@ def sse_starlette() -> Any:
 
 def litestar() -> Any:
     """Litestar's channels in memory and its ServerSentEvent."""
-    numbers = itertools.count(1)
 
     @get("/stream")
     async def stream(channels: ChannelsPlugin) -> ServerSentEvent:
