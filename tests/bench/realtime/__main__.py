@@ -54,7 +54,7 @@ SATURATED = 2_000
 TEAMS = 1_000
 EVENTS_PER_SECOND = 1_000
 """Into the log, while each team's members follow."""
-WRITERS = 4
+WRITERS = 8
 START_SECONDS = 120.0
 STOP_SECONDS = 60.0
 SPARE_FILES = 500

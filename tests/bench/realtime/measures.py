@@ -15,7 +15,7 @@ from tests.bench.realtime.clients import Clients, Counts
 from tests.bench.realtime.publish import Http, Plan, Published, Sql
 
 ROOT = Path(__file__).parent.parent.parent.parent
-DRAIN_SECONDS = 60.0
+DRAIN_SECONDS = 120.0
 """For what was published to arrive everywhere."""
 POLL_SECONDS = 0.02
 WARMUP_SECONDS = 2.0
