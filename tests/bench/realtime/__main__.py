@@ -340,7 +340,7 @@ class Ratio(NamedTuple):
     highest: float
 
     def __str__(self) -> str:
-        return f"{self.of_medians:.2f} ({self.lowest:.2f}-{self.highest:.2f})"
+        return with_range(self.of_medians, self.lowest, self.highest, ".2f")
 
 
 def ratio(rounds: Mapping[str, Sequence[Any]], name: str, base: str, field: str) -> Ratio | None:
@@ -360,11 +360,14 @@ def median(rounds: Sequence[Any], field: str) -> float:
 def spread(rounds: Sequence[Any], field: str, form: str) -> str:
     """Write a figure's median, and its range over the rounds."""
     values = [getattr(r, field) for r in rounds]
-    return (
-        f"{statistics.median(values):{form}} ({min(values):{form}}-{max(values):{form}})"
-        if len(values) > 1
-        else f"{values[0]:{form}}"
-    )
+    return with_range(statistics.median(values), min(values), max(values), form)
+
+
+def with_range(value: float, lowest: float, highest: float, form: str) -> str:
+    """Write a value, and its range if there is one."""
+    if lowest == highest:
+        return f"{value:{form}}"
+    return f"{value:{form}} ({lowest:{form}}-{highest:{form}})"
 
 
 def report(results: Results, connections: int, window: int) -> str:
@@ -374,9 +377,9 @@ def report(results: Results, connections: int, window: int) -> str:
         lines += [
             f"{min(SATURATED, connections):,} connections, {window} events under way:",
             "",
-            "| server | deliveries/s | of FastAPI's | of nchan's | server's CPU a delivery "
-            "| CPU of FastAPI's | events a read | bytes an event | load generator |",
-            "|---|---|---|---|---|---|---|---|---|",
+            "| server | deliveries/s | of FastAPI's | of nchan's | p99 | server's CPU a delivery "
+            "| of FastAPI's | events a read | bytes an event | load generator |",
+            "|---|---|---|---|---|---|---|---|---|---|",
         ]
         for name in in_order(rounds):
             mine = rounds[name]
@@ -384,7 +387,7 @@ def report(results: Results, connections: int, window: int) -> str:
                 f"| {NAMES[name]} | {median(mine, 'per_second'):,.0f} "
                 f"| {ratio(rounds, name, 'fastapi', 'per_second') or '-'} "
                 f"| {ratio(rounds, name, 'nchan', 'per_second') or '-'} "
-                f"| {median(mine, 'cpu_us'):.1f} us "
+                f"| {median(mine, 'p99_ms'):,.0f} ms | {median(mine, 'cpu_us'):.1f} us "
                 f"| {ratio(rounds, name, 'fastapi', 'cpu_us') or '-'} "
                 f"| {median(mine, 'events_a_read'):.1f} | {median(mine, 'bytes_an_event'):.0f} "
                 f"| {median(mine, 'client_share'):.0%} of a core |"

@@ -51,6 +51,8 @@ class Saturation(msgspec.Struct):
 
     per_second: float
     """Deliveries."""
+    p99_ms: float
+    """From publish to arrival: how far behind the server then is."""
     cpu_us: float
     """Of the server process, a delivery."""
     events_a_read: float
@@ -180,6 +182,7 @@ def saturate(
         raise click.ClickException(f"{server.name} delivered nothing.")
     return Saturation(
         counts.events / counts.seconds,
+        counts.p99_ms,
         cpu / counts.events * 1e6,
         counts.events / counts.reads,
         counts.bytes / counts.events,
