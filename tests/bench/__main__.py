@@ -8,7 +8,7 @@ import socket
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import date
 from pathlib import Path
@@ -26,6 +26,7 @@ from app.schemas.events import EventPage
 from tests.bench import latency
 from tests.bench.chart import Chart, draw
 from tests.bench.load import Plan, Tally
+from tests.bench.processes import cpu_seconds, postmaster_of
 from tests.bench.rows import fill, slug, user_id
 
 ROOT = Path(__file__).parent.parent.parent
@@ -144,12 +145,6 @@ def compare(
         return results, load(canned, postmaster, plan)
 
 
-def postmaster_of(data: Path) -> psutil.Process:
-    """Find the process that Postgres runs as."""
-    file = data / "cluster" / "postmaster.pid"
-    return psutil.Process(int(file.read_text().splitlines()[0]))
-
-
 class Running(NamedTuple):
     """A server process."""
 
@@ -235,12 +230,6 @@ def load(server: Running, postmaster: psutil.Process, plan: Plan) -> Result:
     )
     rate, share = tally.answers / tally.seconds, tally.cpu_seconds / tally.seconds
     return Result(rate, cpu_us, postgres_us, share)
-
-
-def cpu_seconds(processes: Iterable[psutil.Process]) -> float:
-    """Add up what processes have used."""
-    times = (p.cpu_times() for p in processes)
-    return float(sum(t.user + t.system for t in times))
 
 
 class Ratio(NamedTuple):

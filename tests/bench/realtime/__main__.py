@@ -24,6 +24,7 @@ from app.auth.keys import Key
 from app.dev.demo import Secrets, demo_settings, mint_token
 from app.dev.postgres import EmbeddedPostgres
 from tests.bench.chart import Chart, draw
+from tests.bench.processes import postmaster_of
 from tests.bench.realtime import clients, measures, nchan, rows
 from tests.bench.realtime.clients import Clients
 from tests.bench.realtime.measures import (
@@ -54,7 +55,7 @@ SATURATED = 2_000
 TEAMS = 1_000
 EVENTS_PER_SECOND = 1_000
 """Into the log, while each team's members follow."""
-WRITERS = 8
+WRITERS = 16
 START_SECONDS = 120.0
 STOP_SECONDS = 60.0
 SPARE_FILES = 500
@@ -98,6 +99,7 @@ class Bench:
         self.connections = connections
         self.program = clients.build(ROOT / ".data")
         self.database = postgres.url("postgres", "annex")
+        self.postmaster = postmaster_of(folder / "postgres")
         self.settings = demo_settings(
             SECRETS,
             postgres.url("annex_api", "annex"),
@@ -216,7 +218,8 @@ class Bench:
         count = self.teams * rows.READERS
         with self.server("annex") as server, self.clients("annex", count, in_teams=True) as found:
             rate = EVENTS_PER_SECOND * self.teams / TEAMS
-            done = measures.follow(server, found, self.sql(in_teams=True), rate, self.seconds * 2)
+            via = self.sql(in_teams=True)
+            done = measures.follow(server, found, self.postmaster, via, rate, self.seconds * 2)
             self.results.follow.append(done)
             say(
                 f"  {NAMES['annex']}: {done.per_second:,.0f} events/s to {rows.READERS} readers "
@@ -419,7 +422,10 @@ def report(results: Results, connections: int, window: int) -> str:
             f"Into the log at {median(results.follow, 'per_second'):,.0f} events/s, each to "
             f"{rows.READERS} readers: p50 {spread(results.follow, 'p50_ms', '.1f')} ms, p99 "
             f"{spread(results.follow, 'p99_ms', '.1f')} ms, max "
-            f"{spread(results.follow, 'max_ms', '.0f')} ms."
+            f"{spread(results.follow, 'max_ms', '.0f')} ms. Of a core, the server took "
+            f"{median(results.follow, 'server_share'):.0%}, Postgres "
+            f"{median(results.follow, 'postgres_share'):.0%}, the publisher "
+            f"{median(results.follow, 'publisher_share'):.0%}."
         )
     if results.reconnect:
         lines.append(

@@ -11,6 +11,7 @@ import click
 import msgspec
 import psutil  # type: ignore[import-untyped]
 
+from tests.bench.processes import cpu_seconds
 from tests.bench.realtime.clients import Clients, Counts
 from tests.bench.realtime.publish import Http, Plan, Published, Sql
 
@@ -42,8 +43,7 @@ class Server(msgspec.Struct):
 
     @property
     def cpu_seconds(self) -> float:
-        times = self.process.cpu_times()
-        return float(times.user + times.system)
+        return cpu_seconds([self.process])
 
 
 class Saturation(msgspec.Struct):
@@ -83,6 +83,10 @@ class Following(msgspec.Struct):
     p50_ms: float
     p99_ms: float
     max_ms: float
+    server_share: float
+    """Of one core, by the server; by all of Postgres, and by the publisher."""
+    postgres_share: float
+    publisher_share: float
 
 
 class Reconnect(msgspec.Struct):
@@ -226,20 +230,31 @@ def reconnect(server: Server, clients: Clients, via: Sql, had: int) -> Reconnect
 
 
 def follow(
-    server: Server, clients: Clients, via: Sql, per_second: float, seconds: float
+    server: Server,
+    clients: Clients,
+    postmaster: psutil.Process,
+    via: Sql,
+    per_second: float,
+    seconds: float,
 ) -> Following:
     """Publish to many workspaces whose members each follow their own."""
     clients.open(server.port)
     time.sleep(1)
     count = round(per_second * seconds / len(via.workspaces))
     clients.mark()
+    before = server.cpu_seconds, cpu_seconds(postmaster.children())
     published = publish(Plan(via, count=count, per_second=per_second), seconds)
     counts = settle(clients, published.count)
+    served = server.cpu_seconds - before[0]
+    stored = cpu_seconds(postmaster.children()) - before[1]
     return Following(
         published.count * len(via.workspaces) / published.seconds,
         counts.p50_ms,
         counts.p99_ms,
         counts.max_ms,
+        served / published.seconds,
+        stored / published.seconds,
+        published.cpu_seconds / published.seconds,
     )
 
 
