@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -138,25 +138,28 @@ class Bench:
     def server(self, name: str) -> Iterator[Server]:
         """Start a server, and stop it; what it said is shown when the bench fails."""
         log = self.folder / "server.log"
-        with ExitStack() as stack, log.open("w") as said:
-            if name == "nchan":
-                files = resource.getrlimit(resource.RLIMIT_NOFILE)[1] - 100
-                started = nchan.running(self.folder / "nginx", files, said)
-                port, worker = stack.enter_context(started)
-                server = Server(name, port, worker, Http(port, "/publish"), lambda: 0, log)
-            else:
-                process, port = stack.enter_context(running(name, self.settings, said))
-                via, found = self.via(name, port), psutil.Process(process.pid)
-                server = Server(name, port, found, via, lambda: stop(process), log)
-            try:
+        try:
+            with log.open("w") as said, self.start(name, said) as server:
                 with self.clients(name, 1) as one:
                     one.open(server.port)
                 yield server
-            except BaseException:
-                said.flush()
-                for line in log.read_text().splitlines()[-LOG_LINES:]:
-                    say(f"    {NAMES[name]} said: {line}")
-                raise
+        except BaseException:
+            for line in log.read_text().splitlines()[-LOG_LINES:]:
+                say(f"    {NAMES[name]} said: {line}")
+            raise
+
+    @contextmanager
+    def start(self, name: str, said: IO[str]) -> Iterator[Server]:
+        """Start a server that writes to `said`, and stop it."""
+        log = Path(said.name)
+        if name == "nchan":
+            files = resource.getrlimit(resource.RLIMIT_NOFILE)[1] - SPARE_FILES
+            with nchan.running(self.folder / "nginx", files, said) as (port, worker):
+                yield Server(name, port, worker, Http(port, "/publish"), lambda: 0, log)
+            return
+        with running(name, self.settings, said) as (process, port):
+            found = psutil.Process(process.pid)
+            yield Server(name, port, found, self.via(name, port), lambda: stop(process), log)
 
     def via(self, name: str, port: int) -> Http:
         """Say how an event is posted to a server."""
