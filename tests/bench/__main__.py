@@ -8,7 +8,7 @@ import socket
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import date
 from pathlib import Path
@@ -24,8 +24,9 @@ from app.dev.demo import Secrets, demo_settings, mint_token
 from app.dev.postgres import THROWAWAY, EmbeddedPostgres
 from app.schemas.events import EventPage
 from tests.bench import latency
-from tests.bench.chart import draw
+from tests.bench.chart import Chart, draw
 from tests.bench.load import Plan, Tally
+from tests.bench.processes import cpu_seconds, postmaster_of
 from tests.bench.rows import fill, slug, user_id
 
 ROOT = Path(__file__).parent.parent.parent
@@ -36,6 +37,7 @@ VARIANTS = {
     "fastapi": "FastAPI + SQLAlchemy ORM",
 }
 BASELINE = "fastapi"
+TITLE = "GET …/events?limit=20: requests a second, as a multiple; whiskers: range over rounds"
 WARMUP_SECONDS = 1.0
 START_SECONDS = 120.0
 SECRETS = Secrets(
@@ -101,7 +103,8 @@ def bench(
         shutil.rmtree(folder, ignore_errors=True)
     click.echo(report(results, ceiling, times))
     if chart:
-        chart.write_text(draw({name: ratio(results, v) for v, name in VARIANTS.items()}))
+        bars = {name: ratio(results, v) for v, name in VARIANTS.items()}
+        chart.write_text(draw([Chart(TITLE, bars)]))
         say(f"Drew {chart}.")
 
 
@@ -140,12 +143,6 @@ def compare(
         canned = stack.enter_context(running("canned", answer))
         plan = Plan(canned.port, requests, seconds, WARMUP_SECONDS)
         return results, load(canned, postmaster, plan)
-
-
-def postmaster_of(data: Path) -> psutil.Process:
-    """Find the process that Postgres runs as."""
-    file = data / "cluster" / "postmaster.pid"
-    return psutil.Process(int(file.read_text().splitlines()[0]))
 
 
 class Running(NamedTuple):
@@ -233,12 +230,6 @@ def load(server: Running, postmaster: psutil.Process, plan: Plan) -> Result:
     )
     rate, share = tally.answers / tally.seconds, tally.cpu_seconds / tally.seconds
     return Result(rate, cpu_us, postgres_us, share)
-
-
-def cpu_seconds(processes: Iterable[psutil.Process]) -> float:
-    """Add up what processes have used."""
-    times = (p.cpu_times() for p in processes)
-    return float(sum(t.user + t.system for t in times))
 
 
 class Ratio(NamedTuple):

@@ -3,7 +3,9 @@
  * Usage: clients COUNTER. Takes a command a line on stdin and answers each with a line of JSON:
  *
  *   requests FILE               the connections to make: "<length>\n<request>" for each, one after the other
- *   open PORT INFLIGHT SECONDS  connect those that are not, so many at a time; answers when all get events
+ *   open PORT INFLIGHT SECONDS COUNT
+ *                               connect those that are not, so many at a time, and again those that are refused or cut
+ *                               off; answers when all are connected and have had COUNT events each
  *   mark                        count from here: events, bytes, latencies, own CPU
  *   stat                        tell the counts since the mark, and what each connection has had in all
  *   kill                        reset all connections (RST); the next open resumes from their last event
@@ -57,7 +59,7 @@ static struct connection *connections;
 static size_t total, live, in_flight, cursor, in_flight_limit, lost;
 static int epoll, port;
 static bool is_opening;
-static uint64_t opening_began, opening_ends, retry_scan_at;
+static uint64_t opening_began, opening_ends, opening_count, retry_scan_at;
 static uint64_t *counter;
 static char buffer[256 * 1024];
 
@@ -299,10 +301,16 @@ static void read_requests(const char *path) {
     printf("{\"connections\":%zu}\n", total);
 }
 
+static bool all_have(uint64_t count) {
+    for (size_t i = 0; i < total; i++)
+        if (connections[i].count < count) return false;
+    return true;
+}
+
 static void advance(void) {
     if (!is_opening) return;
     uint64_t at = now();
-    if (live == total || at > opening_ends) {
+    if ((live == total && all_have(opening_count)) || at > opening_ends) {
         is_opening = false;
         printf("{\"live\":%zu,\"refused\":%" PRIu64 ",\"seconds\":%.6f}\n", live, refused,
                (double)(at - opening_began) / SECOND);
@@ -357,7 +365,7 @@ static void obey(char *line) {
     double seconds;
     if (sscanf(line, "requests %4095s", path) == 1) {
         read_requests(path);
-    } else if (sscanf(line, "open %d %zu %lf", &port, &in_flight_limit, &seconds) == 3) {
+    } else if (sscanf(line, "open %d %zu %lf %" SCNu64, &port, &in_flight_limit, &seconds, &opening_count) == 4) {
         is_opening = true;
         cursor = 0;
         refused = 0;

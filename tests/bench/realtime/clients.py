@@ -75,6 +75,7 @@ class Clients:
 
     def __init__(self, process: "subprocess.Popen[str]", counter: Path) -> None:
         self.process, self.counter = process, counter
+        self.count = 0
 
     def ask(self, command: str, seconds: float = ANSWER_SECONDS) -> bytes:
         """Give a command and wait for its answer; ends the bench when there is none."""
@@ -91,14 +92,18 @@ class Clients:
                 raise click.ClickException(f"The load generator does not answer {command!r}.")
         return self.process.stdout.readline().encode()
 
-    def open(self, port: int, in_flight: int = 64) -> Opened:
-        """Connect all that are not; ends the bench when some cannot be within three minutes."""
-        answer = self.ask(f"open {port} {in_flight} {OPEN_SECONDS}", OPEN_SECONDS + 10)
-        opened = msgspec.json.decode(answer, type=Opened)
-        if opened.live < self.count:
+    def open(self, port: int, in_flight: int = 64, count: int = 0) -> Opened:
+        """Connect all that are not, and wait until each has had so many events.
+
+        Ends the bench when that takes more than three minutes.
+        """
+        command = f"open {port} {in_flight} {OPEN_SECONDS} {count}"
+        opened = msgspec.json.decode(self.ask(command, OPEN_SECONDS + 10), type=Opened)
+        if opened.seconds >= OPEN_SECONDS:
             raise click.ClickException(
-                f"Only {opened.live:,} of {self.count:,} connections opened in {OPEN_SECONDS:.0f} s"
-                f" ({opened.refused:,} tries were refused)."
+                f"After {OPEN_SECONDS:.0f} s {opened.live:,} of {self.count:,} streams are open "
+                f"and some have not had all their {count:,} events; {opened.refused:,} tries were "
+                "refused or cut off."
             )
         return opened
 

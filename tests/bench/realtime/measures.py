@@ -11,11 +11,12 @@ import click
 import msgspec
 import psutil  # type: ignore[import-untyped]
 
+from tests.bench.processes import cpu_seconds
 from tests.bench.realtime.clients import Clients, Counts
 from tests.bench.realtime.publish import Http, Plan, Published, Sql
 
 ROOT = Path(__file__).parent.parent.parent.parent
-DRAIN_SECONDS = 60.0
+DRAIN_SECONDS = 120.0
 """For what was published to arrive everywhere."""
 POLL_SECONDS = 0.02
 WARMUP_SECONDS = 2.0
@@ -33,6 +34,8 @@ class Server(msgspec.Struct):
     via: Http
     stop: Callable[[], float]
     """Send SIGTERM; returns the seconds until it had ended."""
+    log: Path
+    """What it said on stderr."""
 
     @property
     def rss(self) -> int:
@@ -40,8 +43,7 @@ class Server(msgspec.Struct):
 
     @property
     def cpu_seconds(self) -> float:
-        times = self.process.cpu_times()
-        return float(times.user + times.system)
+        return cpu_seconds([self.process])
 
 
 class Saturation(msgspec.Struct):
@@ -49,6 +51,8 @@ class Saturation(msgspec.Struct):
 
     per_second: float
     """Deliveries."""
+    p99_ms: float
+    """From publish to arrival: how far behind the server then is."""
     cpu_us: float
     """Of the server process, a delivery."""
     events_a_read: float
@@ -64,6 +68,8 @@ class Broadcast(msgspec.Struct):
     p50_ms: float
     p99_ms: float
     max_ms: float
+    cpu_us: float
+    """Of the server process, a delivery."""
     rss: int
     """Bytes, with all connections open and in use."""
     rss_a_connection: float
@@ -77,6 +83,10 @@ class Following(msgspec.Struct):
     p50_ms: float
     p99_ms: float
     max_ms: float
+    server_share: float
+    """Of one core, by the server; by all of Postgres, and by the publisher."""
+    postgres_share: float
+    publisher_share: float
 
 
 class Reconnect(msgspec.Struct):
@@ -85,6 +95,7 @@ class Reconnect(msgspec.Struct):
     seconds: float
     """Until each had what it missed."""
     refused: int
+    """Tries that were refused or cut off, and made again."""
 
 
 class Shutdown(msgspec.Struct):
@@ -175,6 +186,7 @@ def saturate(
         raise click.ClickException(f"{server.name} delivered nothing.")
     return Saturation(
         counts.events / counts.seconds,
+        counts.p99_ms,
         cpu / counts.events * 1e6,
         counts.events / counts.reads,
         counts.bytes / counts.events,
@@ -188,14 +200,17 @@ def broadcast(server: Server, clients: Clients, ticks: int) -> Broadcast:
     opened = clients.open(server.port)
     time.sleep(1)
     clients.mark()
+    cpu = server.cpu_seconds
     published = publish(Plan(server.via, count=ticks, per_second=1), ticks)
     counts = settle(clients, published.count)
+    cpu = server.cpu_seconds - cpu
     rss = server.rss
     return Broadcast(
         opened.seconds,
         counts.p50_ms,
         counts.p99_ms,
         counts.max_ms,
+        cpu / counts.events * 1e6,
         rss,
         (rss - before) / clients.count,
     )
@@ -206,31 +221,40 @@ def reconnect(server: Server, clients: Clients, via: Sql, had: int) -> Reconnect
     clients.kill()
     time.sleep(1)
     publish(Plan(via, count=RECONNECT_EVENTS, per_second=200, first=had), 1)
-    began = time.monotonic_ns()
-    opened = clients.open(server.port, in_flight=clients.count)
-    counts = settle(clients, had + RECONNECT_EVENTS)
-    caught_up = (counts.last_event_ns - began) / 1e9
+    opened = clients.open(server.port, in_flight=clients.count, count=had + RECONNECT_EVENTS)
+    settle(clients, had + RECONNECT_EVENTS)
     # All are live again: one more event reaches everyone.
     publish(Plan(via, count=1, per_second=1, first=had + RECONNECT_EVENTS), 1)
     settle(clients, had + RECONNECT_EVENTS + 1)
-    return Reconnect(max(caught_up, opened.seconds), opened.refused)
+    return Reconnect(opened.seconds, opened.refused)
 
 
 def follow(
-    server: Server, clients: Clients, via: Sql, per_second: float, seconds: float
+    server: Server,
+    clients: Clients,
+    postmaster: psutil.Process,
+    via: Sql,
+    per_second: float,
+    seconds: float,
 ) -> Following:
     """Publish to many workspaces whose members each follow their own."""
     clients.open(server.port)
     time.sleep(1)
     count = round(per_second * seconds / len(via.workspaces))
     clients.mark()
+    before = server.cpu_seconds, cpu_seconds(postmaster.children())
     published = publish(Plan(via, count=count, per_second=per_second), seconds)
     counts = settle(clients, published.count)
+    served = server.cpu_seconds - before[0]
+    stored = cpu_seconds(postmaster.children()) - before[1]
     return Following(
         published.count * len(via.workspaces) / published.seconds,
         counts.p50_ms,
         counts.p99_ms,
         counts.max_ms,
+        served / published.seconds,
+        stored / published.seconds,
+        published.cpu_seconds / published.seconds,
     )
 
 
@@ -238,6 +262,8 @@ def shut_down(server: Server, clients: Clients) -> Shutdown:
     """Stop the server with all streams open; ends the bench when one is left."""
     seconds = server.stop()
     time.sleep(0.5)
+    if "Traceback" in server.log.read_text():
+        raise click.ClickException("The server ended with a traceback.")
     if live := clients.stat().live:
         raise click.ClickException(f"{live:,} streams outlived their server.")
     return Shutdown(seconds)

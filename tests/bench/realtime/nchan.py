@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import click
 import psutil  # type: ignore[import-untyped]
@@ -55,8 +56,14 @@ def find() -> str | None:
     return nginx if MODULE.exists() else None
 
 
+def version_of(nginx: str) -> str:
+    """Return nginx' name and version."""
+    said = subprocess.run([nginx, "-v"], capture_output=True, text=True, check=True).stderr
+    return said.strip().rpartition(" ")[2].replace("/", " ")
+
+
 @contextmanager
-def running(folder: Path, files: int) -> Iterator[tuple[int, psutil.Process]]:
+def running(folder: Path, files: int, said: IO[str]) -> Iterator[tuple[int, psutil.Process]]:
     """Run nginx with one worker; yields the port and the worker's process."""
     nginx = find()
     if nginx is None:
@@ -67,7 +74,7 @@ def running(folder: Path, files: int) -> Iterator[tuple[int, psutil.Process]]:
     user = "user root;" if psutil.Process().username() == "root" else ""
     config = folder / "nginx.conf"
     config.write_text(CONFIG.format(module=MODULE, user=user, files=files, port=port))
-    process = subprocess.Popen([nginx, "-p", folder, "-c", config, "-e", "stderr"])
+    process = subprocess.Popen([nginx, "-p", folder, "-c", config, "-e", "stderr"], stderr=said)
     try:
         yield port, wait(process, port)
     finally:
@@ -91,4 +98,4 @@ def wait(process: "subprocess.Popen[bytes]", port: int) -> psutil.Process:
             time.sleep(0.05)
         else:
             return worker
-    raise click.ClickException("nginx does not start; the lines above say why.")
+    raise click.ClickException("nginx does not start.")

@@ -60,10 +60,12 @@ class Plan(msgspec.Struct):
 
 
 class Published(msgspec.Struct):
-    """Events of each channel, and how long that took."""
+    """Events of each channel, and what that took."""
 
     count: int
     seconds: float
+    cpu_seconds: float
+    """Of the publisher itself."""
 
 
 def data(n: int) -> str:
@@ -160,16 +162,22 @@ async def publish(plan: Plan) -> Published:
         senders = [SqlSender(plan.via, plan.via.workspaces[n::step]) for n in range(step)]
     for sender in senders:
         await sender.open()
-    began = time.monotonic()
+    began, cpu = time.monotonic(), time.process_time()
     if plan.per_second:
         await asyncio.gather(*(at_rate(s, plan, plan.per_second / len(senders)) for s in senders))
         count = plan.count
     else:
         [sender] = senders
-        count = await as_delivered(sender, plan)
+        count = await as_delivered(sender, plan, map_counter(plan.counter))
     for sender in senders:
         await sender.close()
-    return Published(count, time.monotonic() - began)
+    return Published(count, time.monotonic() - began, time.process_time() - cpu)
+
+
+def map_counter(path: str) -> mmap.mmap:
+    """Map the load generator's count of deliveries."""
+    with Path(path).open("r+b") as file:
+        return mmap.mmap(file.fileno(), 8)
 
 
 async def at_rate(sender: HttpSender | SqlSender, plan: Plan, per_second: float) -> None:
@@ -182,20 +190,19 @@ async def at_rate(sender: HttpSender | SqlSender, plan: Plan, per_second: float)
         await sender.send(channel, plan.first + n, 1)
 
 
-async def as_delivered(sender: HttpSender | SqlSender, plan: Plan) -> int:
+async def as_delivered(sender: HttpSender | SqlSender, plan: Plan, shared: mmap.mmap) -> int:
     """Keep a window of events under way, so that the server always has more to do."""
     published, ends_at = 0, time.monotonic() + plan.seconds
-    with Path(plan.counter).open("r+b") as file, mmap.mmap(file.fileno(), 8) as shared:
-        before = struct.unpack("=Q", shared[:8])[0]
-        while time.monotonic() < ends_at:
-            delivered = (struct.unpack("=Q", shared[:8])[0] - before) // plan.readers
-            free = plan.window - (published - delivered)
-            if free > 0:
-                count = min(free, MAX_BATCH)
-                await sender.send(0, plan.first + published, count)
-                published += count
-            else:
-                await asyncio.sleep(PAUSE)
+    before = struct.unpack("=Q", shared[:8])[0]
+    while time.monotonic() < ends_at:
+        delivered = (struct.unpack("=Q", shared[:8])[0] - before) // plan.readers
+        free = plan.window - (published - delivered)
+        if free > 0:
+            count = min(free, MAX_BATCH)
+            await sender.send(0, plan.first + published, count)
+            published += count
+        else:
+            await asyncio.sleep(PAUSE)
     return published
 
 
