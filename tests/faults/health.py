@@ -1,0 +1,37 @@
+"""That a server is, after a fault, as it was before."""
+
+import asyncio
+import contextlib
+import gc
+from collections.abc import AsyncIterator
+
+from tests.conftest import Running
+from tests.realtime.reader import calling, follow, new_tenant, number, until
+
+
+@contextlib.asynccontextmanager
+async def healthy(server: Running, seconds: float = 15) -> AsyncIterator[None]:
+    """Hold that a server keeps nothing of what happens inside, and that a new event still flows.
+
+    Nothing kept: no channel, waiting reader, task, pending future or connection of a pool.
+    """
+    tasks, futures = len(asyncio.all_tasks()), count_pending()
+    yield
+    state = server.app.state
+    await until(lambda: bool(state.tail.is_following), seconds)
+    async with calling(server) as callers:
+        tenant = await new_tenant(callers)
+        async with follow(tenant.owner.client, f"{tenant.path}/stream", types="test.*") as reader:
+            assert (await reader.message()).event == "cursor"
+            await number(tenant, "fresh")
+            assert await reader.names(1) == ["fresh"]
+    await until(lambda: not state.hub.channels, seconds)
+    await until(lambda: state.database.api.pool.checkedout() == 0, seconds)
+    await until(lambda: len(asyncio.all_tasks()) <= tasks, seconds)
+    await until(lambda: count_pending() <= futures, seconds)
+
+
+def count_pending() -> int:
+    """Count the futures that nobody has set, tasks among them."""
+    gc.collect()
+    return sum(isinstance(o, asyncio.Future) and not o.done() for o in gc.get_objects())
