@@ -1,4 +1,4 @@
-"""The promise under faults: `make test-faults`, and `make chaos` for longer and with other seeds."""
+"""The promise under faults: `make test-faults`; `make chaos` for longer, with other seeds."""
 
 import contextlib
 import os
@@ -15,8 +15,8 @@ from app.dev.postgres import EmbeddedPostgres
 from tests.conftest import MIGRATING_ROLE, ROOT, execute
 from tests.faults.seed import SEED
 
-# A killed process leaves what it wrote in the kernel's page cache, so fsync guards nothing here; but
-# a COMMIT must have been written before it is answered.
+# A killed process leaves what it wrote in the kernel's page cache, so that fsync guards nothing
+# here; but a COMMIT must have been written before it is answered.
 CRASHABLE = {"fsync": "off", "synchronous_commit": "on", "max_connections": "120"}
 
 

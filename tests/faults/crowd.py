@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Sequence
-from urllib.parse import urlsplit
 
 import httptools
 import httpx
@@ -95,9 +94,9 @@ class LightReader:
 
     async def connect(self, server: Running, path: str) -> Light:
         """Open the stream; a reader without a cursor has one when this returns."""
-        url, loop = urlsplit(server.url), asyncio.get_running_loop()
-        _, self.link = await loop.create_connection(
-            lambda: Light(self, self.request(path)), url.hostname, url.port
+        port = int(server.url.rpartition(":")[2])
+        _, self.link = await asyncio.get_running_loop().create_connection(
+            lambda: Light(self, self.request(path)), "127.0.0.1", port
         )
         if not self.cursor:
             await self.link.began.wait()

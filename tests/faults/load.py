@@ -13,7 +13,7 @@ from tests.realtime.writers import Follower, Load
 
 @contextlib.asynccontextmanager
 async def load_and_readers(
-    database: TestDatabase, places: Sequence[Running], count: int = 4
+    database: TestDatabase, places: Sequence[Running], count: int = 4, pause_seconds: float = 0.02
 ) -> AsyncIterator[tuple[Load, list[Follower]]]:
     """Write and read meanwhile, on one server or several; then hold each reader to the record."""
     async with contextlib.AsyncExitStack() as stack:
@@ -22,7 +22,7 @@ async def load_and_readers(
         clients = [elsewhere(tenant, c).owner.client for c in callers]
         listed = await clients[0].get(f"{tenant.path}/events")
         start, path = listed.json()["stream_cursor"], f"{tenant.path}/stream"
-        load = Load(database, tenant.id, SEED)
+        load = Load(database, tenant.id, SEED, pause_seconds)
         # Each has another server in the first place.
         readers = [
             Follower([*clients[n % len(clients) :], *clients[: n % len(clients)]], path, start, n)

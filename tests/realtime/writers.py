@@ -39,10 +39,13 @@ class Load:
     `unknown` what was cut off while it waited for that.
     """
 
-    def __init__(self, database: TestDatabase, workspace_id: str, seed: int) -> None:
+    def __init__(
+        self, database: TestDatabase, workspace_id: str, seed: int, pause_seconds: float = 0.02
+    ) -> None:
         self.database = database
         self.workspace_id = UUID(workspace_id)
         self.seed = seed
+        self.pause_seconds = pause_seconds
         self.committed: list[Written] = []
         self.unknown: list[Written] = []
         self.rolled_back = 0
@@ -106,7 +109,7 @@ class Load:
             self.unknown += mine
             raise
         self.committed += mine
-        await asyncio.sleep(drawn.random() * 0.02)
+        await asyncio.sleep(drawn.random() * self.pause_seconds)
 
     async def change(self, connection: "asyncpg.Connection[Any]", entity: int, key: str) -> Written:
         """Count an entity up, which locks it, and publish that."""
