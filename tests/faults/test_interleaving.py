@@ -102,7 +102,7 @@ async def test_an_event_at_any_point_from_replay_to_live_comes_once_and_in_order
     past, now = [f"past {n}" for n in range(PAST)], [f"now {n}" for n in range(count)]
     async with running(own_database) as server, healthy(server), calling(server) as callers:
         stepping, tail, loop = Stepping(monkeypatch), server.app.state.tail, get_running_loop()
-        loop.set_task_factory(stepping.make_task)
+        loop.set_task_factory(stepping.make_task)  # type: ignore[arg-type]
         while stepping.acted or stepping.at == 0:
             async with contextlib.AsyncExitStack() as stack:
                 tenant = await new_tenant(callers)
