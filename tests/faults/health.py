@@ -16,7 +16,7 @@ async def healthy(server: Running, seconds: float = 15) -> AsyncIterator[None]:
 
     Nothing kept: no channel, place, waiting reader, task, pending future or pool's connection.
     """
-    tasks, futures = len(asyncio.all_tasks()), count_pending()
+    tasks, futures = asyncio.all_tasks(), count_pending()
     yield
     state = server.app.state
     await until(lambda: bool(state.tail.is_following), seconds)
@@ -32,8 +32,12 @@ async def healthy(server: Running, seconds: float = 15) -> AsyncIterator[None]:
     assert state.hub.counts.connections == 0
     assert not state.hub.waiting()
     await until(lambda: state.database.api.pool.checkedout() == 0, seconds)
-    await until(lambda: len(asyncio.all_tasks()) <= tasks, seconds)
-    await until(lambda: count_pending() <= futures, seconds)
+    try:
+        await until(lambda: len(asyncio.all_tasks()) <= len(tasks), seconds)
+        await until(lambda: count_pending() <= futures, seconds)
+    except TimeoutError:
+        left = asyncio.all_tasks() - tasks
+        raise AssertionError(f"tasks {left}, futures {count_pending() - futures}") from None
 
 
 def count_pending() -> int:

@@ -60,8 +60,9 @@ class Link:
     def reset(self) -> None:
         """End both sides with a RST."""
         for writer in (self.near, self.far):
-            reset(writer.get_extra_info("socket"))
-            writer.transport.abort()
+            if not writer.is_closing():
+                reset(writer.get_extra_info("socket"))
+                writer.transport.abort()
 
 
 class Proxy:
@@ -103,6 +104,12 @@ class Proxy:
     def lighten(self) -> None:
         """Pass new connections again; those that went dark stay so, as behind a NAT that forgot."""
         self.is_dark = False
+
+    def forget(self) -> None:
+        """Let go of the connections that went dark."""
+        for link in self.links:
+            if link.swallows_requests:
+                link.reset()
 
 
 async def read_some(reader: asyncio.StreamReader) -> bytes:
