@@ -1,13 +1,18 @@
 """Many light readers in one loop."""
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+import socket
+import time
+from collections.abc import AsyncIterator, Sequence
+from typing import cast
 
 import httptools
 import httpx
 import msgspec
 
 from tests.conftest import Running
+from tests.faults import proxy
 
 AT_ONCE = 200
 """Connections that are opened at the same time."""
@@ -40,9 +45,8 @@ class Light(asyncio.Protocol):
         self.ended = asyncio.Event()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-        transport.write(self.request)
+        self.transport = cast(asyncio.Transport, transport)
+        self.transport.write(self.request)
 
     def data_received(self, data: bytes) -> None:
         self.parser.feed_data(data)
@@ -71,10 +75,13 @@ class LightReader:
         self.credential = headers["authorization"]
         self.cursor = b""
         self.got: list[str] = []
+        self.at: list[float] = []
+        """When each came."""
         self.others: list[bytes] = []
         """The names of messages that were no events."""
         self.clean_ends = 0
         self.status = 0
+        self.link: Light | None = None
 
     def take(self, lines: dict[bytes, bytes]) -> None:
         self.cursor = lines.get(b"id", self.cursor)
@@ -83,6 +90,7 @@ class LightReader:
         else:
             event = msgspec.json.decode(lines[b"data"], type=Event)
             self.got.append(event.data.n)
+            self.at.append(time.monotonic())
 
     def request(self, path: str) -> bytes:
         """Write the request for a stream from the last cursor."""
@@ -92,30 +100,68 @@ class LightReader:
             f"Authorization: {self.credential}\r\n{resume}\r\n"
         ).encode()
 
-    async def connect(self, server: Running, path: str) -> Light:
+    async def connect(self, server: Running, path: str, receive_buffer: int | None = None) -> None:
         """Open the stream; a reader without a cursor has one when this returns."""
-        port = int(server.url.rpartition(":")[2])
-        _, self.link = await asyncio.get_running_loop().create_connection(
-            lambda: Light(self, self.request(path)), "127.0.0.1", port
+        self.socket = socket.socket()
+        self.socket.setblocking(False)
+        if receive_buffer:
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        loop, port = asyncio.get_running_loop(), int(server.url.rpartition(":")[2])
+        await loop.sock_connect(self.socket, ("127.0.0.1", port))
+        _, self.link = await loop.create_connection(
+            lambda: Light(self, self.request(path)), sock=self.socket
         )
         if not self.cursor:
             await self.link.began.wait()
             assert self.others == [b"cursor"], (self.others, self.status)
-        return self.link
+
+    async def ended(self) -> None:
+        """Wait for the connection's end."""
+        assert self.link is not None
+        await self.link.ended.wait()
+
+    def stall(self) -> None:
+        """Read no more."""
+        assert self.link is not None
+        self.link.transport.pause_reading()
+
+    def go_on(self) -> None:
+        """Read again."""
+        assert self.link is not None
+        self.link.transport.resume_reading()
+
+    def reset(self) -> None:
+        """End the connection with a RST."""
+        assert self.link is not None
+        proxy.reset(self.socket)
+        self.link.transport.abort()
+
+    def go_dark(self) -> None:
+        """Answer nothing any more, not even with an ACK."""
+        proxy.go_dark(self.socket)
 
 
-async def connect_all(readers: Sequence[LightReader], server: Running, path: str) -> None:
+async def connect_all(
+    readers: Sequence[LightReader], server: Running, path: str, receive_buffer: int | None = None
+) -> None:
     """Open every reader's stream."""
     places = asyncio.Semaphore(AT_ONCE)
 
     async def connect(reader: LightReader) -> None:
         async with places:
-            await reader.connect(server, path)
+            await reader.connect(server, path, receive_buffer)
 
     await asyncio.gather(*(connect(reader) for reader in readers))
 
 
-def close_all(readers: Sequence[LightReader]) -> None:
-    """Close every reader's connection."""
-    for reader in readers:
-        reader.link.transport.abort()
+@contextlib.asynccontextmanager
+async def crowd(headers: httpx.Headers, count: int) -> AsyncIterator[list[LightReader]]:
+    """Make readers, and close what they opened."""
+    readers = [LightReader(headers) for _ in range(count)]
+    try:
+        yield readers
+    finally:
+        links = [reader.link for reader in readers if reader.link is not None]
+        for link in links:
+            link.transport.abort()
+        await asyncio.gather(*(link.ended.wait() for link in links))

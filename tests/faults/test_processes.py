@@ -11,7 +11,7 @@ import httpx
 from tests import conftest
 from tests.conftest import Tenant, TestDatabase
 from tests.faults.conftest import free_port
-from tests.faults.crowd import LightReader, close_all, connect_all
+from tests.faults.crowd import AT_ONCE, LightReader, connect_all, crowd
 from tests.faults.load import load_and_readers
 from tests.faults.processes import serving
 from tests.faults.proxy import proxying, to_server
@@ -201,35 +201,38 @@ async def test_a_process_that_is_asked_to_stop_lets_thousands_go_on_elsewhere(
         calling(two) as callers,
     ):
         tenant = await conftest.new_tenant(callers)
-        path = f"{tenant.path}/stream"
-        sockets = staying.sockets
-        readers = [LightReader(tenant.owner.client.headers) for _ in range(STREAMS)]
-        await connect_all(readers, one, path)
-        await number(tenant, "1")
-        await until(lambda: all(r.got == ["1"] for r in readers), 20)
-        is_over, sent = asyncio.Event(), ["1"]
+        path, sockets = f"{tenant.path}/stream", staying.sockets
+        is_over, sent = asyncio.Event(), list[str]()
 
         async def write() -> None:
             # All the while that streams end here and begin there.
             while not is_over.is_set():
-                sent.append(str(len(sent) + 1))
+                sent.append(str(len(sent)))
                 await number(tenant, sent[-1])
-                await asyncio.sleep(0.1)
+                await asyncio.sleep(0.25)
 
-        async with asyncio.TaskGroup() as group:
-            group.create_task(write())
-            seconds = await stopping.stop(10)
-            await asyncio.gather(*(r.link.ended.wait() for r in readers))
-            await connect_all(readers, two, path)
-            is_over.set()
-        await number(tenant, "last")
-        await until(lambda: all(r.got[-1] == "last" for r in readers), 30)
-        assert all(r.got == [*sent, "last"] for r in readers)
-        assert all(set(r.others) == {b"cursor"} for r in readers)
-        # Each was told the end in the way of HTTP, and was not cut off.
-        assert all(r.clean_ends == 1 for r in readers)
+        async def come_back(reader: LightReader, places: asyncio.Semaphore) -> None:
+            await reader.ended()
+            async with places:
+                await reader.connect(two, path)
+
+        async with crowd(tenant.owner.client.headers, STREAMS) as readers:
+            await connect_all(readers, one, path)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(write())
+                await until(lambda: all(r.got for r in readers), 30)
+                places = asyncio.Semaphore(AT_ONCE)
+                coming = [asyncio.create_task(come_back(r, places)) for r in readers]
+                seconds = await stopping.stop(10)
+                await asyncio.gather(*coming)
+                is_over.set()
+            await number(tenant, "last")
+            await until(lambda: all(r.got[-1] == "last" for r in readers), 30)
+            assert all(r.got == [*sent, "last"] for r in readers)
+            assert all(set(r.others) == {b"cursor"} for r in readers)
+            # Each was told the end in the way of HTTP, and was not cut off.
+            assert all(r.clean_ends == 1 for r in readers)
         assert stopping.child.returncode == 0
         assert "Traceback" not in stopping.said, stopping.said
         assert seconds < 10
-        close_all(readers)
-        await until(lambda: staying.sockets <= sockets + 2, 20)
+        await until(lambda: staying.sockets <= sockets + 5, 20)

@@ -8,12 +8,11 @@ from uuid import UUID
 
 import pytest
 
-from tests.conftest import Caller, Callers, Running, Tenant, TestDatabase, running
+from tests.conftest import Caller, Callers, Running, Tenant
 from tests.faults.health import healthy
 from tests.realtime.reader import (
     Reader,
     add_member,
-    calling,
     follow,
     new_tenant,
     number,
@@ -106,7 +105,7 @@ ENDS: dict[str, tuple[Callable[[Scene], Awaitable[None]], set[str]]] = {
 
 @contextlib.asynccontextmanager
 async def publishing(scene: Scene) -> AsyncIterator[list[str]]:
-    """Publish one event after another, by SQL, which needs nobody's rights; yields what it began."""
+    """Publish event after event, by SQL that needs nobody's rights; yields what it began."""
     begun, is_over = list[str](), asyncio.Event()
 
     async def publish() -> None:
@@ -154,10 +153,10 @@ async def prepare(server: Running, callers: Callers, kind: str) -> Scene:
 
 @pytest.mark.parametrize("kind", list(ENDS))
 async def test_who_loses_the_right_gets_nothing_that_is_published_after(
-    own_database: TestDatabase, kind: str
+    server: Running, callers: Callers, kind: str
 ) -> None:
     change, codes = ENDS[kind]
-    async with running(own_database) as server, healthy(server), calling(server) as callers:
+    async with healthy(server):
         scene = await prepare(server, callers, kind)
         other = await prepare(server, callers, kind)
         path = f"{scene.tenant.path}/stream"
@@ -188,9 +187,9 @@ async def test_who_loses_the_right_gets_nothing_that_is_published_after(
 
 @pytest.mark.parametrize("kind", ["remaining member", "other key"])
 async def test_others_in_the_workspace_read_on_without_loss(
-    own_database: TestDatabase, kind: str
+    server: Running, callers: Callers, kind: str
 ) -> None:
-    async with running(own_database) as server, healthy(server), calling(server) as callers:
+    async with healthy(server):
         scene = await prepare(server, callers, "key" if kind == "other key" else "member")
         staying = (
             await callers.key(scene.tenant.id, "events:read")
@@ -209,9 +208,9 @@ async def test_others_in_the_workspace_read_on_without_loss(
 
 
 async def test_a_role_that_changes_to_less_takes_audit_events_away_at_once(
-    own_database: TestDatabase,
+    server: Running, callers: Callers
 ) -> None:
-    async with running(own_database) as server, healthy(server), calling(server) as callers:
+    async with healthy(server):
         tenant = await new_tenant(callers)
         member = await add_member(callers, tenant, "admin")
         scene = Scene(server, callers, tenant, member)
