@@ -29,6 +29,8 @@ UNREACHABLE = (
     asyncpg.PostgresConnectionError,
     asyncpg.CannotConnectNowError,
     asyncpg.InterfaceError,
+    # Of a connection to which a crashing server said goodbye, and which is not closed yet.
+    asyncpg.InternalClientError,
     TimeoutError,
 )
 # What a transaction pooler makes of statements with a name: it was given to another server, or has

@@ -61,7 +61,7 @@ def postgres(worker_id: str) -> Iterator[EmbeddedPostgres]:
     """A server of this worker's own, thrown away at the end."""
     folder = ROOT / ".data" / f"tests-{worker_id}-{os.getpid()}"
     version = int(os.environ.get("ANNEX_TEST_POSTGRES", "18"))
-    settings = {**THROWAWAY, "max_connections": "120"}
+    settings = {**THROWAWAY, "max_connections": "120", "max_prepared_transactions": "20"}
     with EmbeddedPostgres(folder, version=version, settings=settings) as server:
         yield server
     shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,70 @@
+"""The promise under faults: `make test-faults`; `make chaos` for longer, with other seeds."""
+
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import psutil  # type: ignore[import-untyped]
+import pytest
+
+from app.dev.migrations import apply
+from app.dev.postgres import EmbeddedPostgres
+from tests.conftest import MIGRATING_ROLE, ROOT, execute
+from tests.faults.seed import SEED
+
+# A killed process leaves what it wrote in the kernel's page cache, so that fsync guards nothing
+# here; but a COMMIT must have been written before it is answered.
+CRASHABLE = {"fsync": "off", "synchronous_commit": "on", "max_connections": "120"}
+
+
+def pytest_report_header() -> str:
+    """Say how to repeat this run."""
+    return f"seed {SEED}: repeat with `make chaos SEED={SEED}`"
+
+
+class Crashable(EmbeddedPostgres):
+    """A Postgres at an address that outlives its crashes; its socket may move."""
+
+    def __init__(self, data: Path, port: int) -> None:
+        version = int(os.environ.get("ANNEX_TEST_POSTGRES", "18"))
+        super().__init__(data, version, CRASHABLE, port)
+        self.data = data
+        self.port = port
+
+    def url(self, role: str, database: str) -> str:
+        return f"postgresql://{role}@127.0.0.1:{self.port}/{database}"
+
+    def crash(self, number: signal.Signals) -> None:
+        """Send a signal to all its processes, or with SIGQUIT to the first; wait for their end.
+
+        What SIGQUIT does is `pg_ctl -m immediate stop`.
+        """
+        pid = int((self.data / "cluster" / "postmaster.pid").read_text().split("\n", 1)[0])
+        postmaster = psutil.Process(pid)
+        all_processes = [postmaster, *postmaster.children(recursive=True)]
+        for process in all_processes if number == signal.SIGKILL else all_processes[:1]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+        psutil.wait_procs(all_processes, timeout=20)
+        self.stop()
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on now."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
+
+
+@pytest.fixture
+async def crashable(tmp_path: Path) -> AsyncIterator[Crashable]:
+    """Start a migrated server for one test to crash."""
+    with Crashable(tmp_path / "pg", free_port()) as server:
+        admin = server.admin_url
+        await execute(admin, (ROOT / "supabase" / "local" / "platform.sql").read_text())
+        await apply(admin, ROOT / "supabase" / "migrations", MIGRATING_ROLE)
+        yield server
