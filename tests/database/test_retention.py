@@ -57,7 +57,7 @@ class Old(NamedTuple):
         """Expire until there is no more; returns how many went with each batch."""
         after, batches = None, []
         while True:
-            after, is_last, expired = await self.worker.fetchrow(EXPIRE, after, days, rows)
+            [(after, is_last, expired)] = await self.worker.fetch(EXPIRE, after, days, rows)
             batches.append(expired)
             if is_last:
                 return batches
