@@ -42,6 +42,8 @@ async def two_servers(database: TestDatabase) -> AsyncIterator[Two]:
     ):
         tenant = await new_tenant(callers)
         await listening(database)
+        # The tenant's own events, or streams there would begin with them.
+        await other.app.state.tail.catch_up()
         yield Two(one, other, tenant, elsewhere(tenant, others).owner.client)
 
 
