@@ -13,7 +13,8 @@ from app.auth.principals import Principal
 from app.database import connect_lazily
 from app.realtime.cursors import Cursors
 from app.realtime.hub import Hub
-from app.realtime.replay import Expired, frames, read_frames
+from app.realtime.replay import frames, read_frames
+from app.realtime.streams import Expired
 from app.settings import database_url
 from tests.conftest import TestDatabase
 from tests.database.conftest import new_user, new_workspace
