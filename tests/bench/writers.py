@@ -163,11 +163,12 @@ class Bench:
             await asyncio.sleep(0.05)
         while True:
             known = self.postmaster.children()
-            living = sum(t.user + t.system for t in (p.cpu_times() for p in known))
-            ended = self.postmaster.cpu_times()
-            await asyncio.sleep(0.05)
-            if self.postmaster.children() == known:
-                return float(ended.children_user + ended.children_system + living)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                living = sum(t.user + t.system for t in (p.cpu_times() for p in known))
+                ended = self.postmaster.cpu_times()
+                await asyncio.sleep(0.05)
+                if self.postmaster.children() == known:
+                    return float(ended.children_user + ended.children_system + living)
 
 
 def pgbench() -> Path:
@@ -268,34 +269,26 @@ def rows(turns: dict[str, list[Turn]]) -> list[str]:
     return lines
 
 
-async def run(rounds: int, seconds: int, clients: int) -> str:
-    """Measure everything, and write it down as Markdown."""
-    lines = list[str]()
+async def run(rounds: int, seconds: int, clients: int) -> None:
+    """Measure everything, and show it as Markdown, one table after the other."""
 
     def tell(title: str, turns: dict[str, list[Turn]]) -> None:
         columns = "a second | range | Postgres' CPU each | WAL bytes each | left pending |"
-        lines.extend([f"{title}:", "", f"| | {columns}", "|---|---|---|---|---|---|", *rows(turns)])
+        lines = [f"{title}:", "", f"| | {columns}", "|---|---|---|---|---|---|", *rows(turns), ""]
         if set(turns) == set(WAYS):
-            lines.extend(["", "Ratio {:.2f} ({:.2f}-{:.2f}).".format(*ratios(turns))])
-        lines.append("")
+            lines.append("Ratio {:.2f} ({:.2f}-{:.2f}).".format(*ratios(turns)))
+        click.echo("\n".join([*lines, f"Load {os.getloadavg()[0]:.1f}.", ""]))
 
     for name, settings in SERVERS.items():
         async with prepared(name, settings) as bench:
-            click.echo(f"{name}, with tails …", err=True)
             with tailing(bench.postgres):
                 turns = await compare(bench, rounds, seconds, clients)
             tell(f"{name}, {clients} clients, {TAILS} tails", turns)
-            click.echo(f"{name}, without …", err=True)
             turns = await compare(bench, rounds, seconds, clients)
             tell(f"{name}, {clients} clients, no tail", turns)
             if settings:
-                click.echo("step by step …", err=True)
                 tell(f"{name}, one client, no tail", await climb(bench, rounds, seconds))
-    lines.append(
-        f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python "
-        f"{platform.python_version()}, {date.today()}."
-    )
-    return "\n".join(lines)
+    click.echo(f"{os.cpu_count()} cores, Python {platform.python_version()}, {date.today()}.")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -308,7 +301,7 @@ def writers(rounds: int, seconds: int, clients: int, tails: str | None) -> None:
     if tails:
         uvloop.run(tail(tails))
     else:
-        click.echo(asyncio.run(run(rounds, seconds, clients)))
+        asyncio.run(run(rounds, seconds, clients))
 
 
 if __name__ == "__main__":

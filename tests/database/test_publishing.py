@@ -474,7 +474,7 @@ async def test_a_single_check_says_what_the_list_of_workspaces_says(
     for claims in principals:
         async with scene.database.connect("annex_api", claims) as connection:
             for workspace in (scene.workspace, other, gone, guarded, uuid4()):
-                [(single, listed)] = await connection.fetch(ask, workspace, permission)
+                ((single, listed),) = await connection.fetch(ask, workspace, permission)
                 assert single == bool(listed), (claims, workspace)
                 verdicts.add(single)
     assert verdicts == (

@@ -55,11 +55,12 @@ class Old(NamedTuple):
 
     async def expire(self, days: int | None = None, rows: int = 1000) -> list[int]:
         """Expire until there is no more; returns how many went with each batch."""
-        after, batches = None, []
+        after, batches = None, list[int]()
         while True:
-            [(after, is_last, expired)] = await self.worker.fetch(EXPIRE, after, days, rows)
-            batches.append(expired)
-            if is_last:
+            (row,) = await self.worker.fetch(EXPIRE, after, days, rows)
+            after = row["workspace_id"]
+            batches.append(row["expired"])
+            if row["is_last"]:
                 return batches
 
     async def left(self, workspace: UUID) -> list[int]:
