@@ -25,6 +25,8 @@ from app.schemas.problems import Problem as ProblemBody
 
 log = structlog.get_logger()
 
+INVALID = "The request is not valid; `errors` says where."
+
 
 class Problem(Exception):
     """Something is wrong with the request."""
@@ -317,7 +319,7 @@ def from_validation(error: ValidationException) -> Problem:
         is_body = source is None or source == "body"
         pointer = as_pointer(key.removeprefix("data")) if is_body else key
         errors.append(FieldError(pointer, item.get("message", "invalid")))
-    return InvalidRequest("The request is not valid; `errors` says where.", errors=errors)
+    return InvalidRequest(INVALID, errors=errors)
 
 
 def as_pointer(path: str) -> str:

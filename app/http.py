@@ -7,18 +7,22 @@ from typing import Annotated, Any
 from urllib.parse import parse_qsl, urlencode
 from uuid import uuid4
 
+import msgspec
 import structlog
 from litestar import Litestar, Request, Response
 from litestar.params import HeaderParameter
 from litestar.types import Message, Scope
 
 from app.errors import (
+    INVALID,
     InvalidRequest,
     NotFound,
     PreconditionFailed,
     UnsupportedMediaType,
+    as_pointer,
     causes,
 )
+from app.schemas.problems import FieldError
 from app.settings import SettingsError
 
 log = structlog.get_logger()
@@ -74,6 +78,24 @@ class Application(Litestar):
             for message in failures:
                 await send(message)
             raise
+
+
+class StrictRequest(Request[Any, Any, Any]):
+    """A request whose body has the JSON types that the contract says."""
+
+    async def json(self) -> Any:
+        """Decode the body into the handler's struct; Litestar alone would take "7" for 7."""
+        body, field = await self.body(), self.route_handler.parsed_data_field
+        if not body or field is None:
+            return await super().json()
+        try:
+            return msgspec.json.decode(body, type=field.annotation)
+        except msgspec.ValidationError as error:
+            message, _, path = str(error).partition(" - at `")
+            wrong = FieldError(as_pointer(path.rstrip("`")), message)
+            raise InvalidRequest(INVALID, errors=[wrong]) from None
+        except msgspec.DecodeError:
+            return await super().json()
 
 
 def request_id(scope: Any) -> str:

@@ -16,7 +16,7 @@ from app.auth.tickets import Tickets, derive_key
 from app.auth.tokens import Tokens
 from app.database import Database, check_database
 from app.errors import to_problem
-from app.http import Application, check_request, finish_headers
+from app.http import Application, StrictRequest, check_request, finish_headers
 from app.limits import Limiter
 from app.logs import configure_logging
 from app.metrics import Metrics
@@ -62,6 +62,7 @@ def create_app(
             max_age=3600,
         ),
         request_max_body_size=MAX_BODY_BYTES,
+        request_class=StrictRequest,
         openapi_config=None,
         logging_config=None,
     )
