@@ -5,6 +5,7 @@ import os
 import platform
 import resource
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -302,6 +303,8 @@ def bench(
 
     Needs a C compiler, and nginx with nchan to measure that; takes half an hour.
     """
+    # As Ctrl-C does: what was started has to be stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     servers = [s for s in SERVERS if s in only] or list(SERVERS)
     wanted = [m for m in MEASURES if m in only] or list(MEASURES)
     if "nchan" in servers and nchan.find() is None:
