@@ -213,7 +213,7 @@ class Bench:
                 f" {done.rss / 1e6:.0f} MB, {done.rss_a_connection / 1e3:.1f} kB a connection"
             )
             if reconnects:
-                back = measures.reconnect(server, found, self.sql(), ticks)
+                back = measures.reconnect(server, found, self.sql())
                 self.results.reconnect.append(back)
                 say(f"  {NAMES[name]}: all back after {back.seconds:.1f} s, {back.refused} retries")
 
