@@ -5,6 +5,7 @@ import os
 import platform
 import resource
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -212,7 +213,7 @@ class Bench:
                 f" {done.rss / 1e6:.0f} MB, {done.rss_a_connection / 1e3:.1f} kB a connection"
             )
             if reconnects:
-                back = measures.reconnect(server, found, self.sql(), ticks)
+                back = measures.reconnect(server, found, self.sql())
                 self.results.reconnect.append(back)
                 say(f"  {NAMES[name]}: all back after {back.seconds:.1f} s, {back.refused} retries")
 
@@ -302,6 +303,8 @@ def bench(
 
     Needs a C compiler, and nginx with nchan to measure that; takes half an hour.
     """
+    # As Ctrl-C does: what was started has to be stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     servers = [s for s in SERVERS if s in only] or list(SERVERS)
     wanted = [m for m in MEASURES if m in only] or list(MEASURES)
     if "nchan" in servers and nchan.find() is None:
