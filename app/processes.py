@@ -11,6 +11,7 @@ import msgspec
 import structlog
 
 from app.logs import configure_logging
+from app.metrics import shared_by_processes
 from app.server import bind, serve, url_of
 from app.settings import Settings, SettingsError
 
@@ -77,14 +78,14 @@ def serve_together(
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, _: stopping.append(number))
     shared = msgspec.structs.replace(settings, processes=settings.processes * count)
-    # Holds the port, takes no connection: it does not listen.
-    with bind(host, port, is_shared=True) as holder:
+    # The socket holds the port and takes no connection: it does not listen.
+    with shared_by_processes() as forget, bind(host, port, is_shared=True) as holder:
         port = holder.getsockname()[1]
         processes = [ServerProcess(shared, host, port) for _ in range(count)]
         try:
             has_started = False
             while not stopping:
-                if said := watch(processes, lambda: ServerProcess(shared, host, port)):
+                if said := watch(processes, lambda: ServerProcess(shared, host, port), forget):
                     if not has_started:
                         raise SettingsError(said)
                     log.error("a server process could not be replaced", error=said)
@@ -95,7 +96,11 @@ def serve_together(
             stop(processes)
 
 
-def watch(processes: list[ServerProcess], start: Callable[[], ServerProcess]) -> str:
+def watch(
+    processes: list[ServerProcess],
+    start: Callable[[], ServerProcess],
+    forget: Callable[[int], None],
+) -> str:
     """Wait half a second for news, and replace whoever died; returns why one could not start."""
     telling = [p.told for p in processes if not p.is_ready]
     news = wait([*telling, *(p.process.sentinel for p in processes)], timeout=0.5)
@@ -105,6 +110,7 @@ def watch(processes: list[ServerProcess], start: Callable[[], ServerProcess]) ->
             said = each.listen() or said
         elif each.process.exitcode is not None:
             log.error("a server process died and is replaced", exit_code=each.process.exitcode)
+            forget(each.process.pid or 0)
             time.sleep(RESTART_SECONDS)
             processes[n] = start()
     return said

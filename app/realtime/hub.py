@@ -105,6 +105,9 @@ class Reader(Protocol):
     sent_at: float
     """By the clock of `Hub.now`."""
 
+    def push(self, raw: bytes) -> bool:
+        """Send to it while it waits; False when that has to wait, too."""
+
     def wake(self, message: Message) -> None:
         """Hand it what comes next; without bytes, it looks for itself, after `until`."""
 
@@ -134,8 +137,20 @@ class Group:
                     break
         return Message(b"".join(parts), until, len(parts))
 
+    def send(self, message: Message, now: float) -> None:
+        """Send every waiting reader the same; only who cannot take it at once is woken."""
+        wall, raw, woken = time.time(), message.raw, list[Reader]()
+        for reader in self.parked:
+            if reader.ends_at > wall and reader.push(raw):
+                reader.sent_at = now
+            else:
+                woken.append(reader)
+        for reader in woken:
+            self.parked.discard(reader)
+            reader.wake(message)
+
     def wake(self, message: Message) -> None:
-        """Hand every waiting reader the same."""
+        """Hand every waiting reader the same, and let it look for more."""
         parked, self.parked = self.parked, set()
         for reader in parked:
             reader.wake(message)
@@ -212,8 +227,8 @@ class Channel:
             newer.append(frame)
         return reversed(newer)
 
-    def deliver(self, frames: Sequence[Frame], before: int) -> int:
-        """Take new frames, and hand each group what passes, joined once; returns the deliveries.
+    def deliver(self, frames: Sequence[Frame], before: int, now: float) -> int:
+        """Take new frames, and send each group what passes, joined once; returns the deliveries.
 
         Who waits has taken everything up to `before`.
         """
@@ -231,7 +246,10 @@ class Channel:
             message = group.join(frames, before)
             if message.count:
                 deliveries += message.count * len(group.parked)
-                group.wake(message)
+                if message.until == frames[-1].pos:
+                    group.send(message, now)
+                else:  # cut: the rest lies in the ring
+                    group.wake(message)
         return deliveries
 
     def forget(self, head: int) -> None:
@@ -304,7 +322,7 @@ class Hub:
         finally:
             for workspace_id, frames in fresh.items():
                 channel = self.channels[workspace_id]
-                self.counts.deliveries += channel.deliver(frames, before)
+                self.counts.deliveries += channel.deliver(frames, before, self.now)
 
     def frame(self, pos: int, event: Event) -> Frame:
         """Encode an event at its position."""

@@ -1,13 +1,15 @@
 """Litestar's answer for Server-Sent Events, for streams whose messages are framed already."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from litestar.response import ServerSentEvent
 from litestar.response.streaming import ASGIStreamingResponse
 from litestar.types import Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from app.realtime.streams import Stream
+from app.realtime.streams import Stream, never
 
 HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
 
@@ -53,6 +55,7 @@ class ASGIEventStream(ASGIStreamingResponse):
 
         In a task of its own: each message would otherwise wake all that called us, a dozen deep.
         """
+        self.stream.push = pusher(send)
         sending = asyncio.create_task(self.send_all(send))
         try:
             # A server says so, too, when the client has all of the answer.
@@ -68,3 +71,26 @@ class ASGIEventStream(ASGIStreamingResponse):
         async for raw in self.stream:
             await send({"type": "http.response.body", "body": raw, "more_body": True})
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def pusher(send: Send) -> Callable[[bytes], bool]:
+    """Return what sends to a client at once, or says that it would have to wait.
+
+    For thousands of readers that wait, waking their tasks costs as much as writing to them. uvicorn
+    tells whether a `send` would wait; if not, it runs through in one step, without a task.
+    """
+    cycle = getattr(send, "__self__", None)
+    if not isinstance(cycle, RequestResponseCycle):
+        return never
+    flow = cycle.flow
+
+    def push(raw: bytes) -> bool:
+        if flow.write_paused:
+            return False
+        try:
+            send({"type": "http.response.body", "body": raw, "more_body": True}).send(None)  # type: ignore[attr-defined]
+        except StopIteration:
+            return True
+        raise RuntimeError("uvicorn's send waits although its transport takes more")
+
+    return push

@@ -41,6 +41,11 @@ Returns whether they see audit events, raises a Problem when they have none.
 """
 
 
+def never(_: bytes) -> bool:
+    """Send nothing."""
+    return False
+
+
 class Expired(Exception):
     """Events after the reader's position have expired: what is left of the past has a hole."""
 
@@ -91,6 +96,7 @@ class Stream:
         "page",
         "pos",
         "principal",
+        "push",
         "replay",
         "sent_at",
         "tail",
@@ -133,6 +139,8 @@ class Stream:
         self.page: Iterator[Frame] | None = None
         """What is left of a page of the past."""
         self.waiter: asyncio.Future[Message] | None = None
+        self.push: Callable[[bytes], bool] = never
+        """Sends to a reader that waits; False when that has to wait, too."""
         self.sent_at = hub.now
         self.has_begun = self.has_replayed = self.is_over = self.is_sending = False
 

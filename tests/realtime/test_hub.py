@@ -22,9 +22,22 @@ INVOICES = Filter(types=("invoice.*",))
 class Waiting:
     """A reader that waits."""
 
-    def __init__(self, *, ends_at: float = float("inf"), sent_at: float = float("inf")) -> None:
+    def __init__(
+        self,
+        *,
+        ends_at: float = float("inf"),
+        sent_at: float = float("inf"),
+        takes_at_once: bool = False,
+    ) -> None:
         self.ends_at, self.sent_at = ends_at, sent_at
+        self.takes_at_once = takes_at_once
+        self.pushed: list[bytes] = []
         self.got: list[Message] = []
+
+    def push(self, raw: bytes) -> bool:
+        if self.takes_at_once:
+            self.pushed.append(raw)
+        return self.takes_at_once
 
     def wake(self, message: Message) -> None:
         self.got.append(message)
@@ -74,6 +87,22 @@ def test_all_who_want_the_same_get_the_same_bytes(hub: Hub) -> None:
     messages = {id(m.raw) for r in readers for m in r.got}
     assert (len(messages), readers[0].got[0].count, readers[0].got[0].until) == (1, 2, 2)
     assert hub.counts.deliveries == 6
+
+
+def test_who_can_take_it_at_once_is_sent_it_and_waits_on(hub: Hub) -> None:
+    quick, slow = join(hub, takes_at_once=True), join(hub)
+    over = join(hub, takes_at_once=True, ends_at=time.time() - 1)
+    hub.publish([row(1)])
+    hub.publish([row(2)])
+    assert [len(r.pushed) for r in (quick, slow, over)] == [2, 0, 0]
+    # The others are woken once, to go on by themselves.
+    assert [len(r.got) for r in (quick, slow, over)] == [0, 1, 1]
+
+
+def test_of_a_batch_that_is_cut_the_rest_is_fetched_by_who_was_woken(hub: Hub) -> None:
+    reader = join(hub, takes_at_once=True)
+    hub.publish([row(n, data={"text": "x" * 30_000}) for n in range(1, 6)])
+    assert ([m.until for m in reader.got], reader.pushed) == ([3], [])
 
 
 def test_a_reader_whose_filter_lets_nothing_through_sleeps_on(hub: Hub) -> None:
