@@ -92,12 +92,13 @@ async def test_those_who_do_not_read_cost_nobody_else_anything_and_can_come_back
             for reader in stalled:
                 reader.leave()
             await asyncio.gather(*(r.ended() for r in stalled))
-            # They come back, each from its cursor.
-            await connect_all(stalled, server, path)
+            # Some come back, each from its cursor.
+            returned = stalled[::20]
+            await connect_all(returned, server, path)
             await number(tenant, "fresh")
-            await until(lambda: all(r.got[-1:] == ["fresh"] for r in [*stalled, *quick]), 60)
+            await until(lambda: all(r.got[-1:] == ["fresh"] for r in [*returned, *quick]), 30)
             expected = [*(names if has_past else names[half:]), "fresh"]
-            assert all(r.got == expected for r in stalled)
+            assert all(r.got == expected for r in returned)
 
 
 def delays(readers: list[LightReader], first: int, committed: list[float]) -> list[float]:
