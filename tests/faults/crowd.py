@@ -125,10 +125,10 @@ class LightReader:
         assert self.link is not None
         self.link.transport.pause_reading()
 
-    def go_on(self) -> None:
-        """Read again."""
+    def leave(self) -> None:
+        """Close the connection."""
         assert self.link is not None
-        self.link.transport.resume_reading()
+        self.link.transport.abort()
 
     def reset(self) -> None:
         """End the connection with a RST."""

@@ -71,9 +71,9 @@ class Process:
 
     @property
     def memory(self) -> int:
-        """Its resident memory, in bytes."""
-        size: int = psutil.Process(self.child.pid).memory_info().rss
-        return size
+        """Its resident memory at the highest up to now, in bytes."""
+        status = Path(f"/proc/{self.child.pid}/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
     @property
     def sockets(self) -> int:

@@ -74,7 +74,8 @@ class Proxy:
         self.port = 0
         self.is_dark = False
         """New connections are taken and get no answer, either."""
-        self.delay_seconds = 0.0
+        self.swallows_answers = False
+        """Of connections to come."""
 
     async def serve(self, *near: asyncio.StreamReader | asyncio.StreamWriter) -> None:
         reader, writer = near
@@ -84,7 +85,7 @@ class Proxy:
         try:
             far = await self.open_far()
             link = Link((reader, writer), far)
-            link.delay_seconds = self.delay_seconds
+            link.swallows_answers = self.swallows_answers
             if self.is_dark:
                 link.go_dark()
             self.links.append(link)

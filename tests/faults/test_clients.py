@@ -79,24 +79,26 @@ async def test_those_who_do_not_read_cost_nobody_else_anything_and_can_come_back
                 reader.stall()
             beside = await publish_large(tenant, own_database, half, EVENTS - half)
             await until(lambda: all(len(r.got) == EVENTS for r in quick), 30)
-            grown = process.memory - memory
             assert all(r.got == names for r in quick)
             usual = statistics.median(delays(quick, 0, alone))
             found = delays(quick, half, beside)
             assert statistics.median(found) < usual * 3 + 0.25, (usual, statistics.median(found))
             assert max(found) < 5
-            assert grown < MEMORY, f"{grown / 1024 / 1024:.0f} MiB"
             # They are not kept for ever, though they never said goodbye.
             await until(lambda: process.sockets <= sockets + 5, PATIENCE_SECONDS)
+            grown = process.memory - memory
+            assert grown < MEMORY, f"{grown / 1024 / 1024:.0f} MiB"
+            # The kernel that gave them up told them nothing, either.
             for reader in stalled:
-                reader.go_on()
+                reader.leave()
             await asyncio.gather(*(r.ended() for r in stalled))
-            # They come back, each from its cursor.
-            await connect_all(stalled, server, path)
+            # Some come back, each from its cursor.
+            returned = stalled[::20]
+            await connect_all(returned, server, path)
             await number(tenant, "fresh")
-            await until(lambda: all(r.got[-1:] == ["fresh"] for r in [*stalled, *quick]), 60)
+            await until(lambda: all(r.got[-1:] == ["fresh"] for r in [*returned, *quick]), 30)
             expected = [*(names if has_past else names[half:]), "fresh"]
-            assert all(r.got == expected for r in stalled)
+            assert all(r.got == expected for r in returned)
 
 
 def delays(readers: list[LightReader], first: int, committed: list[float]) -> list[float]:
