@@ -115,6 +115,11 @@ class Compiled:
         assert result.positiontup is not None
         self.sql, self.names = str(result), list(result.positiontup)
 
+    async def open(self, session: AsyncSession, **parameters: Any) -> "asyncpg.cursor.Cursor[Any]":
+        """Run it, and return a cursor that fetches as many rows as it is asked for."""
+        driver: Driver = session.info["driver"]
+        return await driver.cursor(self.sql, *[parameters[n] for n in self.names])
+
     async def fetch(self, session: AsyncSession, **parameters: Any) -> list[asyncpg.Record]:
         """Run it, and return all rows."""
         driver: Driver = session.info["driver"]
@@ -174,14 +179,18 @@ async def connect(
 ) -> tuple[AsyncConnection, Driver, T]:
     """Check a connection out and begin with it; raises `Unavailable`.
 
-    A pool that outlived its server is emptied once and tried again.
+    A pool that outlived its server lends dead connections: each is thrown away, up to the first one
+    that had to be made.
     """
-    for attempt in (1, 2):
+    pool: Any = engine.pool
+    for _ in range(pool.size() + 1):
         connection = engine.connect()
+        has_started = False
         try:
             await connection.start()
+            has_started = True
             driver = driver_of(connection)
-            result = await begin(driver)
+            return connection, driver, await begin(driver)
         except BaseException as error:
             # Shielded: a cancelled request must not keep a connection that others wait for.
             with anyio.CancelScope(shield=True):
@@ -190,14 +199,10 @@ async def connect(
                     await connection.close()
             if not isinstance(error, UNREACHABLE):
                 raise
-            await engine.dispose()
-            if attempt == 2:
-                raise Unavailable(
-                    "The database cannot be reached; try again in a moment."
-                ) from error
-        else:
-            return connection, driver, result
-    raise AssertionError("unreachable")
+            cause = error
+            if not has_started:
+                break
+    raise Unavailable("The database cannot be reached; try again in a moment.") from cause
 
 
 Session = NamedDependency[AsyncSession]

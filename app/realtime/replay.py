@@ -13,6 +13,8 @@ from app.realtime.hub import Frame, Hub, as_event
 from app.realtime.streams import Expired, Replay
 
 ROWS = 500
+FIRST_ROWS, MORE_ROWS = 8, 100
+"""Read at once; of events as large as they may be, 8 are 1 MiB."""
 MAX_PAGE = 128 * 1024
 """Bytes that a slow reader may keep waiting for it."""
 
@@ -53,25 +55,27 @@ async def read_frames(
     after: int,
     until: int,
 ) -> list[Frame]:
-    """Read at most 500 frames, or about 128 KiB, after a position, up to and with another.
+    """Read about 128 KiB of frames after a position, at most up to and with another.
 
     Raises `Expired` when retention has passed the position.
     """
-    async with transaction(engine, principal) as session:
-        rows = await frames.fetch(
-            session, workspace_id=workspace_id, after=after, until=until, rows=ROWS
-        )
-    # A row without an event, where there is none.
-    if after < (rows[0]["retained_from"] or 1) - 1:
-        raise Expired
+    values = {"workspace_id": workspace_id, "after": after, "until": until, "rows": ROWS}
     page, size = list[Frame](), 0
-    for row in rows:
-        if row["pos"] is None:
-            break
-        page.append(hub.frame(row["pos"], as_event(row)))
-        size += len(page[-1].bytes)
-        if size >= MAX_PAGE:
-            break
+    async with transaction(engine, principal) as session:
+        # In two steps: how many more to read shows in what the first are as large as.
+        cursor = await frames.open(session, **values)
+        rows = await cursor.fetch(FIRST_ROWS)
+        # A row without an event, where there is none.
+        if after < (rows[0]["retained_from"] or 1) - 1:
+            raise Expired
+        while rows and rows[0]["pos"] is not None:
+            for row in rows:
+                page.append(hub.frame(row["pos"], as_event(row)))
+                size += len(page[-1].bytes)
+                if size >= MAX_PAGE:
+                    return page
+            left = (MAX_PAGE - size) * len(page) // size
+            rows = await cursor.fetch(min(max(1, left), MORE_ROWS))
     return page
 
 
