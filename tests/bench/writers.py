@@ -219,7 +219,8 @@ def tailing(postgres: EmbeddedPostgres) -> Iterator[None]:
 
 async def tail(url: str) -> None:
     """Follow the log until ended, as processes of the app do that nobody reads from."""
-    engine = connect_lazily(database_url("WORKER_DATABASE_URL", url), TAILS)
+    # Each reads on one connection and is woken on another.
+    engine = connect_lazily(database_url("WORKER_DATABASE_URL", url), 2 * TAILS)
     tails = [Tail(engine, Hub(Cursors(bytes(32)))) for _ in range(TAILS)]
     async with asyncio.TaskGroup() as tasks:
         for each in tails:
