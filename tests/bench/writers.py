@@ -48,7 +48,11 @@ PLAIN = (
 )
 GIVEN = ", ".join(f"{name} => {value}" for name, value in VALUES.items())
 PUBLISH = f"select annex.publish(:workspace, {GIVEN})"
-WAYS = {"plain insert": PLAIN, "annex.publish": PUBLISH}
+BASELINE = "plain insert"
+BACKEND = "annex.publish, own backend"
+"""A session of one's own without claims."""
+USER = "annex.publish, signed-in user"
+WAYS = {BASELINE: PLAIN, BACKEND: PUBLISH, USER: PUBLISH}
 # fsync is what a production server waits for; without it the processors alone decide.
 SERVERS: Mapping[str, Mapping[str, str]] = {"durable": {}, "fsync=off": {"fsync": "off"}}
 # One more thing with each: where the time of annex.publish goes.
@@ -57,12 +61,13 @@ STEPS = {
     "an id": "select annex.uuid7()",
     # pgbench would take what follows a colon for a variable, in quotes as well.
     "a permission": "select annex.has_permission(:workspace, 'events' || chr(58) || 'publish')",
-    "plain insert": PLAIN,
+    BASELINE: PLAIN,
     "with the row in pending": f"with made as ({PLAIN} returning event_id)"
     " insert into annex.pending (event_id, workspace_id)"
     " select event_id, :workspace::uuid from made",
     "the same in a definer function": f"select public.bench_add(:workspace, {GIVEN})",
-    "annex.publish": PUBLISH,
+    BACKEND: PUBLISH,
+    USER: PUBLISH,
 }
 # What a backend of one's own would do: a login that may insert, under policies as everybody.
 WRITER = """
@@ -118,10 +123,14 @@ class Bench:
         # Without a space, at which PGOPTIONS would be split.
         claims = {"role": "authenticated", "sub": str(user_id(0)), "aal": "aal1"}
         packed = json.dumps(claims, separators=(",", ":"))
-        self.environment = {**os.environ, "PGOPTIONS": f"-c request.jwt.claims={packed}"}
+        self.claims = {"PGOPTIONS": f"-c request.jwt.claims={packed}"}
 
-    async def turn(self, statement: str, clients: int, seconds: int) -> Turn:
-        """Let clients repeat a statement, each time in a transaction of its own."""
+    async def turn(self, way: str, clients: int, seconds: int) -> Turn:
+        """Let clients repeat a statement, each time in a transaction of its own.
+
+        All but the own backend's are a signed-in user's, though only two steps look at that.
+        """
+        statement = {**STEPS, **WAYS}[way]
         # One by one: together they would wait for a tail that waits for them.
         for table in ("pending", "log", "events"):
             await self.admin.execute(f"truncate annex.{table}")
@@ -138,7 +147,7 @@ class Bench:
                 *("-f", script.name, self.postgres.url("bench_writer", DATABASE)),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                env=self.environment,
+                env={**os.environ, **({} if way == BACKEND else self.claims)},
             )
             output, errors = await process.communicate()
         found = output.decode()
@@ -219,7 +228,8 @@ def tailing(postgres: EmbeddedPostgres) -> Iterator[None]:
 
 async def tail(url: str) -> None:
     """Follow the log until ended, as processes of the app do that nobody reads from."""
-    engine = connect_lazily(database_url("WORKER_DATABASE_URL", url), TAILS)
+    # Each reads on one connection and is woken on another.
+    engine = connect_lazily(database_url("WORKER_DATABASE_URL", url), 2 * TAILS)
     tails = [Tail(engine, Hub(Cursors(bytes(32)))) for _ in range(TAILS)]
     async with asyncio.TaskGroup() as tasks:
         for each in tails:
@@ -233,10 +243,10 @@ async def compare(bench: Bench, rounds: int, seconds: int, clients: int) -> dict
     """Let the ways take turns, each round in the other order."""
     turns: dict[str, list[Turn]] = {way: [] for way in WAYS}
     for way in WAYS:
-        await bench.turn(WAYS[way], clients, 1)
+        await bench.turn(way, clients, 1)
     for n in range(rounds):
         for way in list(WAYS)[:: -1 if n % 2 else 1]:
-            turns[way].append(await bench.turn(WAYS[way], clients, seconds))
+            turns[way].append(await bench.turn(way, clients, seconds))
     return turns
 
 
@@ -244,14 +254,14 @@ async def climb(bench: Bench, rounds: int, seconds: int) -> dict[str, list[Turn]
     """Measure each step by one client, without tails."""
     turns: dict[str, list[Turn]] = {step: [] for step in STEPS}
     for _ in range(rounds):
-        for step, statement in STEPS.items():
-            turns[step].append(await bench.turn(statement, 1, seconds))
+        for step in STEPS:
+            turns[step].append(await bench.turn(step, 1, seconds))
     return turns
 
 
-def ratios(turns: dict[str, list[Turn]]) -> tuple[float, float, float]:
-    """Return the rate of publishing by that of inserting: of medians, and the rounds' range."""
-    base, mine = ([t.rate for t in turns[way]] for way in WAYS)
+def ratios(turns: dict[str, list[Turn]], way: str) -> tuple[float, float, float]:
+    """Return a way's rate by that of inserting: of the medians, and the rounds' range."""
+    base, mine = ([t.rate for t in turns[name]] for name in (BASELINE, way))
     each = [a / b for a, b in zip(mine, base, strict=True)]
     return statistics.median(mine) / statistics.median(base), min(each), max(each)
 
@@ -276,7 +286,10 @@ async def run(rounds: int, seconds: int, clients: int) -> None:
         columns = "a second | range | Postgres' CPU each | WAL bytes each | left pending |"
         lines = [f"{title}:", "", f"| | {columns}", "|---|---|---|---|---|---|", *rows(turns), ""]
         if set(turns) == set(WAYS):
-            lines.append("Ratio {:.2f} ({:.2f}-{:.2f}).".format(*ratios(turns)))
+            lines += [
+                "{}: {:.2f} ({:.2f}-{:.2f}).".format(way, *ratios(turns, way))
+                for way in (BACKEND, USER)
+            ]
         click.echo("\n".join([*lines, f"Load {os.getloadavg()[0]:.1f}.", ""]))
 
     for name, settings in SERVERS.items():
