@@ -129,12 +129,12 @@ class Group:
         """Join the frames that pass, up to 64 KiB; perhaps none."""
         parts, size, until = list[bytes](), 0, after
         for frame in frames:
-            until = frame.pos
             if frame.passes(self.wanted, sees_audit=self.sees_audit):
-                parts.append(frame.bytes)
                 size += len(frame.bytes)
-                if size >= MAX_CHUNK:
+                if parts and size > MAX_CHUNK:
                     break
+                parts.append(frame.bytes)
+            until = frame.pos
         return Message(b"".join(parts), until, len(parts))
 
     def send(self, message: Message, now: float) -> None:

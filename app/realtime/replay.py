@@ -9,14 +9,12 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 import db_models as m
 from app.auth.principals import Principal
 from app.database import Compiled, transaction
-from app.realtime.hub import Frame, Hub, as_event
+from app.realtime.hub import MAX_CHUNK, Frame, Hub, as_event
 from app.realtime.streams import Expired, Replay
 
 ROWS = 500
 FIRST_ROWS, MORE_ROWS = 8, 100
 """Read at once; of events as large as they may be, 8 are 1 MiB."""
-MAX_PAGE = 128 * 1024
-"""Bytes that a slow reader may keep waiting for it."""
 
 # Compared as pairs, which only the index of a workspace's entries has: planned for any parameters,
 # the range of positions alone looks narrow, and a quiet workspace would read everybody's.
@@ -55,7 +53,7 @@ async def read_frames(
     after: int,
     until: int,
 ) -> list[Frame]:
-    """Read about 128 KiB of frames after a position, at most up to and with another.
+    """Read frames of up to 64 KiB, one write, after a position, at most up to and with another.
 
     Raises `Expired` when retention has passed the position.
     """
@@ -70,11 +68,12 @@ async def read_frames(
             raise Expired
         while rows and rows[0]["pos"] is not None:
             for row in rows:
-                page.append(hub.frame(row["pos"], as_event(row)))
-                size += len(page[-1].bytes)
-                if size >= MAX_PAGE:
+                frame = hub.frame(row["pos"], as_event(row))
+                size += len(frame.bytes)
+                if page and size > MAX_CHUNK:
                     return page
-            left = (MAX_PAGE - size) * len(page) // size
+                page.append(frame)
+            left = (MAX_CHUNK - size) * len(page) // size
             rows = await cursor.fetch(min(max(1, left), MORE_ROWS))
     return page
 

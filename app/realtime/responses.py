@@ -70,6 +70,7 @@ class ASGIEventStream(ASGIStreamingResponse):
         """Send message after message; each `send` waits while the client takes nothing."""
         async for raw in self.stream:
             await send({"type": "http.response.body", "body": raw, "more_body": True})
+            raw = b""  # a reader that waits does not keep what it got last
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 

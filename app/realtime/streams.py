@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Self
 from uuid import UUID
 
@@ -93,7 +93,6 @@ class Stream:
         "is_over",
         "is_sending",
         "last_event_id",
-        "page",
         "pos",
         "principal",
         "push",
@@ -136,8 +135,6 @@ class Stream:
         # Joined before the first look at the log, so that nothing falls between.
         self.channel = hub.channel(workspace_id)
         self.group = self.channel.group(wanted, sees_audit=sees_audit)
-        self.page: Iterator[Frame] | None = None
-        """What is left of a page of the past."""
         self.waiter: asyncio.Future[Message] | None = None
         self.push: Callable[[bytes], bool] = never
         """Sends to a reader that waits; False when that has to wait, too."""
@@ -199,23 +196,14 @@ class Stream:
                 self.checked = BEFORE_ALL
                 return self.reset()
             # The log itself says that rights may have changed: look before anything more is sent.
-            if self.channel.authority_over(self.principal) > self.checked:
+            if self.must_look:
                 await self.look_up_rights()
                 continue
-            if self.page is not None:
-                message = self.group.join(self.page, self.pos)
-                self.pos = message.until
-                if message.count:
-                    hub.counts.deliveries += message.count
-                    return message.raw
-                self.page = None
             if self.pos < self.channel.since:
-                try:
-                    await self.turn_page()
-                except Expired:
-                    return self.reset()
+                if raw := await self.past():
+                    return raw
                 continue
-            # Nothing below waits before the reader is parked, so nothing falls between.
+            # From here on nothing waits before the reader is parked, so nothing falls between.
             message = self.newest()
             self.pos = message.until
             if message.count:
@@ -226,6 +214,11 @@ class Stream:
             if message.raw and self.epoch == hub.epoch and time.time() < self.ends_at:
                 return message.raw
         return None
+
+    @property
+    def must_look(self) -> bool:
+        """Whether the reader's rights may have changed since they were looked up."""
+        return self.channel.authority_over(self.principal) > self.checked
 
     def newest(self) -> Message:
         """Join what the ring has after the reader's position, once for all who stand there."""
@@ -259,24 +252,32 @@ class Stream:
             self.channel.leave(self.group)
             self.group = self.channel.group(self.group.wanted, sees_audit=sees_audit)
 
-    async def turn_page(self) -> None:
-        """Read a page of the past from the database, up to where the channel is complete."""
+    async def past(self) -> bytes:
+        """Read on from the database, up to where the channel is complete; perhaps nothing passes.
+
+        Nothing of it is kept: a reader may take as long as it likes for a page.
+        """
         until = self.channel.since
         self.hub.counts.replays += not self.has_replayed
         self.has_replayed = True
-        async with asking(self.hub):
-            frames = await self.replay(self.workspace_id, self.pos, until)
-        if frames:
-            self.page = iter(frames)
-        else:
-            self.pos = until
+        try:
+            async with asking(self.hub):
+                frames = await self.replay(self.workspace_id, self.pos, until)
+        except Expired:
+            return self.reset()
         # A reader that never waits would never let others run.
         await asyncio.sleep(0)
+        if self.epoch != self.hub.epoch or self.must_look:
+            return b""
+        message = self.group.join(frames, self.pos)
+        self.pos = message.until if frames else until
+        self.hub.counts.deliveries += message.count
+        return message.raw
 
     def reset(self, retry_ms: int | None = None) -> bytes:
         """Go on from the head, and say that what lies before is not to be had."""
         self.hub.counts.resets += 1
-        self.pos, self.epoch, self.page = self.hub.head, self.hub.epoch, None
+        self.pos, self.epoch = self.hub.head, self.hub.epoch
         return self.position("reset", retry_ms)
 
     def position(self, event: str, retry_ms: int | None = None) -> bytes:

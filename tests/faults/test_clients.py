@@ -25,7 +25,7 @@ PATIENCE_SECONDS = STALLED_SECONDS * 2 + 20
 RECEIVE_BUFFER = 4096
 EVENTS = 300 * SCALE
 DATA_BYTES = 16_000
-MEMORY = STALLED * 192 * 1024 + 32 * 1024 * 1024
+MEMORY = STALLED * (3 * 64 + 32) * 1024 + 48 * 1024 * 1024
 """Bytes, of all of them: for each a chunk, what waits of one before, and the connection."""
 
 assert app_server.STALLED_SECONDS > STALLED_SECONDS

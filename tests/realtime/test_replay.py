@@ -76,7 +76,7 @@ async def test_a_page_follows_the_position(past: Past, monkeypatch: pytest.Monke
     assert await past.read(10, 13) == [11, 12, 13]
     cut = await past.read(0)
     assert cut == list(range(1, len(cut) + 1))
-    monkeypatch.setattr("app.realtime.replay.MAX_PAGE", 2**30)
+    monkeypatch.setattr("app.realtime.replay.MAX_CHUNK", 2**30)
     assert len(cut) < 500
     assert await past.read(0) == list(range(1, 501))
 
