@@ -10,10 +10,11 @@ from uuid import UUID
 
 import msgspec
 import structlog
+from litestar.types import HTTPResponseBodyEvent
 
 from app.realtime.cursors import Cursors
 from app.realtime.filters import EVERYTHING, Filter, decode_exactly
-from app.realtime.messages import Message, position
+from app.realtime.messages import Message, body_event, position
 from app.schemas.events import Event
 
 log = structlog.get_logger()
@@ -105,7 +106,7 @@ class Reader(Protocol):
     sent_at: float
     """By the clock of `Hub.now`."""
 
-    def push(self, raw: bytes) -> bool:
+    def push(self, event: HTTPResponseBodyEvent) -> bool:
         """Send to it while it waits; False when that has to wait, too."""
 
     def wake(self, message: Message) -> None:
@@ -115,12 +116,14 @@ class Reader(Protocol):
 class Group:
     """The readers of a channel that want the same and may see the same."""
 
-    __slots__ = ("joined", "parked", "sees_audit", "size", "wanted")
+    __slots__ = ("joined", "parked", "sees_audit", "sent_at", "size", "wanted")
 
     def __init__(self, wanted: Filter, *, sees_audit: bool) -> None:
         self.wanted = wanted
         self.sees_audit = sees_audit
         self.size = 0
+        self.sent_at = 0.0
+        """When all who waited were sent something; by the clock of `Hub.now`."""
         self.parked: set[Reader] = set()
         self.joined: dict[int, Message] = {}
         """What follows a position; many readers come from the same, until there is more."""
@@ -139,11 +142,10 @@ class Group:
 
     def send(self, message: Message, now: float) -> None:
         """Send every waiting reader the same; only who cannot take it at once is woken."""
-        wall, raw, woken = time.time(), message.raw, list[Reader]()
+        self.sent_at, wall, woken = now, time.time(), list[Reader]()
+        event = body_event(message.raw)
         for reader in self.parked:
-            if reader.ends_at > wall and reader.push(raw):
-                reader.sent_at = now
-            else:
+            if reader.ends_at <= wall or not reader.push(event):
                 woken.append(reader)
         for reader in woken:
             self.parked.discard(reader)
@@ -375,7 +377,7 @@ class Hub:
             if reader.ends_at <= wall:
                 group.parked.discard(reader)
                 reader.wake(look)
-            elif self.now - reader.sent_at >= HEARTBEAT_SECONDS:
+            elif self.now - max(reader.sent_at, group.sent_at) >= HEARTBEAT_SECONDS:
                 group.parked.discard(reader)
                 reader.wake(heartbeat)
         for workspace_id, channel in list(self.channels.items()):

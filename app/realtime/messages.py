@@ -1,6 +1,7 @@
 """What goes over a stream: Server-Sent Events (WHATWG HTML, section 9.2), framed once."""
 
 import msgspec
+from litestar.types import HTTPResponseBodyEvent
 
 from app.schemas.stream import StreamPosition
 
@@ -29,3 +30,8 @@ def named(
 def position(event: str, cursor: str, retry_ms: int | None = None) -> bytes:
     """Frame where a reader stands, so that a quiet one, too, resumes from there."""
     return named(event, StreamPosition(cursor), cursor, retry_ms)
+
+
+def body_event(raw: bytes) -> HTTPResponseBodyEvent:
+    """Wrap what is sent for ASGI."""
+    return {"type": "http.response.body", "body": raw, "more_body": True}

@@ -6,9 +6,10 @@ from typing import Any
 
 from litestar.response import ServerSentEvent
 from litestar.response.streaming import ASGIStreamingResponse
-from litestar.types import Receive, Scope, Send
+from litestar.types import HTTPResponseBodyEvent, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
+from app.realtime.messages import body_event
 from app.realtime.streams import Stream, never
 
 HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
@@ -69,12 +70,12 @@ class ASGIEventStream(ASGIStreamingResponse):
     async def send_all(self, send: Send) -> None:
         """Send message after message; each `send` waits while the client takes nothing."""
         async for raw in self.stream:
-            await send({"type": "http.response.body", "body": raw, "more_body": True})
+            await send(body_event(raw))
             raw = b""  # a reader that waits does not keep what it got last
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def pusher(send: Send) -> Callable[[bytes], bool]:
+def pusher(send: Send) -> Callable[[HTTPResponseBodyEvent], bool]:
     """Return what sends to a client at once, or says that it would have to wait.
 
     For thousands of readers that wait, waking their tasks costs as much as writing to them. uvicorn
@@ -85,11 +86,11 @@ def pusher(send: Send) -> Callable[[bytes], bool]:
         return never
     flow = cycle.flow
 
-    def push(raw: bytes) -> bool:
+    def push(event: HTTPResponseBodyEvent) -> bool:
         if flow.write_paused:
             return False
         try:
-            send({"type": "http.response.body", "body": raw, "more_body": True}).send(None)  # type: ignore[attr-defined]
+            send(event).send(None)  # type: ignore[attr-defined]
         except StopIteration:
             return True
         raise RuntimeError("uvicorn's send waits although its transport takes more")

@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 
 import msgspec
 import pytest
+from litestar.types import HTTPResponseBodyEvent
 
 from app.realtime import hub as hubs
 from app.realtime.cursors import Cursors
@@ -31,12 +32,12 @@ class Waiting:
     ) -> None:
         self.ends_at, self.sent_at = ends_at, sent_at
         self.takes_at_once = takes_at_once
-        self.pushed: list[bytes] = []
+        self.pushed: list[HTTPResponseBodyEvent] = []
         self.got: list[Message] = []
 
-    def push(self, raw: bytes) -> bool:
+    def push(self, event: HTTPResponseBodyEvent) -> bool:
         if self.takes_at_once:
-            self.pushed.append(raw)
+            self.pushed.append(event)
         return self.takes_at_once
 
     def wake(self, message: Message) -> None:
