@@ -145,8 +145,14 @@ class Group:
         self.sent_at, wall, woken = now, time.time(), list[Reader]()
         event = body_event(message.raw)
         for reader in self.parked:
-            if reader.ends_at <= wall or not reader.push(event):
-                woken.append(reader)
+            try:
+                if reader.ends_at > wall and reader.push(event):
+                    continue
+            except Exception as error:
+                # Nobody knows what it got: it ends, and its client resumes from its cursor.
+                log.error("a reader could not be sent to", exc_info=error)
+                reader.ends_at = 0
+            woken.append(reader)
         for reader in woken:
             self.parked.discard(reader)
             reader.wake(message)
@@ -242,16 +248,18 @@ class Channel:
             group.joined.clear()
             if not group.parked:
                 continue
-            if must_look:
-                group.wake(Message(b"", before))
-                continue
-            message = group.join(frames, before)
-            if message.count:
-                deliveries += message.count * len(group.parked)
-                if message.until == frames[-1].pos:
-                    group.send(message, now)
-                else:  # cut: the rest lies in the ring
-                    group.wake(message)
+            try:
+                message = Message(b"", before) if must_look else group.join(frames, before)
+            except Exception as error:
+                # Each of them meets it by itself; the others must not miss anything for it.
+                log.error("events could not be joined", exc_info=error)
+                message = Message(b"", before)
+            deliveries += message.count * len(group.parked)
+            if message.until < frames[-1].pos:
+                # They look for themselves, or for the rest of what was cut.
+                group.wake(message)
+            elif message.count:
+                group.send(message, now)
         return deliveries
 
     def forget(self, head: int) -> None:

@@ -106,6 +106,29 @@ def test_of_a_batch_that_is_cut_the_rest_is_fetched_by_who_was_woken(hub: Hub) -
     assert ([m.until for m in reader.got], reader.pushed) == ([2], [])
 
 
+def test_a_reader_that_cannot_be_sent_to_ends_and_costs_nobody_anything(hub: Hub) -> None:
+    broken, others = join(hub, takes_at_once=True), [join(hub, takes_at_once=True) for _ in "ab"]
+    broken.pushed = None  # type: ignore[assignment]
+    hub.publish([row(1)])
+    hub.publish([row(2)])
+    assert [len(r.pushed) for r in others] == [2, 2]
+    assert (broken.ends_at, len(broken.got)) == (0, 1)
+
+
+def test_a_filter_that_fails_costs_other_readers_nothing(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> bool:
+        raise ArithmeticError
+
+    unlucky, other = join(hub, INVOICES), join(hub)
+    monkeypatch.setattr(Filter, "matches", fail)
+    hub.publish([row(1)])
+    assert other.got[0].count == 1
+    # It looks for itself, from where it stood.
+    assert [(m.raw, m.until) for m in unlucky.got] == [(b"", 0)]
+
+
 def test_a_reader_whose_filter_lets_nothing_through_sleeps_on(hub: Hub) -> None:
     wants_invoices, wants_orders = join(hub, INVOICES), join(hub, Filter(types=("order.paid",)))
     hub.publish([row(1)])
