@@ -57,10 +57,18 @@ async def listening(database: TestDatabase, gone: tuple[int, ...] = ()) -> list[
             await asyncio.sleep(0.02)
 
 
+ASLEEP = (0.005, 60.0, 60.0)
+"""Waits of tails that sleep until they are woken, some twenty reads after the last time.
+
+Those are needed: who is woken while another process gives the positions finds none yet.
+"""
+FALL_ASLEEP_SECONDS = 0.5
+
+
 @pytest.fixture
 def no_polling(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave the tails only what wakes them."""
-    monkeypatch.setattr("app.realtime.tail.WAITS", (60.0, 60.0, 60.0))
+    monkeypatch.setattr("app.realtime.tail.WAITS", ASLEEP)
 
 
 @pytest.mark.usefixtures("no_polling")
@@ -71,6 +79,7 @@ async def test_a_commit_in_one_process_wakes_the_tails_of_others(
         async with follow(two.client, f"{two.tenant.path}/stream") as reader:
             await reader.message()
             for n in range(5):
+                await asyncio.sleep(FALL_ASLEEP_SECONDS)
                 await number(two.tenant, str(n))
                 assert await reader.names(1) == [str(n)]
 
@@ -88,9 +97,10 @@ async def test_a_lost_listener_loses_nothing_and_comes_back(
                 await number(two.tenant, "polled")
                 assert await reader.names(1) == ["polled"]
             await listening(own_database, tuple(gone))
-            monkeypatch.setattr("app.realtime.tail.WAITS", (60.0, 60.0, 60.0))
+            monkeypatch.setattr("app.realtime.tail.WAITS", ASLEEP)
             for tail in (two.one.app.state.tail, two.other.app.state.tail):
                 await tail.catch_up()  # so that none still waits as long as before
+            await asyncio.sleep(FALL_ASLEEP_SECONDS)
             await number(two.tenant, "notified")
             assert await reader.names(1) == ["notified"]
 
