@@ -53,7 +53,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Requests that one caller may make in a window, across all processes."""
     rate_limit_window_seconds: Annotated[int, msgspec.Meta(ge=1)] = 60
     processes: Annotated[int, msgspec.Meta(ge=1)] = 1
-    """How many processes share the rate limit."""
+    """How many `annex serve` share the rate limit; each divides its part among its workers."""
     event_retention_days: Annotated[int, msgspec.Meta(ge=1, le=3650)] | None = None
     """Days after which the worker deletes events, of every workspace.
 
