@@ -26,11 +26,10 @@ from tests.conftest import (
     Running,
     TestDatabase,
     execute,
-    new_tenant,
     running,
     settings_for,
 )
-from tests.realtime.reader import follow, number
+from tests.realtime.reader import follow, new_tenant, number
 
 PGBOUNCER = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
 PORT = 6432
