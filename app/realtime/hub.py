@@ -154,6 +154,11 @@ class Group:
                 reader.ends_at = 0
             woken.append(reader)
         for reader in woken:
+            self.release(reader, message)
+
+    def release(self, reader: Reader, message: Message) -> None:
+        """Hand one reader its message, if it still waits."""
+        if reader in self.parked:
             self.parked.discard(reader)
             reader.wake(message)
 
@@ -383,11 +388,9 @@ class Hub:
         heartbeat = Message(position("cursor", self.cursor()), self.head)
         for group, reader in self.waiting():
             if reader.ends_at <= wall:
-                group.parked.discard(reader)
-                reader.wake(look)
+                group.release(reader, look)
             elif self.now - max(reader.sent_at, group.sent_at) >= HEARTBEAT_SECONDS:
-                group.parked.discard(reader)
-                reader.wake(heartbeat)
+                group.release(reader, heartbeat)
         for workspace_id, channel in list(self.channels.items()):
             if channel.groups:
                 channel.empty_since = self.now
@@ -403,9 +406,7 @@ class Hub:
         look = Message(b"", self.head)
         for step in range(steps):
             for group, reader in readers[step::steps]:
-                if reader in group.parked:
-                    group.parked.discard(reader)
-                    reader.wake(look)
+                group.release(reader, look)
             if step + 1 < steps:
                 await asyncio.sleep(DRAIN_STEP)
 
@@ -414,8 +415,7 @@ class Hub:
         self.is_closed = True
         look = Message(b"", self.head)
         for group, reader in self.waiting():
-            group.parked.discard(reader)
-            reader.wake(look)
+            group.release(reader, look)
 
 
 def as_event(row: Any) -> Event:
