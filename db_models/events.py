@@ -5,7 +5,6 @@ from uuid import UUID
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
-    Computed,
     Identity,
     Index,
     PrimaryKeyConstraint,
@@ -101,7 +100,7 @@ class Pending(Base):
     event_id: Mapped[UUID]
     workspace_id: Mapped[UUID]
     user_id: Mapped[UUID | None]
-    is_personal: Mapped[bool] = mapped_column(Computed("user_id is not null", persisted=True))
+    is_personal: Mapped[bool] = mapped_column(server_default=text("false"))
 
 
 class LogEntry(Base):
