@@ -177,15 +177,19 @@ async def run(
     began = asyncio.create_task(server.began.wait())
     await asyncio.wait({serving, began}, return_when=asyncio.FIRST_COMPLETED)
     began.cancel()
-    # What was made up to here stays: the collector need not look at it with every round.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*COLLECT)
+    settle()
     tasks = [asyncio.ensure_future(b(app.state.database.worker)) for b in beside if server.started]
     await serving
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def settle() -> None:
+    """Spare the collector, with every round, what was made up to here: it stays."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*COLLECT)
 
 
 async def check(settings: Settings) -> None:

@@ -4,7 +4,7 @@ import asyncio
 import random
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 from uuid import UUID
 
@@ -267,15 +267,15 @@ class Channel:
                 group.send(message, now)
         return deliveries
 
-    def forget(self, head: int) -> None:
-        """Begin anew after a position, and let every reader look."""
+    def forget(self, reached: int, head: int) -> None:
+        """Begin anew after a position, and let every reader look; who waits has reached another."""
         self.frames.clear()
         self.size = 0
         self.since = self.authority = head
         self.authority_of.clear()
         for group in self.groups.values():
             group.joined.clear()
-            group.wake(Message(b"", head))
+            group.wake(Message(b"", reached))
 
 
 class Hub:
@@ -315,26 +315,33 @@ class Hub:
         channel.empty_since = self.now
         return channel
 
-    def publish(self, rows: Iterable[Any]) -> None:
-        """Take what the tail read, in order, and hand it to the readers that it concerns.
+    def is_followed(self, entry: Any) -> bool:
+        """Say whether somebody follows what an entry of the log is about; no one's own, as yet."""
+        return entry["workspace_id"] in self.channels and entry["user_id"] is None
 
-        Of a deleted event only its position is left, without a type.
+    def publish(self, entries: Iterable[Any], events: Mapping[UUID, Any]) -> None:
+        """Take entries of the log, in order, and hand their events to the readers that follow them.
+
+        Where an event is not there, its readers look in the database: it was deleted, or its
+        channel began only after the events had been asked for.
         """
         before = self.head
         fresh: dict[UUID, list[Frame]] = {}
+        incomplete = set[UUID]()
         try:
-            for row in rows:
-                workspace_id = row["workspace_id"]
-                if (
-                    workspace_id in self.channels
-                    and row["user_id"] is None
-                    and row["type"] is not None
-                ):
-                    frame = self.frame(row["pos"], as_event(row))
-                    fresh.setdefault(workspace_id, []).append(frame)
+            for entry in entries:
+                if self.is_followed(entry):
+                    if event := events.get(entry["event_id"]):
+                        frame = self.frame(entry["pos"], as_event(event))
+                        fresh.setdefault(entry["workspace_id"], []).append(frame)
+                    else:
+                        incomplete.add(entry["workspace_id"])
                 # Last, so that an event that cannot be encoded holds the log up and is not lost.
-                self.head = row["pos"]
+                self.head = entry["pos"]
         finally:
+            for workspace_id in incomplete:
+                fresh.pop(workspace_id, None)
+                self.channels[workspace_id].forget(before, self.head)
             for workspace_id, frames in fresh.items():
                 channel = self.channels[workspace_id]
                 self.counts.deliveries += channel.deliver(frames, before, self.now)
@@ -351,16 +358,14 @@ class Hub:
         """Begin another epoch: what was kept belongs to positions that are no more."""
         self.epoch, self.head, self.retained_from = epoch, head, retained_from
         for channel in self.channels.values():
-            channel.forget(head)
+            channel.forget(head, head)
 
     def gap(self, head: int) -> None:
         """Go on after a position that was not reached: cursors before it cannot be kept."""
-        reached = Message(b"", self.head)
+        reached = self.head
         self.head, self.retained_from = head, head + 1
         for channel in self.channels.values():
-            for group in channel.groups.values():
-                group.wake(reached)
-            channel.forget(head)
+            channel.forget(reached, head)
 
     def waiting(self) -> list[tuple[Group, Reader]]:
         """List the readers that wait."""
@@ -419,7 +424,7 @@ class Hub:
 
 
 def as_event(row: Any) -> Event:
-    """Make an event of a row of the log."""
+    """Make an event of its row."""
     return Event(
         id=row["event_id"],
         workspace_id=row["workspace_id"],

@@ -28,6 +28,7 @@ from app.dev.postgres import VERSIONS, EmbeddedPostgres
 from app.realtime.cursors import Cursors
 from app.realtime.hub import Hub
 from app.realtime.tail import Tail
+from app.server import settle
 from app.settings import database_url
 from tests.bench.rows import fill, slug, user_id
 
@@ -236,6 +237,7 @@ async def tail(url: str) -> None:
             tasks.create_task(each.run())
         for each in tails:
             await each.catch_up(60)
+        settle()
         print("ready", flush=True)  # noqa: T201
 
 

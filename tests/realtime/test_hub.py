@@ -1,7 +1,7 @@
 """The hub by itself: what it keeps, whom it wakes, and with what."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -50,7 +50,7 @@ def hub() -> Hub:
 
 
 def row(pos: int, type: str = "invoice.paid", **others: Any) -> Mapping[str, Any]:
-    """Make a row as the tail reads it."""
+    """Make an entry of the log and its event in one."""
     now = datetime.now(UTC)
     return {
         "pos": pos,
@@ -72,6 +72,11 @@ def row(pos: int, type: str = "invoice.paid", **others: Any) -> Mapping[str, Any
     }
 
 
+def publish(hub: Hub, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Do what the tail does with what it read."""
+    hub.publish(rows, {row["event_id"]: row for row in rows})
+
+
 def join(
     hub: Hub, wanted: Filter = EVERYTHING, *, sees_audit: bool = False, **others: Any
 ) -> Waiting:
@@ -84,7 +89,7 @@ def join(
 
 def test_all_who_want_the_same_get_the_same_bytes(hub: Hub) -> None:
     readers = [join(hub) for _ in range(3)]
-    hub.publish([row(1), row(2)])
+    publish(hub, [row(1), row(2)])
     messages = {id(m.raw) for r in readers for m in r.got}
     assert (len(messages), readers[0].got[0].count, readers[0].got[0].until) == (1, 2, 2)
     assert hub.counts.deliveries == 6
@@ -93,8 +98,8 @@ def test_all_who_want_the_same_get_the_same_bytes(hub: Hub) -> None:
 def test_who_can_take_it_at_once_is_sent_it_and_waits_on(hub: Hub) -> None:
     quick, slow = join(hub, takes_at_once=True), join(hub)
     over = join(hub, takes_at_once=True, ends_at=time.time() - 1)
-    hub.publish([row(1)])
-    hub.publish([row(2)])
+    publish(hub, [row(1)])
+    publish(hub, [row(2)])
     assert [len(r.pushed) for r in (quick, slow, over)] == [2, 0, 0]
     # The others are woken once, to go on by themselves.
     assert [len(r.got) for r in (quick, slow, over)] == [0, 1, 1]
@@ -102,15 +107,15 @@ def test_who_can_take_it_at_once_is_sent_it_and_waits_on(hub: Hub) -> None:
 
 def test_of_a_batch_that_is_cut_the_rest_is_fetched_by_who_was_woken(hub: Hub) -> None:
     reader = join(hub, takes_at_once=True)
-    hub.publish([row(n, data={"text": "x" * 30_000}) for n in range(1, 6)])
+    publish(hub, [row(n, data={"text": "x" * 30_000}) for n in range(1, 6)])
     assert ([m.until for m in reader.got], reader.pushed) == ([2], [])
 
 
 def test_a_reader_that_cannot_be_sent_to_ends_and_costs_nobody_anything(hub: Hub) -> None:
     broken, others = join(hub, takes_at_once=True), [join(hub, takes_at_once=True) for _ in "ab"]
     broken.pushed = None  # type: ignore[assignment]
-    hub.publish([row(1)])
-    hub.publish([row(2)])
+    publish(hub, [row(1)])
+    publish(hub, [row(2)])
     assert [len(r.pushed) for r in others] == [2, 2]
     assert (broken.ends_at, len(broken.got)) == (0, 1)
 
@@ -123,7 +128,7 @@ def test_a_filter_that_fails_costs_other_readers_nothing(
 
     unlucky, other = join(hub, INVOICES), join(hub)
     monkeypatch.setattr(Filter, "matches", fail)
-    hub.publish([row(1)])
+    publish(hub, [row(1)])
     assert other.got[0].count == 1
     # It looks for itself, from where it stood.
     assert [(m.raw, m.until) for m in unlucky.got] == [(b"", 0)]
@@ -131,7 +136,7 @@ def test_a_filter_that_fails_costs_other_readers_nothing(
 
 def test_a_reader_whose_filter_lets_nothing_through_sleeps_on(hub: Hub) -> None:
     wants_invoices, wants_orders = join(hub, INVOICES), join(hub, Filter(types=("order.paid",)))
-    hub.publish([row(1)])
+    publish(hub, [row(1)])
     assert len(wants_invoices.got) == 1
     assert not wants_orders.got
 
@@ -150,19 +155,19 @@ def test_a_filter_is_evaluated_once_however_many_readers_have_it(
     for _ in range(5):
         join(hub, Filter(types=("invoice.*",)))
         join(hub, Filter(types=("invoice.*",)), sees_audit=True)
-    hub.publish([row(1)])
+    publish(hub, [row(1)])
     assert asked == [INVOICES]
 
 
 def test_audit_events_go_only_to_those_who_may_see_them(hub: Hub) -> None:
     auditor, other = join(hub, sees_audit=True), join(hub)
-    hub.publish([row(1, visibility="audit"), row(2)])
+    publish(hub, [row(1, visibility="audit"), row(2)])
     assert (auditor.got[0].count, other.got[0].count) == (2, 1)
 
 
 def test_a_batch_too_large_for_one_write_is_cut_and_continued(hub: Hub) -> None:
     reader = join(hub)
-    hub.publish([row(n, data={"text": "x" * 30_000}) for n in range(1, 6)])
+    publish(hub, [row(n, data={"text": "x" * 30_000}) for n in range(1, 6)])
     (message,) = reader.got
     assert (message.count, message.until) == (2, 2)
     assert len(message.raw) <= hubs.MAX_CHUNK
@@ -174,10 +179,10 @@ def test_the_ring_is_bounded_in_frames_and_in_bytes(
 ) -> None:
     monkeypatch.setattr(hubs, "RING", 10)
     join(hub)
-    hub.publish([row(n) for n in range(1, 31)])
+    publish(hub, [row(n) for n in range(1, 31)])
     channel = hub.channels[WORKSPACE]
     assert (len(channel.frames), channel.since) == (10, 20)
-    hub.publish([row(n, data={"text": "x" * 300_000}) for n in range(31, 41)])
+    publish(hub, [row(n, data={"text": "x" * 300_000}) for n in range(31, 41)])
     assert (len(channel.frames), channel.since) == (3, 37)
     assert channel.size == sum(len(f.bytes) for f in channel.frames) <= hubs.RING_BYTES
 
@@ -202,7 +207,7 @@ def test_a_channel_outlives_its_last_reader_for_a_while(
     (group,) = channel.groups.values()
     channel.leave(group)
     hub.tick()
-    hub.publish([row(1)])
+    publish(hub, [row(1)])
     assert [f.pos for f in hub.channel(WORKSPACE).frames] == [1]
     monkeypatch.setattr(hubs, "LINGER_SECONDS", 0)
     hub.tick()
@@ -229,7 +234,7 @@ def test_only_those_whose_rights_an_event_may_change_look_them_up(
     hub: Hub, event: Mapping[str, Any], concerned: set[str]
 ) -> None:
     reader = join(hub)
-    hub.publish([event])
+    publish(hub, [event])
     channel = hub.channels[WORKSPACE]
     principals = {"user:7", "user:8", "api_key:5"}
     assert {p for p in principals if channel.authority_over(p) > 0} == concerned
@@ -243,7 +248,7 @@ def test_a_channel_does_not_remember_endlessly_whose_rights_changed(
     monkeypatch.setattr(hubs, "KNOWN", 3)
     hub = Hub(Cursors(bytes(32)))
     join(hub)
-    hub.publish(row(n, "annex.member.added", subject=f"member:{n}") for n in range(1, 6))
+    publish(hub, [row(n, "annex.member.added", subject=f"member:{n}") for n in range(1, 6)])
     channel: Channel = hub.channels[WORKSPACE]
     assert len(channel.authority_of) <= 3
     assert all(channel.authority_over(f"user:{n}") >= n for n in range(1, 6))
@@ -254,8 +259,25 @@ def test_an_event_that_cannot_be_encoded_holds_the_log_up_and_costs_no_reader_th
 ) -> None:
     reader = join(hub)
     with pytest.raises(TypeError):
-        hub.publish([row(1), row(2, occurred_at=object()), row(3)])
+        publish(hub, [row(1), row(2, occurred_at=object()), row(3)])
     assert (hub.head, reader.got[0].count) == (1, 1)
+
+
+def test_where_an_event_was_not_read_its_readers_look_in_the_database(hub: Hub) -> None:
+    reader, read = join(hub), row(1)
+    # The channel began when the other one had not been asked for.
+    hub.publish([read, row(2)], {read["event_id"]: read})
+    channel = hub.channels[WORKSPACE]
+    assert [(m.raw, m.until) for m in reader.got] == [(b"", 0)]
+    assert (channel.since, list(channel.frames), hub.head) == (2, [], 2)
+    # That may have changed anybody's rights.
+    assert channel.authority_over("user:7") == 2
+
+
+def test_nothing_is_read_for_whom_nobody_follows(hub: Hub) -> None:
+    mine, personal, others = row(1), row(2, user_id=uuid4()), row(3, workspace_id=uuid4())
+    join(hub)
+    assert [hub.is_followed(entry) for entry in (mine, personal, others)] == [True, False, False]
 
 
 async def test_a_full_hub_admits_nobody_until_a_place_is_free() -> None:
