@@ -10,11 +10,10 @@ from uuid import UUID
 
 import msgspec
 import structlog
-from litestar.types import HTTPResponseBodyEvent
 
 from app.realtime.cursors import Cursors
 from app.realtime.filters import EVERYTHING, Filter, decode_exactly
-from app.realtime.messages import Message, body_event, position
+from app.realtime.messages import Message, chunk, position
 from app.schemas.events import Event
 
 log = structlog.get_logger()
@@ -106,8 +105,8 @@ class Reader(Protocol):
     sent_at: float
     """By the clock of `Hub.now`."""
 
-    def push(self, event: HTTPResponseBodyEvent) -> bool:
-        """Send to it while it waits; False when that has to wait, too."""
+    def push(self, chunk: bytes) -> bool:
+        """Send it a chunk while it waits; False when that has to wait, too."""
 
     def wake(self, message: Message) -> None:
         """Hand it what comes next; without bytes, it looks for itself, after `until`."""
@@ -143,10 +142,10 @@ class Group:
     def send(self, message: Message, now: float) -> None:
         """Send every waiting reader the same; only who cannot take it at once is woken."""
         self.sent_at, wall, woken = now, time.time(), list[Reader]()
-        event = body_event(message.raw)
+        framed = chunk(message.raw)
         for reader in self.parked:
             try:
-                if reader.ends_at > wall and reader.push(event):
+                if reader.ends_at > wall and reader.push(framed):
                     continue
             except Exception as error:
                 # Nobody knows what it got: it ends, and its client resumes from its cursor.

@@ -1,7 +1,6 @@
 """What goes over a stream: Server-Sent Events (WHATWG HTML, section 9.2), framed once."""
 
 import msgspec
-from litestar.types import HTTPResponseBodyEvent
 
 from app.schemas.stream import StreamPosition
 
@@ -32,6 +31,6 @@ def position(event: str, cursor: str, retry_ms: int | None = None) -> bytes:
     return named(event, StreamPosition(cursor), cursor, retry_ms)
 
 
-def body_event(raw: bytes) -> HTTPResponseBodyEvent:
-    """Wrap what is sent for ASGI."""
-    return {"type": "http.response.body", "body": raw, "more_body": True}
+def chunk(raw: bytes) -> bytes:
+    """Frame what is sent as one chunk of an HTTP/1.1 body (RFC 9112, section 7.1)."""
+    return b"%x\r\n%b\r\n" % (len(raw), raw)

@@ -6,10 +6,9 @@ from typing import Any
 
 from litestar.response import ServerSentEvent
 from litestar.response.streaming import ASGIStreamingResponse
-from litestar.types import HTTPResponseBodyEvent, Receive, Scope, Send
+from litestar.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from app.realtime.messages import body_event
 from app.realtime.streams import Stream, never
 
 HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
@@ -70,29 +69,27 @@ class ASGIEventStream(ASGIStreamingResponse):
     async def send_all(self, send: Send) -> None:
         """Send message after message; each `send` waits while the client takes nothing."""
         async for raw in self.stream:
-            await send(body_event(raw))
+            await send({"type": "http.response.body", "body": raw, "more_body": True})
             raw = b""  # a reader that waits does not keep what it got last
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-def pusher(send: Send) -> Callable[[HTTPResponseBodyEvent], bool]:
-    """Return what sends to a client at once, or says that it would have to wait.
+def pusher(send: Send) -> Callable[[bytes], bool]:
+    """Return what sends a chunk to a client at once, or says that it would have to wait.
 
-    For thousands of readers that wait, waking their tasks costs as much as writing to them. uvicorn
-    tells whether a `send` would wait; if not, it runs through in one step, without a task.
+    For thousands of readers that wait, waking their tasks costs as much as writing to them, and
+    uvicorn would frame the same bytes for each anew. So this writes to its transport what its
+    `send` would write once the answer has begun, and leaves to it all other servers and bodies.
     """
     cycle = getattr(send, "__self__", None)
-    if not isinstance(cycle, RequestResponseCycle):
+    if not isinstance(cycle, RequestResponseCycle) or not cycle.chunked_encoding:
         return never
-    flow = cycle.flow
+    flow, write = cycle.flow, cycle.transport.write
 
-    def push(event: HTTPResponseBodyEvent) -> bool:
-        if flow.write_paused:
+    def push(chunk: bytes) -> bool:
+        if flow.write_paused or cycle.disconnected:
             return False
-        try:
-            send(event).send(None)  # type: ignore[attr-defined]
-        except StopIteration:
-            return True
-        raise RuntimeError("uvicorn's send waits although its transport takes more")
+        write(chunk)
+        return True
 
     return push

@@ -10,7 +10,6 @@ from uuid import UUID
 
 import msgspec
 import structlog
-from litestar.types import HTTPResponseBodyEvent
 
 from app.errors import Problem, Unavailable
 from app.realtime.filters import Filter
@@ -42,7 +41,7 @@ Returns whether they see audit events, raises a Problem when they have none.
 """
 
 
-def never(_: HTTPResponseBodyEvent) -> bool:
+def never(_: bytes) -> bool:
     """Send nothing."""
     return False
 
@@ -137,7 +136,7 @@ class Stream:
         self.channel = hub.channel(workspace_id)
         self.group = self.channel.group(wanted, sees_audit=sees_audit)
         self.waiter: asyncio.Future[Message] | None = None
-        self.push: Callable[[HTTPResponseBodyEvent], bool] = never
+        self.push: Callable[[bytes], bool] = never
         """Sends to a reader that waits; False when that has to wait, too."""
         self.sent_at = hub.now
         self.has_begun = self.has_replayed = self.is_over = self.is_sending = False

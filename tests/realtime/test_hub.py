@@ -8,7 +8,6 @@ from uuid import UUID, uuid4
 
 import msgspec
 import pytest
-from litestar.types import HTTPResponseBodyEvent
 
 from app.realtime import hub as hubs
 from app.realtime.cursors import Cursors
@@ -32,12 +31,12 @@ class Waiting:
     ) -> None:
         self.ends_at, self.sent_at = ends_at, sent_at
         self.takes_at_once = takes_at_once
-        self.pushed: list[HTTPResponseBodyEvent] = []
+        self.pushed: list[bytes] = []
         self.got: list[Message] = []
 
-    def push(self, event: HTTPResponseBodyEvent) -> bool:
+    def push(self, chunk: bytes) -> bool:
         if self.takes_at_once:
-            self.pushed.append(event)
+            self.pushed.append(chunk)
         return self.takes_at_once
 
     def wake(self, message: Message) -> None:
