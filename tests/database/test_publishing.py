@@ -214,6 +214,21 @@ async def test_a_direct_session_that_says_whom_it_serves_has_their_rights(
                 await connection.execute(PUBLISH, scene.workspace, "test.made")
 
 
+@pytest.mark.parametrize("role", ["authenticated", "service_role"])
+@pytest.mark.parametrize(
+    "claims", ["", "{}", "{ }", '{"sub": "%s"}', '{"role": "anon"}', '{"role": null, "sub": "%s"}']
+)
+async def test_whom_a_gateway_does_not_name_publishes_nothing(
+    claims: str, role: str, scene: Scene
+) -> None:
+    async with scene.database.connect("authenticator") as connection, connection.transaction():
+        await connection.execute(f"set local role {role}")
+        await claim(connection, claims.replace("%s", str(scene.owner)))
+        with pytest.raises(Denied):
+            await connection.execute(PUBLISH, scene.workspace, "test.made")
+    assert await scene.published() == []
+
+
 async def test_a_deleted_workspace_takes_no_event(scene: Scene, backend: str) -> None:
     await scene.admin.execute(
         "update annex.workspaces set deleted_at = now() where id = $1", scene.workspace
@@ -409,11 +424,14 @@ async def test_one_malformed_event_is_refused(
     constraint: str | None,
     scene: Scene,
     caller: Connection,
+    backend: str,
 ) -> None:
     sql, values = given(**fields)
-    with pytest.raises(error) as refusal:
-        await caller.execute(sql, scene.workspace, *values)
-    assert str(refusal.value.constraint_name).endswith(constraint or "None")
+    async with scene.database.connect(backend) as own:
+        for connection in (own, caller):
+            with pytest.raises(error) as refusal:
+                await connection.execute(sql, scene.workspace, *values)
+            assert str(refusal.value.constraint_name).endswith(constraint or "None")
 
 
 async def test_one_event_with_a_key_is_published_once(scene: Scene, caller: Connection) -> None:

@@ -575,6 +575,47 @@ async def test_readers_that_come_back_together_find_the_past_without_the_databas
     assert hub.counts.replays == replays
 
 
+async def test_a_reader_that_waits_is_sent_to_without_being_woken(
+    server: Running, tenant: Tenant
+) -> None:
+    async with follow(tenant.owner.client, f"{tenant.path}/stream") as reader:
+        await reader.message()
+        (group,) = server.app.state.hub.channels[UUID(tenant.id)].groups.values()
+        await until(lambda: bool(group.parked))
+        (stream,) = group.parked
+        waiter = stream.waiter
+        await number(tenant, "1")
+        await number(tenant, "2")
+        assert await reader.names(2) == ["1", "2"]
+        assert stream.waiter is waiter
+        assert not waiter.done()
+
+
+async def test_a_reader_that_comes_while_events_are_read_misses_none(
+    server: Running, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tail, read, may_go_on = server.app.state.tail, asyncio.Event(), asyncio.Event()
+    read_events = tail.read_events
+
+    async def wait(driver: Any, entries: Any) -> Any:
+        events = await read_events(driver, entries)
+        read.set()
+        await may_go_on.wait()
+        return events
+
+    monkeypatch.setattr(tail, "read_events", wait)
+    await number(tenant, "before")
+    await read.wait()
+    async with follow(tenant.owner.client, f"{tenant.path}/stream") as reader:
+        assert (await reader.message()).event == "cursor"
+        replays = server.app.state.hub.counts.replays
+        may_go_on.set()
+        await number(tenant, "after")
+        # Nobody followed when it was asked what to read: the reader looks in the database.
+        assert await reader.names(2) == ["before", "after"]
+        assert server.app.state.hub.counts.replays == replays + 1
+
+
 async def test_another_members_change_makes_nobody_look_their_rights_up(
     callers: Callers, server: Running, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
