@@ -315,7 +315,7 @@ class Hub:
         return channel
 
     def is_followed(self, entry: Any) -> bool:
-        """Say whether somebody follows what an entry of the log is about; no one's own, as yet."""
+        """Say whether somebody follows an entry's workspace; personal ones nobody does yet."""
         return entry["workspace_id"] in self.channels and entry["user_id"] is None
 
     def publish(self, entries: Iterable[Any], events: Mapping[UUID, Any]) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import importlib.util
+import itertools
 import json
 import os
 import platform
@@ -23,11 +24,11 @@ import psutil  # type: ignore[import-untyped]
 import rich_click as click
 import uvloop
 
-from app.database import connect_lazily
+from app.database import connect_lazily, driver_of
 from app.dev.postgres import VERSIONS, EmbeddedPostgres
 from app.realtime.cursors import Cursors
 from app.realtime.hub import Hub
-from app.realtime.tail import Tail
+from app.realtime.tail import BATCH, Tail
 from app.server import settle
 from app.settings import database_url
 from tests.bench.rows import fill, slug, user_id
@@ -95,6 +96,7 @@ $$;
 alter function public.bench_add owner to annex_owner;
 grant execute on function public.bench_add to bench_writer;
 """
+TAIL = "select * from annex.tail($1, $2)"
 RATE = re.compile(r"^tps = ([0-9.]+)", re.MULTILINE)
 DONE = re.compile(r"^number of transactions actually processed: ([0-9]+)", re.MULTILINE)
 
@@ -261,6 +263,50 @@ async def climb(bench: Bench, rounds: int, seconds: int) -> dict[str, list[Turn]
     return turns
 
 
+async def read(bench: Bench, events: int = 100_000) -> list[str]:
+    """Measure what a tail's reads cost, as rows of Markdown: by what they bring."""
+    for table in ("pending", "log", "events"):
+        await bench.admin.execute(f"truncate annex.{table}")
+    start = await bench.admin.fetchval("select head from annex.log_state")
+    statement = PUBLISH.replace(":workspace", "$1::uuid")
+    await bench.admin.execute(f"{statement} from generate_series(1, $2)", bench.workspace, events)
+    engine = connect_lazily(
+        database_url("WORKER_DATABASE_URL", bench.postgres.url("annex_worker", DATABASE)), 1
+    )
+    lines = []
+    async with engine.connect() as connection:
+        driver = driver_of(connection)
+        backend, python = psutil.Process(driver.get_server_pid()), psutil.Process()
+
+        async def follow(head: int, size: int, *, is_followed: bool) -> int:
+            """Read to the end; returns the reads."""
+            hub = Hub(Cursors(bytes(32)))
+            hub.head = head
+            follower = Tail(engine, hub, notifies=False)
+            if is_followed:
+                hub.channel(bench.workspace)
+            reads = 0
+            while entries := await driver.fetch(TAIL, hub.head, size):
+                follower.hand_over(entries, await follower.read_events(driver, entries))
+                reads += 1
+            return reads
+
+        await follow(start, BATCH, is_followed=False)  # gives the positions
+        for size, is_followed in itertools.product((5, 20, 200), (False, True)):
+            before = [sum(p.cpu_times()[:2]) for p in (backend, python)]
+            reads = await follow(start, size, is_followed=is_followed)
+            used = [
+                (sum(p.cpu_times()[:2]) - b) / reads * 1e6
+                for p, b in zip((backend, python), before, strict=True)
+            ]
+            lines.append(
+                f"| {size} | {'yes' if is_followed else 'no'} | {used[0]:.0f} us | {used[1]:.0f} us"
+                f" | {used[0] / size:.1f} us | {used[1] / size:.1f} us |"
+            )
+    await engine.dispose()
+    return lines
+
+
 def ratios(turns: dict[str, list[Turn]], way: str) -> tuple[float, float, float]:
     """Return a way's rate by that of inserting: of the medians, and the rounds' range."""
     base, mine = ([t.rate for t in turns[name]] for name in (BASELINE, way))
@@ -303,6 +349,11 @@ async def run(rounds: int, seconds: int, clients: int) -> None:
             tell(f"{name}, {clients} clients, no tail", turns)
             if settings:
                 tell(f"{name}, one client, no tail", await climb(bench, rounds, seconds))
+                columns = (
+                    "followed | Postgres' CPU a read | the process' | an event | the process' |"
+                )
+                lines = [f"| events a read | {columns}", "|---|---|---|---|---|---|"]
+                click.echo("\n".join([*lines, *await read(bench), ""]))
     click.echo(f"{os.cpu_count()} cores, Python {platform.python_version()}, {date.today()}.")
 
 

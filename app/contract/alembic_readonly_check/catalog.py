@@ -100,7 +100,9 @@ QUERIES: dict[str, str] = {
             (select l.collname from pg_collation l where l.oid = a.attcollation) end as collation,
           col_description(c.oid, a.attnum) as comment,
           case when a.attstorage <> t.typstorage then a.attstorage end as storage,
-          nullif(a.attcompression, '') as compression, array_to_json(a.attoptions) as options,
+          nullif(a.attcompression, '') as compression,
+          (select json_agg(o order by n) from unnest(a.attoptions) with ordinality u(o, n)
+            where not starts_with(o, 'pg_attver=')) as options,
           nullif(a.attstattarget, -1) as statistics,
           (select json_agg(json_build_array(case g.grantee when 0 then 'PUBLIC' else
             pg_get_userbyid(g.grantee) end, g.privilege_type, g.is_grantable)
