@@ -292,6 +292,7 @@ async def read(bench: Bench, events: int = 100_000) -> list[str]:
             return reads
 
         await follow(start, BATCH, is_followed=False)  # gives the positions
+        await bench.admin.execute("vacuum annex.pending")
         for size, is_followed in itertools.product((5, 20, 200), (False, True)):
             before = [sum(p.cpu_times()[:2]) for p in (backend, python)]
             reads = await follow(start, size, is_followed=is_followed)
