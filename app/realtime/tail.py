@@ -85,17 +85,11 @@ class Tail:
                 self.woken.clear()
                 self.reads_begun += 1
                 began, began_at = self.reads_begun, time.monotonic()
-                entries: Sequence[Any] = await driver.fetch(
-                    "select * from annex.tail($1, $2)",
-                    self.hub.head,
-                    BATCH,
-                    timeout=ANSWER_SECONDS,
-                )
+                read = await self.read(driver, BATCH)
                 self.is_following = True
-                if entries:
-                    self.hand_over(entries, await self.read_events(driver, entries))
+                if read:
                     quiet = 0
-                if len(entries) == BATCH:
+                if read == BATCH:
                     await asyncio.sleep(0)
                     continue
                 self.ended_at = began_at
@@ -104,7 +98,7 @@ class Tail:
                     self.read_finished.notify_all()
                 if time.monotonic() >= self.reopen_at:
                     await self.open(driver)
-                await asyncio.sleep(min(len(entries) * REST_SECONDS_EACH, MAX_REST_SECONDS))
+                await asyncio.sleep(min(read * REST_SECONDS_EACH, MAX_REST_SECONDS))
                 wait = WAITS[min(quiet // QUIET_READS, len(WAITS) - 1)]
                 quiet += 1
                 try:
@@ -135,6 +129,15 @@ class Tail:
             self.skip_to(retained_from - 1)
         self.hub.retained_from = max(self.hub.retained_from, retained_from)
         self.reopen_at = time.monotonic() + REOPEN_SECONDS
+
+    async def read(self, driver: Driver, max_entries: int) -> int:
+        """Read on from the hub's head and hand it over; returns how many entries there were."""
+        entries: Sequence[Any] = await driver.fetch(
+            "select * from annex.tail($1, $2)", self.hub.head, max_entries, timeout=ANSWER_SECONDS
+        )
+        if entries:
+            self.hand_over(entries, await self.read_events(driver, entries))
+        return len(entries)
 
     async def read_events(self, driver: Driver, entries: Sequence[Any]) -> Mapping[UUID, Any]:
         """Read the events that somebody follows in this process; most tails need few of them."""

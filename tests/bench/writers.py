@@ -96,7 +96,6 @@ $$;
 alter function public.bench_add owner to annex_owner;
 grant execute on function public.bench_add to bench_writer;
 """
-TAIL = "select * from annex.tail($1, $2)"
 RATE = re.compile(r"^tps = ([0-9.]+)", re.MULTILINE)
 DONE = re.compile(r"^number of transactions actually processed: ([0-9]+)", re.MULTILINE)
 
@@ -286,8 +285,7 @@ async def read(bench: Bench, events: int = 100_000) -> list[str]:
             if is_followed:
                 hub.channel(bench.workspace)
             reads = 0
-            while entries := await driver.fetch(TAIL, hub.head, size):
-                follower.hand_over(entries, await follower.read_events(driver, entries))
+            while await follower.read(driver, size):
                 reads += 1
             return reads
 

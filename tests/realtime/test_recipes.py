@@ -17,7 +17,7 @@ from playwright.async_api import Browser, BrowserContext, Page, Route
 from playwright.async_api import TimeoutError as NotInTime
 
 from tests.conftest import ROOT, Tenant, TestDatabase, running
-from tests.realtime.reader import calling, elsewhere, new_tenant, number
+from tests.realtime.reader import calling, elsewhere, new_tenant, number, until
 
 RECIPES = {
     name: code
@@ -324,20 +324,21 @@ async def test_a_recipe_for_programs_gets_every_event_once(
             "ANNEX_WORKSPACE": tenant.slug,
             "ANNEX_KEY": key.client.headers["authorization"].removeprefix("Bearer "),
         }
-        counts = server.app.state.hub.counts
+        hub, cursor = server.app.state.hub, tmp_path / "cursor"
         async with process(tmp_path, program, recipe, env=env) as lines:
-            async with asyncio.timeout(20):
-                while not counts.connections:
-                    await asyncio.sleep(0.05)
+            # An admitted stream does not stand in the log yet; one that waits does.
+            await until(lambda: bool(hub.waiting()), 20)
             await number(tenant, "1", "2")
             await names(lines, "1", "2")
+            await until(lambda: cursor.read_text() == hub.cursor())
         # What comes while nobody listens waits for the cursor that was kept.
         await number(tenant, "3")
         async with process(tmp_path, program, recipe, env=env) as lines:
             await names(lines, "3")
+            await until(lambda: cursor.read_text() == hub.cursor())
             await server.app.state.tail.catch_up()
             port = int(server.url.rpartition(":")[2])
-            server.app.state.hub.close()
+            hub.close()
     async with process(tmp_path, program, recipe, env=env) as lines:
         await publish_in_sql(own_database, tenant, "4")
         async with running(own_database, port) as server, calling(server) as callers:
