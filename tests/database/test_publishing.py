@@ -230,13 +230,16 @@ async def test_whom_a_gateway_does_not_name_publishes_nothing(
 
 
 async def test_a_deleted_workspace_takes_no_event(scene: Scene, backend: str) -> None:
-    await scene.admin.execute(
-        "update annex.workspaces set deleted_at = now() where id = $1", scene.workspace
-    )
+    keyed, values = given(key="a")
     async with scene.database.connect(backend) as connection:
+        await connection.execute(keyed, scene.workspace, *values)
+        await scene.admin.execute(
+            "update annex.workspaces set deleted_at = now() where id = $1", scene.workspace
+        )
         for workspace in (scene.workspace, uuid4(), None):
-            with pytest.raises(asyncpg.ForeignKeyViolationError):
-                await connection.execute(PUBLISH, workspace, "test.made")
+            for sql, rest in ((PUBLISH, ["test.made"]), (keyed, values)):
+                with pytest.raises(asyncpg.ForeignKeyViolationError):
+                    await connection.execute(sql, workspace, *rest)
 
 
 @pytest.mark.parametrize("size", [0, 501])
