@@ -78,6 +78,12 @@ async def connected(page: Page, server: Running, tenant: Tenant, begin: str = "n
     await is_now(page, "live")
 
 
+async def disconnect(page: Page) -> None:
+    """Stop following, as before its server ends: an open page tries again, and complains."""
+    await press(page, "Disconnect")
+    await is_now(page, "closed")
+
+
 async def shows(page: Page, names: Sequence[object]) -> None:
     """Wait until so many events are shown; their `n`, oldest first, have to be these."""
     await expect(page.locator("#events summary")).to_have_count(len(names))
@@ -137,8 +143,7 @@ async def test_who_disconnected_gets_what_they_missed_when_they_resume(
     await connected(page, server, tenant)
     await number(tenant, "1")
     await expect(page.locator("#events-count")).to_have_text("1")
-    await press(page, "Disconnect")
-    await is_now(page, "closed")
+    await disconnect(page)
     cursor = await page.locator("#cursor").inner_text()
     await number(tenant, "2", "3")
     await press(page, "Resume")
@@ -164,6 +169,7 @@ async def test_a_server_that_comes_back_is_followed_again(
     async with running(own_database, int(server.url.rpartition(":")[2])):
         await expect(page.locator("#events-count")).to_have_text("2")
         await shows(page, ["1", "2"])
+        await disconnect(page)
     assert all("ERR_CONNECTION_REFUSED" in line for line in complaints)
     complaints.clear()
 
@@ -184,6 +190,7 @@ async def test_a_server_without_room_is_said_and_asked_again_later(
                 await asyncio.sleep(0.05)
         await press(page, "Connect")
         await is_now(page, "live")
+        await disconnect(page)
 
 
 async def test_a_cursor_that_cannot_be_continued_is_said(
@@ -360,6 +367,7 @@ async def test_the_greetings_link_follows_at_once_and_leaves_the_address(
         await page.goto(await demo(server))
         await is_now(page, "live")
         assert page.url == f"{server.url}/live"
+        await disconnect(page)
 
 
 async def test_such_a_link_does_nothing_but_on_the_developers_own_machine(
