@@ -180,6 +180,12 @@ static void take(struct connection *c, const char *p, size_t size, uint64_t at) 
     const char *end = p + size;
     bytes += size;
     while (p < end) {
+        /* The body has begun: the server has us among its readers. */
+        if (c->state == OPENED && c->status == 200) {
+            c->state = LIVE;
+            live++;
+            in_flight--;
+        }
         const char *line_end = memchr(p, '\n', (size_t)(end - p));
         if (!line_end) {
             keep_part(c, p, (size_t)(end - p));
@@ -193,12 +199,6 @@ static void take(struct connection *c, const char *p, size_t size, uint64_t at) 
             take_line(c, p, (size_t)(line_end - p), at);
         }
         p = line_end + 1;
-        /* The body has begun: the server has us among its readers. */
-        if (c->state == OPENED && c->status == 200 && p < end) {
-            c->state = LIVE;
-            live++;
-            in_flight--;
-        }
     }
 }
 
