@@ -159,6 +159,13 @@ def settle(clients: Clients, count: int) -> Counts:
     return counts
 
 
+def await_first(clients: Clients) -> None:
+    """Wait until something has arrived."""
+    deadline = time.monotonic() + DRAIN_SECONDS
+    while not clients.delivered and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+
+
 def saturate(
     server: Server, clients: Clients, via: Http | Sql, window: int, seconds: float
 ) -> Saturation:
@@ -172,9 +179,7 @@ def saturate(
         counter=str(clients.counter),
     )
     with publishing(plan) as finish:
-        deadline = time.monotonic() + DRAIN_SECONDS
-        while not clients.delivered and time.monotonic() < deadline:
-            time.sleep(POLL_SECONDS)
+        await_first(clients)
         time.sleep(WARMUP_SECONDS / 2)
         clients.mark()
         cpu = server.cpu_seconds
@@ -243,21 +248,29 @@ def follow(
 ) -> Following:
     """Publish to many workspaces whose members each follow their own."""
     clients.open(server.port)
-    time.sleep(1)
-    count = round(per_second * seconds / len(via.workspaces))
-    clients.mark()
-    before = server.cpu_seconds, cpu_seconds(postmaster.children())
-    published = publish(Plan(via, count=count, per_second=per_second), seconds)
-    counts = settle(clients, published.count)
-    served = server.cpu_seconds - before[0]
-    stored = cpu_seconds(postmaster.children()) - before[1]
+    channels = len(via.workspaces)
+    # The first events wait for a tail that polls ten times a second: plain SQL wakes nobody.
+    plan = Plan(
+        via, count=round(per_second * (WARMUP_SECONDS + seconds) / channels), per_second=per_second
+    )
+    with publishing(plan) as finish:
+        await_first(clients)
+        time.sleep(WARMUP_SECONDS / 2)
+        clients.mark()
+        before = server.cpu_seconds, cpu_seconds(postmaster.children())
+        time.sleep(seconds)
+        counts = clients.stat()
+        served = server.cpu_seconds - before[0]
+        stored = cpu_seconds(postmaster.children()) - before[1]
+        published = finish(seconds + DRAIN_SECONDS)
+    settle(clients, published.count)
     return Following(
-        published.count * len(via.workspaces) / published.seconds,
+        published.count * channels / published.seconds,
         counts.p50_ms,
         counts.p99_ms,
         counts.max_ms,
-        served / published.seconds,
-        stored / published.seconds,
+        served / counts.seconds,
+        stored / counts.seconds,
         published.cpu_seconds / published.seconds,
     )
 
