@@ -10,13 +10,14 @@ from pathlib import Path
 import click
 import pytest
 
+from app.realtime.messages import chunk
 from tests.bench.realtime import measures
 from tests.bench.realtime.clients import Clients, Counts, build, connecting
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="written in C: install gcc")
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-GREETING = b"9\r\nretry: 1\n\r\n"
+GREETING = chunk(b"retry: 1\n")
 BUSY = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n"
 END = b""
 """Close the connection."""
@@ -26,7 +27,7 @@ def event(n: int, age_ms: int = 0) -> bytes:
     """Write a chunk with the nth event, as if it had been published so long ago."""
     published_at = time.monotonic_ns() - age_ms * 1_000_000
     message = b'id: c%d\ndata: {"data":{"n":%d,"t":%d}}\n\n' % (n, n, published_at)
-    return b"%x\r\n%b\r\n" % (len(message), message)
+    return chunk(message)
 
 
 def events(*numbers: int) -> list[bytes]:

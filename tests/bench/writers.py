@@ -31,6 +31,7 @@ from app.realtime.hub import Hub
 from app.realtime.tail import BATCH, Tail
 from app.server import settle
 from app.settings import database_url
+from tests.bench.processes import cpu_seconds
 from tests.bench.rows import fill, slug, user_id
 
 ROOT = Path(__file__).parent.parent.parent
@@ -175,7 +176,7 @@ class Bench:
         while True:
             known = self.postmaster.children()
             with contextlib.suppress(psutil.NoSuchProcess):
-                living = sum(t.user + t.system for t in (p.cpu_times() for p in known))
+                living = cpu_seconds(known)
                 ended = self.postmaster.cpu_times()
                 await asyncio.sleep(0.05)
                 if self.postmaster.children() == known:
@@ -292,10 +293,10 @@ async def read(bench: Bench, events: int = 100_000) -> list[str]:
         await follow(start, BATCH, is_followed=False)  # gives the positions
         await bench.admin.execute("vacuum annex.pending")
         for size, is_followed in itertools.product((5, 20, 200), (False, True)):
-            before = [sum(p.cpu_times()[:2]) for p in (backend, python)]
+            before = [cpu_seconds([p]) for p in (backend, python)]
             reads = await follow(start, size, is_followed=is_followed)
             used = [
-                (sum(p.cpu_times()[:2]) - b) / reads * 1e6
+                (cpu_seconds([p]) - b) / reads * 1e6
                 for p, b in zip((backend, python), before, strict=True)
             ]
             lines.append(

@@ -159,11 +159,13 @@ def settle(clients: Clients, count: int) -> Counts:
     return counts
 
 
-def await_first(clients: Clients) -> None:
-    """Wait until something has arrived."""
+def warm_up(clients: Clients) -> None:
+    """Let events flow for a while, and count from then on."""
     deadline = time.monotonic() + DRAIN_SECONDS
     while not clients.delivered and time.monotonic() < deadline:
         time.sleep(POLL_SECONDS)
+    time.sleep(WARMUP_SECONDS / 2)
+    clients.mark()
 
 
 def saturate(
@@ -179,9 +181,7 @@ def saturate(
         counter=str(clients.counter),
     )
     with publishing(plan) as finish:
-        await_first(clients)
-        time.sleep(WARMUP_SECONDS / 2)
-        clients.mark()
+        warm_up(clients)
         cpu = server.cpu_seconds
         time.sleep(seconds)
         counts = clients.stat()
@@ -254,9 +254,7 @@ def follow(
         via, count=round(per_second * (WARMUP_SECONDS + seconds) / channels), per_second=per_second
     )
     with publishing(plan) as finish:
-        await_first(clients)
-        time.sleep(WARMUP_SECONDS / 2)
-        clients.mark()
+        warm_up(clients)
         before = server.cpu_seconds, cpu_seconds(postmaster.children())
         time.sleep(seconds)
         counts = clients.stat()
