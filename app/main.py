@@ -11,13 +11,14 @@ from litestar.config.cors import CORSConfig
 from litestar.di import Provide
 from litestar.types import ControllerRouterHandler
 
-from app.auth.access import provide_principal, provide_session, provide_workspace
+from app.auth.dependencies import provide_principal, provide_session, provide_workspace
 from app.auth.tickets import Tickets, derive_key
 from app.auth.tokens import Tokens
-from app.database import Database, check_database
+from app.database.check import check_database
+from app.database.engines import Database
 from app.errors import to_problem
-from app.http import Application, StrictRequest, check_request, finish_headers
-from app.limits import Limiter
+from app.http.application import Application, StrictRequest, check_request, finish_headers
+from app.http.limits import Limiter
 from app.logs import configure_logging
 from app.metrics import Metrics
 from app.realtime.cursors import Cursors

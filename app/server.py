@@ -11,8 +11,9 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 import uvicorn
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.database import Database, check_database
-from app.http import Application
+from app.database.check import check_database
+from app.database.engines import Database
+from app.http.application import Application
 from app.main import create_app
 from app.settings import Settings, SettingsError
 

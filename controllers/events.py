@@ -6,13 +6,13 @@ from litestar.params import FromPath
 from sqlalchemy import bindparam
 
 import db_models as m
-from app.auth.access import Caller, InWorkspace, may
-from app.database import Session
+from app.auth.dependencies import Caller, InWorkspace, may
+from app.database.paging import Cursor, DriverPage, Limit, one, page
+from app.database.work import Session
 from app.errors import NotFound
-from app.http import media_type
-from app.idempotency import IdempotencyKey, once
-from app.paging import Cursor, DriverPage, Limit, one, page
-from app.realtime.filters import Filter, Topics, Types, Where
+from app.filters import Filter, Topics, Types, Where
+from app.http.idempotency import IdempotencyKey, once
+from app.http.media_types import media_type
 from app.schemas import events as s
 from app.services import events
 

@@ -1,9 +1,10 @@
 from litestar import Controller, Response, get, patch
 from litestar.params import JSONBody
 
-from app.auth.access import Caller, may
-from app.database import Session
-from app.http import MERGE_PATCH, IfMatch, IfNoneMatch, expected_versions, tagged
+from app.auth.dependencies import Caller, may
+from app.database.work import Session
+from app.http.media_types import MERGE_PATCH
+from app.http.preconditions import IfMatch, IfNoneMatch, expected_versions, tagged
 from app.schemas import me as s
 from app.services import me
 

@@ -1,9 +1,9 @@
 from litestar import Controller, get
 
 import db_models as m
-from app.auth.access import InWorkspace, may
-from app.database import Session
-from app.paging import Cursor, Limit, page
+from app.auth.dependencies import InWorkspace, may
+from app.database.paging import Cursor, Limit, page
+from app.database.work import Session
 from app.schemas import members as s
 
 

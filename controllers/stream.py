@@ -5,10 +5,10 @@ from litestar import Controller, Request, get, post
 from litestar.params import FromPath, HeaderParameter, JSONBody, QueryParameter
 from litestar.response import Response
 
-from app.auth.access import Access, Caller, authenticate, look_up, may, refresh
-from app.auth.principals import Principal
+from app.auth.dependencies import Access, Caller, authenticate, look_up, may, refresh
 from app.errors import NotFound, Problem, RateLimited, Unavailable, describe
-from app.realtime.filters import Filter, Topics, Types, Where
+from app.filters import Filter, Topics, Types, Where
+from app.principals import Principal
 from app.realtime.hub import Hub
 from app.realtime.replay import as_principal
 from app.realtime.responses import HEADERS, EventStream

@@ -4,12 +4,13 @@ from litestar import Controller, Request, Response, delete, get, patch, post
 from litestar.params import JSONBody
 
 import db_models as m
-from app.auth.access import Caller, InWorkspace, may
-from app.database import Session
+from app.auth.dependencies import Caller, InWorkspace, may
+from app.database.paging import Cursor, Limit, page
+from app.database.work import Session
 from app.errors import Forbidden
-from app.http import MERGE_PATCH, IfMatch, IfNoneMatch, expected_versions, tagged
-from app.idempotency import IdempotencyKey, once
-from app.paging import Cursor, Limit, page
+from app.http.idempotency import IdempotencyKey, once
+from app.http.media_types import MERGE_PATCH
+from app.http.preconditions import IfMatch, IfNoneMatch, expected_versions, tagged
 from app.schemas import workspaces as s
 from app.services import workspaces
 

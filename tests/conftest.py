@@ -22,7 +22,7 @@ from app.auth.keys import Key
 from app.dev.demo import Secrets, demo_settings, mint_token
 from app.dev.migrations import apply
 from app.dev.postgres import THROWAWAY, EmbeddedPostgres
-from app.http import Application
+from app.http.application import Application
 from app.main import create_app
 from app.server import Server, listen
 from app.settings import Settings

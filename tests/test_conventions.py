@@ -14,7 +14,7 @@ import structlog
 from app.auth.keys import Key
 from app.dev.migrations import apply
 from app.dev.postgres import THROWAWAY, EmbeddedPostgres
-from app.limits import Limiter
+from app.http.limits import Limiter
 from app.settings import Settings
 from tests.conftest import (
     MIGRATING_ROLE,

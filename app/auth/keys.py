@@ -14,9 +14,9 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.types import DateTime, LargeBinary, Text, Uuid
 
-from app.auth.principals import NOBODY, Principal
-from app.database import transaction
+from app.database.work import transaction
 from app.errors import InvalidKey
+from app.principals import NOBODY, Principal
 
 ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 PREFIX_LENGTH, SECRET_LENGTH, CHECKSUM_LENGTH = 12, 32, 6

@@ -10,8 +10,8 @@ import msgspec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from app.auth.principals import Principal
 from app.errors import InvalidTicket
+from app.principals import Principal
 from app.schemas.stream import StreamTicket
 
 CONNECT_SECONDS = 60

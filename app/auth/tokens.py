@@ -11,8 +11,8 @@ import jwt
 import msgspec
 import structlog
 
-from app.auth.principals import Principal
 from app.errors import InvalidToken, NotAToken, TokenExpired, Unavailable
+from app.principals import Principal
 from app.settings import Settings
 
 log = structlog.get_logger()

@@ -18,7 +18,7 @@ import yaml
 from app.dev import DevError
 
 if TYPE_CHECKING:
-    from app.http import Application
+    from app.http.application import Application
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent

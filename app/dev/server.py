@@ -12,7 +12,7 @@ from app.auth.keys import Key
 from app.dev.demo import Secrets, demo_settings, facts, seed
 from app.dev.migrations import apply
 from app.dev.postgres import EmbeddedPostgres
-from app.http import Application
+from app.http.application import Application
 from app.main import create_app
 from app.server import listen, serve
 from app.worker.housekeeping import keep_house

@@ -11,8 +11,8 @@ from uuid import UUID
 import msgspec
 import structlog
 
+from app.filters import EVERYTHING, Filter, decode_exactly
 from app.realtime.cursors import Cursors
-from app.realtime.filters import EVERYTHING, Filter, decode_exactly
 from app.realtime.messages import Message, chunk, position
 from app.schemas.events import Event
 

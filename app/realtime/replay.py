@@ -7,8 +7,8 @@ from sqlalchemy import bindparam, select, true, tuple_
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import db_models as m
-from app.auth.principals import Principal
-from app.database import Compiled, transaction
+from app.database.work import Compiled, transaction
+from app.principals import Principal
 from app.realtime.hub import MAX_CHUNK, Frame, Hub, as_event
 from app.realtime.streams import Expired, Replay
 

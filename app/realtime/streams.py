@@ -12,7 +12,7 @@ import msgspec
 import structlog
 
 from app.errors import Problem, Unavailable
-from app.realtime.filters import Filter
+from app.filters import Filter
 from app.realtime.hub import JOINED, Frame, Hub
 from app.realtime.messages import Message, named, position
 from app.realtime.tail import Tail

@@ -10,7 +10,7 @@ from uuid import UUID
 import structlog
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.database import POOLER_HINT, UNREACHABLE, Driver, driver_of, is_poolers
+from app.database.engines import POOLER_HINT, UNREACHABLE, Driver, driver_of, is_poolers
 from app.realtime.hub import Hub
 
 log = structlog.get_logger()

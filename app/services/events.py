@@ -8,8 +8,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.types import Boolean, Integer, Text, Uuid
 
-from app.auth.principals import Principal
 from app.errors import Forbidden, InvalidRequest, TooLarge, as_pointer
+from app.principals import Principal
 from app.schemas import events as s
 from app.schemas.problems import FieldError
 

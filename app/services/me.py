@@ -7,10 +7,10 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 import db_models as m
-from app.auth.principals import Principal
+from app.database.paging import one, written
 from app.errors import InvalidRequest
-from app.http import stale
-from app.paging import one, written
+from app.http.preconditions import stale
+from app.principals import Principal
 from app.schemas import me as s
 from app.schemas.problems import FieldError
 

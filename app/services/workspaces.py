@@ -9,10 +9,10 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncSession
 
 import db_models as m
-from app.auth.principals import Principal
+from app.database.paging import one, written
 from app.errors import NotFound, SecondFactorRequired
-from app.http import stale
-from app.paging import one, written
+from app.http.preconditions import stale
+from app.principals import Principal
 from app.schemas import workspaces as s
 
 

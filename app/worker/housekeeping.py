@@ -8,7 +8,7 @@ import structlog
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.database import Database
+from app.database.engines import Database
 from app.logs import configure_logging
 from app.settings import Settings
 

@@ -16,8 +16,10 @@ from urllib.parse import parse_qs, urlsplit
 import asyncpg
 import pytest
 
-from app.auth.principals import NOBODY
-from app.database import Database, changes_servers, driver_of, transaction
+from app.database.check import changes_servers
+from app.database.engines import Database, driver_of
+from app.database.work import transaction
+from app.principals import NOBODY
 from app.server import check
 from app.settings import SettingsError
 from app.worker.housekeeping import tidy

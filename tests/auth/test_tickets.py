@@ -3,9 +3,9 @@ import time
 import jwt
 import pytest
 
-from app.auth.principals import Principal
 from app.auth.tickets import CONNECT_SECONDS, MAX_SECONDS, Tickets
 from app.errors import InvalidTicket
+from app.principals import Principal
 
 PATH = "/api/v1/workspaces/acme/stream"
 TICKETS = Tickets("a secret of the settings")

@@ -345,7 +345,7 @@ async def test_a_verdict_ends_with_its_token(
     await tokens.verify(token)
     monkeypatch.setattr(module, "LEEWAY_SECONDS", -700)
     assert (await tokens.verify(token)).id == USER
-    monkeypatch.setattr("app.auth.principals.time.time", lambda: time.monotonic() + 10**10)
+    monkeypatch.setattr("app.principals.time.time", lambda: time.monotonic() + 10**10)
     with pytest.raises(TokenExpired):
         await tokens.verify(token)
 

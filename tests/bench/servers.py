@@ -11,10 +11,10 @@ import uvloop
 from litestar import Controller, Request, Router, get
 
 import db_models as m
-from app.auth.access import InWorkspace, may
-from app.database import Session
+from app.auth.dependencies import InWorkspace, may
+from app.database.paging import Cursor, Limit, page
+from app.database.work import Session
 from app.main import create_app
-from app.paging import Cursor, Limit, page
 from app.schemas import events as s
 from app.server import Server, run
 from app.settings import Settings

@@ -24,7 +24,7 @@ import psutil  # type: ignore[import-untyped]
 import rich_click as click
 import uvloop
 
-from app.database import connect_lazily, driver_of
+from app.database.engines import connect_lazily, driver_of
 from app.dev.postgres import VERSIONS, EmbeddedPostgres
 from app.realtime.cursors import Cursors
 from app.realtime.hub import Hub

@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 from app import __version__
-from app.auth.principals import NOBODY
-from app.database import transaction
+from app.database.work import transaction
 from app.errors import Problem, subclasses
+from app.principals import NOBODY
 from tests.conftest import CONTRACT, Callers, TestDatabase, running
 from tests.realtime.reader import until
 

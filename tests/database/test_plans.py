@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from app.database import Compiled
+from app.database.work import Compiled
 from controllers.events import latest_events
 from tests.conftest import TestDatabase
 from tests.database.conftest import Claims, Connection, key, postgrest, user

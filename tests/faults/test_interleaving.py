@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from app.http import Application
+from app.http.application import Application
 from tests.conftest import Tenant, TestDatabase, running
 from tests.faults.health import healthy
 from tests.realtime.reader import calling, follow, new_tenant, number

@@ -13,9 +13,9 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 import db_models as m
-from app.database import connect_lazily
+from app.database.engines import connect_lazily
 from app.errors import InvalidRequest
-from app.realtime.filters import Filter
+from app.filters import Filter
 from app.realtime.hub import Frame, as_event
 from app.schemas.events import Event
 from app.settings import database_url

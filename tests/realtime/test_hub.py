@@ -9,9 +9,9 @@ from uuid import UUID, uuid4
 import msgspec
 import pytest
 
+from app.filters import EVERYTHING, Filter
 from app.realtime import hub as hubs
 from app.realtime.cursors import Cursors
-from app.realtime.filters import EVERYTHING, Filter
 from app.realtime.hub import Channel, Hub
 from app.realtime.messages import Message
 

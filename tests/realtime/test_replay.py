@@ -9,8 +9,8 @@ from uuid import UUID
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.auth.principals import Principal
-from app.database import connect_lazily
+from app.database.engines import connect_lazily
+from app.principals import Principal
 from app.realtime.cursors import Cursors
 from app.realtime.hub import Hub
 from app.realtime.replay import frames, read_frames

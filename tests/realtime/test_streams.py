@@ -9,9 +9,9 @@ import httpx
 import msgspec
 import pytest
 
-from app.auth.principals import Principal
 from app.dev.demo import mint_token
 from app.errors import Unavailable
+from app.principals import Principal
 from app.server import GRACE_SECONDS
 from controllers.stream import sees_audit
 from tests.conftest import (

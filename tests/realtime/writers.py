@@ -13,7 +13,7 @@ import asyncpg
 import httpx
 from httpx_sse import SSEError
 
-from app.database import UNREACHABLE
+from app.database.engines import UNREACHABLE
 from tests.conftest import TestDatabase
 from tests.realtime.reader import follow, until
 

@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_asyn
 
 import db_models as m
 from app.auth.tickets import derive_key
-from app.paging import decode_cursor, encode_cursor
+from app.database.paging import decode_cursor, encode_cursor
 from app.realtime.cursors import Cursors
 from app.settings import Settings, database_url
 

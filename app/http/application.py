@@ -2,38 +2,30 @@
 
 import re
 import time
-from collections.abc import Callable, Mapping, MutableMapping
-from typing import Annotated, Any
-from urllib.parse import parse_qsl, urlencode
+from collections.abc import Callable
+from typing import Any
 from uuid import uuid4
 
 import msgspec
 import structlog
-from litestar import Litestar, Request, Response
-from litestar.params import HeaderParameter
+from litestar import Litestar, Request
 from litestar.types import Message, Scope
 
 from app.errors import (
     INVALID,
     InvalidRequest,
     NotFound,
-    PreconditionFailed,
     UnsupportedMediaType,
     as_pointer,
     causes,
 )
+from app.http.media_types import JSON, media_type
 from app.schemas.problems import FieldError
 from app.settings import SettingsError
 
 log = structlog.get_logger()
 
-JSON = ("application/json",)
-MERGE_PATCH = ("application/json", "application/merge-patch+json")
 SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,100}")
-ETAG = re.compile(r'(?:W/)?"([^"]*)"')
-
-IfMatch = Annotated[str | None, HeaderParameter(name="If-Match", max_length=200)]
-IfNoneMatch = Annotated[str | None, HeaderParameter(name="If-None-Match", max_length=200)]
 
 
 class Application(Litestar):
@@ -168,51 +160,3 @@ async def check_request(request: Request[Any, Any, Any]) -> None:
     taken = request.route_handler.opt.get("request_media_types", JSON)
     if media_type(request.headers) not in taken:
         raise UnsupportedMediaType(f"Send the body as {' or '.join(taken)}.")
-
-
-def media_type(headers: Mapping[str, str]) -> str:
-    """Return the Content-Type without its parameters, in lower case."""
-    return headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
-def link_next(scope: MutableMapping[str, Any], cursor: str) -> None:
-    """Add `Link: <…>; rel="next"` (RFC 8288): the request's own URL with the next page's cursor."""
-    query = [(k, v) for k, v in parse_qsl(scope["query_string"].decode("latin-1")) if k != "cursor"]
-    url = f"{scope['path']}?{urlencode([*query, ('cursor', cursor)])}"
-    scope["state"].setdefault("headers", {})["Link"] = f'<{url}>; rel="next"'
-
-
-def tagged(body: Any, if_none_match: str | None = None, **options: Any) -> Response[Any]:
-    """Answer a resource with its version as a strong ETag, or 304 if the client has that one.
-
-    RFC 9110, sections 8.8.3 and 13.1.2.
-    """
-    etag = f'"{body.version}"'
-    headers = {"ETag": etag, **options.pop("headers", {})}
-    if if_none_match is not None:
-        tags = ETAG.findall(if_none_match)
-        if if_none_match.strip() == "*" or str(body.version) in tags:
-            return Response(None, status_code=304, headers=headers)
-    return Response(body, headers=headers, **options)
-
-
-def expected_versions(if_match: str | None) -> list[int] | None:
-    """Read If-Match (RFC 9110, section 13.1.1): the versions to accept, or None for any.
-
-    Raises `InvalidRequest` when it is malformed. Weak tags never match; a tag that is none of ours
-    matches nothing.
-    """
-    if if_match is None or if_match.strip() == "*":
-        return None
-    tags = [t.strip() for t in if_match.split(",")]
-    if not all(ETAG.fullmatch(t) for t in tags):
-        raise InvalidRequest('If-Match takes entity tags, such as "3".')
-    digits = [t.strip('"') for t in tags if not t.startswith("W/")]
-    return [int(d) for d in digits if d.isascii() and d.isdigit() and len(d) < 10]
-
-
-def stale() -> PreconditionFailed:
-    """Say that a resource is no longer what If-Match expects."""
-    return PreconditionFailed(
-        "The resource has changed since; read it again and repeat the change."
-    )

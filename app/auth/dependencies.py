@@ -13,8 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.types import Boolean, Text, Uuid
 
 from app.auth import keys
-from app.auth.principals import Principal
-from app.database import Compiled, read_alone, transaction
+from app.database.work import Compiled, read_alone, transaction
 from app.errors import (
     Forbidden,
     InvalidKey,
@@ -24,6 +23,7 @@ from app.errors import (
     SecondFactorRequired,
     UserRequired,
 )
+from app.principals import Principal
 
 
 class Access(msgspec.Struct, frozen=True):

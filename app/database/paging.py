@@ -15,9 +15,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 
 import db_models as m
-from app.database import Compiled
+from app.database.work import Compiled
 from app.errors import InvalidCursor
-from app.http import link_next
+from app.http.links import link_next
 from app.schemas.pages import Page
 
 Cursor = Annotated[str | None, QueryParameter(name="cursor", max_length=500)]

@@ -12,8 +12,8 @@ from sqlalchemy import delete, func, insert, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 import db_models as m
-from app.auth.principals import Principal
 from app.errors import InvalidRequest, KeyReused, RequestInProgress
+from app.principals import Principal
 
 KEPT = timedelta(hours=24)
 IdempotencyKey = Annotated[

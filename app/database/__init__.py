@@ -1,0 +1,1 @@
+"""Two ways to the database: a read is one statement, a write is one transaction."""

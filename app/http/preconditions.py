@@ -1,0 +1,50 @@
+"""Entity tags and conditional requests (RFC 9110, section 13)."""
+
+import re
+from typing import Annotated, Any
+
+from litestar import Response
+from litestar.params import HeaderParameter
+
+from app.errors import InvalidRequest, PreconditionFailed
+
+ETAG = re.compile(r'(?:W/)?"([^"]*)"')
+
+IfMatch = Annotated[str | None, HeaderParameter(name="If-Match", max_length=200)]
+IfNoneMatch = Annotated[str | None, HeaderParameter(name="If-None-Match", max_length=200)]
+
+
+def tagged(body: Any, if_none_match: str | None = None, **options: Any) -> Response[Any]:
+    """Answer a resource with its version as a strong ETag, or 304 if the client has that one.
+
+    RFC 9110, sections 8.8.3 and 13.1.2.
+    """
+    etag = f'"{body.version}"'
+    headers = {"ETag": etag, **options.pop("headers", {})}
+    if if_none_match is not None:
+        tags = ETAG.findall(if_none_match)
+        if if_none_match.strip() == "*" or str(body.version) in tags:
+            return Response(None, status_code=304, headers=headers)
+    return Response(body, headers=headers, **options)
+
+
+def expected_versions(if_match: str | None) -> list[int] | None:
+    """Read If-Match (RFC 9110, section 13.1.1): the versions to accept, or None for any.
+
+    Raises `InvalidRequest` when it is malformed. Weak tags never match; a tag that is none of ours
+    matches nothing.
+    """
+    if if_match is None or if_match.strip() == "*":
+        return None
+    tags = [t.strip() for t in if_match.split(",")]
+    if not all(ETAG.fullmatch(t) for t in tags):
+        raise InvalidRequest('If-Match takes entity tags, such as "3".')
+    digits = [t.strip('"') for t in tags if not t.startswith("W/")]
+    return [int(d) for d in digits if d.isascii() and d.isdigit() and len(d) < 10]
+
+
+def stale() -> PreconditionFailed:
+    """Say that a resource is no longer what If-Match expects."""
+    return PreconditionFailed(
+        "The resource has changed since; read it again and repeat the change."
+    )
