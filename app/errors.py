@@ -12,15 +12,17 @@ Problem
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import asyncpg
+import msgspec
 import structlog
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from app.schemas.problems import FieldError
+from app.field_errors import as_pointer, field_error, in_json_words
+from app.schemas.problems import FieldError, ProblemCode
 from app.schemas.problems import Problem as ProblemBody
 
 log = structlog.get_logger()
@@ -317,15 +319,21 @@ def from_validation(error: ValidationException) -> Problem:
         key, source = item.get("key", ""), item.get("source")
         # A body's errors come as `data`, the handler's parameter, and the path below it.
         is_body = source is None or source == "body"
-        pointer = as_pointer(key.removeprefix("data")) if is_body else key
-        errors.append(FieldError(pointer, item.get("message", "invalid")))
+        message = item.get("message", "invalid")
+        if is_body:
+            errors.append(field_error(message, as_pointer(key.removeprefix("data"))))
+        else:
+            errors.append(FieldError(key, in_json_words(message)))
     return InvalidRequest(INVALID, errors=errors)
 
 
-def as_pointer(path: str) -> str:
-    """Turn msgspec's `$.a[0].b` or Litestar's `a.0.b` into a JSON pointer (RFC 6901)."""
-    parts = path.removeprefix("$").replace("[", ".").replace("]", "").split(".")
-    return "".join(f"/{p}" for p in parts if p)
+def from_msgspec(error: Exception, within: str = "") -> "InvalidRequest":
+    """Say where a body is wrong; `within` is the pointer to the part that was decoded."""
+    message, _, path = str(error).partition(" - at `")
+    if not isinstance(error, msgspec.ValidationError):
+        return InvalidRequest(f"The body is not JSON: {message}.")
+    wrong = field_error(message, within + as_pointer(path.rstrip("`")))
+    return InvalidRequest(INVALID, errors=[wrong])
 
 
 def describe(problem: Problem, request: Request[Any, Any, Any]) -> ProblemBody:
@@ -337,7 +345,7 @@ def describe(problem: Problem, request: Request[Any, Any, Any]) -> ProblemBody:
         detail=problem.detail,
         # As it was sent: a URI reference, and with the slash at its end that Litestar takes off.
         instance=request.scope["raw_path"].decode("latin-1"),
-        code=problem.code,
+        code=cast(ProblemCode, problem.code),
         errors=problem.errors,
         request_id=request.scope["state"].get("request_id", ""),
     )

@@ -155,21 +155,24 @@ EVERYTHING = Filter()
 def split(name: str, text: str | None) -> tuple[str, ...]:
     """Split a comma-separated parameter.
 
-    Raises `InvalidRequest` for an empty item or a wildcard elsewhere than `.*`.
+    Raises `InvalidRequest` for an item that no event can have: an empty one, a type that is no
+    type's name, or a wildcard elsewhere than in a type's `.*`.
     """
     if text is None:
         return ()
     items = tuple(t.strip() for t in text.split(","))
     for item in items:
-        has_wildcard = name == "types" and "*" in item
-        if not item or "\0" in item or (has_wildcard and not is_wildcard(item)):
-            raise InvalidRequest(
-                f"`{name}` takes names separated by commas; `invoice.*` is all below invoice.",
-                errors=[FieldError(name, f"{item!r} is not one")],
-            )
+        if not ITEMS[name].fullmatch(item):
+            raise InvalidRequest(HINTS[name], errors=[FieldError(name, f"`{item}` is not one")])
     return items
 
 
-def is_wildcard(item: str) -> bool:
-    """Say whether a type is `*` or ends in `.*` and has no other star."""
-    return item == "*" or (item.endswith(".*") and item.count("*") == 1)
+# What an item may be: a type's name, its beginning with `.*`, or `*`; a topic without a wildcard.
+ITEMS = {
+    "types": re.compile(r"\*|[a-z][a-z0-9_-]*([.][a-z0-9_-]+)*([.][*])?"),
+    "topics": re.compile(r"(?![*]\Z)(?!.*[.:][*]\Z)[^\x00]+", re.DOTALL),
+}
+HINTS = {
+    "types": "`types` takes names separated by commas; `invoice.*` is all below invoice.",
+    "topics": "`topics` takes whole topics separated by commas; it knows no wildcard.",
+}

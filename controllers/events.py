@@ -12,9 +12,8 @@ from app.database.work import Session
 from app.errors import NotFound
 from app.filters import Filter, Topics, Types, Where
 from app.http.idempotency import IdempotencyKey, once
-from app.http.media_types import media_type
 from app.schemas import events as s
-from app.services import events
+from app.services import events, publishing
 
 # The hottest list: what every client loads before it opens its stream.
 latest_events = DriverPage(
@@ -55,11 +54,39 @@ class EventController(Controller):
         return await page(session, visible, s.EventPage, cursor, limit, order, stream_cursor=stream)
 
     @post(
+        operation_id="publishEvent",
+        opt=may(
+            "events:publish",
+            request_media_types=["application/json"],
+            request_struct="app.schemas.events:EventCreate",
+            statuses=[200, 201],
+        ),
+    )
+    async def publish_event(
+        self,
+        request: Request[Any, Any, Any],
+        session: Session,
+        principal: Caller,
+        workspace: InWorkspace,
+        idempotency_key: IdempotencyKey = None,
+    ) -> Response[s.PublishedEvent]:
+        """Publish an event."""
+
+        async def answer() -> Response[s.PublishedEvent]:
+            batch = publishing.one_event(await request.body())
+            published = await events.publish(session, principal, workspace.id, batch)
+            is_new = not all(e.is_duplicate for e in published.data)
+            return Response(published.data[0], status_code=201 if is_new else 200)
+
+        return await once(request, session, principal, idempotency_key, answer)
+
+    @post(
+        "/batch",
         operation_id="publishEvents",
         opt=may(
             "events:publish",
-            request_media_types=events.MEDIA_TYPES,
-            request_struct="app.services.events:BODIES",
+            request_media_types=["application/json"],
+            request_struct="app.services.publishing:EVENTS",
             statuses=[200, 201],
         ),
     )
@@ -71,10 +98,66 @@ class EventController(Controller):
         workspace: InWorkspace,
         idempotency_key: IdempotencyKey = None,
     ) -> Response[s.PublishedEvents]:
-        """Publish one event or a batch of up to 500."""
+        """Publish a batch of up to 500 events."""
 
         async def answer() -> Response[s.PublishedEvents]:
-            batch = events.decode(media_type(request.headers), await request.body())
+            batch = publishing.many_events(await request.body())
+            published = await events.publish(session, principal, workspace.id, batch)
+            is_new = not all(e.is_duplicate for e in published.data)
+            return Response(published, status_code=201 if is_new else 200)
+
+        return await once(request, session, principal, idempotency_key, answer)
+
+    @post(
+        "/cloudevents",
+        operation_id="publishCloudEvent",
+        opt=may(
+            "events:publish",
+            request_media_types=["application/cloudevents+json"],
+            request_struct="app.schemas.events:CloudEvent",
+            statuses=[200, 201],
+        ),
+    )
+    async def publish_cloud_event(
+        self,
+        request: Request[Any, Any, Any],
+        session: Session,
+        principal: Caller,
+        workspace: InWorkspace,
+        idempotency_key: IdempotencyKey = None,
+    ) -> Response[s.PublishedEvent]:
+        """Publish a CloudEvent."""
+
+        async def answer() -> Response[s.PublishedEvent]:
+            batch = publishing.one_cloud_event(await request.body())
+            published = await events.publish(session, principal, workspace.id, batch)
+            is_new = not all(e.is_duplicate for e in published.data)
+            return Response(published.data[0], status_code=201 if is_new else 200)
+
+        return await once(request, session, principal, idempotency_key, answer)
+
+    @post(
+        "/cloudevents/batch",
+        operation_id="publishCloudEvents",
+        opt=may(
+            "events:publish",
+            request_media_types=["application/cloudevents-batch+json"],
+            request_struct="app.services.publishing:CLOUD_EVENT_BATCH",
+            statuses=[200, 201],
+        ),
+    )
+    async def publish_cloud_events(
+        self,
+        request: Request[Any, Any, Any],
+        session: Session,
+        principal: Caller,
+        workspace: InWorkspace,
+        idempotency_key: IdempotencyKey = None,
+    ) -> Response[s.PublishedEvents]:
+        """Publish a batch of up to 500 CloudEvents."""
+
+        async def answer() -> Response[s.PublishedEvents]:
+            batch = publishing.many_cloud_events(await request.body())
             published = await events.publish(session, principal, workspace.id, batch)
             is_new = not all(e.is_duplicate for e in published.data)
             return Response(published, status_code=201 if is_new else 200)

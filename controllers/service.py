@@ -20,6 +20,7 @@ from app.database.work import transaction
 from app.errors import NotFound, Unavailable, subclasses
 from app.metrics import MEDIA_TYPE
 from app.principals import NOBODY
+from app.remedies import REMEDIES
 from app.schemas import service as s
 
 CONTRACT = Path(__file__).parent.parent / "docs" / "openapi.yaml"
@@ -151,7 +152,7 @@ class ServiceController(Controller):
         """Explain a problem's code; the target of `type` in every problem."""
         for kind in subclasses():
             if kind.code == code:
-                explained = f"{kind.status} {code}\n\n{kind.title()}\n"
+                explained = f"{kind.status} {code}\n\n{kind.title()}\n\n{REMEDIES[code]}\n"
                 return Response(explained, media_type=MediaType.TEXT, headers=DAY)
         raise NotFound("There is no problem with this code.")
 

@@ -2,7 +2,7 @@
 
 import re
 import sys
-from typing import Any
+from typing import Any, get_args
 
 import anyio.to_thread
 import pytest
@@ -22,6 +22,8 @@ from schemathesis.specs.openapi.checks import (
 )
 
 from app.errors import Problem, subclasses
+from app.remedies import REMEDIES
+from app.schemas.problems import ProblemCode
 from tests.conftest import ROOT, Callers, Client, Running, Tenant
 
 STREAMS = {"streamEvents"}
@@ -136,7 +138,7 @@ async def test_a_handler_says_what_the_contract_says(server: Running, name: str)
 
 def described(kinds: list[type[Problem]]) -> str:
     """Write docs/errors.md from the classes of app/errors.py."""
-    rows = [f"| `{k.code}` | {k.status} | {k.title()} |" for k in kinds]
+    rows = [f"| `{k.code}` | {k.status} | {k.title()} | {REMEDIES[k.code]} |" for k in kinds]
     return "\n".join(
         [
             "# Errors",
@@ -146,8 +148,8 @@ def described(kinds: list[type[Problem]]) -> str:
             "Written from the classes of `app/errors.py`:",
             "`python -m tests.test_contract > docs/errors.md`; a test holds it to them.",
             "",
-            "| code | status | title |",
-            "|---|---|---|",
+            "| code | status | title | what to do |",
+            "|---|---|---|---|",
             *rows,
             "",
         ]
@@ -156,6 +158,13 @@ def described(kinds: list[type[Problem]]) -> str:
 
 def test_every_code_is_documented_with_its_status() -> None:
     assert (ROOT / "docs" / "errors.md").read_text() == described(list(subclasses()))
+
+
+def test_the_contract_names_every_code_and_each_has_a_remedy() -> None:
+    codes = [k.code for k in subclasses()]
+    assert Client.schema.raw_schema["components"]["schemas"]["ProblemCode"]["enum"] == codes
+    assert [*get_args(ProblemCode)] == codes
+    assert [*REMEDIES] == codes
 
 
 if __name__ == "__main__":

@@ -11,16 +11,9 @@ import structlog
 from litestar import Litestar, Request
 from litestar.types import Message, Scope
 
-from app.errors import (
-    INVALID,
-    InvalidRequest,
-    NotFound,
-    UnsupportedMediaType,
-    as_pointer,
-    causes,
-)
-from app.http.media_types import JSON, media_type
-from app.schemas.problems import FieldError
+from app.errors import NotFound, causes, from_msgspec
+from app.http.media_types import JSON
+from app.http.media_types import check as check_media_type
 from app.settings import SettingsError
 
 log = structlog.get_logger()
@@ -83,9 +76,7 @@ class StrictRequest(Request[Any, Any, Any]):
         try:
             return msgspec.json.decode(body, type=field.annotation)
         except msgspec.ValidationError as error:
-            message, _, path = str(error).partition(" - at `")
-            wrong = FieldError(as_pointer(path.rstrip("`")), message)
-            raise InvalidRequest(INVALID, errors=[wrong]) from None
+            raise from_msgspec(error) from None
         except msgspec.DecodeError:
             return await super().json()
 
@@ -157,6 +148,7 @@ async def check_request(request: Request[Any, Any, Any]) -> None:
         raise NotFound("There is nothing at this path; leave the slash at its end out.")
     if request.method not in ("POST", "PUT", "PATCH"):
         return
-    taken = request.route_handler.opt.get("request_media_types", JSON)
-    if media_type(request.headers) not in taken:
-        raise UnsupportedMediaType(f"Send the body as {' or '.join(taken)}.")
+    handler = request.route_handler
+    taken = handler.opt.get("request_media_types", JSON if handler.parsed_data_field else None)
+    if taken:  # an operation without a body needs no Content-Type
+        check_media_type(request.headers, taken)

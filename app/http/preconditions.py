@@ -6,11 +6,14 @@ from typing import Annotated, Any
 from litestar import Response
 from litestar.params import HeaderParameter
 
-from app.errors import InvalidRequest, PreconditionFailed
+from app.errors import PreconditionFailed
 
 ETAG = re.compile(r'(?:W/)?"([^"]*)"')
+STRONG = re.compile(r'(?<!W/)"([^"]*)"(?= *(?:,|\Z))')
 
-IfMatch = Annotated[str | None, HeaderParameter(name="If-Match", max_length=200)]
+# A list of tags or a star (RFC 9110, section 13.1.1), as the contract has it.
+LIST = r'^ *(\*|(W/)?"[^"]*"( *, *(W/)?"[^"]*")*) *$'
+IfMatch = Annotated[str | None, HeaderParameter(name="If-Match", max_length=200, pattern=LIST)]
 IfNoneMatch = Annotated[str | None, HeaderParameter(name="If-None-Match", max_length=200)]
 
 
@@ -31,15 +34,11 @@ def tagged(body: Any, if_none_match: str | None = None, **options: Any) -> Respo
 def expected_versions(if_match: str | None) -> list[int] | None:
     """Read If-Match (RFC 9110, section 13.1.1): the versions to accept, or None for any.
 
-    Raises `InvalidRequest` when it is malformed. Weak tags never match; a tag that is none of ours
-    matches nothing.
+    Weak tags never match; a tag that is none of ours matches nothing.
     """
     if if_match is None or if_match.strip() == "*":
         return None
-    tags = [t.strip() for t in if_match.split(",")]
-    if not all(ETAG.fullmatch(t) for t in tags):
-        raise InvalidRequest('If-Match takes entity tags, such as "3".')
-    digits = [t.strip('"') for t in tags if not t.startswith("W/")]
+    digits = STRONG.findall(if_match)
     return [int(d) for d in digits if d.isascii() and d.isdigit() and len(d) < 10]
 
 

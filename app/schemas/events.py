@@ -10,12 +10,18 @@ from app.schemas.pages import Page
 Visibility = Literal["feed", "audit"]
 # \Z and not $, which in Python lets a line feed follow.
 Type = Annotated[str, Meta(max_length=200, pattern=r"^[a-z][a-z0-9_-]*([.][a-z0-9_-]+)*\Z")]
-Source = Annotated[str, Meta(min_length=1, max_length=500)]
-Key = Annotated[str, Meta(min_length=1, max_length=200)]
-Subject = Annotated[str, Meta(min_length=1, max_length=500)]
-Topic = Annotated[str, Meta(min_length=1, max_length=200, pattern="^[^,]+$")]
+# U+0000, which Postgres cannot store.
+NO_NUL = r"^[^\x00]+\Z"
+Source = Annotated[str, Meta(min_length=1, max_length=500, pattern=NO_NUL)]
+Key = Annotated[str, Meta(min_length=1, max_length=200, pattern=NO_NUL)]
+Subject = Annotated[str, Meta(min_length=1, max_length=500, pattern=NO_NUL)]
+Topic = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^,\x00]+\Z")]
 Topics = Annotated[list[Topic], Meta(max_length=20)]
-Actor = Annotated[str, Meta(min_length=1, max_length=200)]
+Actor = Annotated[str, Meta(min_length=1, max_length=200, pattern=NO_NUL)]
+
+JsonMediaType = Annotated[
+    str, Meta(max_length=200, pattern=r"^[^;]*([/+][Jj][Ss][Oo][Nn]) *(;.*)?\Z")
+]
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -44,17 +50,17 @@ class EventPage(msgspec.Struct, frozen=True):
     stream_cursor: str
 
 
-class EventInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class EventCreate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """An event to publish."""
 
     type: Type
     data: Raw | UnsetType = UNSET
-    source: Source = "api"
+    source: Source | UnsetType = UNSET
     key: Key | None = None
     subject: Subject | None = None
     topics: Topics | UnsetType = UNSET
     actor: Actor | None = None
-    visibility: Visibility = "feed"
+    visibility: Visibility | UnsetType = UNSET
     context: dict[str, Any] | UnsetType = UNSET
     occurred_at: Annotated[datetime, Meta(tz=True)] | None = None
 
@@ -71,8 +77,8 @@ class CloudEvent(msgspec.Struct, frozen=True):
     type: Type
     subject: Subject | None = None
     time: Annotated[datetime, Meta(tz=True)] | None = None
-    datacontenttype: Annotated[str, Meta(max_length=200)] | None = None
-    dataschema: Annotated[str, Meta(max_length=2048)] | None = None
+    datacontenttype: JsonMediaType | None = None
+    dataschema: Annotated[str, Meta(max_length=2048, pattern=r"^[^\x00]*\Z")] | None = None
     data: Raw | UnsetType = UNSET
     topics: Annotated[str, Meta(max_length=4020)] | None = None
     actor: Actor | None = None

@@ -20,7 +20,7 @@ class Profile(msgspec.Struct, frozen=True):
     version: int
 
 
-AvatarUrl = Annotated[str, Meta(min_length=1, max_length=2048, pattern="^https?://")]
+AvatarUrl = Annotated[str, Meta(min_length=1, max_length=2048, pattern=r"^https?://[^\x00]*\Z")]
 # \Z and not $, which in Python lets a line feed follow.
 Locale = Annotated[
     str, Meta(min_length=2, max_length=35, pattern=r"^[A-Za-z]{2,8}(-[A-Za-z0-9]{1,8})*\Z")
@@ -31,7 +31,7 @@ TimeZone = Annotated[str, Meta(min_length=1, max_length=64)]
 class ProfilePatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A change to one's own profile (RFC 7396)."""
 
-    display_name: Annotated[str, Meta(max_length=200)] | UnsetType = UNSET
+    display_name: Annotated[str, Meta(max_length=200, pattern=r"^[^\x00]*\Z")] | UnsetType = UNSET
     avatar_url: AvatarUrl | UnsetType | None = UNSET
     locale: Locale | UnsetType | None = UNSET
     time_zone: TimeZone | UnsetType | None = UNSET

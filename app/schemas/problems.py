@@ -1,4 +1,34 @@
+from typing import Literal
+
 import msgspec
+
+ProblemCode = Literal[
+    "invalid_request",
+    "invalid_cursor",
+    "unauthorized",
+    "missing_credentials",
+    "invalid_token",
+    "token_expired",
+    "not_a_token",
+    "invalid_key",
+    "invalid_ticket",
+    "forbidden",
+    "user_required",
+    "operator_required",
+    "second_factor_required",
+    "not_found",
+    "method_not_allowed",
+    "conflict",
+    "slug_taken",
+    "request_in_progress",
+    "precondition_failed",
+    "too_large",
+    "unsupported_media_type",
+    "key_reused",
+    "rate_limited",
+    "internal_error",
+    "unavailable",
+]
 
 
 class FieldError(msgspec.Struct, frozen=True):
@@ -16,6 +46,6 @@ class Problem(msgspec.Struct, frozen=True):
     status: int
     detail: str
     instance: str
-    code: str
+    code: ProblemCode
     errors: list[FieldError]
     request_id: str

@@ -31,12 +31,14 @@ class WorkspacePage(msgspec.Struct, frozen=True):
     page: Page
 
 
-Name = Annotated[str, Meta(min_length=1, max_length=200)]
+# U+0000, which Postgres cannot store.
+NO_NUL = r"^[^\x00]+\Z"
+Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=NO_NUL)]
 # \Z and not $, which in Python lets a line feed follow.
 Slug = Annotated[
     str, Meta(min_length=1, max_length=63, pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\Z")
 ]
-ExternalId = Annotated[str, Meta(min_length=1, max_length=200)]
+ExternalId = Annotated[str, Meta(min_length=1, max_length=200, pattern=NO_NUL)]
 Days = Annotated[int, Meta(ge=1, le=3650)]
 
 
