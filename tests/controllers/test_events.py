@@ -310,7 +310,9 @@ async def test_a_cloud_event_needs_its_required_attributes(
     sent = {k: v for k, v in CLOUD.items() if k != missing}
     response = await publish(key, tenant, sent, ONE)
     assert response.status_code == 400
-    assert missing in response.json()["errors"][0]["detail"]
+    assert response.json()["errors"] == [
+        {"pointer": f"/{missing}", "detail": "Required, and missing"}
+    ]
 
 
 @pytest.mark.parametrize(
