@@ -4,6 +4,7 @@ import asyncio
 import sys
 from pathlib import Path
 from typing import NoReturn
+from uuid import UUID
 
 import rich_click as click
 
@@ -11,6 +12,7 @@ from app import __version__
 from app.settings import SettingsError, read_settings
 
 DATA = Path(".data")
+PORT = click.IntRange(0, 65535)
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -25,7 +27,9 @@ def annex() -> None:
 
 @annex.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8000, show_default=True, help="Port to listen on; 0: a free one.")
+@click.option(
+    "--port", type=PORT, default=8000, show_default=True, help="Port to listen on; 0: a free one."
+)
 @click.option(
     "--data",
     type=click.Path(path_type=Path, file_okay=False),
@@ -55,7 +59,7 @@ def dev(host: str, port: int, data: Path, fresh: bool) -> None:
 
 @annex.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8000, show_default=True, help="Port to listen on.")
+@click.option("--port", type=PORT, default=8000, show_default=True, help="Port to listen on.")
 @click.option(
     "--workers",
     type=click.IntRange(1, 128),
@@ -110,13 +114,25 @@ def token(user: str, email: str | None, aal: str, seconds: int, data: Path) -> N
     Signed with ANNEX_JWT_SECRET, or with the secret of `annex dev`; a hosted Supabase project takes
     neither.
     """
+    from app.dev import DevError
     from app.dev.demo import USERS, mint_token, token_settings
 
+    if user not in USERS and not is_uuid(user):
+        raise DevError(f"There is no demo user {user}; name {', '.join(USERS)} or a user's UUID.")
     known = USERS.get(user, {"id": user, "email": None})
     settings = token_settings(data)
     click.echo(
         mint_token(settings, str(known["id"]), email or known["email"], seconds=seconds, aal=aal)
     )
+
+
+def is_uuid(text: str) -> bool:
+    """Say whether a text is a UUID."""
+    try:
+        UUID(text)
+    except ValueError:
+        return False
+    return True
 
 
 @annex.command()

@@ -27,6 +27,8 @@ from app.realtime.tail import Tail
 from app.settings import Settings, SettingsError, read_settings
 from controllers import CONTROLLERS
 
+# Where a dev server serves a page from, on whatever port.
+LOCALHOST = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?"
 MAX_BODY_BYTES = 1024 * 1024
 EXPOSED = [
     "ETag",
@@ -58,6 +60,7 @@ def create_app(
         before_send=[finish_headers],
         cors_config=CORSConfig(
             allow_origins=settings.cors_origins,
+            allow_origin_regex=LOCALHOST if settings.is_development else None,
             allow_headers=["*"],
             expose_headers=EXPOSED,
             max_age=3600,

@@ -78,28 +78,39 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
 
     Raises `SettingsError` with one sentence that says what to set.
     """
+    given = read_given(environ)
+    for field in msgspec.structs.fields(Settings):
+        if field.required and field.name not in given:
+            raise SettingsError(
+                f"{PREFIX}{field.name.upper()} is not set; see .env.example, or run `annex dev` "
+                "for a server that needs no settings."
+            )
+    settings = convert(given)
+    check(settings)
+    return settings
+
+
+def read_given(environ: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Read what is set in `.env` and the environment, which wins; unchecked."""
     if environ is None:
         dotenv = {k: v for k, v in dotenv_values(Path(".env")).items() if v is not None}
         environ = {**dotenv, **os.environ}
     given: dict[str, Any] = {}
     for field in msgspec.structs.fields(Settings):
-        value = environ.get(PREFIX + field.name.upper())
-        if value:
+        if value := environ.get(PREFIX + field.name.upper()):
             is_list = field.type == list[str]
             given[field.name] = [v.strip() for v in value.split(",")] if is_list else value
-        elif field.required:
-            raise SettingsError(
-                f"{PREFIX}{field.name.upper()} is not set; see .env.example, or run `annex dev` "
-                "for a server that needs no settings."
-            )
+    return given
+
+
+def convert(given: Mapping[str, Any]) -> Settings:
+    """Make settings of texts; raises `SettingsError` that names the wrong one."""
     try:
-        settings = msgspec.convert(given, Settings, strict=False)
+        return msgspec.convert(dict(given), Settings, strict=False)
     except msgspec.ValidationError as error:
         detail, _, where = str(error).partition(" - at `$.")
         name = PREFIX + where.rstrip("`").split("[")[0].upper()
         raise SettingsError(f"{name} is not usable: {detail[0].lower()}{detail[1:]}.") from None
-    check(settings)
-    return settings
 
 
 def check(settings: Settings) -> None:

@@ -64,12 +64,25 @@ LIVE_POLICY = (
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
 LIVE = Path(__file__).parent.parent / "app" / "static" / "live.html"
+INDEX = """Annex
+
+/docs           the API's documentation
+/openapi.yaml   the contract, for generators
+/live           a workspace's stream, to look at
+/health         health; /health/ready for requests and streams
+/api/v1         the API; every call sends Authorization: Bearer <access token or key>
+"""
 MAX_LAG_SECONDS = 5
 DAY = {"Cache-Control": "public, max-age=86400"}
 
 
 class ServiceController(Controller):
     tags = ("service",)
+
+    @get("/", operation_id="getIndex", opt=may("public", response_media_types=["text/plain"]))
+    async def get_index(self) -> Response[str]:
+        """Say where things are."""
+        return Response(INDEX, media_type=MediaType.TEXT)
 
     @get("/health", operation_id="getHealth", opt=may("public"))
     async def get_health(self) -> s.Health:

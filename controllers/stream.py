@@ -1,3 +1,4 @@
+import contextlib
 from functools import partial
 from typing import Annotated, Any
 
@@ -6,7 +7,7 @@ from litestar.params import FromPath, HeaderParameter, JSONBody, QueryParameter
 from litestar.response import Response
 
 from app.auth.dependencies import Access, Caller, authenticate, look_up, may, refresh
-from app.errors import NotFound, Problem, RateLimited, Unavailable, describe
+from app.errors import NotFound, Problem, RateLimited, Unauthorized, Unavailable, describe
 from app.filters import Filter, Topics, Types, Where
 from app.principals import Principal
 from app.realtime.hub import Hub
@@ -106,9 +107,12 @@ def at_once(content: bytes) -> Response[Any]:
 async def identify(
     request: Request[Any, Any, Any], ticket: str | None, *, is_reconnect: bool
 ) -> Principal:
-    """Return the reader, by their ticket or by their bearer credential."""
+    """Return the reader, by a valid bearer credential, else by their ticket."""
     if ticket is None:
         return await authenticate(request)
+    if "authorization" in request.headers:
+        with contextlib.suppress(Unauthorized):
+            return await authenticate(request)
     principal = request.app.state.tickets.read(
         ticket, request.scope["path"], is_reconnect=is_reconnect
     )

@@ -11,9 +11,11 @@ import msgspec
 
 from app.auth.keys import Key
 from app.dev import DevError
-from app.settings import Settings, SettingsError, read_settings
+from app.settings import Settings, SettingsError, convert, read_given, read_settings
 
 ISSUER = "annex-dev"
+# What `annex dev` decides itself, whatever the environment says.
+OWN = {"database_url", "worker_database_url", "transaction_pooler", "environment"}
 TOKEN_SECONDS = 24 * 3600
 WORKSPACE = {"id": "0190a000-0000-7000-8000-0000000000aa", "slug": "acme"}
 USERS = {
@@ -46,6 +48,21 @@ class Secrets(msgspec.Struct, frozen=True):
         file.touch(mode=0o600)
         file.write_bytes(msgspec.json.encode(drawn))
         return drawn
+
+
+def local_settings(drawn: Secrets, api_url: str, worker_url: str) -> Settings:
+    """Make the settings of `annex dev`: the demo's, under what the environment and `.env` set.
+
+    The database is the embedded one, and it stays a development server.
+    """
+    given = {k: v for k, v in read_given().items() if k not in OWN}
+    given.setdefault("log_level", "warning")
+    demo = msgspec.to_builtins(demo_settings(drawn, api_url, worker_url))
+    given["operator_key_hashes"] = [
+        *demo["operator_key_hashes"],
+        *given.get("operator_key_hashes", []),
+    ]
+    return convert(demo | given)
 
 
 def demo_settings(drawn: Secrets, api_url: str, worker_url: str, **others: Any) -> Settings:
@@ -125,12 +142,17 @@ def facts(settings: Settings, drawn: Secrets, url: str) -> dict[str, Any]:
 
 
 def token_settings(data: Path) -> Settings:
-    """Find the settings to sign a token with: the environment's, else those of a data folder."""
+    """Find the settings to sign a token with: the environment's, else those of a data folder.
+
+    Raises `DevError` when neither is there.
+    """
     try:
         return read_settings()
     except SettingsError:
         if not (data / "secrets.json").exists():
-            raise
+            raise DevError(
+                f"There are no secrets in {data}; run `annex dev --data {data}` first."
+            ) from None
         return demo_settings(
             Secrets.of(data), "postgresql://localhost/annex", "postgresql://localhost/annex"
         )
@@ -172,6 +194,10 @@ Who you are, and a workspace of your own:
   curl {user} {url}/api/v1/me
 
   curl {user} {json} -d '{{"name": "Globex"}}' {url}/api/v1/workspaces
+
+A fresh token, also for `member` and `stranger` (the command lives in .venv/bin):
+
+  .venv/bin/annex token owner
 
 Ctrl-C stops everything; the data stays (--fresh starts over).
 """

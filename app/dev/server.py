@@ -9,7 +9,7 @@ import asyncpg
 import msgspec
 
 from app.auth.keys import Key
-from app.dev.demo import Secrets, demo_settings, facts, seed
+from app.dev.demo import Secrets, demo_settings, facts, local_settings, seed
 from app.dev.migrations import apply
 from app.dev.postgres import EmbeddedPostgres
 from app.http.application import Application
@@ -68,11 +68,8 @@ def run(
         api_key = Key.read(drawn.api_key)
         for name in asyncio.run(prepare(postgres, api_key)):
             say(f"Applied {name}")
-        settings = demo_settings(
-            drawn,
-            postgres.url("annex_api", DATABASE),
-            postgres.url("annex_worker", DATABASE),
-            log_level="warning",
+        settings = local_settings(
+            drawn, postgres.url("annex_api", DATABASE), postgres.url("annex_worker", DATABASE)
         )
         file = data / "dev.json"
 

@@ -1,4 +1,4 @@
-"""The flow of flow.ts with what openapi-python-client generates; run as a program, typed strictly."""
+"""The flow of flow.ts, with what openapi-python-client generates; typed strictly."""
 
 import os
 
