@@ -106,6 +106,15 @@ def as_get(scope: Any, receive: Any, send: Any) -> tuple[Any, Any, Any]:
     return {**scope, "method": "GET"}, receive_head, send_head
 
 
+def methods(scope: Scope) -> list[str]:
+    """List the methods of a request's path; nothing for a path that is not served."""
+    handler = scope.get("route_handler")
+    for route in scope["litestar_app"].routes:
+        if handler in getattr(route, "route_handlers", ()):
+            return sorted({*route.methods, *(["HEAD"] if "GET" in route.methods else [])})
+    return []
+
+
 async def finish_headers(message: Message, scope: Scope) -> None:
     """Add what every answer carries, count the request and log it.
 
@@ -120,6 +129,10 @@ async def finish_headers(message: Message, scope: Scope) -> None:
         "x-content-type-options": "nosniff",
         **{name.lower(): value for name, value in state.get("headers", {}).items()},
     }
+    if scope["method"] == "OPTIONS" and (named := methods(scope)):
+        # Litestar's own names only the methods of the handler that was registered last.
+        message["headers"] = [h for h in message["headers"] if h[0].lower() != b"allow"]
+        added["allow"] = ", ".join(named)
     given = {name.lower() for name, _ in message["headers"]}
     more = ((n.encode("latin-1"), v.encode("latin-1")) for n, v in added.items())
     message["headers"] = [*message["headers"], *(h for h in more if h[0] not in given)]

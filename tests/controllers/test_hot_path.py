@@ -36,7 +36,7 @@ async def publish(tenant: Tenant) -> None:
     batch = [{**rich, "key": str(n)} for n in range(5)]
     secret: dict[str, Any] = {"type": "secret", "visibility": "audit", "data": [1, "two", None]}
     batch += [{"type": "bare"}, secret]
-    response = await tenant.owner.client.post(f"{tenant.path}/events", json=batch)
+    response = await tenant.owner.client.post(f"{tenant.path}/events/batch", json=batch)
     assert response.status_code == 201, response.text
 
 

@@ -71,7 +71,7 @@ async def follow(
 async def publish(caller: Caller, tenant: Tenant, *events: Mapping[str, Any]) -> list[str]:
     """Publish events over REST; returns their ids."""
     body = [{"type": "test.made", **e} for e in events]
-    response = await caller.client.post(f"{tenant.path}/events", json=body)
+    response = await caller.client.post(f"{tenant.path}/events/batch", json=body)
     assert response.status_code == 201, response.text
     return [e["id"] for e in response.json()["data"]]
 
