@@ -129,7 +129,7 @@ async def finish_headers(message: Message, scope: Scope) -> None:
         "x-content-type-options": "nosniff",
         **{name.lower(): value for name, value in state.get("headers", {}).items()},
     }
-    if scope["method"] == "OPTIONS" and (named := methods(scope)):
+    if scope.get("method") == "OPTIONS" and (named := methods(scope)):
         # Litestar's own names only the methods of the handler that was registered last.
         message["headers"] = [h for h in message["headers"] if h[0].lower() != b"allow"]
         added["allow"] = ", ".join(named)
