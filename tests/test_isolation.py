@@ -88,7 +88,9 @@ async def status_of(caller: Caller, operation: Operation, path: str) -> int:
     """Call an operation and return the status; a stream is closed right away."""
     options: dict[str, Any] = {}
     if body := resolved(operation.spec.get("requestBody", {})).get("content"):
-        options["json"] = smallest(body["application/json"]["schema"])
+        media_type = next(iter(body))
+        options["json"] = smallest(body[media_type]["schema"])
+        options["headers"] = {"Content-Type": media_type}
     method, client = operation.method.upper(), caller.client
     if "x-stream" not in operation.spec:
         return (await client.request(method, path, **options)).status_code
