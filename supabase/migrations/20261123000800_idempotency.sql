@@ -26,7 +26,7 @@ grant select, insert, delete on annex.idempotency_keys to annex_api;
 
 -- Delete at most a number of expired answers; returns how many went.
 create function annex.purge_idempotency_keys(max_rows integer default 10000) returns bigint
-language sql security definer set search_path = '' as $$
+language sql security definer set search_path = pg_catalog, pg_temp as $$
   with gone as (
     delete from annex.idempotency_keys k
     where (k.principal, k.route, k.key) in (
