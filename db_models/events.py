@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.types import Text
 
-from db_models.base import Base
+from db_models.base import Base, within
 
 
 class Event(Base):
@@ -46,7 +46,7 @@ class Event(Base):
             "extract(year from occurred_at at time zone 'UTC') between 1 and 9999",
             name="events_occurred_at_check",
         ),
-        Index("events_workspace_id_idx", "workspace_id", text("event_id desc")),
+        Index("events_workspace_id_idx", "workspace_id", "event_id"),
         Index(
             "events_user_id_idx",
             "user_id",
@@ -76,7 +76,7 @@ class Event(Base):
     @classmethod
     def of(cls, workspace_id: ColumnElement[UUID]) -> Select[Self]:
         """Select a workspace's shared events, not the personal ones; every query starts here."""
-        return select(cls).where(cls.workspace_id == workspace_id, cls.user_id.is_(None))
+        return select(cls).where(within(cls.workspace_id, workspace_id), cls.user_id.is_(None))
 
 
 class EventKey(Base):

@@ -134,11 +134,11 @@ async def finish_headers(message: Message, scope: Scope) -> None:
     message["headers"] = [*message["headers"], *(h for h in more if h[0] not in given)]
     seconds = time.perf_counter() - state["began_at"]
     handler = scope.get("route_handler")
-    app_state = scope["litestar_app"].state
-    app_state.metrics.observe(
+    runtime = scope["litestar_app"].state.runtime
+    runtime.metrics.observe(
         getattr(handler, "operation_id", None) or "none", message["status"], seconds
     )
-    if app_state.settings.log_level not in ("debug", "info"):
+    if runtime.settings.log_level not in ("debug", "info"):
         return  # spares the making of a line that nobody would see
     log.info(
         "request",

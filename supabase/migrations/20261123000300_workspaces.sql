@@ -172,6 +172,27 @@ end
 $$;
 grant execute on function annex.has_permission(uuid, text) to annex_api, authenticated, service_role;
 
+-- Raise what the caller lacks: sight of the workspace, the second factor, or the permission. For Annex's own functions.
+create function annex.require(workspace_id uuid, permission text) returns void
+language plpgsql stable as $$
+declare
+  held record;
+begin
+  select g.permissions, g.needs_aal2 into held from annex.grants(require.workspace_id) g;
+  if held.permissions is null then
+    raise exception 'There is no such workspace, or it is not yours to see.'
+      using errcode = 'insufficient_privilege', constraint = 'not_found';
+  elsif require.permission = any (held.permissions) then
+    return;
+  elsif held.needs_aal2 then
+    raise exception 'This workspace asks for a second factor; raise the session to aal2.'
+      using errcode = 'insufficient_privilege', constraint = 'second_factor_required';
+  end if;
+  raise exception 'The caller lacks the permission % in this workspace.', require.permission
+    using errcode = 'insufficient_privilege', constraint = 'forbidden';
+end
+$$;
+
 -- What the caller may do in the workspace that a path names by id or slug; no row where it is out of their sight.
 create function annex.access(ws text)
 returns table (workspace_id uuid, permissions text[], needs_aal2 boolean)
@@ -251,14 +272,13 @@ grant execute on function annex.create_workspace(text, text, text, jsonb, boolea
 create function annex.delete_workspace(workspace_id uuid, versions integer[] default null) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
-  if not annex.has_permission(delete_workspace.workspace_id, 'workspace:delete') then
-    raise exception 'The caller lacks the permission workspace:delete in this workspace.'
-      using errcode = 'insufficient_privilege', constraint = 'forbidden';
-  end if;
+  perform annex.require(delete_workspace.workspace_id, 'workspace:delete');
   update annex.workspaces w set deleted_at = now()
   where w.id = delete_workspace.workspace_id and w.deleted_at is null
     and (versions is null or w.version = any (versions));
   if not found then
+    -- Looked at once more: another request may have deleted it meanwhile.
+    perform annex.require(delete_workspace.workspace_id, 'workspace:delete');
     raise exception 'The resource has changed since; read it again and repeat the change.'
       using errcode = 'check_violation', constraint = 'precondition_failed';
   end if;

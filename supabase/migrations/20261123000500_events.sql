@@ -42,7 +42,7 @@ create table annex.events (
     extract(year from occurred_at at time zone 'UTC') between 1 and 9999
   )
 ) partition by range (event_id);
-create index events_workspace_id_idx on annex.events (workspace_id, event_id desc);
+create index events_workspace_id_idx on annex.events (workspace_id, event_id);
 create index events_user_id_idx on annex.events (user_id, event_id desc) where user_id is not null;
 
 -- One event for one (source, key) of a workspace, however often and by however many writers it is published.

@@ -61,13 +61,11 @@ begin
     if not exists (
       select from annex.workspaces w where w.id = check_publisher.workspace_id and w.deleted_at is null
     ) then
-      raise exception 'workspace does not exist' using errcode = 'foreign_key_violation', constraint = 'not_found';
+      raise exception 'There is no such workspace.' using errcode = 'foreign_key_violation', constraint = 'not_found';
     end if;
     return 'system';
-  elsif not annex.has_permission(check_publisher.workspace_id, 'events:publish') then
-    raise exception 'The caller lacks the permission events:publish in this workspace.'
-      using errcode = 'insufficient_privilege', constraint = 'forbidden';
   end if;
+  perform annex.require(check_publisher.workspace_id, 'events:publish');
   return annex.principal();
 end
 $$;
@@ -144,7 +142,7 @@ begin
     coalesce(publish.context, '{}'), coalesce(publish.occurred_at, now())
   from annex.workspaces w where w.id = publish.workspace_id and w.deleted_at is null;
   if not found then
-    raise exception 'workspace does not exist' using errcode = 'foreign_key_violation', constraint = 'not_found';
+    raise exception 'There is no such workspace.' using errcode = 'foreign_key_violation', constraint = 'not_found';
   end if;
   return new_id;
 end
