@@ -35,7 +35,7 @@ class GenericEvents(Controller):
     ) -> s.EventPage:
         """List a workspace's events as every other list is read: through `page`."""
         visible, order = m.Event.visible_to(workspace.id), [m.Event.id]
-        stream = request.app.state.hub.cursor()
+        stream = request.app.state.runtime.hub.cursor()
         return await page(session, visible, s.EventPage, cursor, limit, order, stream_cursor=stream)
 
 

@@ -430,7 +430,7 @@ async def test_audit_events_show_only_with_the_right_to_them(
     callers: Callers, tenant: Tenant, key: Caller
 ) -> None:
     auditor = await callers.key(tenant.id, "events:read", "events:audit")
-    sent = await publish(key, tenant, {"type": "login", "visibility": "audit"})
+    sent = await publish(key, tenant, {"type": "login", "permission": "events:audit"})
     path = f"{tenant.path}/events/{sent.json()['data'][0]['id']}"
     assert await listed(key, tenant) == []
     assert (await key.client.get(path)).status_code == 404
@@ -448,7 +448,7 @@ async def test_the_list_says_where_to_open_the_stream(
     callers: Callers, tenant: Tenant, key: Caller
 ) -> None:
     await publish(key, tenant, {"type": "x"})
-    await callers.server.app.state.tail.catch_up()
-    head = callers.server.app.state.hub.head
+    await callers.server.app.state.runtime.tail.catch_up()
+    head = callers.server.app.state.runtime.hub.head
     cursor = (await key.client.get(f"{tenant.path}/events")).json()["stream_cursor"]
-    assert callers.server.app.state.hub.cursors.read(cursor).pos >= head
+    assert callers.server.app.state.runtime.hub.cursors.read(cursor).pos >= head

@@ -34,7 +34,11 @@ async def publish(tenant: Tenant) -> None:
         "occurred_at": "2026-11-01T12:00:00.25+01:00",
     }
     batch = [{**rich, "key": str(n)} for n in range(5)]
-    secret: dict[str, Any] = {"type": "secret", "visibility": "audit", "data": [1, "two", None]}
+    secret: dict[str, Any] = {
+        "type": "secret",
+        "permission": "events:audit",
+        "data": [1, "two", None],
+    }
     batch += [{"type": "bare"}, secret]
     response = await tenant.owner.client.post(f"{tenant.path}/events", json=batch)
     assert response.status_code == 201, response.text

@@ -10,7 +10,7 @@ from tests.realtime.reader import calling, follow, new_tenant, number
 
 def cursors(server: Running) -> dict[str, str]:
     """Write cursors of every kind that a server cannot continue from."""
-    hub = server.app.state.hub
+    hub = server.app.state.runtime.hub
     written, epoch, head = hub.cursors.write, hub.epoch, hub.head
     good = written(epoch, head)
     return {
@@ -41,13 +41,13 @@ async def test_a_cursor_that_cannot_be_kept_is_answered_with_a_reset(
     async with running(own_database) as first, calling(first) as callers:
         tenant = await new_tenant(callers)
         await number(tenant, *(str(n) for n in range(10)))
-        await first.app.state.tail.catch_up()
-        head = first.app.state.hub.head
+        await first.app.state.runtime.tail.catch_up()
+        head = first.app.state.runtime.hub.head
     async with own_database.connect("postgres") as admin:
         await admin.execute("delete from annex.log where pos < $1", head - 3)
         await admin.execute("update annex.log_state set retained_from = $1", head - 3)
     async with running(own_database) as server, healthy(server), calling(server) as callers:
-        hub, path = server.app.state.hub, f"{tenant.path}/stream"
+        hub, path = server.app.state.runtime.hub, f"{tenant.path}/stream"
         client = callers.client(
             tenant.owner.client.headers["authorization"].removeprefix("Bearer ")
         )
@@ -78,7 +78,9 @@ async def test_a_reset_in_mid_load_is_followed_by_all_that_comes_after(
         async with load_and_readers(own_database, [server], 1) as (load, _):
             await load.more(100)
             for _ in range(20):
-                cursor = server.app.state.hub.cursors.write(server.app.state.hub.epoch, 2**62)
+                cursor = server.app.state.runtime.hub.cursors.write(
+                    server.app.state.runtime.hub.epoch, 2**62
+                )
                 path = f"{tenant.path}/stream"
                 async with follow(tenant.owner.client, path, cursor, types="test.*") as reader:
                     assert (await reader.message()).event == "reset"

@@ -101,7 +101,11 @@ async def test_an_event_at_any_point_from_replay_to_live_comes_once_and_in_order
     monkeypatch.setattr("app.realtime.replay.ROWS", PAGE)
     past, now = [f"past {n}" for n in range(PAST)], [f"now {n}" for n in range(count)]
     async with running(own_database) as server, healthy(server), calling(server) as callers:
-        stepping, tail, loop = Stepping(monkeypatch), server.app.state.tail, get_running_loop()
+        stepping, tail, loop = (
+            Stepping(monkeypatch),
+            server.app.state.runtime.tail,
+            get_running_loop(),
+        )
         loop.set_task_factory(stepping.make_task)  # type: ignore[arg-type]
         while stepping.acted or stepping.at == 0:
             async with contextlib.AsyncExitStack() as stack:
@@ -112,7 +116,7 @@ async def test_an_event_at_any_point_from_replay_to_live_comes_once_and_in_order
                     await number(tenant, *now)
                     await tail.catch_up()
 
-                start = server.app.state.hub.cursor()
+                start = server.app.state.runtime.hub.cursor()
                 if has_ring:
                     # Somebody's being there keeps the newest of the past in memory.
                     watcher = await stack.enter_async_context(follow(client, path, types="none"))

@@ -64,7 +64,7 @@ async def test_an_event_arrives_as_its_own_address_shows_it(tenant: Tenant) -> N
 
 async def test_a_stream_without_a_cursor_begins_with_one(server: Running, tenant: Tenant) -> None:
     await number(tenant, "before")
-    await server.app.state.tail.catch_up()
+    await server.app.state.runtime.tail.catch_up()
     async with follow(tenant.owner.client, f"{tenant.path}/stream") as reader:
         first = await reader.message()
         await number(tenant, "after")
@@ -149,8 +149,8 @@ async def test_a_reader_slower_than_the_ring_misses_nothing(
     async with follow(tenant.owner.client, f"{tenant.path}/stream") as reader:
         await reader.message()
         await sql(server, MANY, UUID(tenant.id))
-        await server.app.state.tail.catch_up()
-        assert not server.app.state.hub.waiting()
+        await server.app.state.runtime.tail.catch_up()
+        assert not server.app.state.runtime.hub.waiting()
         assert await reader.names(1000) == [*range(1, 1001)]
 
 
@@ -279,7 +279,7 @@ async def test_rights_that_change_while_they_are_looked_up_are_looked_up_again(
         if len(looked) == 1:
             await sql(server, "delete from annex.members where user_id = $1", member.user_id)
             await number(tenant, "too late")
-            await server.app.state.tail.catch_up()
+            await server.app.state.runtime.tail.catch_up()
         return looked[-1]
 
     monkeypatch.setattr("controllers.stream.sees_audit", look)
@@ -364,10 +364,10 @@ async def test_a_quiet_reader_is_told_the_head_as_a_heartbeat(
     async with follow(tenant.owner.client, f"{tenant.path}/stream") as reader:
         first = await reader.message()
         await number(other, "elsewhere")
-        await server.app.state.tail.catch_up()
+        await server.app.state.runtime.tail.catch_up()
         _, beat = await reader.message(), await reader.message()
         assert beat.id != first.id
-        assert (beat.event, beat.id) == ("cursor", server.app.state.hub.cursor())
+        assert (beat.event, beat.id) == ("cursor", server.app.state.runtime.hub.cursor())
         assert beat.json() == {"cursor": beat.id}
 
 
@@ -395,14 +395,14 @@ async def test_a_reader_whose_filter_matches_nothing_gets_heartbeats_in_a_busy_w
 async def test_a_cursor_that_cannot_be_continued_is_answered_with_a_reset(
     server: Running, tenant: Tenant, cursor: str
 ) -> None:
-    hub = server.app.state.hub
+    hub = server.app.state.runtime.hub
     cursor = {
         "future": hub.cursors.write(hub.epoch, hub.head + 1000),
         "other epoch": hub.cursors.write(hub.epoch + 1, hub.head),
         "other key": type(hub.cursors)(bytes(32)).write(hub.epoch, hub.head),
     }.get(cursor, cursor)
     await number(tenant, "before")
-    await server.app.state.tail.catch_up()
+    await server.app.state.runtime.tail.catch_up()
     async with follow(tenant.owner.client, f"{tenant.path}/stream", cursor) as reader:
         reset = await reader.message()
         assert (reset.event, reset.json()) == ("reset", {"cursor": reset.id})
@@ -417,7 +417,7 @@ async def test_a_cursor_older_than_the_log_is_answered_with_a_reset(
 ) -> None:
     async with running(own_database) as first, calling(first) as callers:
         tenant = await new_tenant(callers)
-        hub = first.app.state.hub
+        hub = first.app.state.runtime.hub
         await number(tenant, "1", "2", "3")
         await until(lambda: hub.head >= 5)
         head = hub.head
@@ -530,7 +530,7 @@ async def retry_of(client: httpx.AsyncClient, path: str) -> int:
 async def test_a_full_server_sends_readers_away_for_a_while_and_keeps_no_place(
     callers: Callers, server: Running, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hub, client, path = server.app.state.hub, tenant.owner.client, f"{tenant.path}/stream"
+    hub, client, path = server.app.state.runtime.hub, tenant.owner.client, f"{tenant.path}/stream"
     monkeypatch.setattr(hub, "capacity", hub.counts.connections + 1)
     async with follow(client, path) as reader:
         await reader.message()
@@ -563,12 +563,12 @@ async def test_an_eventsource_that_meets_trouble_of_ours_is_told_to_come_back(
 async def test_readers_that_come_back_together_find_the_past_without_the_database(
     server: Running, tenant: Tenant
 ) -> None:
-    hub, client, path = server.app.state.hub, tenant.owner.client, f"{tenant.path}/stream"
+    hub, client, path = server.app.state.runtime.hub, tenant.owner.client, f"{tenant.path}/stream"
     async with follow(client, path) as reader:
         await reader.message()
     await until(lambda: not hub.channels[UUID(tenant.id)].groups)
     await number(tenant, "meanwhile")
-    await server.app.state.tail.catch_up()
+    await server.app.state.runtime.tail.catch_up()
     replays = hub.counts.replays
     for _ in range(3):
         async with follow(client, path, reader.cursor) as again:
@@ -581,7 +581,7 @@ async def test_a_reader_that_waits_is_sent_to_without_being_woken(
 ) -> None:
     async with follow(tenant.owner.client, f"{tenant.path}/stream") as reader:
         await reader.message()
-        (group,) = server.app.state.hub.channels[UUID(tenant.id)].groups.values()
+        (group,) = server.app.state.runtime.hub.channels[UUID(tenant.id)].groups.values()
         await until(lambda: bool(group.parked))
         (stream,) = group.parked
         waiter = stream.waiter
@@ -595,7 +595,7 @@ async def test_a_reader_that_waits_is_sent_to_without_being_woken(
 async def test_a_reader_that_comes_while_events_are_read_misses_none(
     server: Running, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tail, read, may_go_on = server.app.state.tail, asyncio.Event(), asyncio.Event()
+    tail, read, may_go_on = server.app.state.runtime.tail, asyncio.Event(), asyncio.Event()
     read_events = tail.read_events
 
     async def wait(driver: Any, entries: Any) -> Any:
@@ -609,12 +609,12 @@ async def test_a_reader_that_comes_while_events_are_read_misses_none(
     await read.wait()
     async with follow(tenant.owner.client, f"{tenant.path}/stream") as reader:
         assert (await reader.message()).event == "cursor"
-        replays = server.app.state.hub.counts.replays
+        replays = server.app.state.runtime.hub.counts.replays
         may_go_on.set()
         await number(tenant, "after")
         # Nobody followed when it was asked what to read: the reader looks in the database.
         assert await reader.names(2) == ["before", "after"]
-        assert server.app.state.hub.counts.replays == replays + 1
+        assert server.app.state.runtime.hub.counts.replays == replays + 1
 
 
 async def test_another_members_change_makes_nobody_look_their_rights_up(
@@ -669,11 +669,11 @@ async def drop(reader: Reader) -> None:
 
 
 async def test_nothing_is_left_of_clients_that_went_away(server: Running, tenant: Tenant) -> None:
-    hub, path = server.app.state.hub, f"{tenant.path}/stream"
+    hub, path = server.app.state.runtime.hub, f"{tenant.path}/stream"
     tasks = len(asyncio.all_tasks())
     cursor = hub.cursor()
     await sql(server, MANY, UUID(tenant.id))
-    await server.app.state.tail.catch_up()
+    await server.app.state.runtime.tail.catch_up()
     for _ in range(4):
         async with contextlib.AsyncExitStack() as stack:
             # Parked, replaying, and stuck in a send that nobody reads.
@@ -688,13 +688,13 @@ async def test_nothing_is_left_of_clients_that_went_away(server: Running, tenant
     await until(lambda: not hub.channels[UUID(tenant.id)].groups)
     assert hub.counts.connections == 0
     await until(lambda: len(asyncio.all_tasks()) <= tasks + 1)
-    assert server.app.state.database.api.pool.checkedout() == 0
+    assert server.app.state.runtime.database.api.pool.checkedout() == 0
 
 
 async def test_a_reader_that_leaves_in_any_moment_costs_no_connection(
     server: Running, tenant: Tenant
 ) -> None:
-    hub, path = server.app.state.hub, f"{tenant.path}/stream"
+    hub, path = server.app.state.runtime.hub, f"{tenant.path}/stream"
     start = hub.cursor()
     await number(tenant, *(str(n) for n in range(500)))
 
@@ -708,7 +708,7 @@ async def test_a_reader_that_leaves_in_any_moment_costs_no_connection(
         for task in reading:
             task.cancel()
         await asyncio.gather(*reading, return_exceptions=True)
-    pool = server.app.state.database.api.pool
+    pool = server.app.state.runtime.database.api.pool
     await until(lambda: pool.checkedout() == 0)
     await until(lambda: not hub.channels[UUID(tenant.id)].groups)
     assert hub.counts.connections == 0
@@ -749,17 +749,17 @@ async def test_a_cursor_ahead_of_this_servers_head_is_waited_for(
         async with running(own_database) as two, calling(two) as others:
             client = elsewhere(tenant, others).owner.client
             # The second server's tail cannot finish a read for a while.
-            tail = two.app.state.tail
+            tail = two.app.state.runtime.tail
             await tail.read_finished.acquire()
             async with follow(tenant.owner.client, path) as reader:
                 await reader.message()
                 await number(tenant, "1", "2")
                 await reader.names(1)
-            behind = two.app.state.hub.head
+            behind = two.app.state.runtime.hub.head
             asyncio.get_running_loop().call_later(0.3, tail.read_finished.release)
             async with follow(client, path, reader.cursor) as reader:
                 assert await reader.names(1) == ["2"]
-            assert behind < one.app.state.hub.head
+            assert behind < one.app.state.runtime.hub.head
 
 
 async def test_a_server_that_stops_lets_its_readers_go_on_elsewhere(
@@ -797,7 +797,7 @@ async def test_a_new_epoch_resets_open_streams_and_looks_their_rights_up_again(
         tenant = await new_tenant(callers)
         member = await add_member(callers, tenant, "viewer")
         await number(tenant, *(str(n) for n in range(50)))
-        await until(lambda: live.app.state.hub.head > 50)
+        await until(lambda: live.app.state.runtime.hub.head > 50)
         async with follow(member.client, f"{tenant.path}/stream") as reader:
             old = (await reader.message()).id
             # Set back to an earlier state, as by a restored disk: same server, same database.

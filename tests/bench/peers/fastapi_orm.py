@@ -63,7 +63,7 @@ class EventPage(BaseModel):
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Open the pool, and learn where the log stands."""
-    settings: Settings = app.state.settings
+    settings: Settings = app.state.runtime.settings
     url = database_url("DATABASE_URL", settings.database_url)
     engine = create_async_engine(
         url,
@@ -88,7 +88,7 @@ async def verified_claims(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials, Depends(bearer)]
 ) -> dict[str, Any]:
     """Verify the access token."""
-    settings: Settings = request.app.state.settings
+    settings: Settings = request.app.state.runtime.settings
     try:
         claims: dict[str, Any] = jwt.decode(
             credentials.credentials,
@@ -157,7 +157,7 @@ async def list_events(
 def create_peer(settings: Settings, server_settings: dict[str, str]) -> FastAPI:
     """Put the application together; `server_settings` go to Postgres with each connection."""
     app = FastAPI(lifespan=lifespan)
-    app.state.settings = settings
+    app.state.runtime.settings = settings
     app.state.server_settings = server_settings
     app.get("/api/v1/workspaces/{ws}/events")(list_events)
     return app
