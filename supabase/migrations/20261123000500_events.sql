@@ -109,6 +109,7 @@ begin
   return made;
 end
 $$;
+grant execute on function annex.roll_partitions(integer) to annex_worker;
 select annex.roll_partitions();
 
 -- Catches events if nobody rolled in time: nothing is lost, only a month cannot be dropped in one piece.
