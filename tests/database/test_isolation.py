@@ -58,6 +58,10 @@ class Tenants(NamedTuple):
                 return "principal", f"user:{self.them}"
             case "log_state":
                 return "id", 1
+            case "retentions":
+                return "feed_id", self.theirs
+            case "readers":
+                return "name", "test"
             case _:
                 return "workspace_id", self.theirs
 
@@ -74,7 +78,8 @@ async def tenants(admin: Connection) -> Tenants:
         await insert(admin, "event_keys", "event_id", source="test", key="1", **owned)
         head = await admin.fetchval("select coalesce(max(pos), 0) from annex.log")
         await insert(admin, "log", "event_id", pos=head + 1, **owned)
-        await insert(admin, "retentions", "workspace_id", workspace_id=workspace, retained_from=1)
+        await insert(admin, "retentions", "feed_id", feed_id=workspace, retained_from=1)
+    await admin.execute("insert into annex.readers (name) values ('test') on conflict do nothing")
     for owner in (me, them):
         await remember(admin, f"user:{owner}")
     return made
