@@ -121,7 +121,7 @@ begin
       lateral (select w.require_aal2 and claims ->> 'aal' is distinct from 'aal2' as aal2) n
       where m.user_id = (claims ->> 'sub')::uuid and m.workspace_id = coalesce(only_id, m.workspace_id)
         and m.status = 'active';
-  elsif caller = 'annex_key' and session_user = 'annex_api' then
+  elsif caller = 'annex_key' and session_user = 'annex_api' and jsonb_typeof(claims -> 'permissions') = 'array' then
     return query
       select w.id, array(select jsonb_array_elements_text(claims -> 'permissions')), false
       from annex.workspaces w
