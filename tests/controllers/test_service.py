@@ -7,9 +7,7 @@ import pytest
 import yaml
 
 from app import __version__
-from app.database.work import transaction
 from app.errors import Problem, subclasses
-from app.principals import NOBODY
 from tests.conftest import CONTRACT, Callers, TestDatabase, running
 from tests.realtime.reader import until
 
@@ -52,7 +50,7 @@ async def test_a_server_that_cannot_ask_the_database_is_not_ready(
     own_database: TestDatabase,
 ) -> None:
     async with running(own_database, pool_size=1) as live, Callers(live).client() as client:
-        async with transaction(live.app.state.runtime.database.api, NOBODY):
+        async with live.app.state.runtime.database.api.lend():
             response = await client.get("/health/ready")
             assert (response.status_code, response.json()["code"]) == (503, "unavailable")
         assert (await client.get("/health/ready")).status_code == 200
