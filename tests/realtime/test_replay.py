@@ -9,12 +9,13 @@ from uuid import UUID
 import pytest
 
 from app.database.pools import Pool
-from app.database.statements import Scope
+from app.database.statements import Scope, compiled
 from app.permissions import Permission
 from app.principals import Principal
+from app.realtime.channels import MAX_CHUNK
 from app.realtime.cursors import Cursors
 from app.realtime.hub import Hub
-from app.realtime.replay import MAX_CHUNK, MORE_ROWS, Source
+from app.realtime.replay import MORE_ROWS, Source, past_of_workspace
 from app.realtime.streams import Expired
 from tests.conftest import TestDatabase
 from tests.database.conftest import new_user, new_workspace
@@ -159,9 +160,10 @@ async def test_a_page_is_read_through_the_index(past: Past) -> None:
         "annex_api", json.loads(past.principal.claims_json)
     ) as connection:
         await connection.execute("set plan_cache_mode = force_generic_plan")
-        await connection.execute(f"prepare page as {frames.sql}")
-        values = {"workspace_id": past.workspace, "after": 700, "until": 720, "rows": 500}
-        given = ", ".join(f"'{values[name]}'" for name in frames.names)
+        statement = compiled(past_of_workspace, has_workspace=True)
+        await connection.execute(f"prepare page as {statement.sql}")
+        values = {**past.source.read.scope.values, "after": 700, "until": 720, "rows_": 500}
+        given = ", ".join(f"'{value}'" for value in statement.arguments(values))
         found = await connection.fetchval(
             f"explain (analyze, timing off, format json) execute page({given})"
         )

@@ -631,7 +631,9 @@ async def test_a_reader_that_comes_while_events_are_read_misses_none(
 async def test_another_members_change_makes_nobody_look_their_rights_up(
     callers: Callers, server: Running, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Nor do changes of one's own that touch no right, such as a member's metadata."""
     looked = list[str]()
+    annotate = """update annex.members set metadata = '{"a": 1}' where user_id = $1"""
 
     async def look(request: Any, source: Source) -> Sight:
         looked.append(source.read.scope.principal.id)
@@ -642,10 +644,17 @@ async def test_another_members_change_makes_nobody_look_their_rights_up(
         await reader.message()
         for _ in range(3):
             await add_member(callers, tenant, "viewer")
+        await sql(server, annotate, tenant.owner.user_id)
         await tenant.owner.client.patch(tenant.path, json={"name": "Another"})
         await number(tenant, "last")
         assert await reader.names(1) == ["last"]
-    assert looked == []
+        assert looked == []
+        # What does touch them makes its reader look, once.
+        await sql(
+            server, "update annex.workspaces set require_aal2 = true where id = $1", UUID(tenant.id)
+        )
+        assert problem_of((await reader.rest(2))[-1]) == "second_factor_required"
+    assert looked == [str(tenant.owner.user_id)]
 
 
 async def test_an_operators_ticket_goes_with_the_key(
