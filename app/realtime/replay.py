@@ -23,6 +23,7 @@ import db_models as m
 from app.database.pools import Pool
 from app.database.reads import Read
 from app.database.statements import Scope
+from app.errors import UserRequired
 from app.realtime.channels import MAX_CHUNK, Frame, as_event
 from app.realtime.feeds import Feed, Sight
 from app.realtime.hub import Hub
@@ -43,6 +44,8 @@ class Source:
     async def sight(self) -> tuple[Feed, Sight]:
         """Look up the feed and what its reader may see of it; raises a Problem without rights."""
         if self.read.scope.ws is None:
+            if self.read.scope.principal.kind != "user":
+                raise UserRequired("Only a signed-in user has a feed; send a user's access token.")
             _, [(grants,)] = await self.read.rows(grants_alone, {})
             return self.of_user(grants)
         return of_workspace(await self.read.access())

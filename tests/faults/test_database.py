@@ -75,7 +75,8 @@ async def test_a_listener_that_alone_falls_silent_is_replaced_and_its_tail_polls
     own_database: TestDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.realtime.tail.ANSWER_SECONDS", SILENCE_SECONDS)
-    monkeypatch.setattr("app.realtime.tail.LISTEN_AGAIN_SECONDS", SILENCE_SECONDS)
+    monkeypatch.setattr("app.realtime.wakeup.LISTEN_AGAIN_SECONDS", SILENCE_SECONDS)
+    monkeypatch.setattr("app.realtime.wakeup.ANSWER_SECONDS", SILENCE_SECONDS)
     async with (
         running(own_database) as writing,
         behind_proxy(own_database) as (server, proxy),

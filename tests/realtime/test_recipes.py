@@ -330,12 +330,18 @@ async def test_a_recipe_for_programs_gets_every_event_once(
             await until(lambda: bool(hub.waiting()), 20)
             await number(tenant, "1", "2")
             await names(lines, "1", "2")
-            await until(lambda: cursor.read_text() == hub.cursor())
+            await until(
+                lambda: hub.cursors.read(UUID(tenant.id), cursor.read_text())
+                == (hub.epoch, hub.head)
+            )
         # What comes while nobody listens waits for the cursor that was kept.
         await number(tenant, "3")
         async with process(tmp_path, program, recipe, env=env) as lines:
             await names(lines, "3")
-            await until(lambda: cursor.read_text() == hub.cursor())
+            await until(
+                lambda: hub.cursors.read(UUID(tenant.id), cursor.read_text())
+                == (hub.epoch, hub.head)
+            )
             await server.app.state.runtime.tail.catch_up()
             port = int(server.url.rpartition(":")[2])
             hub.close()

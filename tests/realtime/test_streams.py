@@ -3,7 +3,7 @@ import contextlib
 import json
 import time
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
 import msgspec
@@ -11,9 +11,10 @@ import pytest
 
 from app.dev.demo import mint_token
 from app.errors import Unavailable
-from app.principals import Principal
+from app.realtime.feeds import Sight
+from app.realtime.replay import Source
 from app.server import GRACE_SECONDS
-from controllers.stream import sees_audit
+from controllers.stream import look_again
 from tests.conftest import (
     Callers,
     Running,
@@ -25,8 +26,10 @@ from tests.realtime.reader import (
     Reader,
     add_member,
     calling,
+    cursor_at_head,
     elsewhere,
     follow,
+    lent,
     new_tenant,
     number,
     problem_of,
@@ -145,7 +148,7 @@ async def test_more_than_the_ring_and_a_page_hold_is_replayed_in_order(tenant: T
 async def test_a_reader_slower_than_the_ring_misses_nothing(
     server: Running, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.realtime.hub.RING", 50)
+    monkeypatch.setattr("app.realtime.channels.RING", 50)
     async with follow(tenant.owner.client, f"{tenant.path}/stream") as reader:
         await reader.message()
         await sql(server, MANY, UUID(tenant.id))
@@ -206,9 +209,11 @@ async def test_nobody_gets_another_workspaces_events(callers: Callers, tenant: T
         await number(other, "theirs")
         await number(tenant, "ours")
         assert await reader.names(1) == ["ours"]
-    # A cursor names a place in everybody's log, and opens nothing of it.
+    # A cursor is good for the feed that it was written for, and says nothing about another one.
     async with follow(other.owner.client, f"{other.path}/stream", start) as reader:
-        assert await reader.names(1) == ["theirs"]
+        assert (await reader.message()).event == "reset"
+        await number(other, "later")
+        assert await reader.names(1) == ["later"]
     response = await other.owner.client.get(f"{tenant.path}/stream")
     assert (response.status_code, response.json()["code"]) == (404, "not_found")
 
@@ -222,7 +227,7 @@ async def test_audit_events_need_their_own_permission(callers: Callers, tenant: 
     ):
         start = (await one.message()).id
         await other.message()
-        await number(tenant, "secret", visibility="audit")
+        await number(tenant, "secret", permission="events:audit")
         await number(tenant, "open")
         assert await one.names(1) == ["open"]
         assert await other.names(2) == ["secret", "open"]
@@ -242,7 +247,7 @@ async def test_a_changed_role_takes_audit_events_away_and_gives_them(
         for role, expected in (("member", ["open"]), ("admin", ["secret", "open"])):
             await sql(server, change, role, UUID(tenant.id), member.user_id)
             assert (await reader.event())["data"]["record"]["role"] == role
-            await number(tenant, "secret", visibility="audit")
+            await number(tenant, "secret", permission="events:audit")
             await number(tenant, "open")
             assert await reader.names(len(expected)) == expected
 
@@ -272,26 +277,24 @@ async def test_rights_that_change_while_they_are_looked_up_are_looked_up_again(
     callers: Callers, server: Running, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     member = await add_member(callers, tenant, "viewer")
-    looked = list[bool]()
+    looked = list[Sight]()
 
-    async def look(request: Any, principal: Principal, ws: str) -> bool:
-        looked.append(await sees_audit(request, principal, ws))
+    async def look(request: Any, source: Source) -> Sight:
+        looked.append(await look_again(request, source))
         if len(looked) == 1:
             await sql(server, "delete from annex.members where user_id = $1", member.user_id)
             await number(tenant, "too late")
             await server.app.state.runtime.tail.catch_up()
         return looked[-1]
 
-    monkeypatch.setattr("controllers.stream.sees_audit", look)
+    monkeypatch.setattr("controllers.stream.look_again", look)
     async with follow(member.client, f"{tenant.path}/stream", types="test.*") as reader:
         await reader.message()
         await sql(
-            server,
-            """update annex.members set metadata = '{"a": 1}' where user_id = $1""",
-            member.user_id,
+            server, "update annex.members set role = 'member' where user_id = $1", member.user_id
         )
         assert [m.event for m in await reader.rest(2)] == ["unauthorized"]
-    assert looked == [False]
+    assert len(looked) == 1
 
 
 async def test_a_revoked_key_ends_its_streams(
@@ -367,7 +370,11 @@ async def test_a_quiet_reader_is_told_the_head_as_a_heartbeat(
         await server.app.state.runtime.tail.catch_up()
         _, beat = await reader.message(), await reader.message()
         assert beat.id != first.id
-        assert (beat.event, beat.id) == ("cursor", server.app.state.runtime.hub.cursor())
+        hub = server.app.state.runtime.hub
+        assert (beat.event, hub.cursors.read(UUID(tenant.id), beat.id)) == (
+            "cursor",
+            (hub.epoch, hub.head),
+        )
         assert beat.json() == {"cursor": beat.id}
 
 
@@ -391,15 +398,19 @@ async def test_a_reader_whose_filter_matches_nothing_gets_heartbeats_in_a_busy_w
     assert beat.event == "cursor"
 
 
-@pytest.mark.parametrize("cursor", ["garbage", "A" * 22, "future", "other epoch", "other key"])
+@pytest.mark.parametrize(
+    "cursor", ["garbage", "A" * 22, "future", "other epoch", "other key", "other feed"]
+)
 async def test_a_cursor_that_cannot_be_continued_is_answered_with_a_reset(
     server: Running, tenant: Tenant, cursor: str
 ) -> None:
     hub = server.app.state.runtime.hub
+    feed = UUID(tenant.id)
     cursor = {
-        "future": hub.cursors.write(hub.epoch, hub.head + 1000),
-        "other epoch": hub.cursors.write(hub.epoch + 1, hub.head),
-        "other key": type(hub.cursors)(bytes(32)).write(hub.epoch, hub.head),
+        "future": hub.cursors.write(feed, hub.epoch, hub.head + 1000),
+        "other epoch": hub.cursors.write(feed, hub.epoch + 1, hub.head),
+        "other key": type(hub.cursors)(bytes(32)).write(feed, hub.epoch, hub.head),
+        "other feed": hub.cursors.write(uuid4(), hub.epoch, hub.head),
     }.get(cursor, cursor)
     await number(tenant, "before")
     await server.app.state.runtime.tail.catch_up()
@@ -417,7 +428,7 @@ async def test_a_cursor_older_than_the_log_is_answered_with_a_reset(
 ) -> None:
     async with running(own_database) as first, calling(first) as callers:
         tenant = await new_tenant(callers)
-        hub = first.app.state.runtime.hub
+        hub, feed = first.app.state.runtime.hub, UUID(tenant.id)
         await number(tenant, "1", "2", "3")
         await until(lambda: hub.head >= 5)
         head = hub.head
@@ -425,10 +436,10 @@ async def test_a_cursor_older_than_the_log_is_answered_with_a_reset(
         await sql(first, "update annex.log_state set retained_from = $1", head)
     async with running(own_database) as second, calling(second) as others:
         client, path = elsewhere(tenant, others).owner.client, f"{tenant.path}/stream"
-        async with follow(client, path, hub.cursors.write(hub.epoch, head - 2)) as reader:
+        async with follow(client, path, hub.cursors.write(feed, hub.epoch, head - 2)) as reader:
             assert (await reader.message()).event == "reset"
         # The one before the oldest that is kept has missed nothing.
-        async with follow(client, path, hub.cursors.write(hub.epoch, head - 1)) as reader:
+        async with follow(client, path, hub.cursors.write(feed, hub.epoch, head - 1)) as reader:
             assert await reader.names(1) == ["3"]
 
 
@@ -470,7 +481,7 @@ async def test_a_ticket_tells_audit_events_from_others_and_ends_with_its_owner(
     )
     async with follow(callers.client(), made.json()["url"]) as reader:
         await reader.message()
-        await number(tenant, "secret", visibility="audit")
+        await number(tenant, "secret", permission="events:audit")
         await number(tenant, "open")
         assert await reader.names(1) == ["open"]
         await sql(server, "delete from annex.members where user_id = $1", member.user_id)
@@ -554,7 +565,7 @@ async def test_an_eventsource_that_meets_trouble_of_ours_is_told_to_come_back(
     async def fail(*_: object) -> None:
         raise Unavailable("The database cannot be reached; try again in a moment.")
 
-    monkeypatch.setattr("controllers.stream.authorize", fail)
+    monkeypatch.setattr("app.realtime.replay.Source.sight", fail)
     assert 10_000 <= await retry_of(callers.client(), made.json()["url"]) <= 30_000
     response = await tenant.owner.client.get(f"{tenant.path}/stream")
     assert (response.status_code, response.json()["code"]) == (503, "unavailable")
@@ -620,21 +631,30 @@ async def test_a_reader_that_comes_while_events_are_read_misses_none(
 async def test_another_members_change_makes_nobody_look_their_rights_up(
     callers: Callers, server: Running, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Nor do changes of one's own that touch no right, such as a member's metadata."""
     looked = list[str]()
+    annotate = """update annex.members set metadata = '{"a": 1}' where user_id = $1"""
 
-    async def look(request: Any, principal: Principal, ws: str) -> bool:
-        looked.append(principal.id)
-        return await sees_audit(request, principal, ws)
+    async def look(request: Any, source: Source) -> Sight:
+        looked.append(source.read.scope.principal.id)
+        return await look_again(request, source)
 
-    monkeypatch.setattr("controllers.stream.sees_audit", look)
+    monkeypatch.setattr("controllers.stream.look_again", look)
     async with follow(tenant.owner.client, f"{tenant.path}/stream", types="test.*") as reader:
         await reader.message()
         for _ in range(3):
             await add_member(callers, tenant, "viewer")
+        await sql(server, annotate, tenant.owner.user_id)
         await tenant.owner.client.patch(tenant.path, json={"name": "Another"})
         await number(tenant, "last")
         assert await reader.names(1) == ["last"]
-    assert looked == []
+        assert looked == []
+        # What does touch them makes its reader look, once.
+        await sql(
+            server, "update annex.workspaces set require_aal2 = true where id = $1", UUID(tenant.id)
+        )
+        assert problem_of((await reader.rest(2))[-1]) == "second_factor_required"
+    assert looked == [str(tenant.owner.user_id)]
 
 
 async def test_an_operators_ticket_goes_with_the_key(
@@ -646,7 +666,8 @@ async def test_an_operators_ticket_goes_with_the_key(
     async with follow(callers.client(), made.json()["url"]) as reader:
         assert (await reader.message()).event == "cursor"
     rotated = msgspec.structs.replace(server.settings, operator_key_hashes=["0" * 64])
-    monkeypatch.setitem(server.app.state._state, "settings", rotated)
+    runtime = msgspec.structs.replace(server.app.state.runtime, settings=rotated)
+    monkeypatch.setattr(server.app.state, "runtime", runtime)
     async with follow(callers.client(), made.json()["url"]) as reader:
         assert problem_of((await reader.rest())[0]) == "invalid_key"
 
@@ -671,7 +692,7 @@ async def drop(reader: Reader) -> None:
 async def test_nothing_is_left_of_clients_that_went_away(server: Running, tenant: Tenant) -> None:
     hub, path = server.app.state.runtime.hub, f"{tenant.path}/stream"
     tasks = len(asyncio.all_tasks())
-    cursor = hub.cursor()
+    cursor = cursor_at_head(server, tenant)
     await sql(server, MANY, UUID(tenant.id))
     await server.app.state.runtime.tail.catch_up()
     for _ in range(4):
@@ -688,14 +709,14 @@ async def test_nothing_is_left_of_clients_that_went_away(server: Running, tenant
     await until(lambda: not hub.channels[UUID(tenant.id)].groups)
     assert hub.counts.connections == 0
     await until(lambda: len(asyncio.all_tasks()) <= tasks + 1)
-    assert server.app.state.runtime.database.api.pool.checkedout() == 0
+    assert lent(server.app.state.runtime.database.api) == 0
 
 
 async def test_a_reader_that_leaves_in_any_moment_costs_no_connection(
     server: Running, tenant: Tenant
 ) -> None:
     hub, path = server.app.state.runtime.hub, f"{tenant.path}/stream"
-    start = hub.cursor()
+    start = cursor_at_head(server, tenant)
     await number(tenant, *(str(n) for n in range(500)))
 
     async def read() -> None:
@@ -708,8 +729,8 @@ async def test_a_reader_that_leaves_in_any_moment_costs_no_connection(
         for task in reading:
             task.cancel()
         await asyncio.gather(*reading, return_exceptions=True)
-    pool = server.app.state.runtime.database.api.pool
-    await until(lambda: pool.checkedout() == 0)
+    pool = server.app.state.runtime.database.api
+    await until(lambda: lent(pool) == 0)
     await until(lambda: not hub.channels[UUID(tenant.id)].groups)
     assert hub.counts.connections == 0
     assert (await tenant.owner.client.get(tenant.path)).status_code == 200
