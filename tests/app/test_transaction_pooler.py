@@ -15,9 +15,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 import pytest
+from app.database.engines import Database, driver_of
 
 from app.database.check import changes_servers
-from app.database.engines import Database, driver_of
 from app.database.work import transaction
 from app.principals import NOBODY
 from app.server import check
