@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alembic_readonly_check import baseline, catalog, datamodel
+from alembic_readonly_check import catalog, datamodel
 from alembic_readonly_check.columns_contract import check_columns
 from alembic_readonly_check.compare import Comparison, Rules, Side
 from alembic_readonly_check.config import Config
@@ -28,7 +28,6 @@ class Options:
 
     select: tuple[str, ...] = ()
     ignore: tuple[str, ...] = ()
-    baseline: Path | None = None
     snapshot: Path | None = None
     strict_coverage: bool = False
     require_readonly_role: bool = False
@@ -226,7 +225,7 @@ class Check:
         return wanted and not (self.options.ignore and found.code.startswith(self.options.ignore))
 
     def report(self, today: dt.date) -> Report:
-        """Leave out what is not selected, ignored or in the baseline, and sort the rest.
+        """Leave out what is not selected, or is ignored, and sort the rest.
 
         Raises `CannotCheck` if nothing was compared: that is no agreement.
         """
@@ -244,8 +243,6 @@ class Check:
         for ignore in self.config.ignore:
             if today > ignore.until:
                 self.note(f"the ignore of {ignore.code} {ignore.subject} ended on {ignore.until}")
-        if self.options.baseline is not None:
-            found = baseline.apply(found, baseline.read(self.options.baseline), today)
         if self.options.strict_coverage:
             found = [
                 replace(one, severity="error") if one.code == "DC390" else one for one in found

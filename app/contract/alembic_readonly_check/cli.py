@@ -15,7 +15,7 @@ import rich_click as click
 from click import get_current_context
 from click.core import ParameterSource
 
-from alembic_readonly_check import baseline, reporters
+from alembic_readonly_check import reporters
 from alembic_readonly_check.check import Check, Options
 from alembic_readonly_check.codes import FAMILIES, REGISTRY
 from alembic_readonly_check.config import SECTION, Config, load, secret
@@ -93,13 +93,6 @@ SELECT = (
 COUNTS = (
     *SELECT,
     click.option("--ignore", metavar="CODES", help="Not these codes or families.", panel=COUNTED),
-    click.option(
-        "--baseline",
-        "baseline_",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help="Known findings, each with a reason and an expiry.",
-        panel=COUNTED,
-    ),
     click.option(
         "--fail-on",
         type=click.Choice(["error", "warning", "warn", "none"]),
@@ -223,7 +216,6 @@ def _check(progress: Callable[[str], None], **given: Any) -> Check:
         Options(
             _codes(given["select"]),
             _codes(given["ignore"]),
-            given["baseline_"],
             given.get("snapshot"),
             given.get("strict_coverage", False),
             given.get("require_readonly_role", False),
@@ -413,29 +405,6 @@ def _needed(name: str) -> str:
     if value is None:
         raise CannotCheck(f"{name} is not set.")
     return value
-
-
-@main.command("baseline", panel=KEEP)
-@click.option("--reason", metavar="TEXT", required=True, help="Why this drift is borne.")
-@click.option(
-    "--until",
-    required=True,
-    type=click.DateTime(["%Y-%m-%d"]),
-    metavar="YYYY-MM-DD",
-    help="The last day on which it is borne.",
-)
-@_with(SELECT)
-@KEPT
-def baseline_(reason: str, until: dt.datetime, select: str | None, output: Path) -> None:
-    """Write today's findings to a file that --baseline leaves out until a day."""
-    try:
-        check = Check(_configured(), Options(select=_codes(select)))
-        _everything(check)
-        found = check.report(dt.date.today()).findings
-        output.write_text(baseline.make(found, reason, until.date()), encoding="utf-8")
-    except CannotCheck as error:
-        _stop(error)
-    click.echo(f"{output}: {len(found)} findings until {until.date()}")
 
 
 @main.command(panel=UNDERSTAND)

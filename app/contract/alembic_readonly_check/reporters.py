@@ -103,11 +103,6 @@ def json(report: Report) -> str:
     )
 
 
-def jsonl(report: Report) -> str:
-    """Write one JSON object a line, one line a finding."""
-    return "".join(msgspec.json.encode(_plain(found)).decode() + "\n" for found in report.findings)
-
-
 def sarif(report: Report) -> str:
     """Write SARIF 2.1.0."""
     used = sorted({found.code for found in report.findings})
@@ -225,31 +220,11 @@ def junit(report: Report) -> str:
     )
 
 
-def markdown(report: Report) -> str:
-    """Write a table, for a job summary or a comment."""
-
-    def cell(text_: str) -> str:
-        return " ".join(text_.replace("|", "\\|").split())
-
-    lines = [f"**{report.summary}**\n"]
-    if report.findings:
-        lines.append("\n| Code | Severity | Where | What | Fix |\n|---|---|---|---|---|\n")
-    for found in report.findings:
-        heading = f"{cell(found.heading)}<br>" if found.heading else ""
-        lines.append(
-            f"| {found.code} | {found.severity} | {cell(str(found.location or ''))} |"
-            f" {heading}`{cell(found.subject)}`: {cell(found.message)} | {cell(found.fix)} |\n"
-        )
-    return "".join(lines)
-
-
 FORMATS: dict[str, Reporter] = {
     "text": text,
     "json": json,
-    "jsonl": jsonl,
     "sarif": sarif,
     "github": github,
     "gitlab": gitlab,
     "junit": junit,
-    "markdown": markdown,
 }
