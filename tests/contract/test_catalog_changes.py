@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from alembic_readonly_check import catalog, datamodel, guard, metadata, scratch
-from alembic_readonly_check.compare import Comparison, Family, Rules, Side
+from alembic_readonly_check.compare.comparison import Comparison
+from alembic_readonly_check.compare.sides import Family, Rules, Side
+from alembic_readonly_check.db import catalog, guard, scratch
+from alembic_readonly_check.db.guard import Reader
 from alembic_readonly_check.facts import Schema
-from alembic_readonly_check.guard import Reader
+from alembic_readonly_check.sources import models
+from alembic_readonly_check.sources.document import datamodel
 from sqlalchemy import Connection
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -530,9 +533,7 @@ def connected(url: URL, work: Callable[[Connection], T]) -> T:
 @pytest.fixture(scope="module")
 def base(server_url: str) -> Iterator[Base]:
     server = guard.driver_url(server_url, "server")
-    models = metadata.read(
-        "shop.tables:metadata", ROOT, "public", lambda schema: schema == "public"
-    )
+    mapped = models.read("shop.tables:metadata", ROOT, "public", lambda schema: schema == "public")
     document = datamodel.read(ROOT / "handbook/tables.md", ROOT, rls="off")
     assert document.findings == []
     with scratch.databases(
@@ -541,7 +542,7 @@ def base(server_url: str) -> Iterator[Base]:
         [ROOT / "sql/roles.sql"],
         sorted((ROOT / "sql/changes").glob("*.sql")),
         None,
-        models.metadata,
+        mapped.metadata,
         "public",
     ) as made:
         shadow = catalog.Scope(tuple(inner for inner, _ in made.shadows), (), made.shadows)
@@ -552,11 +553,11 @@ def base(server_url: str) -> Iterator[Base]:
         before = guard.run(
             made.migrated, "A", SCOPE.schemas, lambda r: catalog.read(r.ask, SCOPE, "before")
         )
-        assert set(compiled.tables) >= set(models.schema.tables)
+        assert set(compiled.tables) >= set(mapped.schema.tables)
         yield Base(
             made.migrated,
-            models.schema,
-            scratch.as_models(compiled, models.schema),
+            mapped.schema,
+            scratch.as_models(compiled, mapped.schema),
             document.schema,
             before,
         )

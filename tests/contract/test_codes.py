@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from alembic_readonly_check.catalog import QUERIES
 from alembic_readonly_check.codes import FAMILIES, REGISTRY, TEXTS
+from alembic_readonly_check.db.queries import QUERIES
 from alembic_readonly_check.findings import SEVERITIES
 
 HERE = Path(__file__).parent

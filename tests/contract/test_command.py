@@ -16,8 +16,9 @@ from typing import Any
 
 import asyncpg
 import pytest
-from alembic_readonly_check import cli, guard, reporters
 from alembic_readonly_check.codes import FAMILIES, REGISTRY, finding
+from alembic_readonly_check.command import cli, reporters
+from alembic_readonly_check.db import guard
 from alembic_readonly_check.findings import Location
 from click.testing import CliRunner, Result
 from sqlalchemy.engine import URL

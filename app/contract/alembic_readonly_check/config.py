@@ -11,7 +11,29 @@ import msgspec
 
 from alembic_readonly_check.codes import REGISTRY
 from alembic_readonly_check.findings import CannotCheck, Finding
-from alembic_readonly_check.openapi import ApiRules
+
+
+class ApiRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+    """What a project may set about its API, under `[tool.alembic-readonly-check.api]`.
+
+    `permission_extension` of an operation must equal `permission_opt` of its handler. A handler is
+    authenticated if it has a guard, an authentication middleware or one of `auth_dependencies`
+    among its dependencies, unless `public_opt` is true in its `opt`. `ambient_parameters`
+    (`header:If-Match`) are read from the request itself, so no signature names them.
+    `undocumented` are globs of paths that are served on purpose without a contract.
+    `private_columns` are globs over `schema.table.column` that no response may carry.
+    """
+
+    permission_extension: str = "x-permission"
+    permission_opt: str = "permission"
+    public_opt: str = "exclude_from_auth"
+    auth_dependencies: tuple[str, ...] = ()
+    ambient_parameters: tuple[str, ...] = ()
+    undocumented: tuple[str, ...] = ()
+    private_columns: tuple[str, ...] = ("*_hash",)
+    column_extension: str = "x-db-column"
+    external_extension: str = "x-external-api"
+
 
 SECTION = "[tool.alembic-readonly-check]"
 
@@ -148,3 +170,10 @@ def _convert(section: object, folder: Path, path: Path) -> Config:
 def secret(name: str) -> str | None:
     """Read an environment variable; only its name is ever shown."""
     return os.environ.get(name) or None
+
+
+def needed(name: str) -> str:
+    value = secret(name)
+    if value is None:
+        raise CannotCheck(f"{name} is not set.")
+    return value

@@ -10,6 +10,8 @@ from typing import Any
 
 from alembic_readonly_check.findings import Location
 
+Json = dict[str, Any]
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -276,7 +278,7 @@ class Domain:
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """A sequence that no column owns; bounds are None where the source leaves them to the type."""
+    """A sequence; bounds are None where the source leaves them to the type."""
 
     name: str
     type: str = "bigint"
@@ -290,15 +292,12 @@ class Sequence:
     location: Location | None = None
 
     def __str__(self) -> str:
-        words = [f"AS {self.type} INCREMENT BY {self.increment}"]
-        if self.minimum is not None:
-            words.append(f"MINVALUE {self.minimum}")
-        if self.maximum is not None:
-            words.append(f"MAXVALUE {self.maximum}")
-        words.append(f"START WITH {self.start} CACHE {self.cache}")
-        if self.cycle:
-            words.append("CYCLE")
-        return " ".join(words)
+        low = "" if self.minimum is None else f" MINVALUE {self.minimum}"
+        high = "" if self.maximum is None else f" MAXVALUE {self.maximum}"
+        return (
+            f"AS {self.type} INCREMENT BY {self.increment}{low}{high} START WITH {self.start}"
+            f" CACHE {self.cache}{' CYCLE' if self.cycle else ''}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,8 +323,8 @@ class View:
 class Function:
     """A function or procedure; `arguments` pairs names with types, in call order.
 
-    `executors` are the roles beside the owner that may execute it. `body` is everything else the
-    catalog knows of it (language, volatility, settings, text); a document does not say it.
+    `executors` are the roles beside the owner that may execute it. `body` is what only the catalog
+    knows of it: language, volatility, settings, text.
     """
 
     name: str
@@ -398,10 +397,3 @@ class Schema:
     publications: dict[str, Publication] | None = None
     others: tuple[Other, ...] = ()
     owned_sequences: dict[str, Sequence] = field(default_factory=dict)
-
-    def table(self, name: str) -> Table | None:
-        """Find a table by `schema.table`."""
-        return self.tables.get(name)
-
-
-Json = dict[str, Any]
