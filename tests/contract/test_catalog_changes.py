@@ -539,9 +539,7 @@ def base(server_url: str) -> Iterator[Base]:
     with scratch.databases(
         server,
         "server",
-        [ROOT / "sql/roles.sql"],
-        sorted((ROOT / "sql/changes").glob("*.sql")),
-        None,
+        scratch.Scripts([ROOT / "sql/roles.sql"], sorted((ROOT / "sql/changes").glob("*.sql"))),
         mapped.metadata,
         "public",
     ) as made:

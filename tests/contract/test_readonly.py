@@ -58,9 +58,7 @@ def shop(server_url: str) -> Iterator[Shop]:
     with scratch.databases(
         server,
         "server",
-        [ROOT / "sql/roles.sql"],
-        sorted((ROOT / "sql/changes").glob("*.sql")),
-        None,
+        scratch.Scripts([ROOT / "sql/roles.sql"], sorted((ROOT / "sql/changes").glob("*.sql"))),
         None,
         "public",
     ) as made:
@@ -98,7 +96,7 @@ def test_a_role_that_may_write_is_named(shop: Shop, monkeypatch: pytest.MonkeyPa
 def test_a_transaction_that_may_write_is_refused(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guard, "_options", lambda: {"isolation_level": "REPEATABLE READ"})
+    monkeypatch.setattr(guard, "READ_ONLY", {})
     with pytest.raises(CannotCheck) as stopped:
         guard.run(shop.reader, "X", SCHEMAS, lambda reader: reader.ask("relations"))
     assert stopped.value.code == "RO902"

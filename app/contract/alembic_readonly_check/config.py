@@ -77,11 +77,19 @@ class Ignore(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Scratch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
-    """Where scratch databases are made, and what goes into them before the migrations."""
+    """Where scratch databases are made, and how they are migrated.
+
+    `platform` files go first. Instead of the folder `migrations`, `alembic` names an alembic.ini
+    whose revisions are rendered offline, or `command` is run with the scratch database's URL in the
+    variable `url-env` of the configuration, written for `driver`.
+    """
 
     url_env: str = "SCRATCH_DATABASE_URL"
     platform: tuple[str, ...] = ()
     role: str | None = None
+    alembic: str | None = None
+    command: tuple[str, ...] = ()
+    driver: str = "postgresql"
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
@@ -118,6 +126,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="ke
     ignore: tuple[Ignore, ...] = ()
     root: str = "."
     source: str | None = None
+    stated: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -125,11 +134,18 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="ke
         return Path(self.root)
 
     def path(self, name: str | None) -> Path | None:
-        """Resolve a configured path; None if it is not configured or nothing is there."""
+        """Resolve a path; None if it is not configured, or if nothing is at a default one.
+
+        Raises `CannotCheck` if the configuration names a path and nothing is there.
+        """
         if not name:
             return None
         path = self.folder / name
-        return path if path.exists() else None
+        if path.exists():
+            return path
+        if name in self.stated:
+            raise CannotCheck(f"{name} is configured and not there; correct {SECTION}.")
+        return None
 
 
 def load(start: Path) -> Config:
@@ -156,7 +172,9 @@ def _convert(section: object, folder: Path, path: Path) -> Config:
     if not isinstance(section, dict):
         raise CannotCheck(f"{SECTION} in {path.name} is not a table.")
     try:
-        config = msgspec.convert({**section, "root": str(folder), "source": str(path)}, Config)
+        stated = [value for value in section.values() if isinstance(value, str)]
+        own = {"root": str(folder), "source": str(path), "stated": stated}
+        config = msgspec.convert({**section, **own}, Config)
     except msgspec.ValidationError as error:
         raise CannotCheck(f"{SECTION} in {path.name}: {error}.") from None
     for ignore in config.ignore:

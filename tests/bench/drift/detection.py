@@ -409,9 +409,7 @@ def measure(server_url: str) -> list[str]:
     with scratch.databases(
         server,
         "server",
-        [ROOT / "sql/roles.sql"],
-        sorted((ROOT / "sql/changes").glob("*.sql")),
-        None,
+        scratch.Scripts([ROOT / "sql/roles.sql"], sorted((ROOT / "sql/changes").glob("*.sql"))),
         None,
         "public",
     ) as made:

@@ -111,7 +111,8 @@ def measure(server_url: str) -> list[str]:
         first = cpu(folder, *COMMAND, before=none, PYTHONPYCACHEPREFIX=str(compiled))
         server = guard.driver_url(server_url, "server")
         migrations = [folder / "migrations/0001_all.sql"]
-        with scratch.databases(server, "server", [], migrations, None, None, "public") as made:
+        scripts = scratch.Scripts(migrations=migrations)
+        with scratch.databases(server, "server", scripts, None, "public") as made:
             url = made.migrated.set(drivername="postgresql").render_as_string(hide_password=False)
             os.environ["BIG_DATABASE_URL"] = url
             run = Check(load(folder))

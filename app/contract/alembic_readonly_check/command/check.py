@@ -19,6 +19,7 @@ from alembic_readonly_check.openapi.contract import Contract, load_contract
 from alembic_readonly_check.sources.document import datamodel
 from alembic_readonly_check.sources.document.datamodel import Document
 from alembic_readonly_check.sources.loading import load
+from alembic_readonly_check.sources.migrations import read as read_text
 
 if TYPE_CHECKING:
     from alembic_readonly_check.api.served import Route
@@ -49,6 +50,7 @@ class Check:
     document: Document | None = None
     models: "Models | None" = None
     described: Contract | None = None
+    pairs: int = 0
 
     # ------------------------------------------------------------------ offline
 
@@ -65,6 +67,7 @@ class Check:
             path, self.config.folder, self.config.default_schema, self.config.rls
         )
         self.findings += self.document.findings
+        self.pairs += 1
         self.compared.append(f"{len(self.document.schema.tables)} tables of {self.document.path}")
 
     def mapped(self, required: bool = False) -> None:
@@ -86,6 +89,7 @@ class Check:
     def offline(self) -> None:
         """Compare the document with the models."""
         if self.document is not None and self.models is not None:
+            self.pairs += 1
             self.findings += Comparison(
                 "DM", self.document_side(), self.models_side(self.models.schema), self.rules()
             ).run()
@@ -102,6 +106,7 @@ class Check:
         self.described = load_contract(path, self.config.folder)
         rules = self.config.api
         if self.document is not None:
+            self.pairs += 1
             self.findings += check_columns(
                 self.described,
                 self.document.schema,
@@ -110,9 +115,10 @@ class Check:
                 self.config.managed_schemas,
             )
         external = self.config.path(self.config.external_apis)
+        self.pairs += external is not None
         self.findings += check_external(
             self.described,
-            external.read_text("utf-8") if external else None,
+            read_text(external) if external else None,
             self.config.external_apis or "external_apis.md",
             rules,
         )
@@ -132,6 +138,7 @@ class Check:
         from alembic_readonly_check.api.structs import check_structs
 
         routes = self.routes()
+        self.pairs += 1
         self.findings += check_routes(self.described, routes, self.config.api)
         self.findings += check_structs(self.described, routes, self.config.folder)
 
@@ -147,7 +154,7 @@ class Check:
         if not isinstance(app, Litestar) and callable(app):
             try:
                 app = app()
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise CannotCheck(
                     f"{target} makes no app: {type(error).__name__}: {error}."
                 ) from error
@@ -218,9 +225,9 @@ class Check:
 
         Raises `CannotCheck` if nothing was compared: that is no agreement.
         """
-        if not self.compared:
+        if not self.pairs:
             raise CannotCheck(
-                "Nothing was compared: there is no document, no models and no app;"
+                f"Nothing was compared: there is {' and '.join(self.compared) or 'nothing'} alone;"
                 " `doctor` says what was looked for."
             )
         found: Iterable[Finding] = (one for one in set(self.findings) if self.selected(one))

@@ -13,6 +13,7 @@ import msgspec
 import rich_click as click
 from click import get_current_context
 from click.core import ParameterSource
+from click.exceptions import Exit
 
 from alembic_readonly_check.codes import FAMILIES, REGISTRY
 from alembic_readonly_check.command import reporters
@@ -39,6 +40,7 @@ from alembic_readonly_check.findings import SEVERITIES, CannotCheck
 COMMANDLINE = ParameterSource.COMMANDLINE
 click.rich_click.TEXT_MARKUP = "markdown"
 click.rich_click.MAX_WIDTH = 100
+TRACEBACK = "ALEMBIC_READONLY_CHECK_TRACEBACK"
 UNKNOWN = "{} is neither a code nor a family of codes; `explain` alone lists the families."
 
 
@@ -65,9 +67,31 @@ def _codes(text: str | None) -> tuple[str, ...]:
     return codes
 
 
-def _stop(error: CannotCheck) -> NoReturn:
-    code = f"{error.code}: " if error.code else ""
-    click.echo(f"alembic-readonly-check: {code}{error}", err=True)
+class Sentences(click.RichGroup):
+    """Ends with 2 and a sentence whatever goes wrong, for 1 means drift."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except CannotCheck as error:
+            _stop(f"{error.code}: {error}" if error.code else str(error))
+        except (click.ClickException, Exit):
+            raise
+        except (KeyboardInterrupt, click.Abort):
+            _stop("It was interrupted before it had a result.")
+        except OSError as error:
+            _stop(f"{error.filename or 'A file'} cannot be used: {error.strerror or error}.")
+        except Exception as error:
+            if os.environ.get(TRACEBACK):
+                raise
+            _stop(
+                f"It failed and compared nothing to its end: {type(error).__name__}: {error}."
+                f" {TRACEBACK}=1 shows where; please report it."
+            )
+
+
+def _stop(sentence: str) -> NoReturn:
+    click.echo(f"alembic-readonly-check: {' '.join(sentence.split())}", err=True)
     sys.exit(2)
 
 
@@ -84,23 +108,23 @@ def _status() -> tuple[AbstractContextManager[Any], Callable[[str], None]]:
 
 def _run(work: Callable[[Check], None], **given: Any) -> None:
     """Do the work of a subcommand, report, and exit with 0, 1 or 2."""
-    try:
-        shown, progress = _status()
-        with shown:
-            check = _check(progress, **given)
-            work(check)
-        report = check.report(dt.date.today())
-        _write(report, given["format_"], given["output"])
-    except CannotCheck as error:
-        _stop(error)
+    shown, progress = _status()
+    with shown:
+        check = _check(progress, **given)
+        work(check)
+    report = check.report(dt.date.today())
+    _write(report, given["format_"], given["output"])
     limits = {"none": 0, "error": 1}
     least = limits.get(given["fail_on"], 2)
     sys.exit(1 if any(SEVERITIES.index(f.severity) < least for f in report.findings) else 0)
 
 
 def _check(progress: Callable[[str], None], **given: Any) -> Check:
+    config = _configured(**given)
+    for path in (config.datamodel, config.openapi, config.external_apis, config.migrations):
+        config.path(path)
     return Check(
-        _configured(**given),
+        config,
         Options(
             _codes(given["select"]),
             _codes(given["ignore"]),
@@ -153,7 +177,12 @@ def _databases(check: Check, only: frozenset[str] = frozenset({"facts", "migrati
     DatabaseCheck(check).compare(only)
 
 
-@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=Sentences,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(package_name="alembic-readonly-check")
 @with_options(DATABASES, APP, MODELS, STRICT, COUNTS, REPORT)
 def main(**given: Any) -> None:
     """Prove that documents, models, migrations, app and database agree, without writing a byte.
@@ -170,7 +199,7 @@ def main(**given: Any) -> None:
     if context.invoked_subcommand is None:
         _run(_everything, **given)
     elif any(context.get_parameter_source(name) is COMMANDLINE for name in given):
-        _stop(CannotCheck(f"Give options after the subcommand: {context.invoked_subcommand} --…"))
+        raise CannotCheck(f"Give options after the subcommand: {context.invoked_subcommand} --…")
 
 
 @main.command("all", panel=COMPARE)
@@ -265,7 +294,7 @@ def explain(code: str | None) -> None:
         return
     listed = [entry for entry in REGISTRY.values() if entry.code.startswith(wanted)]
     if not listed:
-        _stop(CannotCheck(UNKNOWN.format(wanted)))
+        raise CannotCheck(UNKNOWN.format(wanted))
     for entry in listed:
         click.echo(f"{entry.code}  {entry.title}")
 
@@ -280,16 +309,13 @@ def snapshot_(output: Path, **given: Any) -> None:
     """
     from alembic_readonly_check.db import guard, snapshot
 
-    try:
-        check = Check(_configured(**given))
-        check.docs()
-        check.mapped()
-        name = check.config.url_env
-        url = guard.driver_url(needed(name), name)
-        taken = guard.run(url, name, check.scope().schemas, snapshot.take, check.config.timeout)
-        output.write_text(snapshot.encode(taken), encoding="utf-8")
-    except CannotCheck as error:
-        _stop(error)
+    check = Check(_configured(**given))
+    check.docs()
+    check.mapped()
+    name = check.config.url_env
+    url = guard.driver_url(needed(name), name)
+    taken = guard.run(url, name, check.scope().schemas, snapshot.take, check.config.timeout)
+    output.write_text(snapshot.encode(taken), encoding="utf-8")
     click.echo(
         f"{output}: {len(taken.answers['relations'])} relations of {', '.join(taken.schemas)}"
     )
@@ -301,10 +327,7 @@ def doctor() -> None:
 
     Ends with **2** if that is nothing.
     """
-    try:
-        config = _configured()
-    except CannotCheck as error:
-        _stop(error)
+    config = _configured()
     click.echo(
         f"{SECTION} of {config.source}"
         if config.source

@@ -16,7 +16,7 @@ from alembic_readonly_check.command.check import Check
 from alembic_readonly_check.compare.comparison import Comparison
 from alembic_readonly_check.compare.sides import CODES, Planner, Side
 from alembic_readonly_check.config import secret
-from alembic_readonly_check.db import catalog, guard, queries, scratch, snapshot
+from alembic_readonly_check.db import catalog, guard, outside, queries, scratch, snapshot
 from alembic_readonly_check.db.guard import Reader
 from alembic_readonly_check.facts import Json, Schema
 from alembic_readonly_check.findings import CannotCheck, Finding
@@ -40,6 +40,11 @@ class DatabaseCheck:
 
     check: Check
 
+    @property
+    def outside(self) -> bool:
+        """Tell whether the migrations are Alembic's or a command's, and no folder of SQL."""
+        return bool(self.check.config.scratch.alembic or self.check.config.scratch.command)
+
     def compare(self, only: frozenset[str] = frozenset({"facts", "migrations"})) -> None:
         """Compare with a scratch and a live database, as far as their variables are set.
 
@@ -54,14 +59,22 @@ class DatabaseCheck:
                 f"There is no database: set {live_name} or {scratch_name}, or give --snapshot."
             )
         live_url = guard.driver_url(live, live_name) if live else None
-        held = migrations.files(self.check.config.path(self.check.config.migrations))
+        config = self.check.config
+        held = [] if self.outside else migrations.files(config.path(config.migrations))
+        if not (held or self.outside or live or self.check.options.snapshot):
+            raise CannotCheck(
+                f"{scratch_name} is set and there is no migration to carry out; name their folder"
+                " in `migrations`, or unset it."
+            )
         work = partial(self.with_live, only=only, held=held)
         made: list[Finding] = []
+        pairs = self.check.pairs
         if server is not None:
             url = guard.driver_url(server, scratch_name)
             if live_url is not None:
                 scratch.refuse_live(url, scratch_name, (live_name, live_url))
-            made = self.with_scratch(url, held) if "facts" in only and held else []
+            if "facts" in only and (held or self.outside):
+                made = self.with_scratch(url, held)
             self.check.findings += made
             work = partial(work, server=url)
         else:
@@ -82,6 +95,9 @@ class DatabaseCheck:
                 lambda reader: work(self.read_live(reader)),
                 self.check.config.timeout,
             )
+        if self.check.pairs == pairs:
+            notes = "".join(f"; {note}" for note in self.check.notes)
+            raise CannotCheck(f"No database was compared{notes}.")
         fresh = self.check.findings[before:]
         del self.check.findings[before:]
         self.check.findings += [
@@ -127,9 +143,10 @@ class DatabaseCheck:
         applied = live.applied
         waiting = migrations.pending(held, applied) if applied is not None else []
         if "migrations" in only:
-            if applied is None:
+            if applied is None or not (held or applied):
                 self.check.note("the database keeps no supabase_migrations.schema_migrations")
             else:
+                self.check.pairs += 1
                 self.check.findings += migrations.check(held, applied, self.check.config.folder)
                 self.check.compared.append(f"{len(held)} migrations")
         models = self.check.models.schema if self.check.models else None
@@ -142,6 +159,7 @@ class DatabaseCheck:
                     made.migrated, models if waiting and "facts" in only else None
                 )
             if "migrations" in only:
+                self.check.pairs += 1
                 self.check.findings += Comparison(
                     "MG",
                     Side(expected, "migrations"),
@@ -161,23 +179,23 @@ class DatabaseCheck:
         self, server: URL, held: list[Migration], models: Models | None
     ) -> AbstractContextManager[scratch.Databases]:
         """Make scratch databases from migrations and, if given, models."""
-        config = self.check.config.scratch
-        for path in config.platform:
-            if not (self.check.config.folder / path).is_file():
-                raise CannotCheck(f"The platform file {path} is not there.")
+        config = self.check.config
         return scratch.databases(
             server,
-            config.url_env,
-            [self.check.config.folder / path for path in config.platform],
-            [migration.path for migration in held],
-            config.role,
+            config.scratch.url_env,
+            scratch.Scripts(
+                [config.folder / path for path in config.scratch.platform],
+                [migration.path for migration in held],
+                config.scratch.role,
+                partial(outside.migrate, config) if self.outside else None,
+            ),
             models.metadata if models else None,
-            self.check.config.default_schema,
+            config.default_schema,
         )
 
     def with_scratch(self, server: URL, held: list[Migration]) -> list[Finding]:
         """Compare document and models with what the migrations make."""
-        self.check.progress(f"carrying out {len(held)} migrations")
+        self.check.progress(f"carrying out {len(held) or 'the'} migrations")
         with self.made(server, held, self.check.models) as made:
             models = self.check.models.schema if self.check.models else None
             if made.compiled is not None and models is not None:
@@ -238,6 +256,10 @@ class DatabaseCheck:
             raise CannotCheck(
                 f"The {label} hold no table in {', '.join(self.check.scope().schemas)}."
             )
+        if self.check.document is None and models is None:
+            self.check.note("there is neither a document nor are there models to compare with")
+            return []
+        self.check.pairs += 1
         follow = Side(held, label)
         found: list[Finding] = []
         if self.check.document is not None:

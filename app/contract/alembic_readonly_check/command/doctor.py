@@ -30,11 +30,14 @@ def diagnosis(config: Config) -> Iterator[tuple[str, str, str]]:
     files: dict[str, tuple[str | None, Callable[[], str]]] = {
         "datamodel": (config.datamodel, lambda: read(check.docs)),
         "openapi": (config.openapi, lambda: read(check.contract)),
-        "external-apis": (config.external_apis, lambda: str(config.external_apis)),
+        "external-apis": (
+            config.external_apis,
+            lambda: str(config.path(config.external_apis) and config.external_apis),
+        ),
         "migrations": (config.migrations, lambda: _migrations(config)),
     }
     for key, (path, look) in files.items():
-        is_there = config.path(path) is not None
+        is_there = path is not None and (path in config.stated or config.path(path) is not None)
         yield key, *(_tried(look) if is_there else ("missing", f"{path} is not there"))
     modules: dict[str, tuple[str | None, Callable[[], str]]] = {
         "metadata": (config.metadata, lambda: read(check.mapped)),

@@ -7,16 +7,17 @@ hash, and `EXPLAIN` of exactly one expression, which Postgres' own parser has to
 
 import asyncio
 import re
-import ssl
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
+import asyncpg
 import msgspec
-from sqlalchemy import Connection, CursorResult, create_engine, event, text
+from sqlalchemy import Connection, CursorResult, event, text
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -99,21 +100,37 @@ def _outputs(plan: Any) -> Any:
     return plan
 
 
+READ_ONLY = {"postgresql_readonly": True}
+
+PARAMETERS = frozenset(
+    """application_name gsslib host krbsrvname options passfile port service sslcert sslcrl sslkey
+    sslmode sslnegotiation sslpassword sslrootcert target_session_attrs""".split()
+)
+"""What of a URL's query the driver understands; the rest is meant for other programs."""
+
+
 def driver_url(value: str, name: str) -> URL:
-    """Read a URL; a bare `postgresql:` gets asyncpg, `sslmode` the name asyncpg knows.
+    """Read a URL for any driver, and leave out what only that driver or an ORM understands.
 
     Raises `CannotCheck`, which never shows the value.
     """
     try:
-        url = make_url(re.sub(r"^postgres(ql)?:", "postgresql+asyncpg:", value.strip()))
-        url.get_dialect()
-    except (ArgumentError, NoSuchModuleError, ModuleNotFoundError):
+        url = make_url(value.strip())
+    except (ArgumentError, ValueError):
         raise CannotCheck(f"{name} does not hold the URL of a Postgres database.") from None
-    if not url.drivername.startswith("postgresql"):
+    if url.get_backend_name() not in ("postgres", "postgresql"):
         raise CannotCheck(
             f"{name} holds the URL of another kind of database; only Postgres is read."
         )
-    return url
+    query = {key: value for key, value in url.query.items() if key in PARAMETERS}
+    if "ssl" in url.query:
+        query.setdefault("sslmode", url.query["ssl"])
+    return url.set(drivername="postgresql", query=query)
+
+
+def dsn(url: URL) -> str:
+    """Write a URL out for the driver, password and all."""
+    return url.render_as_string(hide_password=False)
 
 
 def finish(work: Coroutine[Any, Any, T]) -> T:
@@ -138,17 +155,16 @@ def run(
     statement is not on the allow-list (RO903).
     """
     try:
-        if url.get_dialect().is_async:
-            return finish(_run_async(url, schemas, work, timeout, reflecting))
-        engine = create_engine(url, poolclass=NullPool, **_options())
-        try:
-            with engine.connect() as connection:
-                return _guarded(connection, schemas, work, timeout, reflecting)
-        finally:
-            engine.dispose()
+        return finish(_run_async(url, schemas, work, timeout, reflecting))
     except CannotCheck:
         raise
-    except (SQLAlchemyError, OSError, TimeoutError, ssl.SSLError) as error:
+    except (
+        SQLAlchemyError,
+        asyncpg.PostgresError,
+        asyncpg.InterfaceError,
+        OSError,
+        ValueError,
+    ) as error:
         raise CannotCheck(f"The database of {name} cannot be read: {_reason(error)}.") from None
 
 
@@ -159,31 +175,20 @@ async def _run_async(
     seconds: float,
     reflecting: bool,
 ) -> T:
-    arguments: dict[str, Any] = {}
-    if url.drivername.endswith("asyncpg"):
+    engine = create_async_engine(
+        "postgresql+asyncpg://",
+        poolclass=NullPool,
         # Unnamed statements pass a transaction pooler, which keeps no prepared ones.
-        arguments = {
-            "statement_cache_size": 0,
-            "prepared_statement_cache_size": 0,
-            "prepared_statement_name_func": str,
-            "timeout": seconds,
-        }
-        if "sslmode" in url.query:
-            arguments["ssl"] = url.query["sslmode"]
-            url = url.difference_update_query(["sslmode"])
-    engine = create_async_engine(url, poolclass=NullPool, connect_args=arguments, **_options())
+        async_creator=partial(asyncpg.connect, dsn(url), timeout=seconds, statement_cache_size=0),
+        connect_args={"prepared_statement_cache_size": 0, "prepared_statement_name_func": str},
+        isolation_level="REPEATABLE READ",
+        execution_options=READ_ONLY,
+    )
     try:
         async with engine.connect() as connection:
             return await connection.run_sync(_guarded, schemas, work, seconds, reflecting)
     finally:
         await engine.dispose()
-
-
-def _options() -> dict[str, Any]:
-    return {
-        "isolation_level": "REPEATABLE READ",
-        "execution_options": {"postgresql_readonly": True},
-    }
 
 
 def _guarded(

@@ -7,13 +7,14 @@ of their own, so that defaults and checks find the functions they call. Both are
 
 import asyncio
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import asyncpg
+import pglast
 from sqlalchemy import MetaData
 from sqlalchemy.dialects.postgresql import DOMAIN
 from sqlalchemy.engine import URL
@@ -27,9 +28,10 @@ from sqlalchemy.schema import (
 from sqlalchemy.sql.ddl import DDLElement
 from sqlalchemy.types import Enum
 
-from alembic_readonly_check.db.guard import finish
+from alembic_readonly_check.db.guard import dsn, finish
 from alembic_readonly_check.facts import Schema, Table
 from alembic_readonly_check.findings import CannotCheck
+from alembic_readonly_check.sources.migrations import read
 from alembic_readonly_check.sources.models import DIALECT, plain_type
 from alembic_readonly_check.sql.parsing import quoted
 
@@ -37,6 +39,19 @@ Named = Enum | DOMAIN
 PREFIX = "readonly_check_"
 _LOCK = 0x0A1E3B1C
 _WAIT_SECONDS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Scripts:
+    """How a scratch database is filled: files of the platform, then migrations as a role.
+
+    `outside` migrates a database by its URL, and returns the SQL that is still to be carried out.
+    """
+
+    platform: Sequence[Path] = ()
+    migrations: Sequence[Path] = ()
+    role: str | None = None
+    outside: Callable[[URL], str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +72,7 @@ class Databases:
 def databases(
     server: URL,
     name: str,
-    platform: list[Path],
-    migrations: list[Path],
-    role: str | None,
+    scripts: Scripts,
     metadata: MetaData | None,
     default_schema: str,
 ) -> Iterator[Databases]:
@@ -73,7 +86,7 @@ def databases(
     shadows = tuple(_shadows(metadata, default_schema, stem)) if metadata is not None else ()
     try:
         with _plainly(name):
-            finish(_make(server, first, platform, migrations, role))
+            finish(_make(server, first, scripts))
             refused = (
                 finish(_compile(server, first, second, metadata, default_schema, dict(shadows)))
                 if metadata is not None
@@ -112,13 +125,12 @@ def _plainly(name: str) -> Iterator[None]:
 
 
 async def _connect(url: URL, database: str | None = None) -> Any:
-    held = url.set(drivername="postgresql", database=database or url.database or "postgres")
-    return await asyncpg.connect(held.render_as_string(hide_password=False), timeout=_WAIT_SECONDS)
+    held = url.set(database=database or url.database or "postgres")
+    return await asyncpg.connect(dsn(held), timeout=_WAIT_SECONDS)
 
 
-async def _make(
-    server: URL, name: str, platform: list[Path], migrations: list[Path], role: str | None
-) -> None:
+async def _make(server: URL, name: str, scripts: Scripts) -> None:
+    role = scripts.role
     admin = await _connect(server)
     try:
         await admin.execute(f"CREATE DATABASE \"{name}\" TEMPLATE template0 ENCODING 'UTF8'")
@@ -126,8 +138,8 @@ async def _make(
         await admin.execute(f"SELECT pg_advisory_lock({_LOCK})")
         connection = await _connect(server, name)
         try:
-            for path in platform:
-                await _apply(connection, path)
+            for path in scripts.platform:
+                await _apply(connection, path.name, read(path))
             if role is not None:
                 known = await admin.fetchval(
                     "SELECT count(*) FROM pg_roles WHERE rolname = $1", role
@@ -138,22 +150,31 @@ async def _make(
                     )
                 await admin.execute(f'ALTER DATABASE "{name}" OWNER TO {quoted(role)}')
                 await connection.execute(f"SET SESSION AUTHORIZATION {quoted(role)}")
-            for path in migrations:
-                await _apply(connection, path)
+            for path in scripts.migrations:
+                await _apply(connection, path.name, read(path))
+            if scripts.outside is not None:
+                url = server.set(database=name)
+                rendered = await asyncio.to_thread(scripts.outside, url)
+                try:
+                    # It opens and ends its own transactions, so each statement goes alone.
+                    for statement in pglast.split(rendered):
+                        await connection.execute(statement)
+                except (asyncpg.PostgresError, pglast.parser.ParseError) as error:
+                    raise CannotCheck(f"Alembic's SQL cannot be applied: {error}.") from None
         finally:
             await connection.close()
     finally:
         await admin.close()
 
 
-async def _apply(connection: Any, path: Path) -> None:
-    """Run one file in one transaction, as a migration runs."""
-    text = await asyncio.to_thread(path.read_text, "utf-8")
+async def _apply(connection: Any, name: str, text: str) -> None:
+    """Run one script in one transaction, as a migration runs, and forget its settings."""
     try:
         async with connection.transaction():
-            await connection.execute(text)
+            await connection.execute(f"{text}\n;RESET ALL")
     except asyncpg.PostgresError as error:
-        raise CannotCheck(f"{path.name} cannot be applied: {error}.") from None
+        told = str(error).replace("\n;RESET ALL", "")
+        raise CannotCheck(f"{name} cannot be applied: {told}.") from None
 
 
 def _shadows(metadata: MetaData, default_schema: str, stem: str) -> Iterator[tuple[str, str]]:

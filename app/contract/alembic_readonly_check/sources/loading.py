@@ -18,6 +18,8 @@ def load(target: str, root: Path) -> Any:
         sys.path.insert(0, str(root))
     try:
         value: Any = importlib.import_module(module_name)
+    except SystemExit as error:
+        raise CannotCheck(f"{module_name} ends the process when it is imported.") from error
     except Exception as error:
         raise CannotCheck(
             f"{module_name} cannot be imported: {type(error).__name__}: {error}."

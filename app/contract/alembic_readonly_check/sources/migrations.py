@@ -26,6 +26,14 @@ class Migration:
         return self.path.name
 
 
+def read(path: Path) -> str:
+    """Read a script; raises `CannotCheck` if it is no UTF-8 text."""
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CannotCheck(f"{path.name} cannot be read: {error}.") from None
+
+
 def files(folder: Path | None) -> list[Migration]:
     """List the migrations of a folder in the order they are applied.
 
@@ -77,7 +85,7 @@ def check(held: list[Migration], applied: dict[str, Json], root: Path) -> Iterat
 
 
 def _edited(migration: Migration, statements: list[str], root: Path) -> Iterator[Finding]:
-    text = migration.path.read_text("utf-8")
+    text = read(migration.path)
     mine, theirs = list(_words(text)), [word for part in statements for word in _words(part)]
     for position, word in enumerate(mine):
         if position >= len(theirs) or theirs[position][0] != word[0]:

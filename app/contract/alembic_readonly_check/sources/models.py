@@ -91,6 +91,8 @@ def read(
     if not metadata.tables:
         raise CannotCheck(f"{target} holds no table; import the modules of the models beside it.")
     models = Models(metadata, describe(metadata, default_schema, is_compared), root)
+    if not models.schema.tables:
+        raise CannotCheck(f"{target} maps no table of the schemas that are compared.")
     held = vars(sys.modules[target.partition(":")[0]]).values()
     bases = (base for base in held if getattr(base, "metadata", None) is metadata)
     # Every mapped class leads to the one registry that its base has.
