@@ -90,14 +90,14 @@ class UUIDAuditBase(Base):
 
     __abstract__ = True
 
-    id: Mapped[UUID] = mapped_column(default=uuid4, primary_key=True)
+    id: Mapped[UUID] = mapped_column(default=uuid4, primary_key=True, sort_order=-100)
 
     @declared_attr
     def _sentinel(cls) -> Mapped[int]:
         return orm_insert_sentinel(name="sa_orm_sentinel")
 
-    created_at: Mapped[datetime] = mapped_column(default=lambda: datetime.now(UTC))
-    updated_at: Mapped[datetime] = mapped_column(default=lambda: datetime.now(UTC))
+    created_at: Mapped[datetime] = mapped_column(default=lambda: datetime.now(UTC), sort_order=3000)
+    updated_at: Mapped[datetime] = mapped_column(default=lambda: datetime.now(UTC), sort_order=3000)
 
 
 class BigIntAuditBase(Base):
@@ -108,9 +108,11 @@ class BigIntAuditBase(Base):
     @declared_attr
     def id(cls) -> Mapped[int]:
         name = f"{cls.__tablename__}_id_seq"
-        return mapped_column(BigIdentity, Sequence(name, optional=False), primary_key=True)
+        return mapped_column(
+            BigIdentity, Sequence(name, optional=False), primary_key=True, sort_order=-100
+        )
 
-    created_at: Mapped[datetime] = mapped_column(default=lambda: datetime.now(UTC))
+    created_at: Mapped[datetime] = mapped_column(default=lambda: datetime.now(UTC), sort_order=3000)
 
 
 class SlugKey:

@@ -22,8 +22,8 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, DOMAIN
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-state = Enum("free", "taken", name="state", schema="kinds")
-code = DOMAIN("code", Text(), schema="kinds", check="VALUE ~ '^[A-Z]+$'", constraint_name="upper")
+room_state = Enum("free", "taken", name="state", schema="kinds")
+house_code = DOMAIN("code", Text(), schema="kinds", check="VALUE ~ '^[A-Z]+$'", constraint_name="upper")
 
 
 class Base(DeclarativeBase):
@@ -40,7 +40,7 @@ class House(Base):
 
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
     name: Mapped[str] = mapped_column(String(80), unique=True)
-    code: Mapped[str | None] = mapped_column(code)
+    code: Mapped[str | None] = mapped_column(house_code)
 
 
 class Room(Base):
@@ -51,8 +51,8 @@ class Room(Base):
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
     house_id: Mapped[int] = mapped_column(ForeignKey("public.house.id"), index=True)
     parent_id: Mapped[int | None] = mapped_column(ForeignKey("room.id", ondelete="SET NULL"))
-    state: Mapped[str] = mapped_column(state, server_default="free")
-    past: Mapped[list[str]] = mapped_column(ARRAY(state), server_default=text("'{}'"))
+    state: Mapped[str] = mapped_column(room_state, server_default="free")
+    past: Mapped[list[str]] = mapped_column(ARRAY(room_state), server_default=text("'{}'"))
 
 
 class Booking(Base):
