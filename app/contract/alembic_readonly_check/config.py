@@ -11,6 +11,7 @@ import msgspec
 
 from alembic_readonly_check.codes import REGISTRY
 from alembic_readonly_check.findings import CannotCheck, Finding
+from alembic_readonly_check.platforms import PLATFORMS, Platform
 
 
 class ApiRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
@@ -118,6 +119,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="ke
         "supabase_vault",
         "uuid-ossp",
     )
+    platform: Literal["supabase"] | None = None
     rls: Literal["forced", "enabled", "off", "any"] = "forced"
     rolling_partitions: bool = True
     timeout: float = 30
@@ -127,6 +129,15 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="ke
     root: str = "."
     source: str | None = None
     stated: tuple[str, ...] = ()
+
+    @property
+    def hosting(self) -> Platform:
+        """Give what the platform of the databases brings."""
+        return PLATFORMS[self.platform]
+
+    def is_managed(self, schema: str) -> bool:
+        """Tell whether a schema belongs to the platform and not to the project."""
+        return schema in self.managed_schemas or schema in self.hosting.schemas
 
     @property
     def folder(self) -> Path:

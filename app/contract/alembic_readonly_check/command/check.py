@@ -14,7 +14,7 @@ from alembic_readonly_check.compare.sides import Rules, Side
 from alembic_readonly_check.config import Config
 from alembic_readonly_check.db import catalog
 from alembic_readonly_check.facts import Schema
-from alembic_readonly_check.findings import CannotCheck, Finding, Location, ordered
+from alembic_readonly_check.findings import CannotCheck, Finding, Location, ordered, relative
 from alembic_readonly_check.openapi.contract import Contract, load_contract
 from alembic_readonly_check.sources.document import datamodel
 from alembic_readonly_check.sources.document.datamodel import Document
@@ -112,7 +112,7 @@ class Check:
                 self.document.schema,
                 rules,
                 self.config.default_schema,
-                self.config.managed_schemas,
+                {*self.config.managed_schemas, *self.config.hosting.schemas},
             )
         external = self.config.path(self.config.external_apis)
         self.pairs += external is not None
@@ -177,19 +177,21 @@ class Check:
             self.config.ignore_grantees,
             self.config.ignore_extensions,
             self.config.rolling_partitions,
+            self.config.hosting,
         )
 
     def is_compared(self, schema: str) -> bool:
         """Tell whether the tables of a schema are the project's own."""
         if self.config.schemas:
             return schema in self.config.schemas
-        return schema not in self.config.managed_schemas
+        return not self.config.is_managed(schema)
 
     def scope(self) -> catalog.Scope:
         """Compare the configured schemas, else those that the document and the models name."""
         sources = (self.document and self.document.schema, self.models and self.models.schema)
         named = {name.partition(".")[0] for held in sources if held for name in held.tables}
-        schemas = self.config.schemas or tuple(sorted(named - set(self.config.managed_schemas)))
+        own = (schema for schema in sorted(named) if not self.config.is_managed(schema))
+        schemas = self.config.schemas or tuple(own)
         if not schemas:
             raise CannotCheck("There is no schema to compare: give a document, models or schemas.")
         return catalog.Scope(schemas, self.config.exclude)
@@ -243,5 +245,6 @@ class Check:
             found = [
                 replace(one, severity="error") if one.code == "DC390" else one for one in found
             ]
+        home = relative(Path(self.config.source or "pyproject.toml"), self.config.folder)
         compared = dict.fromkeys(self.compared)
-        return Report(tuple(ordered(found)), tuple(compared), tuple(self.notes))
+        return Report(tuple(ordered(found)), tuple(compared), tuple(self.notes), home)

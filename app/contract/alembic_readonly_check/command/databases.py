@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import msgspec
 from sqlalchemy.engine import URL
@@ -14,6 +15,7 @@ from sqlalchemy.engine import URL
 from alembic_readonly_check.codes import finding
 from alembic_readonly_check.command.check import Check
 from alembic_readonly_check.compare.comparison import Comparison
+from alembic_readonly_check.compare.security import broken_rules
 from alembic_readonly_check.compare.sides import CODES, Planner, Side
 from alembic_readonly_check.config import secret
 from alembic_readonly_check.db import catalog, guard, outside, queries, scratch, snapshot
@@ -175,6 +177,12 @@ class DatabaseCheck:
                 if (one.code, one.subject) not in known
             ]
 
+    def platform_files(self) -> list[Path]:
+        """List what goes first: the configured files, else the script of the platform."""
+        config = self.check.config
+        own = [config.folder / path for path in config.scratch.platform]
+        return own or [path for path in (config.hosting.script,) if path is not None]
+
     def made(
         self, server: URL, held: list[Migration], models: Models | None
     ) -> AbstractContextManager[scratch.Databases]:
@@ -184,7 +192,7 @@ class DatabaseCheck:
             server,
             config.scratch.url_env,
             scratch.Scripts(
-                [config.folder / path for path in config.scratch.platform],
+                self.platform_files(),
                 [migration.path for migration in held],
                 config.scratch.role,
                 partial(outside.migrate, config) if self.outside else None,
@@ -252,6 +260,11 @@ class DatabaseCheck:
         self, held: Schema, label: str, planner: Planner | None, models: Schema | None
     ) -> list[Finding]:
         """Compare document and models with a catalog; drift that both see is said once."""
+        for schema, count in held.elsewhere:
+            if not self.check.config.is_managed(schema):
+                self.check.note(
+                    f"the {label} hold schema {schema} ({count} relations), not compared"
+                )
         if not held.tables:
             raise CannotCheck(
                 f"The {label} hold no table in {', '.join(self.check.scope().schemas)}."
@@ -261,7 +274,7 @@ class DatabaseCheck:
             return []
         self.check.pairs += 1
         follow = Side(held, label)
-        found: list[Finding] = []
+        found = list(broken_rules(held))
         if self.check.document is not None:
             found += Comparison(
                 "DC", self.check.document_side(), follow, self.check.rules(), planner

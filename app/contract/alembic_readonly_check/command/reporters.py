@@ -2,15 +2,16 @@
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 from xml.sax.saxutils import escape, quoteattr
 
 import msgspec
 
 from alembic_readonly_check.codes import REGISTRY
-from alembic_readonly_check.findings import SEVERITIES, Finding
+from alembic_readonly_check.findings import SEVERITIES, Finding, Location
 
 STYLES = {"error": "\x1b[31m", "warning": "\x1b[33m", "info": "\x1b[36m"}
 BOLD, DIM, PLAIN = "\x1b[1m", "\x1b[2m", "\x1b[0m"
@@ -23,6 +24,25 @@ class Report:
     findings: tuple[Finding, ...]
     compared: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    home: str = "pyproject.toml"
+    """The file to name where a fact is written in none, as of a live database."""
+
+    def place(self, found: Finding) -> Location:
+        """Give every finding a line, which GitHub and GitLab insist on."""
+        return found.location or Location(self.home, 1)
+
+    def fingerprints(self) -> Iterator[tuple[Finding, str]]:
+        """Name each finding over time: by code and subject, so that a moved line is the same.
+
+        The second of two findings with one code and subject is told from the first by its number.
+        """
+        seen: Counter[tuple[str, str]] = Counter()
+        for found in self.findings:
+            key = (found.code, found.subject)
+            number = f"\n{seen[key]}" if seen[key] else ""
+            seen[key] += 1
+            name = f"{found.code}\n{found.subject}{number}"
+            yield found, hashlib.sha256(name.encode()).hexdigest()
 
     @property
     def summary(self) -> str:
@@ -63,7 +83,7 @@ def coloured(report: Report) -> str:
     return text(report, True)
 
 
-def _plain(found: Finding) -> dict[str, Any]:
+def _plain(found: Finding, fingerprint: str) -> dict[str, Any]:
     return {
         "code": found.code,
         "severity": found.severity,
@@ -76,13 +96,8 @@ def _plain(found: Finding) -> dict[str, Any]:
         "fix": found.fix,
         "heading": found.heading,
         "title": REGISTRY[found.code].title,
-        "fingerprint": fingerprint(found),
+        "fingerprint": fingerprint,
     }
-
-
-def fingerprint(found: Finding) -> str:
-    """Name a finding over time: by code and subject, so that a moved line is the same finding."""
-    return hashlib.sha256(f"{found.code}\n{found.subject}".encode()).hexdigest()
 
 
 def _json(value: Any) -> str:
@@ -95,7 +110,7 @@ def json(report: Report) -> str:
     return _json(
         {
             "format": 1,
-            "findings": [_plain(found) for found in report.findings],
+            "findings": [_plain(found, name) for found, name in report.fingerprints()],
             "compared": report.compared,
             "notes": report.notes,
             "counts": {severity: counts[severity] for severity in SEVERITIES},
@@ -117,25 +132,24 @@ def sarif(report: Report) -> str:
         }
         for code in used
     ]
-    results = []
-    for found in report.findings:
-        result: dict[str, Any] = {
+    results = [
+        {
             "ruleId": found.code,
             "ruleIndex": used.index(found.code),
             "level": levels[found.severity],
             "message": {"text": f"{found.subject}: {found.message}. Fix: {found.fix}"},
-            "partialFingerprints": {"codeAndSubject/v1": fingerprint(found)},
-        }
-        if found.location:
-            result["locations"] = [
+            "partialFingerprints": {"codeAndSubject/v1": name},
+            "locations": [
                 {
                     "physicalLocation": {
-                        "artifactLocation": {"uri": found.location.path},
-                        "region": {"startLine": found.location.line},
+                        "artifactLocation": {"uri": quote(report.place(found).path)},
+                        "region": {"startLine": report.place(found).line},
                     }
                 }
-            ]
-        results.append(result)
+            ],
+        }
+        for found, name in report.fingerprints()
+    ]
     return _json(
         {
             "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
@@ -181,28 +195,28 @@ def gitlab(report: Report) -> str:
             {
                 "description": f"{found.subject}: {found.message}",
                 "check_name": found.code,
-                "fingerprint": fingerprint(found),
+                "fingerprint": name,
                 "severity": levels[found.severity],
                 "location": {
-                    "path": found.location.path if found.location else "pyproject.toml",
-                    "lines": {"begin": found.location.line if found.location else 1},
+                    "path": report.place(found).path,
+                    "lines": {"begin": report.place(found).line},
                 },
             }
-            for found in report.findings
+            for found, name in report.fingerprints()
         ]
     )
 
 
 def junit(report: Report) -> str:
-    """Write JUnit XML: a failed case an error or warning, a passed one for what was compared."""
-    failures = [found for found in report.findings if found.severity != "info"]
+    """Write JUnit XML: an error is a failed case, a warning or what was compared a passed one."""
+    failures = [found for found in report.findings if found.severity == "error"]
     suite = "alembic-readonly-check"
     cases = []
     for found in report.findings:
         name = quoteattr(f"{found.code} {found.subject}")
         place = f" file={quoteattr(found.location.path)}" if found.location else ""
         body = escape(f"{found.location or ''}\n{found.message}\nfix: {found.fix}".strip())
-        if found.severity == "info":
+        if found.severity != "error":
             inside = f"<system-out>{body}</system-out>"
         else:
             told = f"type={quoteattr(found.code)} message={quoteattr(found.message)}"

@@ -69,7 +69,7 @@ class Access(Pair):
         wanted = {grant.grantee: grant for grant in mine}
         held = {grant.grantee: grant for grant in theirs}
         for grantee, one, other in pairs(wanted, held):
-            if grantee in self.rules.ignore_grantees and not self.deep:
+            if self.rules.ignores_grantee(grantee) and not self.deep:
                 continue
             if (one.privileges if one else None) != (_common(other, one) if other else None):
                 self.say(

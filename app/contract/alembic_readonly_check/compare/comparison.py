@@ -62,7 +62,7 @@ class Comparison(Tables):
                 )
             allowed = {grant.grantee: grant.privileges for grant in parent.grants}
             for grant in partition.grants or ():
-                if grant.grantee not in self.rules.ignore_grantees and not (
+                if not self.rules.ignores_grantee(grant.grantee) and not (
                     grant.privileges <= allowed.get(grant.grantee, frozenset())
                 ):
                     self.say(

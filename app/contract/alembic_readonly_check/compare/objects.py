@@ -50,13 +50,22 @@ class Objects(Access):
             mine = {(held.kind, held.name): held.definition for held in lead.others}
             theirs = {(held.kind, held.name): held.definition for held in follow.others}
             for (kind, name), one, other in pairs(mine, theirs):
-                if one != other:
+                if one != other and not (
+                    (one is None or other is None) and self.hosted(kind, name)
+                ):
                     self.say("other", name, f"{kind} differs", one, other)
         elif self.family == "DC":
             for held in follow.others:
-                if held.kind not in ("attribute", "comment", "schema"):
+                if held.kind not in ("attribute", "comment", "schema") and not self.hosted(
+                    held.kind, held.name
+                ):
                     what = f"a {held.kind} is compared by no document"
                     self.say("other", held.name, what, None, held.definition)
+
+    def hosted(self, kind: str, name: str) -> bool:
+        """Tell default privileges that the platform's own roles gave."""
+        owner = name.partition(" of ")[2].rpartition(" ")[0]
+        return kind == "default privileges" and owner in self.rules.hosting.roles
 
     def covers(self, wanted: object) -> bool:
         """Leave out types that a database has for others: models name only what they map."""
@@ -137,8 +146,11 @@ class Objects(Access):
         if mine is None or theirs is None:
             return
         for name, one, other in pairs(mine, theirs):
-            if one is None and name in self.rules.ignore_extensions and not self.deep:
+            hosted = name in self.rules.hosting.extensions
+            if one is None and not self.deep and (hosted or name in self.rules.ignore_extensions):
                 continue
+            if self.deep and hosted:
+                continue  # The platform adds and moves them; no migration does.
             moved = one and other and one.schema is not None and one.schema != other.schema
             if one is None or other is None or moved:
                 self.say(
@@ -155,6 +167,10 @@ class Objects(Access):
         if mine is None or theirs is None:
             return
         for name, one, other in pairs(mine, theirs):
+            if name in self.rules.hosting.publications and not (
+                (one and one.tables) or (other and other.tables)
+            ):
+                continue
             if (one.tables if one else ()) != (other.tables if other else ()) or (
                 self.deep and one != other
             ):

@@ -1,6 +1,6 @@
 """What every part of a comparison needs: saying a difference, and telling whether it is one."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from alembic_readonly_check.codes import finding
@@ -57,6 +57,8 @@ class Pair:
             lead_at = at or self.lead.locate(table, column) or self.lead.locate(table, None)
             follow_at = self.follow.locate(table, column) or self.follow.locate(table, None)
         wanted, held = _shown(expected), _shown(actual)
+        if wanted == held:
+            wanted, held = _told_apart(expected, actual)
         place = f" ({follow_at})" if follow_at is not None else ""
         self.findings.append(
             finding(
@@ -129,6 +131,22 @@ def _named(fact: Any) -> str:
     if isinstance(fact, Column):
         return f"{fact.name} {fact.raw_type or fact.type}"
     return str(fact)
+
+
+def _told_apart(expected: Any, actual: Any) -> tuple[str, str]:
+    """Add what differs to two facts that are written alike."""
+    wanted, held = _shown(expected), _shown(actual)
+    if not is_dataclass(expected) or type(expected) is not type(actual):
+        return repr(expected), repr(actual)
+    names = [
+        one.name
+        for one in fields(expected)
+        if one.name != "location" and getattr(expected, one.name) != getattr(actual, one.name)
+    ]
+    mine, theirs = (
+        ", ".join(f"{name} {getattr(fact, name)}" for name in names) for fact in (expected, actual)
+    )
+    return f"{wanted} [{mine}]", f"{held} [{theirs}]"
 
 
 def _shown(value: object) -> str:

@@ -6,6 +6,7 @@ from typing import Literal, Protocol
 
 from alembic_readonly_check.facts import Schema
 from alembic_readonly_check.findings import Location
+from alembic_readonly_check.platforms import NONE, Platform
 from alembic_readonly_check.sql.expressions import Scope
 
 Family = Literal["DM", "DB", "DC", "MG"]
@@ -83,3 +84,8 @@ class Rules:
     ignore_grantees: tuple[str, ...] = ()
     ignore_extensions: tuple[str, ...] = ("plpgsql",)
     rolling_partitions: bool = True
+    hosting: Platform = NONE
+
+    def ignores_grantee(self, role: str) -> bool:
+        """Tell whether a role's rights are the platform's business."""
+        return role in self.ignore_grantees or role in self.hosting.roles

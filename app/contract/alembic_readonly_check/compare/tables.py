@@ -167,7 +167,7 @@ class Tables(Objects):
                 table=wanted.name,
                 at=mine.location if mine else wanted.location,
             )
-        elif mine.deferral != theirs.deferral:
+        elif mine.deferral != theirs.deferral or (self.deep and mine.include != theirs.include):
             self.say(
                 "primary key",
                 wanted.name,

@@ -76,7 +76,7 @@ def build(answers: Json, scope: Scope, source: str) -> Schema:
         held = columns.get(name, [])
         match row["kind"]:
             case "v" | "m":
-                views[name] = view_of(row, held, indexes.get(name, []))
+                views[name] = view_of(row, held, indexes.get(name, []), triggers.get(name, []))
             case "f":
                 others.append(
                     Other("foreign table", name, str([(c["name"], c["type"]) for c in held]))
@@ -138,13 +138,15 @@ def build(answers: Json, scope: Scope, source: str) -> Schema:
         },
         {row["name"]: publication_of(row) for row in answers["database"]["publications"] or ()},
         tuple(others),
+        tuple((name, count) for name, count in answers["database"]["schemas"] or ()),
         {s.name: s for s in sequences if s.owned_by is not None},
     )
 
 
 _ATTRIBUTES = {
     "constraints": ("options",),
-    "indexes": ("clustered", "replica_identity", "tablespace"),
-    "sequences": ("persistence",),
+    "indexes": ("clustered", "replica_identity", "tablespace", "statistics"),
+    "sequences": ("persistence", "owner", "acl"),
+    "types": ("owner", "acl"),
 }
 """What of an object is compared only between catalogs, and has no place among its facts."""

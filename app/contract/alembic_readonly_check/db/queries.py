@@ -21,7 +21,7 @@ def _acl(column: str, kind: str, owner: str) -> str:
     return (
         f"(select json_agg(json_build_array(case a.grantee when 0 then 'PUBLIC' else"
         f" pg_get_userbyid(a.grantee) end, a.privilege_type, a.is_grantable)"
-        f" order by a.grantee::text, a.privilege_type)"
+        f" order by pg_get_userbyid(a.grantee), a.privilege_type)"
         f" from aclexplode(coalesce({column}, acldefault('{kind}', {owner}))) a"
         f" where a.grantee <> {owner})"
     )
@@ -50,6 +50,8 @@ QUERIES: dict[str, str] = {
             where i.inhrelid = c.oid and not c.relispartition) as inherits,
           obj_description(c.oid, 'pg_class') as comment,
           array_to_json(c.reloptions) as options, c.relpersistence as persistence,
+          (select array_to_json(t.reloptions) from pg_class t where t.oid = c.reltoastrelid)
+            as toast_options,
           c.relreplident as replica_identity, pg_get_userbyid(c.relowner) as owner,
           (select t.spcname from pg_tablespace t where t.oid = c.reltablespace) as tablespace,
           case when c.relkind in ('v', 'm') then pg_get_viewdef(c.oid) end as definition,
@@ -72,7 +74,7 @@ QUERIES: dict[str, str] = {
           nullif(a.attstattarget, -1) as statistics,
           (select json_agg(json_build_array(case g.grantee when 0 then 'PUBLIC' else
             pg_get_userbyid(g.grantee) end, g.privilege_type, g.is_grantable)
-            order by g.grantee::text, g.privilege_type)
+            order by pg_get_userbyid(g.grantee), g.privilege_type)
             from aclexplode(a.attacl) g where g.grantee <> c.relowner) as acl
         from pg_attribute a join pg_class c on c.oid = a.attrelid
         join pg_namespace n on n.oid = c.relnamespace join pg_type t on t.oid = a.atttypid
@@ -117,6 +119,8 @@ QUERIES: dict[str, str] = {
           not x.indnullsnotdistinct as nulls_distinct, x.indnkeyatts as keys,
           case when x.indexprs is not null then pg_get_indexdef(x.indexrelid) end as definition,
           pg_get_expr(x.indpred, x.indrelid) as predicate, array_to_json(i.reloptions) as options,
+          (select string_agg(a.attnum || '=' || a.attstattarget, ' ' order by a.attnum)
+            from pg_attribute a where a.attrelid = i.oid and a.attstattarget >= 0) as statistics,
           x.indisclustered as clustered, x.indisreplident as replica_identity,
           (select t.spcname from pg_tablespace t where t.oid = i.reltablespace) as tablespace,
           obj_description(i.oid, 'pg_class') as comment,
@@ -204,7 +208,7 @@ QUERIES: dict[str, str] = {
             where d.objid = c.oid and d.classid = 'pg_class'::regclass
             and d.refclassid = 'pg_class'::regclass and d.deptype in ('a', 'i')) as owned_by,
           obj_description(c.oid, 'pg_class') as comment, c.relpersistence as persistence,
-          {_acl("c.relacl", "s", "c.relowner")} as acl
+          pg_get_userbyid(c.relowner) as owner, {_acl("c.relacl", "s", "c.relowner")} as acl
         from pg_sequence s join pg_class c on c.oid = s.seqrelid
         join pg_namespace n on n.oid = c.relnamespace
         where {_MINE} and {_unextended("pg_class", "c")} order by 1"""),
@@ -223,7 +227,21 @@ QUERIES: dict[str, str] = {
               select n.nspname || '.' || c.relname from pg_publication_namespace r
               join pg_namespace n on n.oid = r.pnnspid join pg_class c on c.relnamespace = n.oid
               where r.pnpubid = p.oid and c.relkind in ('r', 'p') and not c.relispartition
-                and {_MINE}) x)) order by p.pubname) from pg_publication p),
+                and {_MINE}) x),
+            'limits', (select string_agg(concat_ws(' ', n.nspname || '.' || c.relname,
+                (select '(' || string_agg(a.attname, ', ' order by a.attnum) || ')'
+                  from pg_attribute a where a.attrelid = c.oid and a.attnum = any(r.prattrs)),
+                'WHERE ' || pg_get_expr(r.prqual, r.prrelid)), '; ' order by 1)
+              from pg_publication_rel r join pg_class c on c.oid = r.prrelid
+              join pg_namespace n on n.oid = c.relnamespace where r.prpubid = p.oid and {_MINE}
+                and (r.prattrs is not null or r.prqual is not null)))
+            order by p.pubname) from pg_publication p),
+          'schemas', (select json_agg(json_build_array(n.nspname, x.tables) order by n.nspname)
+            from pg_namespace n, lateral (select count(*) as tables from pg_class c
+              where c.relnamespace = n.oid and c.relkind in ('r', 'p', 'v', 'm', 'f')
+                and {_unextended("pg_class", "c")}) x
+            where x.tables > 0 and not {_MINE} and n.nspname !~ '^pg_'
+              and n.nspname <> 'information_schema'),
           'others', (select json_agg(json_build_array(o.kind, o.name, o.definition)
             order by o.kind, o.name) from (
               select 'rule' as kind, n.nspname || '.' || c.relname || '.' || r.rulename as name,
@@ -232,7 +250,8 @@ QUERIES: dict[str, str] = {
               join pg_namespace n on n.oid = c.relnamespace
               where r.rulename <> '_RETURN' and {_MINE}
               union all
-              select 'statistics', n.nspname || '.' || s.stxname, pg_get_statisticsobjdef(s.oid)
+              select 'statistics', n.nspname || '.' || s.stxname, concat_ws(' ',
+                pg_get_statisticsobjdef(s.oid), nullif(s.stxstattarget, -1))
               from pg_statistic_ext s join pg_namespace n on n.oid = s.stxnamespace where {_MINE}
               union all
               select 'operator', n.nspname || '.' || o.oprname || '(' ||
@@ -278,14 +297,15 @@ QUERIES: dict[str, str] = {
                 pg_get_userbyid(d.defaclrole) || ' ' || d.defaclobjtype::text,
                 (select string_agg(case g.grantee when 0 then 'PUBLIC' else
                   pg_get_userbyid(g.grantee) end || '=' || g.privilege_type, ' '
-                  order by g.grantee::text, g.privilege_type) from aclexplode(d.defaclacl) g)
+                  order by pg_get_userbyid(g.grantee), g.privilege_type)
+                  from aclexplode(d.defaclacl) g)
               from pg_default_acl d left join pg_namespace n on n.oid = d.defaclnamespace
-              where {_MINE}
+              where d.defaclnamespace = 0 or {_MINE}
               union all
               select 'schema', n.nspname, concat_ws(' ', 'owner', pg_get_userbyid(n.nspowner),
                 (select string_agg(case g.grantee when 0 then 'PUBLIC' else
                   pg_get_userbyid(g.grantee) end || '=' || g.privilege_type, ' '
-                  order by g.grantee::text, g.privilege_type) from aclexplode(n.nspacl) g
+                  order by pg_get_userbyid(g.grantee), g.privilege_type) from aclexplode(n.nspacl) g
                   where g.grantee <> n.nspowner), obj_description(n.oid, 'pg_namespace'))
               from pg_namespace n where {_MINE}) o))::text""",
 }

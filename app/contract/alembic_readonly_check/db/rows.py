@@ -69,6 +69,7 @@ def table_of(
 _SETTINGS = (
     "owner",
     "options",
+    "toast_options",
     "persistence",
     "replica_identity",
     "tablespace",
@@ -108,7 +109,9 @@ def _deferral(row: Json) -> str:
 
 
 def _primary_key(row: Json) -> PrimaryKey:
-    return PrimaryKey(row["name"], tuple(row["columns"]), _deferral(row))
+    return PrimaryKey(
+        row["name"], tuple(row["columns"]), _deferral(row), tuple(row["include"] or ())
+    )
 
 
 def _foreign_key(row: Json) -> ForeignKey:
@@ -212,8 +215,14 @@ def _trigger(row: Json) -> Trigger:
     return Trigger(row["name"], definition, row["enabled"])
 
 
-def view_of(row: Json, columns: list[Json], indexes: list[Json]) -> View:
-    held = " ".join(str(_index(index)) for index in indexes)
+def view_of(row: Json, columns: list[Json], indexes: list[Json], triggers: list[Json]) -> View:
+    held = " ".join(
+        [
+            *(str(_index(index)) for index in indexes),
+            *(f"{one['definition']} {one['enabled']}" for one in triggers),
+            *(f"{one['name']} DEFAULT {one['expression']}" for one in columns if one["expression"]),
+        ]
+    )
     return View(
         row["name"],
         tuple((column["name"], column["type"]) for column in columns),
@@ -250,7 +259,20 @@ def function_of(row: Json) -> Function:
         row["definer"],
         frozenset(grantee for grantee, _, _ in row["acl"] or ()),
         f"{extra(row, *settings)}\n{row['text']}",
+        _search_path(row),
     )
+
+
+def _search_path(row: Json) -> str | None:
+    """Say where a function of SQL text looks names up; None if that was settled when it was made.
+
+    The body of a C function is no SQL, and the names of BEGIN ATOMIC and RETURN are bound.
+    """
+    bound = re.match(r"\s*(BEGIN\s+ATOMIC|RETURN)\b", row["text"] or "", re.IGNORECASE)
+    if row["language"] in ("c", "internal") or (row["language"] == "sql" and bound):
+        return None
+    paths = [s.partition("=")[2] for s in row["settings"] or () if s.startswith("search_path=")]
+    return paths[0] if paths else "the caller's"
 
 
 def domain_of(row: Json, checks: list[Json]) -> Domain:
@@ -288,5 +310,7 @@ def sequence_of(row: Json) -> Sequence:
 def publication_of(row: Json) -> Publication:
     tables = ("*",) if row["all_tables"] else tuple(row["tables"] or ())
     return Publication(
-        row["name"], tables, extra(row, "insert", "update", "delete", "truncate", "via_root")
+        row["name"],
+        tables,
+        extra(row, "insert", "update", "delete", "truncate", "via_root", "limits"),
     )

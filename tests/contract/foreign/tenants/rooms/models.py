@@ -23,7 +23,9 @@ from sqlalchemy.dialects.postgresql import ARRAY, DOMAIN
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 room_state = Enum("free", "taken", name="state", schema="kinds")
-house_code = DOMAIN("code", Text(), schema="kinds", check="VALUE ~ '^[A-Z]+$'", constraint_name="upper")
+house_code = DOMAIN(
+    "code", Text(), schema="kinds", check="VALUE ~ '^[A-Z]+$'", constraint_name="upper"
+)
 
 
 class Base(DeclarativeBase):
