@@ -1,4 +1,4 @@
-"""Projects in the styles that real ones have: documents, models and database agree, nothing is found.
+"""Projects in the styles that real ones have: all agree, so nothing is found.
 
 Each is checked offline, against scratch databases, and against a live database by a role that may
 only log in; then against both at once.
@@ -15,7 +15,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from alembic_readonly_check import cli
+from alembic_readonly_check.command import cli
 from click.testing import CliRunner
 from sqlalchemy.engine import URL, make_url
 

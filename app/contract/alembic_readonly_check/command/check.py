@@ -181,7 +181,12 @@ class Check:
     def scope(self) -> catalog.Scope:
         """Compare the configured schemas, else those that the document and the models name."""
         sources = (self.document and self.document.schema, self.models and self.models.schema)
-        named = {name.partition(".")[0] for held in sources if held for name in held.tables}
+        named = {
+            name.partition(".")[0]
+            for held in sources
+            if held
+            for name in (*held.tables, *(held.enums or ()), *(held.domains or ()))
+        }
         schemas = self.config.schemas or tuple(sorted(named - set(self.config.managed_schemas)))
         if not schemas:
             raise CannotCheck("There is no schema to compare: give a document, models or schemas.")
