@@ -1,4 +1,4 @@
-"""Projects in the styles that real ones have: all descriptions agree, nothing is found.
+"""Projects in the styles that real ones have: all agree, so nothing is found.
 
 Each is checked offline, against scratch databases, and against a live database by a role that may
 only log in; then against both at once.

@@ -189,7 +189,12 @@ class Check:
     def scope(self) -> catalog.Scope:
         """Compare the configured schemas, else those that the document and the models name."""
         sources = (self.document and self.document.schema, self.models and self.models.schema)
-        named = {name.partition(".")[0] for held in sources if held for name in held.tables}
+        named = {
+            name.partition(".")[0]
+            for held in sources
+            if held
+            for name in (*held.tables, *(held.enums or ()), *(held.domains or ()))
+        }
         own = (schema for schema in sorted(named) if not self.config.is_managed(schema))
         schemas = self.config.schemas or tuple(own)
         if not schemas:

@@ -5,7 +5,7 @@ It is imported only then: the driver and the engine cost a tenth of a second.
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -162,12 +162,15 @@ class DatabaseCheck:
                 )
             if "migrations" in only:
                 self.check.pairs += 1
-                self.check.findings += Comparison(
-                    "MG",
-                    Side(expected, "migrations"),
-                    Side(live.schema, "database"),
-                    self.check.rules(),
-                ).run()
+                self.check.findings += self.run(
+                    Comparison(
+                        "MG",
+                        Side(expected, "migrations"),
+                        Side(live.schema, "database"),
+                        self.check.rules(),
+                        live.planner,
+                    )
+                )
         if "facts" in only:
             known = {(one.code, one.subject) for one in behind}
             self.check.findings += [
@@ -256,6 +259,15 @@ class DatabaseCheck:
             reflecting=asked is not None,
         )
 
+    def run(self, comparison: Comparison) -> list[Finding]:
+        """Run a comparison, and note what the role of the check could not compare."""
+        found = comparison.run()
+        for refusal in sorted(comparison.unable):
+            self.check.note(
+                f"expressions of the database were compared by their text alone: {refusal}"
+            )
+        return found
+
     def against(
         self, held: Schema, label: str, planner: Planner | None, models: Schema | None
     ) -> list[Finding]:
@@ -275,18 +287,17 @@ class DatabaseCheck:
         self.check.pairs += 1
         follow = Side(held, label)
         found = list(broken_rules(held))
+        rules = replace(self.check.rules(), schemas=self.check.scope().schemas)
         if self.check.document is not None:
-            found += Comparison(
-                "DC", self.check.document_side(), follow, self.check.rules(), planner
-            ).run()
+            found += self.run(Comparison("DC", self.check.document_side(), follow, rules, planner))
         if models is not None:
             said = {(one.code, one.subject) for one in found if self.check.selected(one)}
             twins = {codes["DB"]: codes.get("DC") for codes in CODES.values() if "DB" in codes}
             found += [
                 one
-                for one in Comparison(
-                    "DB", self.check.models_side(models), follow, self.check.rules(), planner
-                ).run()
+                for one in self.run(
+                    Comparison("DB", self.check.models_side(models), follow, rules, planner)
+                )
                 if (twins.get(one.code), one.subject) not in said
             ]
         self.check.compared.append(f"{len(held.tables)} tables of the {label}")

@@ -20,13 +20,15 @@ class Objects(Access):
         lead, follow = self.lead.schema, self.follow.schema
         if lead.enums is not None and follow.enums is not None:
             for name, one, other in pairs(lead.enums, follow.enums):
-                if self.covers(one) and (one and one.values) != (other and other.values):
+                if self.covers(name, one, other) and (one and one.values) != (
+                    other and other.values
+                ):
                     self.say(
                         "enum", name, "enum differs", one, other, at=one.location if one else None
                     )
         if lead.domains is not None and follow.domains is not None:
             for name, mine, theirs in pairs(lead.domains, follow.domains):
-                if self.covers(mine) and not self.same_domain(mine, theirs):
+                if self.covers(name, mine, theirs) and not self.same_domain(mine, theirs):
                     self.say(
                         "domain",
                         name,
@@ -67,8 +69,17 @@ class Objects(Access):
         owner = name.partition(" of ")[2].rpartition(" ")[0]
         return kind == "default privileges" and owner in self.rules.hosting.roles
 
-    def covers(self, wanted: object) -> bool:
-        """Leave out types that a database has for others: models name only what they map."""
+    def covers(self, name: str, wanted: object, held: object) -> bool:
+        """Leave out types that one side need not name: models know only what they map."""
+        if self.rules.schemas and name.partition(".")[0] not in self.rules.schemas:
+            return False
+        if self.family == "DM" and held is None:
+            return any(
+                column.type.removesuffix("[]").replace('"', "") == name
+                for table in self.lead.schema.tables.values()
+                if table.name in self.follow.schema.tables
+                for column in table.columns
+            )
         return (self.family != "DB" and self.family != "DM") or wanted is not None
 
     def same_domain(self, mine: Domain | None, theirs: Domain | None) -> bool:

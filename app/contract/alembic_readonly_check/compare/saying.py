@@ -7,6 +7,7 @@ from alembic_readonly_check.codes import finding
 from alembic_readonly_check.compare.sides import (
     CODES,
     Family,
+    Forbidden,
     Planner,
     Rules,
     Side,
@@ -29,6 +30,7 @@ class Pair:
     rules: Rules = field(default_factory=Rules)
     planner: Planner | None = None
     findings: list[Finding] = field(default_factory=list)
+    unable: set[str] = field(default_factory=set)
 
     @property
     def deep(self) -> bool:
@@ -110,10 +112,20 @@ class Pair:
             return first == second
         if first == second or canonical(first, names) == canonical(second, names):
             return True
+        if type_ is not None:
+            typed = [canonical(f"({text}\n)::{type_}", names) for text in (first, second)]
+            if typed[0] == typed[1]:
+                return True
         if self.planner is None:
             return False
-        planned = self.planner.plan(first, names, type_)
-        return planned is not None and planned == self.planner.plan(second, names, type_)
+        try:
+            one, other = (self.planner.plan(text, names, type_) for text in (first, second))
+        except Forbidden as error:
+            self.unable.add(str(error))
+            return True
+        if one is None or other is None:
+            return False
+        return one == other or canonical(one, names) == canonical(other, names)
 
     def names(self, table: Table) -> Scope:
         """Say what an expression on a table may refer to, with the types that the follower has."""

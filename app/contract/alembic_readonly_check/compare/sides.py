@@ -54,11 +54,18 @@ DEFERRED = {"DB": "DB239"}
 UNVALIDATED = {"DB": "DB232"}
 
 
+class Forbidden(Exception):
+    """Say in the server's words what the role of the check may not read, and so not compare."""
+
+
 class Planner(Protocol):
     """What can put an expression to a server without executing it."""
 
     def plan(self, expression: str, names: Scope, type_: str | None = None) -> str | None:
-        """Write the expression as the server understands it; None if it refuses."""
+        """Write the expression as the server understands it; None if it refuses.
+
+        Raises `Forbidden` if the role lacks a right that reading it takes.
+        """
         ...
 
 
@@ -84,6 +91,7 @@ class Rules:
     ignore_grantees: tuple[str, ...] = ()
     ignore_extensions: tuple[str, ...] = ("plpgsql",)
     rolling_partitions: bool = True
+    schemas: tuple[str, ...] = ()
     hosting: Platform = NONE
 
     def ignores_grantee(self, role: str) -> bool:

@@ -24,7 +24,7 @@ from alembic_readonly_check.findings import Location
 from alembic_readonly_check.sql.expressions import Scope, canonical
 from alembic_readonly_check.sql.parsing import Unparsable
 from alembic_readonly_check.sql.tables import parse_exclusion, parse_partition_key
-from alembic_readonly_check.sql.types import bare
+from alembic_readonly_check.sql.types import same_type
 
 
 @dataclass(slots=True)
@@ -81,7 +81,7 @@ class Tables(Objects):
                 at=wanted.location,
             )
 
-        if wanted.type and bare(wanted.type) != bare(held.type):
+        if wanted.type and not same_type(wanted.type, held.type):
             raws = (wanted.raw_type or wanted.type, held.raw_type or held.type)
             say("type", "type", *(raws if raws[0] != raws[1] else (wanted.type, held.type)))
         if wanted.nullable != held.nullable:
@@ -123,7 +123,10 @@ class Tables(Objects):
             say("generated", "generated expression", wanted.generated, held.generated)
             return
         if not self.equal(
-            wanted.default, held.default, Scope("", (), names.schema), wanted.type or None
+            _stated(wanted.default),
+            _stated(held.default),
+            Scope("", (), names.schema),
+            wanted.type or None,
         ):
             say("default", "default", wanted.default, held.default)
 
@@ -344,6 +347,11 @@ class Tables(Objects):
             and len(keys) == len(others)
             and all(self.equal(key, held, names) for key, held in zip(keys, others, strict=True))
         )
+
+
+def _stated(default: str | None) -> str | None:
+    """Leave DEFAULT NULL out: Postgres does not keep it."""
+    return None if default is None or canonical(default, Scope()) == ("null",) else default
 
 
 def _reference(key: ForeignKey) -> Any:

@@ -1,6 +1,7 @@
 """Turn the answers of the catalog queries, fresh or saved, into facts."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -59,6 +60,14 @@ def _unrename(text: str, scope: Scope) -> str:
 
 def build(answers: Json, scope: Scope, source: str) -> Schema:
     """Turn the answers, fresh or from a saved snapshot, into facts."""
+    brought = Brought(answers["database"].get("brought") or ())
+    for row in answers["columns"]:
+        row["type"] = brought.bare(row["type"])
+    for row in answers["functions"]:
+        row["returns"] = brought.bare(row["returns"] or "")
+        row["parameters"] = [
+            [name, brought.bare(type_), mode] for name, type_, mode in row["parameters"] or ()
+        ]
     columns = group(answers["columns"], "relation")
     constraints = group((row for row in answers["constraints"] if not row["of_domain"]), "owner")
     domain_checks = group((row for row in answers["constraints"] if row["of_domain"]), "owner")
@@ -141,6 +150,20 @@ def build(answers: Json, scope: Scope, source: str) -> Schema:
         tuple((name, count) for name, count in answers["database"]["schemas"] or ()),
         {s.name: s for s in sequences if s.owned_by is not None},
     )
+
+
+class Brought:
+    """The types that extensions brought, which are spelled without the schema they lie in."""
+
+    def __init__(self, types: Iterable[str]) -> None:
+        names = [re.escape(name) for name in types if "." in name and not name.endswith("[]")]
+        self.pattern = re.compile(rf"\b(?:{'|'.join(names)})(?![\w.])") if names else None
+
+    def bare(self, type_: str) -> str:
+        """Take the schemas out of a type or of a function's result."""
+        if self.pattern is None:
+            return type_
+        return self.pattern.sub(lambda match: match[0].partition(".")[2], type_)
 
 
 _ATTRIBUTES = {

@@ -21,6 +21,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
+from alembic_readonly_check.compare.sides import Forbidden
 from alembic_readonly_check.db.allowed import (
     BACK,
     EXPLAIN,
@@ -81,14 +82,25 @@ class Reader:
             self._send(SAVEPOINT)
         try:
             answer = self._send(statement).scalar_one()
-        except DBAPIError:
+        except DBAPIError as error:
             self._send(BACK)
+            if "42501" in (getattr(error.orig, name, None) for name in ("sqlstate", "pgcode")):
+                raise Forbidden(_reason(error)) from None
             return None
         plan = msgspec.json.decode(answer) if isinstance(answer, str) else answer
-        return re.sub(r"CURRENT_TIMESTAMP|transaction_timestamp\(\)", "now()", str(_outputs(plan)))
+        return re.sub(r"CURRENT_TIMESTAMP|transaction_timestamp\(\)", "now()", _told(plan))
 
     def _send(self, statement: str) -> CursorResult[Any]:
         return self.connection.exec_driver_sql(statement, execution_options={"no_parameters": True})
+
+
+def _told(plan: Any) -> str:
+    """Give the one expression that is computed over the row of nulls, which is SQL, else it all."""
+    top = plan[0]["Plan"]
+    children = {child.get("Parent Relationship") for child in top.get("Plans", ())}
+    if children <= {"Subquery"} and len(top.get("Output", ())) == 1:
+        return str(top["Output"][0])
+    return str(_outputs(plan))
 
 
 def _outputs(plan: Any) -> Any:

@@ -126,6 +126,8 @@ QUERIES: dict[str, str] = {
           obj_description(i.oid, 'pg_class') as comment,
           (select json_agg(json_build_object(
             'expression', pg_get_indexdef(x.indexrelid, p.n, false),
+            'column', (select b.attname from pg_attribute b where b.attrelid = x.indrelid
+              and b.attnum = nullif(x.indkey[p.n - 1], 0)),
             'options', case when p.n <= x.indnkeyatts then x.indoption[p.n - 1] end,
             'opclass', case when p.n <= x.indnkeyatts then (select
               case when o.opcdefault and a.attoptions is null then null else o.opcname end
@@ -217,6 +219,9 @@ QUERIES: dict[str, str] = {
           'version', current_setting('server_version_num')::int,
           'extensions', (select json_agg(json_build_object('name', e.extname, 'schema', n.nspname))
             from pg_extension e join pg_namespace n on n.oid = e.extnamespace),
+          'brought', (select json_agg(format_type(t.oid, null)) from pg_type t
+            where exists (select from pg_depend e where e.deptype = 'e' and e.objid = t.oid
+              and e.classid = 'pg_type'::regclass)),
           'publications', (select json_agg(json_build_object('name', p.pubname,
             'all_tables', p.puballtables, 'insert', p.pubinsert, 'update', p.pubupdate,
             'delete', p.pubdelete, 'truncate', p.pubtruncate, 'via_root', p.pubviaroot,

@@ -24,7 +24,9 @@ from alembic_readonly_check.facts import (
     Unique,
     View,
 )
+from alembic_readonly_check.sql.parsing import identifier
 from alembic_readonly_check.sql.tables import ACTIONS, MATCHES, parse_index
+from alembic_readonly_check.sql.types import held_type
 
 
 def group(rows: Iterable[Json], key: str) -> dict[str, list[Json]]:
@@ -88,7 +90,7 @@ def _column(row: Json, unvalidated: bool) -> Column:
     stored = {"s": " STORED", "v": " VIRTUAL"}.get(row["generated"], "")
     return Column(
         row["name"],
-        row["type"],
+        held_type(row["type"]),
         not row["not_null"],
         None if generated else expression,
         expression if generated else None,
@@ -157,7 +159,7 @@ def _index(row: Json) -> Index:
         row["name"],
         tuple(
             IndexKey(
-                key["expression"],
+                identifier(key["column"]) if key.get("column") else key["expression"],
                 key["collation"],
                 (
                     f"{key['opclass']} ({', '.join(key['parameters'])})"
@@ -171,7 +173,7 @@ def _index(row: Json) -> Index:
         ),
         row["unique"],
         row["method"],
-        tuple(column["expression"] for column in rest),
+        tuple(column.get("column") or column["expression"] for column in rest),
         row["predicate"],
         row["nulls_distinct"],
         row["valid"],

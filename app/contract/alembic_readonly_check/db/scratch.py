@@ -16,26 +16,26 @@ from typing import Any
 import asyncpg
 import pglast
 from sqlalchemy import MetaData
-from sqlalchemy.dialects.postgresql import DOMAIN
+from sqlalchemy import Table as SqlTable
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.dialects.postgresql.base import PGIdentifierPreparer
 from sqlalchemy.engine import URL
+from sqlalchemy.engine.interfaces import Dialect
 from sqlalchemy.schema import (
-    AddConstraint,
     CreateIndex,
     CreateTable,
     SetColumnComment,
     SetTableComment,
 )
 from sqlalchemy.sql.ddl import DDLElement
-from sqlalchemy.types import Enum
 
 from alembic_readonly_check.db.guard import dsn, finish
 from alembic_readonly_check.facts import Schema, Table
 from alembic_readonly_check.findings import CannotCheck
 from alembic_readonly_check.sources.migrations import read
-from alembic_readonly_check.sources.models import DIALECT, plain_type
-from alembic_readonly_check.sql.parsing import quoted
+from alembic_readonly_check.sources.models import added
+from alembic_readonly_check.sql.parsing import identifier, quoted
 
-Named = Enum | DOMAIN
 PREFIX = "readonly_check_"
 _LOCK = 0x0A1E3B1C
 _WAIT_SECONDS = 60
@@ -179,11 +179,11 @@ async def _apply(connection: Any, name: str, text: str) -> None:
 
 def _shadows(metadata: MetaData, default_schema: str, stem: str) -> Iterator[tuple[str, str]]:
     """Name a schema of the compile for each schema of the models, unlike any other text."""
-    schemas = {
-        table.schema or metadata.schema or default_schema for table in metadata.tables.values()
-    }
-    for schema in sorted(schemas):
-        yield schema, f"{stem}_of_{schema}"
+    schemas = {table.schema or default_schema for table in metadata.tables.values()}
+    for number, schema in enumerate(sorted(schemas)):
+        # It needs quotes where the schema does, so that one stands for the other in any SQL.
+        case = "Q" if identifier(schema) != schema else "q"
+        yield schema, f"{stem}_{number:03}{case}"
 
 
 async def _compile(
@@ -202,6 +202,8 @@ async def _compile(
         await admin.close()
     connection = await _connect(server, name)
     try:
+        path = ", ".join(quoted(name) for name in (default_schema, "public", "extensions"))
+        await connection.execute(f"SET search_path = {path}")
         for shadow in shadows.values():
             await connection.execute(f"CREATE SCHEMA {quoted(shadow)}")
         for statement in _ddl(metadata, default_schema, shadows):
@@ -217,41 +219,46 @@ async def _compile(
 
 def _ddl(metadata: MetaData, default_schema: str, shadows: dict[str, str]) -> Iterator[str]:
     """Write the models' DDL as text: listeners that refuse DDL from metadata are not in the way."""
-    copy = MetaData(naming_convention=metadata.naming_convention)
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
+    dialect.identifier_preparer = Beside(dialect, default_schema, shadows)
 
-    def shadow(schema: str | None) -> str:
-        held = schema or metadata.schema or default_schema
-        return shadows.get(held, held)
+    def sql(element: DDLElement) -> str:
+        return str(element.compile(dialect=dialect)).replace("%%", "%")
 
-    for table in metadata.tables.values():
-        table.to_metadata(
-            copy,
-            schema=shadow(table.schema),
-            referred_schema_fn=lambda _t, _to, _c, referred: shadow(referred),
-        )
-    tables = list(copy.tables.values())
-    for original, table in zip(metadata.tables.values(), tables, strict=True):
-        for column, copied in zip(original.columns, table.columns, strict=True):
-            held, own = plain_type(column.type), plain_type(copied.type)
-            if isinstance(held, Named) and isinstance(own, Named):
-                # The types themselves are the migrated ones; only tables are made anew.
-                own.schema = held.schema
+    tables = metadata.tables.values()
     for table in tables:
-        yield _sql(CreateTable(table, include_foreign_key_constraints=[]))
+        yield sql(CreateTable(table, include_foreign_key_constraints=[]))
     for table in tables:
         for key in table.foreign_key_constraints:
-            yield _sql(AddConstraint(key))
+            yield added(key, dialect)
         for index in table.indexes:
-            yield _sql(CreateIndex(index))
+            yield sql(CreateIndex(index))
         if table.comment is not None:
-            yield _sql(SetTableComment(table))
+            yield sql(SetTableComment(table))
         for column in table.columns:
             if column.comment is not None:
-                yield _sql(SetColumnComment(column))
+                yield sql(SetColumnComment(column))
 
 
-def _sql(element: DDLElement) -> str:
-    return str(element.compile(dialect=DIALECT)).replace("%%", "%")
+class Beside(PGIdentifierPreparer):
+    """Writes tables into the schemas of the compile; types stay the migrated ones.
+
+    The models themselves are compiled, not a copy in another schema: names that SQLAlchemy derives
+    hold the schema's.
+    """
+
+    def __init__(self, dialect: Dialect, default_schema: str, shadows: dict[str, str]) -> None:
+        super().__init__(dialect)
+        self.default_schema = default_schema
+        self.shadows = shadows
+
+    def schema_for_object(self, item: Any) -> str | None:  # type: ignore[override]
+        """Give the schema to write before a name."""
+        schema: str | None = item.schema
+        if not isinstance(item, SqlTable):
+            return schema
+        held = schema or self.default_schema
+        return self.shadows.get(held, held)
 
 
 async def _drop(server: URL, *names: str) -> None:

@@ -22,7 +22,8 @@ from sqlalchemy import Index as SqlIndex
 from sqlalchemy import Table as SqlTable
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import DOMAIN, ExcludeConstraint
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.engine.interfaces import Dialect
+from sqlalchemy.exc import NoReferenceError, SQLAlchemyError
 from sqlalchemy.schema import AddConstraint, CreateIndex, DefaultClause
 from sqlalchemy.sql.elements import ClauseElement
 from sqlalchemy.types import ARRAY, TypeDecorator, TypeEngine
@@ -48,6 +49,7 @@ from alembic_readonly_check.sql.tables import parse_index
 from alembic_readonly_check.sql.types import parse_type, qualified
 
 DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
+COMPILER = DIALECT.ddl_compiler(DIALECT, None)  # type: ignore[arg-type]
 
 
 @dataclass(slots=True)
@@ -109,19 +111,17 @@ def describe(metadata: MetaData, default_schema: str, is_compared: Callable[[str
     domains: dict[str, Domain] = {}
     tables = {}
     for table in metadata.tables.values():
-        if table.info.get("is_view") or not is_compared(
-            table.schema or metadata.schema or default_schema
-        ):
+        if table.info.get("is_view") or not is_compared(table.schema or default_schema):
             continue
         described = _table(table, default_schema)
         tables[described.name] = described
         for column in table.columns:
-            _user_types(column.type, metadata, default_schema, enums, domains)
+            _user_types(column.type, default_schema, enums, domains)
     return Schema("models", tables, enums=enums, domains=domains)
 
 
 def _name(table: SqlTable, default_schema: str) -> str:
-    return f"{table.schema or table.metadata.schema or default_schema}.{table.name}"
+    return f"{table.schema or default_schema}.{table.name}"
 
 
 def _table(table: SqlTable, default_schema: str) -> Table:
@@ -132,6 +132,8 @@ def _table(table: SqlTable, default_schema: str) -> Table:
     checks: list[Check] = []
     exclusions: list[Exclusion] = []
     for constraint in sorted(table.constraints, key=lambda c: str(_constraint_name(c))):
+        if not constraint._should_create_for_compiler(COMPILER):
+            continue  # Postgres has booleans of its own, which need no CHECK.
         match constraint:
             case ForeignKeyConstraint():
                 keys.append(_foreign_key(constraint, default_schema))
@@ -188,7 +190,10 @@ def _constraint_name(constraint: Constraint | SqlIndex) -> str | None:
         if isinstance(constraint, SqlIndex)
         else DIALECT.identifier_preparer.format_constraint(constraint)
     )
-    return str(formatted).strip('"') if formatted is not None else None
+    if formatted is None:
+        return None
+    name = str(formatted).replace("%%", "%")
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name
 
 
 def _column(column: SqlColumn[Any], default_schema: str) -> Column:
@@ -257,17 +262,16 @@ def plain_type(type_: TypeEngine[Any]) -> TypeEngine[Any]:
 
 def _user_types(
     type_: TypeEngine[Any],
-    metadata: MetaData,
     default_schema: str,
     enums: dict[str, Enum],
     domains: dict[str, Domain],
 ) -> None:
     held = plain_type(type_)
     if isinstance(held, EnumType) and held.native_enum and held.name:
-        name = f"{held.schema or metadata.schema or default_schema}.{held.name}"
+        name = f"{held.schema or default_schema}.{held.name}"
         enums[name] = Enum(name, tuple(held.enums))
     elif isinstance(held, DOMAIN):
-        name = f"{held.schema or metadata.schema or default_schema}.{held.name}"
+        name = f"{held.schema or default_schema}.{held.name}"
         check = held.check
         domains[name] = Domain(
             name,
@@ -315,13 +319,12 @@ def _include(options: Any) -> tuple[str, ...]:
 
 
 def _foreign_key(constraint: ForeignKeyConstraint, default_schema: str) -> ForeignKey:
-    targets = [element._get_colspec().rpartition(".") for element in constraint.elements]
-    target = targets[0][0]
+    target, columns = _target(constraint, default_schema)
     return ForeignKey(
         _constraint_name(constraint),
         tuple(column.name for column in constraint.columns),
-        target if "." in target else f"{default_schema}.{target}",
-        tuple(column for _, _, column in targets),
+        target,
+        columns,
         (constraint.ondelete or "NO ACTION").upper(),
         (constraint.onupdate or "NO ACTION").upper(),
         (constraint.match or "SIMPLE").upper(),
@@ -330,9 +333,28 @@ def _foreign_key(constraint: ForeignKeyConstraint, default_schema: str) -> Forei
     )
 
 
+def _target(constraint: ForeignKeyConstraint, default_schema: str) -> tuple[str, tuple[str, ...]]:
+    """Find what a key leads to; a table that is not mapped is known by what the key says."""
+    try:
+        columns = [element.column for element in constraint.elements]
+        return _name(columns[0].table, default_schema), tuple(column.name for column in columns)
+    except NoReferenceError:
+        parts = [element.target_fullname.split(".") for element in constraint.elements]
+        schema = ".".join(parts[0][:-2]) or constraint.table.metadata.schema or default_schema
+        return f"{schema}.{parts[0][-2]}", tuple(part[-1] for part in parts)
+
+
+def added(constraint: Constraint, dialect: Dialect = DIALECT) -> str:
+    """Write ALTER TABLE … ADD; SQLAlchemy then takes it for made elsewhere, which is undone."""
+    rule = constraint._create_rule
+    try:
+        return str(AddConstraint(constraint).compile(dialect=dialect)).replace("%%", "%")
+    finally:
+        constraint._create_rule = rule
+
+
 def _exclusion(constraint: ExcludeConstraint) -> str:
-    text = str(AddConstraint(constraint).compile(dialect=DIALECT))
-    return "EXCLUDE" + text.partition("EXCLUDE")[2].replace("%%", "%")
+    return "EXCLUDE" + added(constraint).partition("EXCLUDE")[2]
 
 
 def _index(index: SqlIndex, table: str) -> Index:

@@ -5,6 +5,7 @@ that the catalog prints and nobody writes. What still differs is put to `EXPLAIN
 there.
 """
 
+import re
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from enum import Enum as PythonEnum
@@ -149,10 +150,8 @@ def _constant(node: Any) -> Shape:
 def _cast(node: Any, scope: Scope) -> Shape:
     inner = shape_of(node.arg, scope)
     type_ = qualified(spell(node.typeName), scope.schema)
-    if inner[0] == "text" and type_ == "boolean":
-        return ("boolean", str(inner[1]).lower() in ("t", "true", "yes", "on", "1"))
-    if inner[0] == "text" and type_.partition("(")[0] in _NUMBERS:
-        return _number(str(inner[1])) or ("cast", inner, type_)
+    if (typed := _typed(inner, type_)) is not None:
+        return typed
     if inner[0] == "text" and type_ == "regclass":
         return ("relation", _relation(str(inner[1]), scope))
     # The catalog prints the type that Postgres gave a constant; the text of a document does not.
@@ -169,6 +168,40 @@ def _cast(node: Any, scope: Scope) -> Shape:
 _NUMBERS = frozenset({"smallint", "integer", "bigint", "numeric", "real", "double precision"})
 
 
+def _typed(value: Shape, type_: str) -> Shape | None:
+    """Read a constant as the type says, so that '1' and 1, '{}' and ARRAY[] are one; else None."""
+    if type_.endswith("[]"):
+        element = type_.removesuffix("[]")
+        if value[0] == "text":
+            value = _array(str(value[1])) or value
+        if not _is_constant_array(value):
+            return None
+        return ("array", *(_typed(item, element) or item for item in value[1:]))
+    base = type_.partition("(")[0]
+    if value[0] == "text" and base == "boolean":
+        return ("boolean", str(value[1]).lower() in ("t", "true", "yes", "on", "1"))
+    if value[0] == "text" and base in _NUMBERS:
+        return _number(str(value[1]))
+    if value[0] == "number" and base in ("text", "character varying"):
+        return ("text", f"{value[1]:f}")
+    return None
+
+
+def _array(text: str) -> Shape | None:
+    """Read an array's literal of one dimension without quotes in it."""
+    match = re.fullmatch(r"\{([^{}\"\\]*)\}", text.strip())
+    if match is None:
+        return None
+    items = match[1].split(",") if match[1].strip() else []
+    return (
+        "array",
+        *(
+            ("null",) if item.strip().upper() == "NULL" else ("text", item.strip())
+            for item in items
+        ),
+    )
+
+
 def _number(text: str) -> Shape | None:
     try:
         return ("number", Decimal(text.strip()).normalize())
@@ -177,7 +210,9 @@ def _number(text: str) -> Shape | None:
 
 
 def _is_constant_array(shape: Shape) -> bool:
-    return shape[0] == "array" and all(item[0] in ("text", "number", "null") for item in shape[1:])
+    return shape[0] == "array" and all(
+        item[0] in ("text", "number", "null", "boolean") for item in shape[1:]
+    )
 
 
 def _operation(node: Any, scope: Scope) -> Shape:
@@ -186,23 +221,69 @@ def _operation(node: Any, scope: Scope) -> Shape:
     left = shape_of(node.lexpr, scope) if node.lexpr is not None else ("none",)
     if node.kind == A_Expr_Kind.AEXPR_IN:
         items = tuple(shape_of(item, scope) for item in node.rexpr)
-        if len(items) == 1:
-            return ("op", operator, left, items[0])
-        return ("any" if operator == "=" else "all", operator, left, ("array", *items))
+        return _quantified("any" if operator == "=" else "all", operator, left, ("array", *items))
     if node.kind in (A_Expr_Kind.AEXPR_BETWEEN, A_Expr_Kind.AEXPR_NOT_BETWEEN):
         low, high = (shape_of(item, scope) for item in node.rexpr)
         if node.kind == A_Expr_Kind.AEXPR_BETWEEN:
-            return ("and", ("op", ">=", left, low), ("op", "<=", left, high))
-        return ("or", ("op", "<", left, low), ("op", ">", left, high))
+            return _joined("and", [_compared(">=", left, low), _compared("<=", left, high)])
+        return _joined("or", [_compared("<", left, low), _compared(">", left, high)])
     right = shape_of(node.rexpr, scope)
     if node.kind in (A_Expr_Kind.AEXPR_OP_ANY, A_Expr_Kind.AEXPR_OP_ALL):
         quantifier = "any" if node.kind == A_Expr_Kind.AEXPR_OP_ANY else "all"
-        return (quantifier, operator, left, right)
+        return _quantified(quantifier, operator, left, right)
     if node.kind in (A_Expr_Kind.AEXPR_OP, A_Expr_Kind.AEXPR_LIKE, A_Expr_Kind.AEXPR_ILIKE):
         if operator == "-" and left == ("none",) and right[0] == "number":
             return ("number", -right[1])
-        return ("op", operator, _promoted(left, right, scope), _promoted(right, left, scope))
+        return _compared(operator, _promoted(left, right, scope), _promoted(right, left, scope))
     return ("op", A_Expr_Kind(node.kind).name, operator, left, right)
+
+
+_MIRRORED = {"=": "=", "<>": "<>", "<": ">", ">": "<", "<=": ">=", ">=": "<="}
+_NEGATED = {"=": "<>", "<>": "=", "<": ">=", ">": "<=", "<=": ">", ">=": "<"}
+_CONSTANTS = ("text", "number", "boolean", "null")
+
+
+def _compared(operator: str, left: Shape, right: Shape) -> Shape:
+    """Shape an operator; a comparison reads the same from both ends, and `= true` says nothing."""
+    if operator not in _MIRRORED:
+        return ("op", operator, left, right)
+    ends = [(side[0] in _CONSTANTS, repr(side)) for side in (left, right)]
+    if ends[0] > ends[1]:
+        operator, left, right = _MIRRORED[operator], right, left
+    if right[0] == "boolean" and left[0] != "boolean" and operator in ("=", "<>"):
+        return left if right[1] == (operator == "=") else _negated(left)
+    return ("op", operator, left, right)
+
+
+def _quantified(quantifier: str, operator: str, left: Shape, right: Shape) -> Shape:
+    """Shape `= ANY` or `<> ALL`; a list of constants is a set."""
+    if right[0] == "text" and operator in ("=", "<>"):
+        right = _array(str(right[1])) or right
+    if right[0] == "array" and _is_constant_array(right):
+        items = sorted(set(right[1:]), key=repr)
+        if len(items) == 1:
+            return _compared(operator, left, items[0])
+        right = ("array", *items)
+    return (quantifier, operator, left, right)
+
+
+def _negated(shape: Shape) -> Shape:
+    """Shape NOT; the opposite comparison says the same, for null as well."""
+    if shape[0] == "not":
+        return tuple(shape[1])
+    if shape[0] == "op" and len(shape) == 4 and shape[1] in _NEGATED:
+        return ("op", _NEGATED[shape[1]], *shape[2:])
+    if shape[0] in ("any", "all") and shape[1] in _NEGATED:
+        return ("all" if shape[0] == "any" else "any", _NEGATED[shape[1]], *shape[2:])
+    return ("not", shape)
+
+
+def _joined(word: str, shapes: list[Shape]) -> Shape:
+    """Shape AND and OR: their parts have no order, and saying one twice adds nothing."""
+    parts: set[Shape] = set()
+    for shape in shapes:
+        parts.update(shape[1:] if shape[0] == word else [shape])
+    return (word, *sorted(parts, key=repr)) if len(parts) > 1 else next(iter(parts))
 
 
 def _promoted(shape: Shape, other: Shape, scope: Scope) -> Shape:
@@ -220,11 +301,8 @@ def _boolean(node: Any, scope: Scope) -> Shape:
         BoolExprType.OR_EXPR: "or",
         BoolExprType.NOT_EXPR: "not",
     }[BoolExprType(node.boolop)]
-    parts: list[Any] = []
-    for argument in node.args:
-        shape = shape_of(argument, scope)
-        parts.extend(shape[1:] if word != "not" and shape[0] == word else [shape])
-    return (word, *parts)
+    shapes = [shape_of(argument, scope) for argument in node.args]
+    return _negated(shapes[0]) if word == "not" else _joined(word, shapes)
 
 
 def _target(node: Any, scope: Scope) -> Shape:
@@ -245,6 +323,14 @@ def _column(node: Any, scope: Scope) -> Shape:
     return ("column", *parts)
 
 
+_SYNONYMS = {
+    "char_length": "length",
+    "character_length": "length",
+    "ceiling": "ceil",
+    "pow": "power",
+}
+
+
 def _call(node: Any, scope: Scope) -> Shape:
     parts = [part.sval for part in node.funcname]
     if len(parts) == 2 and parts[0] in ("pg_catalog", scope.schema):
@@ -252,6 +338,7 @@ def _call(node: Any, scope: Scope) -> Shape:
     name = ".".join(parts)
     if name in ("now", "transaction_timestamp") and not node.args:
         return _NOW
+    name = _SYNONYMS.get(name, name)
     arguments = [shape_of(argument, scope) for argument in node.args or ()]
     if name in ("nextval", "currval", "setval") and arguments and arguments[0][0] == "text":
         arguments[0] = ("relation", _relation(str(arguments[0][1]), scope))

@@ -1,9 +1,11 @@
 """Postgres' own grammar: what every reader of SQL here begins with."""
 
+import re
 from typing import Any
 
 import pglast
 from pglast import ast
+from pglast.keywords import COL_NAME_KEYWORDS, RESERVED_KEYWORDS, TYPE_FUNC_NAME_KEYWORDS
 from pglast.stream import RawStream
 
 
@@ -41,6 +43,16 @@ def text_of(node: Any) -> str:
 
 def names_of(nodes: Any) -> tuple[str, ...]:
     return tuple(node.sval for node in nodes or ())
+
+
+_WORDS = RESERVED_KEYWORDS | COL_NAME_KEYWORDS | TYPE_FUNC_NAME_KEYWORDS
+
+
+def identifier(name: str) -> str:
+    """Write a name as it must stand in SQL: in quotes only if it needs them."""
+    if re.fullmatch("[a-z_][a-z0-9_]*", name) and name not in _WORDS:
+        return name
+    return '"' + name.replace('"', '""') + '"'
 
 
 def quoted(name: str) -> str:

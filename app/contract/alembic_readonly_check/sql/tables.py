@@ -20,6 +20,7 @@ from alembic_readonly_check.facts import (
 from alembic_readonly_check.sql.expressions import Scope, Shape, shape_of
 from alembic_readonly_check.sql.parsing import (
     Unparsable,
+    identifier,
     names_of,
     parse_one,
     quoted,
@@ -141,7 +142,7 @@ def _key(element: Any) -> IndexKey:
         SortByNulls.SORTBY_NULLS_LAST: False,
     }.get(SortByNulls(element.nulls_ordering), descending)
     return IndexKey(
-        element.name if element.name is not None else text_of(element.expr),
+        identifier(element.name) if element.name is not None else text_of(element.expr),
         names_of(element.collation)[-1] if element.collation else None,
         names_of(element.opclass)[-1] if element.opclass else None,
         descending,
@@ -158,7 +159,7 @@ def parse_partition_key(text: str) -> tuple[str, tuple[str, ...]]:
         raise Unparsable("it is not a partition key")
     strategy = str(getattr(statement.partspec.strategy, "name", statement.partspec.strategy))
     return strategy.rpartition("_")[2], tuple(
-        element.name if element.name is not None else text_of(element.expr)
+        identifier(element.name) if element.name is not None else text_of(element.expr)
         for element in statement.partspec.partParams
     )
 

@@ -8,12 +8,17 @@ import pglast
 from pglast import ast
 from pglast.stream import RawStream
 
-from alembic_readonly_check.sql.parsing import Unparsable, names_of, value_of, why
+from alembic_readonly_check.sql.parsing import (
+    Unparsable,
+    identifier,
+    names_of,
+    value_of,
+    why,
+)
 
 TYPE_NAMES = {
     "bool": "boolean",
     "bpchar": "character",
-    "char": "character",
     "dec": "numeric",
     "decimal": "numeric",
     "float4": "real",
@@ -46,8 +51,10 @@ BUILT_IN = frozenset(TYPE_NAMES.values()) | frozenset(
 )
 
 EXTENSION_TYPES = frozenset(
-    """citext cube earthdistance geography geometry halfvec hstore isbn ltree lquery ltxtquery
-    seg sparsevec vector""".split()
+    """box2d box3d citext cube ean13 earth geography geometry geometry_dump gbox h3index halfvec
+    hll hstore ip4 ip4r ip6 ip6r ipaddress iprange isbn isbn13 ismn ismn13 issn issn13 lo lquery
+    ltree ltxtquery query_int raster rastbandarg roaringbitmap seg semver sparsevec topogeometry
+    upc vector""".split()
 )
 """Types that live in whatever schema their extension was put in, so they compare unqualified."""
 
@@ -91,7 +98,11 @@ def parse_type(text: str) -> str:
 def is_known_type(type_: str) -> bool:
     """Tell whether a spelled type is one of Postgres' own or of a well-known extension's."""
     base = re.sub(r"\(.*?\)|\[\]", "", type_.removeprefix("SETOF ")).strip()
-    return base in BUILT_IN or base.rpartition(".")[2] in EXTENSION_TYPES or " " in base
+    return (
+        base in BUILT_IN
+        or base.rpartition(".")[2] in EXTENSION_TYPES
+        or (" " in base and '"' not in base)
+    )
 
 
 def qualified(type_: str, schema: str) -> str:
@@ -112,7 +123,11 @@ def spell(name: Any) -> str:
     parts = [part.sval for part in name.names]
     if parts[0] == "pg_catalog":
         parts = parts[1:]
-    base = TYPE_NAMES.get(parts[0], parts[0]) if len(parts) == 1 else ".".join(parts)
+    if len(parts) == 1:
+        own = TYPE_NAMES.get(parts[0], parts[0])
+        base = own if own in BUILT_IN else identifier(own)
+    else:
+        base = ".".join(map(identifier, parts))
     modifiers = [_modifier(modifier) for modifier in name.typmods or ()]
     if base == "interval" and modifiers:
         fields = INTERVAL_FIELDS.get(int(modifiers[0]), "")
@@ -126,6 +141,9 @@ def spell(name: Any) -> str:
     elif base in ("character", "bit") and modifiers == ["1"] and parts[0] in ("bpchar", "bit"):
         base = f"{base}(1)"
     elif modifiers:
+        if base not in BUILT_IN:
+            # An extension reads them as it likes: geometry(POINT,4326) comes back as Point.
+            modifiers = [modifier.lower() for modifier in modifiers]
         base = f"{base}({','.join(modifiers)})"
     return base + ("[]" if name.arrayBounds else "")
 
@@ -138,6 +156,28 @@ def _modifier(node: Any) -> str:
     if isinstance(node, ast.ColumnRef):
         return str(names_of(node.fields)[0])
     return RawStream()(node)
+
+
+def held_type(type_: str) -> str:
+    """Spell what `format_type` printed as `parse_type` would: it keeps what an extension wrote."""
+    if '"' in type_ or ("(" in type_ and type_.partition("(")[0] not in BUILT_IN):
+        try:
+            return parse_type(type_)
+        except Unparsable:
+            return type_
+    return type_
+
+
+def same_type(mine: str, theirs: str) -> bool:
+    """Compare a stated type with a held one, which an extension may have brought from anywhere.
+
+    The catalog spells what extensions bring without a schema.
+    """
+    one, other = bare(mine), bare(theirs)
+    if one == other:
+        return True
+    brought = "." not in other and not is_known_type(other)
+    return brought and one.rpartition(".")[2] == other
 
 
 def bare(type_: str) -> str:

@@ -5,6 +5,7 @@ from alembic_readonly_check.facts import (
 )
 from alembic_readonly_check.findings import Location
 from alembic_readonly_check.sources.document.facts import Facts
+from alembic_readonly_check.sql.parsing import identifier
 from alembic_readonly_check.sql.types import is_known_type
 
 
@@ -16,7 +17,7 @@ class CrossCheck(Facts):
         user_types = {*self.attempted, *self.tables}
         for table in self.tables.values():
             for column in table.columns:
-                base = column.type.removesuffix("[]")
+                base = column.type.removesuffix("[]").replace('"', "")
                 if column.type and not is_known_type(base) and base not in user_types:
                     self.wrong(
                         "DM003",
@@ -63,7 +64,7 @@ class CrossCheck(Facts):
                     "name columns of this table",
                 )
         keyed = {column for key in table.foreign_keys for column in key.columns}
-        unique_columns = {c for u in table.uniques for c in u.columns} | {
+        unique_columns = {identifier(c) for u in table.uniques for c in u.columns} | {
             key.expression for index in table.indexes if index.unique for key in index.keys
         }
         for column, words in self.keys[table.name]:
@@ -78,7 +79,7 @@ class CrossCheck(Facts):
                     "FK",
                     "add the line under ### Foreign keys",
                 )
-            if "UQ" in words and column.name not in unique_columns:
+            if "UQ" in words and identifier(column.name) not in unique_columns:
                 self.wrong(
                     "DM008",
                     subject,

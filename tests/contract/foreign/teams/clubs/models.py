@@ -1,7 +1,7 @@
 """Models as Advanced Alchemy makes them: its naming convention, its types, its sentinel column."""
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID, uuid4
 
 from sqlalchemy import (
@@ -82,7 +82,7 @@ class Base(DeclarativeBase):
     """The base of all tables."""
 
     metadata = MetaData(naming_convention=CONVENTION)
-    type_annotation_map = {UUID: GUID, datetime: DateTimeUTC, dict: JsonB}
+    type_annotation_map: ClassVar[dict[Any, Any]] = {UUID: GUID, datetime: DateTimeUTC, dict: JsonB}
 
 
 class UUIDAuditBase(Base):
@@ -129,7 +129,7 @@ class User(UUIDAuditBase):
     """Who may log in."""
 
     __tablename__ = "user_account"
-    __table_args__ = {"comment": "User accounts for application access"}
+    __table_args__ = ({"comment": "User accounts for application access"},)
 
     email: Mapped[str] = mapped_column(unique=True, index=True)
     username: Mapped[str | None] = mapped_column(String(30), unique=True, index=True)

@@ -1,9 +1,9 @@
 CREATE SEQUENCE audit_log_id_seq;
 CREATE TABLE audit_log (
     id BIGINT NOT NULL,
-    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
     actor_id UUID,
     action VARCHAR(100) NOT NULL,
+    created_at TIMESTAMP WITH TIME ZONE NOT NULL,
     CONSTRAINT pk_audit_log PRIMARY KEY (id),
     CONSTRAINT fk_audit_log_actor_id_user_account FOREIGN KEY(actor_id)
       REFERENCES user_account (id) ON DELETE SET NULL

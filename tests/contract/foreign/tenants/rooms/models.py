@@ -38,7 +38,7 @@ class House(Base):
     """A house, in the schema that is the default one."""
 
     __tablename__ = "house"
-    __table_args__ = {"schema": "public"}
+    __table_args__ = ({"schema": "public"},)
 
     id: Mapped[int] = mapped_column(Identity(), primary_key=True)
     name: Mapped[str] = mapped_column(String(80), unique=True)
@@ -62,7 +62,7 @@ class Booking(Base):
 
     __tablename__ = "booking"
     __table_args__ = (
-        UniqueConstraint("room_id", "day", name="booking_once"),
+        UniqueConstraint("day", "room_id", name="booking_once"),
         Index("booking_by_day", "day", text("room_id DESC")),
         {"postgresql_partition_by": "RANGE (day)"},
     )

@@ -23,7 +23,7 @@ CREATE TABLE rooms.booking (
   day date NOT NULL,
   made_at timestamptz NOT NULL DEFAULT CURRENT_TIMESTAMP,
   PRIMARY KEY (room_id, day),
-  CONSTRAINT booking_once UNIQUE (room_id, day)
+  CONSTRAINT booking_once UNIQUE (day, room_id)
 ) PARTITION BY RANGE (day);
 CREATE INDEX booking_by_day ON rooms.booking (day, room_id DESC);
 CREATE TABLE rooms.booking_2026 PARTITION OF rooms.booking
