@@ -62,7 +62,7 @@ TOTAL = (
     "CREATE OR REPLACE FUNCTION order_total(customer bigint) RETURNS numeric LANGUAGE sql STABLE"
 )
 TOTAL_BODY = (
-    "SET search_path = '' AS"
+    "SET search_path = pg_catalog, pg_temp AS"
     " 'SELECT sum(o.total) FROM public.orders o WHERE o.customer_id = customer'"
 )
 

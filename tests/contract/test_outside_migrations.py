@@ -1,6 +1,7 @@
 """Migrations that are no folder of SQL: Alembic's revisions, and a command of the project's own."""
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -109,10 +110,10 @@ def test_a_folder_without_revisions(folder: Path) -> None:
 
 
 def test_a_command_of_the_projects_own_migrates(folder: Path) -> None:
-    result = configure(folder, 'command = ["python", "own.py"]')
+    result = configure(folder, f'command = ["{sys.executable}", "own.py"]')
     assert (result.exit_code, result.stderr) == (0, ""), result.output
     (folder / "own.py").write_text(OWN.replace("varchar(40)", "varchar(41)"))
-    result = configure(folder, 'command = ["python", "own.py"]')
+    result = configure(folder, f'command = ["{sys.executable}", "own.py"]')
     assert (result.exit_code, "DB203 error public.notes.text" in result.stdout) == (1, True)
 
 

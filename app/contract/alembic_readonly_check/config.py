@@ -4,17 +4,18 @@ import datetime as dt
 import os
 import re
 import tomllib
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-import msgspec
-
 from alembic_readonly_check.codes import REGISTRY
+from alembic_readonly_check.converting import Wrong, convert
 from alembic_readonly_check.findings import CannotCheck, Finding
 from alembic_readonly_check.platforms import PLATFORMS, Platform
 
 
-class ApiRules(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+@dataclass(frozen=True, slots=True)
+class ApiRules:
     """What a project may set about its API, under `[tool.alembic-readonly-check.api]`.
 
     `permission_extension` of an operation must equal `permission_opt` of its handler. A handler is
@@ -59,7 +60,8 @@ MANAGED_SCHEMAS = (
 )
 
 
-class Ignore(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+@dataclass(frozen=True, slots=True)
+class Ignore:
     """One finding that is known and borne for a while; it counts again after `until`."""
 
     code: str
@@ -77,7 +79,8 @@ class Ignore(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         )
 
 
-class Scratch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+@dataclass(frozen=True, slots=True)
+class Scratch:
     """Where scratch databases are made, and how they are migrated.
 
     `platform` files go first. Instead of the folder `migrations`, `alembic` names an alembic.ini
@@ -93,7 +96,8 @@ class Scratch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="k
     driver: str = "postgresql"
 
 
-class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+@dataclass(frozen=True, slots=True)
+class Config:
     """What is compared. Paths are relative to the folder of pyproject.toml."""
 
     metadata: str | None = None
@@ -123,12 +127,12 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="ke
     rls: Literal["forced", "enabled", "off", "any"] = "forced"
     rolling_partitions: bool = True
     timeout: float = 30
-    scratch: Scratch = Scratch()
-    api: ApiRules = ApiRules()
+    scratch: Scratch = field(default_factory=Scratch)
+    api: ApiRules = field(default_factory=ApiRules)
     ignore: tuple[Ignore, ...] = ()
-    root: str = "."
-    source: str | None = None
-    stated: tuple[str, ...] = ()
+    root: str = field(default=".", metadata={"own": 1})
+    source: str | None = field(default=None, metadata={"own": 1})
+    stated: tuple[str, ...] = field(default=(), metadata={"own": 1})
 
     @property
     def hosting(self) -> Platform:
@@ -183,11 +187,11 @@ def _convert(section: object, folder: Path, path: Path) -> Config:
     if not isinstance(section, dict):
         raise CannotCheck(f"{SECTION} in {path.name} is not a table.")
     try:
-        stated = [value for value in section.values() if isinstance(value, str)]
-        own = {"root": str(folder), "source": str(path), "stated": stated}
-        config = msgspec.convert({**section, **own}, Config)
-    except msgspec.ValidationError as error:
+        config: Config = convert(section, Config)
+    except Wrong as error:
         raise CannotCheck(f"{SECTION} in {path.name}: {error}.") from None
+    stated = tuple(value for value in section.values() if isinstance(value, str))
+    config = replace(config, root=str(folder), source=str(path), stated=stated)
     for ignore in config.ignore:
         if ignore.code not in REGISTRY:
             raise CannotCheck(f"An ignore in {path.name} names {ignore.code}, which is no code.")

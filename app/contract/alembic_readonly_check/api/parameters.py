@@ -13,12 +13,7 @@ from alembic_readonly_check.api.shapes import StructShapes
 from alembic_readonly_check.codes import finding
 from alembic_readonly_check.config import ApiRules
 from alembic_readonly_check.findings import Finding
-from alembic_readonly_check.openapi.contract import (
-    Contract,
-    Operation,
-    Parameter,
-    parameter_key,
-)
+from alembic_readonly_check.openapi.contract import Contract, Operation, Parameter, parameter_key
 from alembic_readonly_check.openapi.shapes import MISSING, Shape, intersect
 
 _PARAMETER_CODES: Final[Mapping[Fact, str]] = {
@@ -34,11 +29,7 @@ _IGNORED: Final = frozenset({"header:accept", "header:content-type", "header:aut
 
 
 def parameter_drift(
-    contract: Contract,
-    operation: Operation,
-    route: Route,
-    shapes: StructShapes,
-    rules: ApiRules,
+    contract: Contract, operation: Operation, route: Route, shapes: StructShapes, rules: ApiRules
 ) -> Iterator[Finding]:
     left = {
         label(parameter.key): (parameter, contract.shape(parameter.schema))

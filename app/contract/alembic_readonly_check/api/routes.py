@@ -32,11 +32,7 @@ from alembic_readonly_check.api.shapes import StructShapes
 from alembic_readonly_check.codes import finding
 from alembic_readonly_check.config import ApiRules
 from alembic_readonly_check.findings import Finding
-from alembic_readonly_check.openapi.contract import (
-    Contract,
-    Operation,
-    is_json,
-)
+from alembic_readonly_check.openapi.contract import Contract, Operation, is_json
 
 
 def check_routes(contract: Contract, routes: Sequence[Route], rules: ApiRules) -> list[Finding]:

@@ -3,6 +3,7 @@
 import datetime as dt
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -134,6 +135,7 @@ class Check:
                 raise CannotCheck("No app is named: set app, or give --app mod:app.")
             self.note("no app is named, so nothing is compared with it")
             return
+        self.needs_extra()
         from alembic_readonly_check.api.routes import check_routes
         from alembic_readonly_check.api.structs import check_structs
 
@@ -142,8 +144,14 @@ class Check:
         self.findings += check_routes(self.described, routes, self.config.api)
         self.findings += check_structs(self.described, routes, self.config.folder)
 
+    def needs_extra(self) -> None:
+        """Raise `CannotCheck` where what reads an app is not installed."""
+        if not (find_spec("litestar") and find_spec("msgspec")):
+            raise CannotCheck("Comparing an app takes more: install alembic-readonly-check[api].")
+
     def routes(self) -> "list[Route]":
         """Import the app, or let its function make it, and list its routes."""
+        self.needs_extra()
         from litestar import Litestar
 
         from alembic_readonly_check.api.served import routes_of

@@ -5,11 +5,11 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from textwrap import fill
 from typing import Any, NoReturn
 
-import msgspec
 import rich_click as click
 from click import get_current_context
 from click.core import ParameterSource
@@ -53,10 +53,8 @@ def _configured(**given: Any) -> Config:
     if given.get("schema"):
         changes["schemas"] = tuple(given["schema"])
     if given.get("scratch_url_env"):
-        changes["scratch"] = msgspec.structs.replace(
-            config.scratch, url_env=given["scratch_url_env"]
-        )
-    return msgspec.structs.replace(config, **changes)
+        changes["scratch"] = replace(config.scratch, url_env=given["scratch_url_env"])
+    return replace(config, **changes)
 
 
 def _codes(text: str | None) -> tuple[str, ...]:

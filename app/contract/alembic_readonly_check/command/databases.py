@@ -3,13 +3,14 @@
 It is imported only then: the driver and the engine cost a tenth of a second.
 """
 
+import json
+import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import msgspec
 from sqlalchemy.engine import URL
 
 from alembic_readonly_check.codes import finding
@@ -108,7 +109,7 @@ class DatabaseCheck:
 
     def read_live(self, reader: Reader) -> Live:
         """Read a live database, and what its role could do to it."""
-        writable = msgspec.json.decode(reader.ask("writable"))
+        writable = json.loads(reader.ask("writable"))
         if writable:
             message = f"the role {reader.role} may write to {', '.join(writable[:3])}" + (
                 f" and {len(writable) - 3} more" if len(writable) > 3 else ""
@@ -134,12 +135,7 @@ class DatabaseCheck:
         return ask
 
     def with_live(
-        self,
-        live: Live,
-        *,
-        only: frozenset[str],
-        held: list[Migration],
-        server: URL | None = None,
+        self, live: Live, *, only: frozenset[str], held: list[Migration], server: URL | None = None
     ) -> None:
         """Compare document, models and migrations with the live side."""
         applied = live.applied
@@ -242,7 +238,8 @@ class DatabaseCheck:
             wanted = models is not None or self.check.document is not None
             found = self.against(schema, "migrations", reader, models) if wanted else []
             if asked is not None:
-                # Alembic is imported only here: a live check needs none of it.
+                # Alembic is imported only here: a live check needs none of it. It logs on the way.
+                logging.getLogger("alembic").setLevel(logging.WARNING)
                 from alembic_readonly_check.db import opinion
 
                 found += opinion.findings(

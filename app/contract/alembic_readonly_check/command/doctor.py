@@ -1,9 +1,8 @@
 """Say what is configured, what is there and what is missing."""
 
+import json
 from collections.abc import Callable, Iterator
 from functools import partial
-
-import msgspec
 
 from alembic_readonly_check.command.check import Check
 from alembic_readonly_check.config import Config, needed, secret
@@ -68,7 +67,5 @@ def _server(name: str, timeout: float) -> str:
     from alembic_readonly_check.db import guard
 
     url = guard.driver_url(needed(name), name)
-    state = msgspec.json.decode(
-        guard.run(url, name, (), lambda reader: reader.ask("state"), timeout)
-    )
+    state = json.loads(guard.run(url, name, (), lambda reader: reader.ask("state"), timeout))
     return f"{name}: Postgres {state['version'] // 10000}, role {state['role']}, read only"

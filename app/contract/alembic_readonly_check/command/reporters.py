@@ -4,11 +4,10 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from json import dumps
 from typing import Any
 from urllib.parse import quote
 from xml.sax.saxutils import escape, quoteattr
-
-import msgspec
 
 from alembic_readonly_check.codes import REGISTRY
 from alembic_readonly_check.findings import SEVERITIES, Finding, Location
@@ -101,7 +100,7 @@ def _plain(found: Finding, fingerprint: str) -> dict[str, Any]:
 
 
 def _json(value: Any) -> str:
-    return msgspec.json.format(msgspec.json.encode(value), indent=2).decode() + "\n"
+    return dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
 def json(report: Report) -> str:

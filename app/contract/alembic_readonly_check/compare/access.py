@@ -6,12 +6,7 @@ from typing import Any
 
 from alembic_readonly_check.compare.pairing import by_name, pairs
 from alembic_readonly_check.compare.saying import Pair
-from alembic_readonly_check.facts import (
-    Grant,
-    Policy,
-    Table,
-    Trigger,
-)
+from alembic_readonly_check.facts import Grant, Policy, Table, Trigger
 from alembic_readonly_check.findings import Location
 from alembic_readonly_check.sql.parsing import Unparsable
 from alembic_readonly_check.sql.tables import trigger_shape

@@ -4,9 +4,7 @@ from dataclasses import dataclass
 
 from alembic_readonly_check.compare.access import Access
 from alembic_readonly_check.compare.pairing import T, pairs
-from alembic_readonly_check.facts import (
-    Domain,
-)
+from alembic_readonly_check.facts import Domain
 from alembic_readonly_check.sql.expressions import Scope, canonical
 from alembic_readonly_check.sql.types import bare
 

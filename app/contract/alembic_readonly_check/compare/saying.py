@@ -4,18 +4,8 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from alembic_readonly_check.codes import finding
-from alembic_readonly_check.compare.sides import (
-    CODES,
-    Family,
-    Forbidden,
-    Planner,
-    Rules,
-    Side,
-)
-from alembic_readonly_check.facts import (
-    Column,
-    Table,
-)
+from alembic_readonly_check.compare.sides import CODES, Family, Forbidden, Planner, Rules, Side
+from alembic_readonly_check.facts import Column, Table
 from alembic_readonly_check.findings import Finding, Location
 from alembic_readonly_check.sql.expressions import Scope, canonical
 

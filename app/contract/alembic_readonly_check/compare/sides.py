@@ -91,8 +91,8 @@ class Rules:
     ignore_grantees: tuple[str, ...] = ()
     ignore_extensions: tuple[str, ...] = ("plpgsql",)
     rolling_partitions: bool = True
-    schemas: tuple[str, ...] = ()
     hosting: Platform = NONE
+    schemas: tuple[str, ...] = ()
 
     def ignores_grantee(self, role: str) -> bool:
         """Tell whether a role's rights are the platform's business."""

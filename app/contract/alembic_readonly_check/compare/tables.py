@@ -6,10 +6,7 @@ from typing import Any
 
 from alembic_readonly_check.compare.objects import Objects
 from alembic_readonly_check.compare.pairing import by_name, matched, pairs
-from alembic_readonly_check.compare.sides import (
-    DEFERRED,
-    UNVALIDATED,
-)
+from alembic_readonly_check.compare.sides import DEFERRED, UNVALIDATED
 from alembic_readonly_check.facts import (
     Check,
     Column,

@@ -1,11 +1,10 @@
 """Turn the answers of the catalog queries, fresh or saved, into facts."""
 
+import json
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-
-import msgspec
 
 from alembic_readonly_check.db.queries import QUERIES
 from alembic_readonly_check.db.rows import (
@@ -18,15 +17,7 @@ from alembic_readonly_check.db.rows import (
     table_of,
     view_of,
 )
-from alembic_readonly_check.facts import (
-    Enum,
-    Extension,
-    Json,
-    Other,
-    Schema,
-    Table,
-    View,
-)
+from alembic_readonly_check.facts import Enum, Extension, Json, Other, Schema, Table, View
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +39,7 @@ class Scope:
 
 def read(ask: Callable[[str], str], scope: Scope, source: str) -> Schema:
     """Ask the ten queries by name and read the answers; `ask` sends one and returns its text."""
-    answers = {name: msgspec.json.decode(_unrename(ask(name), scope)) for name in QUERIES}
+    answers = {name: json.loads(_unrename(ask(name), scope)) for name in QUERIES}
     return build(answers, scope, source)
 
 

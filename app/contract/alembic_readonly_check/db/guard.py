@@ -6,6 +6,7 @@ hash, and `EXPLAIN` of exactly one expression, which Postgres' own parser has to
 """
 
 import asyncio
+import json
 import re
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,6 @@ from functools import partial
 from typing import Any, TypeVar
 
 import asyncpg
-import msgspec
 from sqlalchemy import Connection, CursorResult, event, text
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
@@ -87,7 +87,7 @@ class Reader:
             if "42501" in (getattr(error.orig, name, None) for name in ("sqlstate", "pgcode")):
                 raise Forbidden(_reason(error)) from None
             return None
-        plan = msgspec.json.decode(answer) if isinstance(answer, str) else answer
+        plan = json.loads(answer) if isinstance(answer, str) else answer
         return re.sub(r"CURRENT_TIMESTAMP|transaction_timestamp\(\)", "now()", _told(plan))
 
     def _send(self, statement: str) -> CursorResult[Any]:
@@ -230,7 +230,7 @@ def _guarded(
     transaction = connection.begin()
     try:
         reader = Reader(connection, schemas)
-        state = msgspec.json.decode(reader.ask("state"))
+        state = json.loads(reader.ask("state"))
         if (state["read_only"], state["isolation"]) != ("on", "repeatable read"):
             raise CannotCheck(
                 "The server opened no REPEATABLE READ READ ONLY transaction, so nothing was read.",

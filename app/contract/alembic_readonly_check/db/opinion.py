@@ -5,7 +5,6 @@ a type of the project that compares itself, is reported too. It runs without its
 defaults, which executes them, and never on a live database: its reflection is not a frozen query.
 """
 
-import logging
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -51,7 +50,6 @@ def findings(
     # Alembic finds tables without a schema by the search path, and takes that for the default.
     reader.ask("path", path=home)
     reader.connection.dialect.default_schema_name = home
-    logging.getLogger("alembic").setLevel(logging.WARNING)
     known = {found.subject for found in reported}
     for code, subject, told in _differences(reader.connection, metadata, scope, held, home):
         if told == "remove_fk" and not any(

@@ -21,12 +21,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql.base import PGIdentifierPreparer
 from sqlalchemy.engine import URL
 from sqlalchemy.engine.interfaces import Dialect
-from sqlalchemy.schema import (
-    CreateIndex,
-    CreateTable,
-    SetColumnComment,
-    SetTableComment,
-)
+from sqlalchemy.schema import CreateIndex, CreateTable, SetColumnComment, SetTableComment
 from sqlalchemy.sql.ddl import DDLElement
 
 from alembic_readonly_check.db.guard import dsn, finish
@@ -70,11 +65,7 @@ class Databases:
 
 @contextmanager
 def databases(
-    server: URL,
-    name: str,
-    scripts: Scripts,
-    metadata: MetaData | None,
-    default_schema: str,
+    server: URL, name: str, scripts: Scripts, metadata: MetaData | None, default_schema: str
 ) -> Iterator[Databases]:
     """Make both databases, yield their URLs, drop them.
 

@@ -1,8 +1,8 @@
 """Save what the catalog queries answer, so that a check can run where no database is reached."""
 
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
-
-import msgspec
 
 from alembic_readonly_check.db import catalog, queries
 from alembic_readonly_check.db.guard import Reader
@@ -12,7 +12,8 @@ from alembic_readonly_check.findings import CannotCheck
 FORMAT = 2
 
 
-class Snapshot(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+@dataclass(frozen=True, slots=True)
+class Snapshot:
     """The raw answers by query; no row of a table is among them, and no secret."""
 
     format: int
@@ -26,7 +27,7 @@ def take(reader: Reader) -> Snapshot:
     return Snapshot(
         FORMAT,
         reader.schemas,
-        {name: msgspec.json.decode(reader.ask(name)) for name in queries.QUERIES},
+        {name: json.loads(reader.ask(name)) for name in queries.QUERIES},
         applied(reader),
     )
 
@@ -38,14 +39,15 @@ def applied(reader: Reader) -> str | None:
 
 def encode(snapshot: Snapshot) -> str:
     """Write a snapshot with one fact a line, so that two of them can be compared by eye."""
-    return msgspec.json.format(msgspec.json.encode(snapshot), indent=1).decode() + "\n"
+    return json.dumps(asdict(snapshot), indent=1, ensure_ascii=False) + "\n"
 
 
 def read(path: Path) -> Snapshot:
     """Read a snapshot; raises `CannotCheck` if it is none, or of another version of this tool."""
     try:
-        snapshot = msgspec.json.decode(path.read_bytes(), type=Snapshot)
-    except (OSError, msgspec.DecodeError) as error:
+        held = json.loads(path.read_bytes())
+        snapshot = Snapshot(**held | {"schemas": tuple(held["schemas"])})
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise CannotCheck(f"{path.name} is not a snapshot: {error}.") from None
     if snapshot.format != FORMAT or set(snapshot.answers) != set(queries.QUERIES):
         raise CannotCheck(f"{path.name} was taken by another version; take it anew.")

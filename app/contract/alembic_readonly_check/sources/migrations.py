@@ -1,11 +1,11 @@
 """Compare migration files with the history that a database recorded when it applied them."""
 
+import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
 import pglast
 
 from alembic_readonly_check.codes import finding
@@ -51,7 +51,7 @@ def files(folder: Path | None) -> list[Migration]:
 
 def history(text: str) -> dict[str, Json]:
     """Read the answer of the history query: version -> its row."""
-    return {row["version"]: row for row in msgspec.json.decode(text)}
+    return {row["version"]: row for row in json.loads(text)}
 
 
 def pending(held: Iterable[Migration], applied: dict[str, Json]) -> list[Migration]:

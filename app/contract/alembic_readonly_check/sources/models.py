@@ -261,10 +261,7 @@ def plain_type(type_: TypeEngine[Any]) -> TypeEngine[Any]:
 
 
 def _user_types(
-    type_: TypeEngine[Any],
-    default_schema: str,
-    enums: dict[str, Enum],
-    domains: dict[str, Domain],
+    type_: TypeEngine[Any], default_schema: str, enums: dict[str, Enum], domains: dict[str, Domain]
 ) -> None:
     held = plain_type(type_)
     if isinstance(held, EnumType) and held.native_enum and held.name:

@@ -14,11 +14,7 @@ from typing import Any
 
 import pglast
 from pglast import ast
-from pglast.enums import (
-    A_Expr_Kind,
-    BoolExprType,
-    SQLValueFunctionOp,
-)
+from pglast.enums import A_Expr_Kind, BoolExprType, SQLValueFunctionOp
 
 from alembic_readonly_check.sql.parsing import Unparsable, names_of, value_of, why
 from alembic_readonly_check.sql.types import qualified, spell
@@ -296,11 +292,9 @@ def _promoted(shape: Shape, other: Shape, scope: Scope) -> Shape:
 
 
 def _boolean(node: Any, scope: Scope) -> Shape:
-    word = {
-        BoolExprType.AND_EXPR: "and",
-        BoolExprType.OR_EXPR: "or",
-        BoolExprType.NOT_EXPR: "not",
-    }[BoolExprType(node.boolop)]
+    word = {BoolExprType.AND_EXPR: "and", BoolExprType.OR_EXPR: "or", BoolExprType.NOT_EXPR: "not"}[
+        BoolExprType(node.boolop)
+    ]
     shapes = [shape_of(argument, scope) for argument in node.args]
     return _negated(shapes[0]) if word == "not" else _joined(word, shapes)
 

@@ -28,13 +28,7 @@ from alembic_readonly_check.sql.parsing import (
     value_of,
 )
 
-ACTIONS = {
-    "a": "NO ACTION",
-    "r": "RESTRICT",
-    "c": "CASCADE",
-    "n": "SET NULL",
-    "d": "SET DEFAULT",
-}
+ACTIONS = {"a": "NO ACTION", "r": "RESTRICT", "c": "CASCADE", "n": "SET NULL", "d": "SET DEFAULT"}
 
 MATCHES = {"s": "SIMPLE", "f": "FULL", "p": "PARTIAL"}
 
@@ -137,10 +131,9 @@ def parse_index(name: str, text: str, table: str) -> Index:
 
 def _key(element: Any) -> IndexKey:
     descending = element.ordering == SortByDir.SORTBY_DESC
-    nulls_first = {
-        SortByNulls.SORTBY_NULLS_FIRST: True,
-        SortByNulls.SORTBY_NULLS_LAST: False,
-    }.get(SortByNulls(element.nulls_ordering), descending)
+    nulls_first = {SortByNulls.SORTBY_NULLS_FIRST: True, SortByNulls.SORTBY_NULLS_LAST: False}.get(
+        SortByNulls(element.nulls_ordering), descending
+    )
     return IndexKey(
         identifier(element.name) if element.name is not None else text_of(element.expr),
         names_of(element.collation)[-1] if element.collation else None,

@@ -8,13 +8,7 @@ import pglast
 from pglast import ast
 from pglast.stream import RawStream
 
-from alembic_readonly_check.sql.parsing import (
-    Unparsable,
-    identifier,
-    names_of,
-    value_of,
-    why,
-)
+from alembic_readonly_check.sql.parsing import Unparsable, identifier, names_of, value_of, why
 
 TYPE_NAMES = {
     "bool": "boolean",

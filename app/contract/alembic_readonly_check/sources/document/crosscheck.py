@@ -1,8 +1,6 @@
 """Find what points to nowhere inside the document."""
 
-from alembic_readonly_check.facts import (
-    Table,
-)
+from alembic_readonly_check.facts import Table
 from alembic_readonly_check.findings import Location
 from alembic_readonly_check.sources.document.facts import Facts
 from alembic_readonly_check.sql.parsing import identifier

@@ -8,9 +8,7 @@ Markdown reader pads short rows and drops surplus cells without a word.
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from alembic_readonly_check.facts import (
-    Schema,
-)
+from alembic_readonly_check.facts import Schema
 from alembic_readonly_check.findings import CannotCheck, Finding, relative
 from alembic_readonly_check.sources.document.crosscheck import CrossCheck
 from alembic_readonly_check.sources.document.facts import SECTIONS

@@ -6,15 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from alembic_readonly_check.codes import finding
-from alembic_readonly_check.facts import (
-    Column,
-    Table,
-)
+from alembic_readonly_check.facts import Column, Table
 from alembic_readonly_check.findings import Finding, Location
-from alembic_readonly_check.sources.document.markdown import (
-    Section,
-    whole_span,
-)
+from alembic_readonly_check.sources.document.markdown import Section, whole_span
 from alembic_readonly_check.sql.parsing import Unparsable
 from alembic_readonly_check.sql.types import parse_type, qualified
 
@@ -32,15 +26,7 @@ SUBSECTIONS = {
 }
 """Heading of level 3 inside a table's section -> the code of a line in it that cannot be read."""
 
-SECTIONS = (
-    "Functions",
-    "Enums",
-    "Domains",
-    "Views",
-    "Sequences",
-    "Extensions",
-    "Publications",
-)
+SECTIONS = ("Functions", "Enums", "Domains", "Views", "Sequences", "Extensions", "Publications")
 RLS_WORDS = {"off": "off", "enabled": "enabled", "enabled, forced": "forced"}
 KEY_WORDS = ("PK", "FK", "UQ")
 

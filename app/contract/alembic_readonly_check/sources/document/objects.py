@@ -5,20 +5,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from alembic_readonly_check.facts import (
-    Domain,
-    Enum,
-    Extension,
-    Publication,
-    Sequence,
-    View,
-)
+from alembic_readonly_check.facts import Domain, Enum, Extension, Publication, Sequence, View
 from alembic_readonly_check.sources.document.facts import FUNCTIONS, Facts
-from alembic_readonly_check.sources.document.markdown import (
-    Section,
-    spans,
-    whole_span,
-)
+from alembic_readonly_check.sources.document.markdown import Section, spans, whole_span
 from alembic_readonly_check.sql.objects import (
     parse_domain,
     parse_enum,
@@ -27,9 +16,7 @@ from alembic_readonly_check.sql.objects import (
     parse_view,
 )
 from alembic_readonly_check.sql.parsing import Unparsable
-from alembic_readonly_check.sql.tables import (
-    parse_grant,
-)
+from alembic_readonly_check.sql.tables import parse_grant
 
 
 class ObjectSections(Facts):

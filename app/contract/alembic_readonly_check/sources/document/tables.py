@@ -27,12 +27,7 @@ from alembic_readonly_check.sources.document.facts import (
     Facts,
     Line,
 )
-from alembic_readonly_check.sources.document.markdown import (
-    Row,
-    Section,
-    plain,
-    whole_span,
-)
+from alembic_readonly_check.sources.document.markdown import Row, Section, plain, whole_span
 from alembic_readonly_check.sql.expressions import parse_expression
 from alembic_readonly_check.sql.parsing import Unparsable
 from alembic_readonly_check.sql.tables import (
