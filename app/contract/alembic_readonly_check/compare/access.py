@@ -85,7 +85,8 @@ class Access(Pair):
                 and one.enabled == other.enabled
                 and (
                     one.definition == other.definition
-                    or _trigger(one, table.name) == _trigger(other, table.name)
+                    or _trigger(one, table.name, self.rules.default_schema)
+                    == _trigger(other, table.name, self.rules.default_schema)
                 )
             )
             if not same:
@@ -107,9 +108,9 @@ def rls_words(word: str) -> str:
     return "enabled, forced" if word == "forced" else word
 
 
-def _trigger(trigger: Trigger, table: str) -> Any:
+def _trigger(trigger: Trigger, table: str, schema: str) -> Any:
     try:
-        return trigger_shape(trigger.definition, table)
+        return trigger_shape(trigger.definition, table, schema)
     except Unparsable:
         return trigger.definition
 

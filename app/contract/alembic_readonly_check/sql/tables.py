@@ -199,7 +199,7 @@ def parse_trigger(name: str, text: str, table: str) -> Trigger:
     return Trigger(name, " ".join(text.split()))
 
 
-def trigger_shape(text: str, table: str) -> Shape:
+def trigger_shape(text: str, table: str, schema: str = "public") -> Shape:
     """Give the shape of a trigger, blind to the spelling of WHEN; raises `Unparsable`."""
     head = re.match(
         r"(?P<when>.*?\b(?:INSERT|UPDATE|DELETE|TRUNCATE)\b(?:\s+OF\s+[\w\", ]+?)?)"
@@ -218,4 +218,6 @@ def trigger_shape(text: str, table: str) -> Shape:
         ast.CreateTrigStmt,
         "it is not one trigger",
     )
-    return shape_of(statement, Scope(table))
+    if names_of(statement.funcname)[:-1] == (schema,):
+        statement.funcname = statement.funcname[-1:]
+    return shape_of(statement, Scope(table, schema=schema))

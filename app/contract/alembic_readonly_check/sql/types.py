@@ -109,7 +109,7 @@ def qualified(type_: str, schema: str) -> str:
             if name.removesuffix("[]") not in EXTENSION_TYPES
             else name + (f"({rest}" if rest else "")
         )
-    return type_ if "." in type_ else f"{schema}.{type_}"
+    return type_ if "." in type_ else f"{identifier(schema)}.{type_}"
 
 
 def spell(name: Any) -> str:

@@ -16,7 +16,13 @@ class CrossCheck(Facts):
         for table in self.tables.values():
             for column in table.columns:
                 base = column.type.removesuffix("[]").replace('"', "")
-                if column.type and not is_known_type(base) and base not in user_types:
+                if (
+                    column.type
+                    and not is_known_type(base)
+                    and base not in user_types
+                    # A type of a schema that is described nowhere here is somebody else's.
+                    and base.partition(".")[0] in {name.partition(".")[0] for name in user_types}
+                ):
                     self.wrong(
                         "DM003",
                         f"{table.name}.{column.name}",

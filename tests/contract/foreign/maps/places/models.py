@@ -47,7 +47,7 @@ class Place(Base):
     name: Mapped[str] = mapped_column(String(50))
     shape: Mapped[Any] = mapped_column(Geometry())
     picture: Mapped[Any | None] = mapped_column(Brought("gis.raster"))
-    gauge: Mapped[Any | None] = mapped_column(Brought("gauge"))
+    gauge: Mapped[Any | None] = mapped_column(Brought("gis.gauge"))
     shapes: Mapped[Any | None] = mapped_column(Brought("geometry[]"))
     height: Mapped[float | None] = mapped_column(Float(24))
     width: Mapped[float | None] = mapped_column(Float(53))
