@@ -32,7 +32,7 @@ class AutoString(TypeDecorator[str]):
     mysql_default_length = 255
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        if self.impl_instance.length is None and dialect.name == "mysql":
+        if getattr(self.impl_instance, "length", None) is None and dialect.name == "mysql":
             return dialect.type_descriptor(String(self.mysql_default_length))
         return super().load_dialect_impl(dialect)
 
@@ -92,4 +92,4 @@ class Link(SQLModel):
 
     left_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("item.id"), primary_key=True)
     right_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("item.id"), primary_key=True)
-    group = Column("group", AutoString(), index=True, nullable=True)
+    group: Any = Column("group", AutoString(), index=True, nullable=True)
