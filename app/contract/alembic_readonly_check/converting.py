@@ -2,7 +2,7 @@
 
 from dataclasses import fields, is_dataclass
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 
 class Wrong(ValueError):
@@ -14,7 +14,7 @@ def convert(value: Any, kind: Any, at: str = "$") -> Any:
     if is_dataclass(kind) and isinstance(kind, type):
         return _object(value, kind, at)
     origin, arguments = get_origin(kind), get_args(kind)
-    if origin is UnionType:
+    if origin in (Union, UnionType):
         return convert(value, arguments[0], at)  # TOML has no null: what is stated is the type.
     if origin is tuple:
         if not isinstance(value, list):

@@ -2,14 +2,14 @@
 -- For scratch databases alone; roles belong to the whole server, so they may be there already.
 
 do $$
-declare name text;
+declare wanted text;
 begin
-  foreach name in array array['anon', 'authenticated', 'service_role', 'authenticator',
+  foreach wanted in array array['anon', 'authenticated', 'service_role', 'authenticator',
       'dashboard_user', 'pgbouncer', 'supabase_admin', 'supabase_auth_admin',
       'supabase_storage_admin', 'supabase_realtime_admin', 'supabase_replication_admin',
       'supabase_read_only_user', 'supabase_etl_admin'] loop
-    if not exists (select from pg_roles where rolname = name) then
-      execute format('create role %I noinherit', name);
+    if not exists (select from pg_roles where rolname = wanted) then
+      execute format('create role %I noinherit', wanted);
     end if;
   end loop;
   if not (select rolbypassrls from pg_roles where rolname = 'service_role') then
@@ -17,9 +17,9 @@ begin
   end if;
   -- The extensions that every project starts with, where the server has them.
   create schema if not exists extensions;
-  foreach name in array array['pgcrypto', 'uuid-ossp', 'pg_stat_statements'] loop
-    if exists (select from pg_available_extensions e where e.name = name) then
-      execute format('create extension if not exists %I schema extensions', name);
+  foreach wanted in array array['pgcrypto', 'uuid-ossp', 'pg_stat_statements'] loop
+    if exists (select from pg_available_extensions e where e.name = wanted) then
+      execute format('create extension if not exists %I schema extensions', wanted);
     end if;
   end loop;
 end
