@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any, Self, TypeAlias
 
 import anyio
@@ -99,7 +100,7 @@ class Pool:
         """Close every connection, also those that are lent."""
         self.pool.terminate()
 
-    @contextlib.asynccontextmanager
+    @asynccontextmanager
     async def lend(self) -> AsyncIterator[Driver]:
         """Lend a connection; one whose state is not known afterwards is closed.
 
@@ -117,8 +118,8 @@ class Pool:
             is_unreachable = isinstance(error, UNREACHABLE) or is_lost(error)
             # Cancelled or silent in the middle of a statement: asyncpg would wait until the server
             # confirms a cancellation, which a silent network never does.
-            if is_unreachable or not isinstance(error, Exception) or is_busy(driver):
-                end(driver)
+            if is_unreachable or not isinstance(error, Exception) or is_unsettled(driver):
+                give_up(driver)
             if is_unreachable:
                 raise Unavailable(
                     "The database cannot be reached; try again in a moment."
@@ -129,17 +130,22 @@ class Pool:
                 await self.pool.release(driver)
 
 
-def end(driver: Driver) -> None:
-    """Close a connection at once; the pool has taken one back already that was closed."""
+def is_unsettled(driver: Driver) -> bool:
+    """Say whether a connection has a transaction open."""
+    try:
+        return driver.is_in_transaction()
+    except asyncpg.InterfaceError:
+        return False  # it is closed, and so the pool has it back
+
+
+def give_up(driver: Driver) -> None:
+    """Close a connection without a word to the server; one that is closed may be given up again.
+
+    The pool takes a closed connection back at once, and asyncpg then refuses every call on it: an
+    error that would stand in the place of the one that is on its way, a cancellation among them.
+    """
     with contextlib.suppress(asyncpg.InterfaceError):
         driver.terminate()
-
-
-def is_busy(driver: Driver) -> bool:
-    """Say whether a transaction is open."""
-    with contextlib.suppress(asyncpg.InterfaceError):
-        return driver.is_in_transaction()
-    return False
 
 
 def is_lost(error: BaseException) -> bool:

@@ -9,7 +9,7 @@ import msgspec
 from litestar.di import NamedDependency
 from sqlalchemy import Insert, Update
 
-from app.database.pools import Driver, Pool, is_busy
+from app.database.pools import Driver, Pool, is_unsettled
 from app.database.reads import Of, Read
 from app.database.statements import (
     Access,
@@ -103,7 +103,7 @@ async def transaction(driver: Driver, scope: Scope) -> AsyncIterator[Work]:
         # Shielded: a connection must not go back with its transaction open. `Pool.lend` closes it
         # where even this fails.
         with anyio.CancelScope(shield=True):
-            if is_busy(driver):
+            if is_unsettled(driver):
                 await driver.execute("rollback")
         raise
 

@@ -82,9 +82,9 @@ class Source:
         for row in (row for row in rows if row[1] is not None):
             event = dict(zip(EVENT_COLUMNS, row[2:], strict=True))
             frame = self.hub.frame(feed.id, row[1], as_event(event))
-            size += len(frame.bytes)
-            if page and size > MAX_CHUNK:
+            if page and size + len(frame.bytes) > MAX_CHUNK:
                 break
+            size += len(frame.bytes)
             page.append(frame)
         if page:
             self.rows = min(max(1, MAX_CHUNK * len(page) // size), MORE_ROWS)

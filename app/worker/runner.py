@@ -20,7 +20,6 @@ WAITS = (0.005, 0.025, 0.1)
 QUIET_READS = 20
 FOLLOW_SECONDS = 1.0
 """How often a reader that is not the leader asks again."""
-STATEMENT_SECONDS = 60.0
 
 
 class Entry(Protocol):

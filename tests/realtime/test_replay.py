@@ -174,4 +174,5 @@ async def test_a_page_is_read_through_the_index(past: Past) -> None:
     (scan,) = [
         node for node in nodes(json.loads(found)[0]["Plan"]) if node.get("Relation Name") == "log"
     ]
+    assert "Index Name" in scan, scan
     assert (scan["Index Name"], scan["Actual Rows"]) == ("log_workspace_id_idx", 20)
