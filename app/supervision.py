@@ -77,10 +77,8 @@ def using(pool: Pool, use: Callable[[Driver], Awaitable[None]]) -> Callable[[], 
     """Lend a connection to a task for as long as it runs; it is closed afterwards."""
 
     async def run() -> None:
-        async with pool.lend() as driver:
-            try:
-                await use(driver)
-            finally:
-                driver.terminate()
+        # Not closed in here: a second close would raise, and hide that the task was cancelled.
+        async with pool.lend(closes=True) as driver:
+            await use(driver)
 
     return run

@@ -100,9 +100,10 @@ class Pool:
         self.pool.terminate()
 
     @asynccontextmanager
-    async def lend(self) -> AsyncIterator[Driver]:
+    async def lend(self, *, closes: bool = False) -> AsyncIterator[Driver]:
         """Lend a connection; one whose state is not known afterwards is closed.
 
+        `closes` closes it in any case, such as one that listens.
         Raises `Unavailable` when none is free within 10 s or the server does not answer.
         """
         try:
@@ -117,13 +118,17 @@ class Pool:
             is_unreachable = isinstance(error, UNREACHABLE) or is_lost(error)
             # Cancelled or silent in the middle of a statement: asyncpg would wait until the server
             # confirms a cancellation, which a silent network never does.
-            if is_unreachable or not isinstance(error, Exception) or driver.is_in_transaction():
+            is_broken = is_unreachable or not isinstance(error, Exception)
+            if is_broken or closes or driver.is_in_transaction():
                 driver.terminate()
             if is_unreachable:
                 raise Unavailable(
                     "The database cannot be reached; try again in a moment."
                 ) from error
             raise
+        else:
+            if closes:
+                driver.terminate()
         finally:
             with anyio.CancelScope(shield=True):
                 await self.pool.release(driver)
