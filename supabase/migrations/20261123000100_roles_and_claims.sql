@@ -21,6 +21,8 @@ grant annex_owner to current_user;
 -- Each login role's own limits: a setting of the role reaches every connection, through every pooler. To plan a statement
 -- under row level security over every partition takes longer than to run it, so a connection plans each once.
 alter role annex_api set plan_cache_mode = force_generic_plan;
+-- Planned for any parameters, a feed's past looks large: a page must come from the index, in its order, and stop.
+alter role annex_api set enable_bitmapscan = off;
 alter role annex_api set jit = off;
 alter role annex_api set statement_timeout = '5s';
 alter role annex_api set lock_timeout = '2s';

@@ -61,9 +61,7 @@ async def test_a_filter_that_lets_everything_through_changes_nothing(tenant: Ten
     assert seen == 9
 
 
-async def test_a_filtered_list_hides_what_the_list_hides(
-    callers: Callers, tenant: Tenant
-) -> None:
+async def test_a_filtered_list_hides_what_the_list_hides(callers: Callers, tenant: Tenant) -> None:
     await publish(tenant)
     viewer = await add_member(callers, tenant, "viewer")
     hot, generic = [await read(viewer, tenant.path, **o) for o in ({}, EVERY_TYPE)]

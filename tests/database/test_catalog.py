@@ -240,6 +240,7 @@ async def test_the_documented_functions_are_those_of_the_catalog(catalog: Connec
 SETTINGS = {
     "annex_api": {
         "plan_cache_mode": "force_generic_plan",
+        "enable_bitmapscan": "off",
         "jit": "off",
         "statement_timeout": "5s",
         "lock_timeout": "2s",

@@ -205,7 +205,7 @@ async def test_a_change_of_rights_names_whose_they_are(
         "select id from annex.api_keys where workspace_id = $1", scene.workspace
     )
     await scene.admin.execute(f"{statement} {scene.one(table)}")
-    (rights_of,) = await scene.admin.fetchrow(
+    rights_of = await scene.admin.fetchval(
         "select rights_of from annex.pending where workspace_id = $1 and id > $2",
         scene.workspace,
         scene.after,
@@ -238,6 +238,7 @@ async def test_an_own_event_is_queued_in_its_users_lane(is_personal: bool, scene
     assert (event["event_id"], event["user_id"]) == (made, whose)
     assert (event["source"], event["permission"]) == ("annex", "members:read")
     queued = await scene.admin.fetchrow("select * from annex.pending where event_id = $1", made)
+    assert queued is not None
     assert (queued["user_id"], queued["is_personal"]) == (whose, is_personal)
     assert queued["rights_of"] == "user:1"
 
