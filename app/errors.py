@@ -19,7 +19,6 @@ import msgspec
 import structlog
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, ValidationException
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app.field_errors import as_pointer, field_error, in_json_words
 from app.schemas.problems import FieldError, ProblemCode
@@ -230,6 +229,10 @@ CONSTRAINTS: dict[str, Problem] = {
         "Types that begin with `annex.` are drawn by Annex itself; choose another name.",
         errors=[FieldError("/type", "begins with annex.")],
     ),
+    "events_source_reserved": InvalidRequest(
+        "The source `annex` is Annex itself; choose another name.",
+        errors=[FieldError("/source", "is reserved")],
+    ),
     "events_data_check": TooLarge("An event's data is larger than 64 KiB."),
     "events_context_check": InvalidRequest(
         "An event's context is larger than 16 KiB.", errors=[FieldError("/context", "over 16 KiB")]
@@ -254,8 +257,13 @@ HTTP_PROBLEMS: dict[int, type[Problem]] = {
 
 def from_database(error: asyncpg.PostgresError) -> Problem | None:
     """Say what an error of the database means to the caller; None for one that is ours."""
-    if known := CONSTRAINTS.get(getattr(error, "constraint_name", None) or ""):
+    constraint = getattr(error, "constraint_name", None) or ""
+    if known := CONSTRAINTS.get(constraint):
         return known
+    # Our own functions raise with a problem's code in a constraint's place.
+    for kind in subclasses():
+        if kind.code == constraint:
+            return kind(error.args[0])
     if isinstance(error, asyncpg.InsufficientPrivilegeError):
         return Forbidden("The caller's role in the workspace does not allow this.")
     # Only the server's own have a severity: asyncpg raises the same for arguments we made wrong.
@@ -291,8 +299,6 @@ def read(error: Exception) -> Problem:
             return cause
         if isinstance(cause, asyncpg.PostgresError) and (problem := from_database(cause)):
             return problem
-        if isinstance(cause, PoolTimeout):
-            return Unavailable("All database connections are busy; try again in a moment.")
         if isinstance(cause, ValidationException):
             return from_validation(cause)
         if isinstance(cause, HTTPException) and cause.status_code in HTTP_PROBLEMS:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import httpx
@@ -11,20 +12,23 @@ from litestar.config.cors import CORSConfig
 from litestar.di import Provide
 from litestar.types import ControllerRouterHandler
 
-from app.auth.dependencies import provide_principal, provide_session, provide_workspace
+from app.auth.dependencies import provide_principal, provide_read, provide_write
 from app.auth.tickets import Tickets, derive_key
 from app.auth.tokens import Tokens
 from app.database.check import check_database
-from app.database.engines import Database
+from app.database.pools import Database
 from app.errors import to_problem
 from app.http.application import Application, StrictRequest, check_request, finish_headers
+from app.http.idempotency import provide_once
 from app.http.limits import Limiter
 from app.logs import configure_logging
 from app.metrics import Metrics
 from app.realtime.cursors import Cursors
 from app.realtime.hub import Hub
 from app.realtime.tail import Tail
+from app.runtime import Runtime
 from app.settings import Settings, SettingsError, read_settings
+from app.supervision import Supervised
 from controllers import CONTROLLERS
 
 # Where a dev server serves a page from, on whatever port.
@@ -47,14 +51,15 @@ def create_app(
 ) -> Application:
     """Put the application together; nothing is opened before its lifespan begins."""
     configure_logging(settings)
-    app = Application(
+    return Application(
         route_handlers=controllers,
         dependencies={
             "principal": Provide(provide_principal),
-            "session": Provide(provide_session),
-            "workspace": Provide(provide_workspace),
+            "read": Provide(provide_read),
+            "write": Provide(provide_write),
+            "once": Provide(provide_once),
         },
-        lifespan=[lifespan],
+        lifespan=[partial(lifespan, settings)],
         exception_handlers={Exception: to_problem},
         before_request=check_request,
         before_send=[finish_headers],
@@ -70,14 +75,11 @@ def create_app(
         openapi_config=None,
         logging_config=None,
     )
-    app.state.settings = settings
-    return app
 
 
 @contextlib.asynccontextmanager
-async def lifespan(app: Litestar) -> AsyncIterator[None]:
+async def lifespan(settings: Settings, app: Litestar) -> AsyncIterator[None]:
     """Open what requests need, follow the log, and close it all again."""
-    settings: Settings = app.state.settings
     async with Database(settings) as database, httpx.AsyncClient() as http:
         await check_database(database)
         hub = Hub(
@@ -86,23 +88,21 @@ async def lifespan(app: Litestar) -> AsyncIterator[None]:
             queries=max(1, settings.pool_size // 2),
         )
         tail = Tail(database.worker, hub, notifies=not database.is_pooled)
-        metrics = Metrics(hub, tail)
-        app.state.update(
-            {
-                "database": database,
-                "hub": hub,
-                "tail": tail,
-                "metrics": metrics,
-                "limiter": Limiter(settings),
-                "tokens": Tokens(settings, http),
-                "tickets": Tickets(settings.secret_key),
-            }
+        tasks = [*tail.tasks(), Supervised("hub", hub.keep_time)]
+        metrics = Metrics(hub, tail, tasks)
+        tasks.append(Supervised("metrics", metrics.keep_copying))
+        app.state.runtime = Runtime(
+            settings=settings,
+            database=database,
+            hub=hub,
+            tail=tail,
+            tasks=tasks,
+            metrics=metrics,
+            limiter=Limiter(settings),
+            tokens=Tokens(settings, http),
+            tickets=Tickets(settings.secret_key),
         )
-        running = [
-            asyncio.create_task(tail.run()),
-            asyncio.create_task(hub.keep_time()),
-            asyncio.create_task(metrics.keep_copying()),
-        ]
+        running = [asyncio.create_task(task.keep()) for task in tasks]
         try:
             await tail.catch_up()
             yield

@@ -5,11 +5,12 @@ import contextlib
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from app.realtime.hub import Hub
 from app.realtime.tail import Tail
+from app.supervision import Supervised
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 COPY_SECONDS = 1.0
@@ -80,7 +81,7 @@ class Metrics:
     What others count in plain numbers is only copied, so that counting stays cheap.
     """
 
-    def __init__(self, hub: Hub, tail: Tail) -> None:
+    def __init__(self, hub: Hub, tail: Tail, tasks: Sequence[Supervised]) -> None:
         # When it is imported, the library asks whether processes share their numbers: not before
         # the one that starts them could say so.
         import prometheus_client as library
@@ -88,6 +89,7 @@ class Metrics:
         library.disable_created_metrics()  # type: ignore[no-untyped-call]
         self.hub = hub
         self.tail = tail
+        self.tasks = tasks
         self.registry = own = library.CollectorRegistry()
         self.copied = dict.fromkeys(COUNTERS, 0.0)
         self.counters = {
@@ -104,6 +106,13 @@ class Metrics:
             registry=own,
             buckets=BUCKETS,
         )
+        self.restarts = library.Counter(
+            "annex_task_restarts",
+            "Times that a background task ended and was begun again.",
+            ["task"],
+            registry=own,
+        )
+        self.restarted = dict[str, int]()
         self.observers: dict[tuple[str, int], Callable[[float], None]] = {}
 
     def observe(self, operation: str, status: int, seconds: float) -> None:
@@ -128,6 +137,10 @@ class Metrics:
             self.copied[name] = now
         for name, (_, _, read) in GAUGES.items():
             self.gauges[name].set(read(self.hub, self.tail))
+        for task in self.tasks:
+            more = task.restarts - self.restarted.get(task.name, 0)
+            self.restarts.labels(task.name).inc(more)
+            self.restarted[task.name] = task.restarts
 
     async def text(self) -> bytes:
         """Write the numbers in Prometheus' text format, version 0.0.4: of all processes."""

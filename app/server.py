@@ -9,10 +9,9 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 import uvicorn
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.database.check import check_database
-from app.database.engines import Database
+from app.database.pools import Database
 from app.http.application import Application
 from app.main import create_app
 from app.settings import Settings, SettingsError
@@ -78,8 +77,8 @@ class Server(uvicorn.Server):
         """Take no more, let every stream end and resume elsewhere, then stop as uvicorn does."""
         for server in self.servers:
             server.close()
-        if hub := self.app.state.get("hub"):
-            await hub.drain()
+        if runtime := getattr(self.app.state, "runtime", None):
+            await runtime.hub.drain()
         await super().shutdown(sockets)
 
 
@@ -137,7 +136,7 @@ def serve(
     *,
     is_shared: bool = False,
     ready: Callable[[str], None] | None = None,
-    beside: Sequence[Callable[[AsyncEngine], Awaitable[None]]] = (),
+    beside: Sequence[Callable[[Database], Awaitable[None]]] = (),
     leave_with: int | None = None,
 ) -> None:
     """Serve the API until SIGINT or SIGTERM; `beside` runs in the same process, as annex_worker.
@@ -171,7 +170,7 @@ async def run(
     server: Server,
     app: Application,
     listener: socket.socket,
-    beside: Sequence[Callable[[AsyncEngine], Awaitable[None]]],
+    beside: Sequence[Callable[[Database], Awaitable[None]]],
 ) -> None:
     """Run the server, and what goes beside it until it stops."""
     serving = asyncio.create_task(server.serve([listener]))
@@ -179,7 +178,7 @@ async def run(
     await asyncio.wait({serving, began}, return_when=asyncio.FIRST_COMPLETED)
     began.cancel()
     settle()
-    tasks = [asyncio.ensure_future(b(app.state.database.worker)) for b in beside if server.started]
+    tasks = [asyncio.ensure_future(b(app.state.runtime.database)) for b in beside if server.started]
     await serving
     for task in tasks:
         task.cancel()

@@ -156,7 +156,7 @@ def check(settings: Settings) -> None:
 
 
 def database_url(name: str, value: str) -> URL:
-    """Read a libpq-style URL for SQLAlchemy's asyncpg dialect.
+    """Read a libpq-style URL; a driver that its scheme names is left out.
 
     Raises `SettingsError` naming the setting.
     """
@@ -169,6 +169,4 @@ def database_url(name: str, value: str) -> URL:
         raise SettingsError(
             f"{PREFIX}{name} is not a Postgres URL; write postgresql://user:password@host:5432/database."
         )
-    # libpq and Supabase's dashboard say sslmode, asyncpg says ssl.
-    query = {("ssl" if k == "sslmode" else k): v for k, v in url.query.items()}
-    return url.set(drivername="postgresql+asyncpg", query=query)
+    return url.set(drivername="postgresql")

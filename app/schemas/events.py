@@ -5,9 +5,9 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
+from app.permissions import Permission
 from app.schemas.pages import Page
 
-Visibility = Literal["feed", "audit"]
 # \Z and not $, which in Python lets a line feed follow.
 Type = Annotated[str, Meta(max_length=200, pattern=r"^[a-z][a-z0-9_-]*([.][a-z0-9_-]+)*\Z")]
 # U+0000, which Postgres cannot store.
@@ -35,7 +35,8 @@ class Event(msgspec.Struct, frozen=True):
     subject: str | None
     topics: list[str]
     actor: str
-    visibility: Visibility
+    principal: str
+    permission: Permission | None
     data: Any
     context: dict[str, Any]
     occurred_at: datetime
@@ -60,7 +61,7 @@ class EventCreate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     subject: Subject | None = None
     topics: Topics | UnsetType = UNSET
     actor: Actor | None = None
-    visibility: Visibility | UnsetType = UNSET
+    permission: Permission | None = None
     context: dict[str, Any] | UnsetType = UNSET
     occurred_at: Annotated[datetime, Meta(tz=True)] | None = None
 

@@ -71,11 +71,7 @@ def checked(events: list[s.EventCreate]) -> list[s.EventCreate]:
         if event.data is not UNSET and len(event.data) > MAX_DATA_BYTES:
             raise TooLarge("An event's data is larger than 64 KiB.")
     return [
-        msgspec.structs.replace(
-            event,
-            source="api" if event.source is UNSET else event.source,
-            visibility="feed" if event.visibility is UNSET else event.visibility,
-        )
+        msgspec.structs.replace(event, source="api") if event.source is UNSET else event
         for event in events
     ]
 

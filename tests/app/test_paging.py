@@ -2,7 +2,7 @@ from uuid import UUID
 
 import pytest
 
-from app.database.paging import encode_cursor
+from app.database.reads import encode_cursor
 from tests.conftest import Caller, Callers, Tenant, add_member
 
 
