@@ -15,6 +15,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 import pytest
+
 from app.database.check import changes_servers
 from app.database.pools import Database
 from app.server import check
