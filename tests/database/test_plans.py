@@ -122,9 +122,8 @@ def nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from nodes(child)
 
 
-async def explain(connection: Connection, sql: str, values: list[Any], mode: str) -> Plan:
-    """Run a prepared statement and say how it was done, with a plan for these values or for any."""
-    await connection.execute(f"set local plan_cache_mode = {mode}")
+async def explain(connection: Connection, sql: str, values: list[Any]) -> Plan:
+    """Run a prepared statement as the role's settings plan it, and say how it was done."""
     await connection.execute(f"prepare list as {sql}")
     given = ", ".join(f"'{value}'" for value in values)
     found = await connection.fetchval(
@@ -149,12 +148,9 @@ def assert_served_by_the_index(plan: Plan, million: Million) -> None:
 
 
 tenants = pytest.mark.parametrize("tenant", ["busy", "quiet"])
-modes = pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
 
 
-async def explain_page(
-    database: TestDatabase, claims: Claims, workspace: UUID, page: str, mode: str
-) -> Plan:
+async def explain_page(database: TestDatabase, claims: Claims, workspace: UUID, page: str) -> Plan:
     """Run the API's own statement for a page of 20 as a caller, and say how it was done."""
     build = page_of(m.Event.of, s.Event, tuple(NEWEST_FIRST), None, is_first=page == "first")
     statement = compiled(build, has_workspace=True)
@@ -167,22 +163,21 @@ async def explain_page(
         "after_id": UUID("ffffffff-ffff-7fff-bfff-ffffffffffff"),
     }
     async with database.connect("annex_api") as connection, connection.transaction():
-        return await explain(connection, statement.sql, statement.arguments(values), mode)
+        return await explain(connection, statement.sql, statement.arguments(values))
 
 
 pages = pytest.mark.parametrize("page", ["first", "following"])
 
 
-@modes
 @tenants
 @pytest.mark.parametrize("who", ["user", "key"])
 @pages
 async def test_the_apis_list_is_served_by_the_index(
-    page: str, who: str, tenant: str, mode: str, million: Million
+    page: str, who: str, tenant: str, million: Million
 ) -> None:
     workspace, owner = getattr(million, tenant)
     claims: Claims = user(owner) if who == "user" else key(workspace, "events:read")
-    plan = await explain_page(million.database, claims, workspace, page, mode)
+    plan = await explain_page(million.database, claims, workspace, page)
     assert plan.rows == 21
     assert_served_by_the_index(plan, million)
 
@@ -228,9 +223,7 @@ async def few(
 
 @pages
 async def test_a_quiet_workspaces_list_reads_no_more_than_its_page(page: str, few: Few) -> None:
-    # The role annex_api plans so, whatever the values are.
-    mode = "force_generic_plan"
-    plan = await explain_page(few.database, user(few.owner), few.quiet, page, mode)
+    plan = await explain_page(few.database, user(few.owner), few.quiet, page)
     assert plan.rows == 21
     read = sum(scan["Actual Rows"] + scan.get("Rows Removed by Filter", 0) for scan in plan.scans)
     # A merge of the partitions looks at the first row of each.
@@ -239,15 +232,14 @@ async def test_a_quiet_workspaces_list_reads_no_more_than_its_page(page: str, fe
     assert all("workspace_id" in scan["Index Name"] for scan in plan.scans)
 
 
-@modes
 @tenants
 async def test_postgrests_list_of_a_workspace_is_served_by_the_index(
-    tenant: str, mode: str, million: Million
+    tenant: str, million: Million
 ) -> None:
     workspace, owner = getattr(million, tenant)
     async with postgrest(million.database, user(owner)) as connection:
         sql = OF_ONE_WORKSPACE.replace("$1", "$1::uuid")
-        plan = await explain(connection, sql, [workspace], mode)
+        plan = await explain(connection, sql, [workspace])
     assert plan.rows == 20
     assert_served_by_the_index(plan, million)
 
@@ -259,7 +251,7 @@ async def test_a_list_over_all_of_ones_workspaces_reads_the_newest_first_until_i
     # rows are theirs: it goes back through everybody's. Who asks for one workspace is better off.
     _, owner = million.busy
     async with postgrest(million.database, user(owner)) as connection:
-        plan = await explain(connection, OF_ALL, [], "auto")
+        plan = await explain(connection, OF_ALL, [])
     assert {s["Node Type"] for s in plan.scans} == {"Index Scan"}
     assert {s["Scan Direction"] for s in plan.scans} == {"Backward"}
     assert plan.rows == 20
