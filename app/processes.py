@@ -127,6 +127,8 @@ def watch(
     alive = [p for p in processes if p.replace_at is None]
     telling = [p.told for p in alive if not p.is_ready]
     news = wait([*telling, *(p.process.sentinel for p in alive)], timeout=0.5)
+    if not alive:
+        time.sleep(0.1)  # to wait for nothing takes no time
     said = ""
     for n, each in enumerate(processes):
         # The exit code first: the pipe of a process that is gone has news for ever.
