@@ -42,6 +42,17 @@ async def test_a_ticket_is_for_its_path_only(callers: Callers, tenant: Tenant) -
     assert await first_line(callers, by_slug) == (200, "unauthorized")
 
 
+@pytest.mark.parametrize("cursor", [{}, {"Last-Event-ID": "of.another.time"}])
+async def test_a_valid_bearer_credential_makes_up_for_a_bad_ticket(
+    callers: Callers, tenant: Tenant, cursor: dict[str, str]
+) -> None:
+    url = f"{tenant.path}/stream?ticket=garbage"
+    owner = {"Authorization": tenant.owner.client.headers["authorization"]}
+    assert await first_line(callers, url, **owner, **cursor) in [(200, "cursor"), (200, "reset")]
+    nobody = {"Authorization": "Bearer garbage"}
+    assert await first_line(callers, url, **nobody, **cursor) == (200, "unauthorized")
+
+
 async def test_a_ticket_is_no_credential_for_anything_but_streams(
     callers: Callers, tenant: Tenant
 ) -> None:
