@@ -93,8 +93,10 @@ async def test_a_browser_resumes_without_loss_when_its_server_comes_back(
 
 
 async def test_a_page_of_an_origin_that_is_not_allowed_reads_nothing(
-    own_database: TestDatabase, page: Page
+    own_database: TestDatabase, page: Page, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Only a server for development allows any page of this machine.
+    monkeypatch.setattr("app.main.LOCALHOST", None)
     async with running(own_database) as server, calling(server) as callers:
         tenant = await new_tenant(callers)
         token = tenant.owner.client.headers["authorization"].removeprefix("Bearer ")
