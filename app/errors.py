@@ -4,10 +4,13 @@ Problem
  ├ InvalidRequest 400 ─ InvalidCursor
  ├ Unauthorized 401 ─ MissingCredentials, InvalidToken, TokenExpired, NotAToken, InvalidKey,
  │                    InvalidTicket
- ├ Forbidden 403 ─ UserRequired, OperatorRequired, SecondFactorRequired
- ├ NotFound 404, MethodNotAllowed 405
+ ├ Forbidden 403 ─ UserRequired, OperatorRequired, SecondFactorRequired, QuotaExceeded
+ ├ NotFound 404, MethodNotAllowed 405, RequestTimeout 408
  ├ Conflict 409 ─ SlugTaken, RequestInProgress
- ├ PreconditionFailed 412, TooLarge 413, UnsupportedMediaType 415, KeyReused 422, RateLimited 429
+ ├ PreconditionFailed 412, TooLarge 413, UnsupportedMediaType 415, KeyReused 422
+ ├ RateLimited 429 ─ TooManyFailures, TooManyConnections, TooManyStreams, TooManyFilters,
+ │                   PublishLimited
+ ├ HeadersTooLarge 431
  └ InternalError 500, Unavailable 503
 """
 
@@ -133,6 +136,12 @@ class SecondFactorRequired(Forbidden):
     code = "second_factor_required"
 
 
+class QuotaExceeded(Forbidden):
+    """There are as many of these as there may be."""
+
+    code = "quota_exceeded"
+
+
 class NotFound(Problem):
     """There is no such thing in the caller's sight."""
 
@@ -143,6 +152,12 @@ class MethodNotAllowed(Problem):
     """The path does not take this method."""
 
     status, code = 405, "method_not_allowed"
+
+
+class RequestTimeout(Problem):
+    """The request did not arrive in time."""
+
+    status, code = 408, "request_timeout"
 
 
 class Conflict(Problem):
@@ -191,6 +206,42 @@ class RateLimited(Problem):
     """Too many requests by this caller."""
 
     status, code = 429, "rate_limited"
+
+
+class TooManyFailures(RateLimited):
+    """Too many credentials from this address were refused."""
+
+    code = "too_many_failures"
+
+
+class TooManyConnections(RateLimited):
+    """Too many connections from this address are open."""
+
+    code = "too_many_connections"
+
+
+class TooManyStreams(RateLimited):
+    """Too many streams of this principal, workspace or address are open."""
+
+    code = "too_many_streams"
+
+
+class TooManyFilters(RateLimited):
+    """Too many different filters are in use in this workspace."""
+
+    code = "too_many_filters"
+
+
+class PublishLimited(RateLimited):
+    """Too many events or bytes were published to this workspace."""
+
+    code = "publish_limited"
+
+
+class HeadersTooLarge(Problem):
+    """The headers are too large."""
+
+    status, code = 431, "headers_too_large"
 
 
 class InternalError(Problem):
