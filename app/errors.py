@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 import asyncpg
 import structlog
 from litestar import Request, Response
-from litestar.exceptions import HTTPException, ValidationException
+from litestar.exceptions import HTTPException, InternalServerException, ValidationException
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app.schemas.problems import FieldError
@@ -28,6 +28,8 @@ from app.schemas.problems import Problem as ProblemBody
 
 log = structlog.get_logger()
 
+GONE = "client disconnected prematurely"
+"""How Litestar says that the client is no more; it has no class for it."""
 INVALID = "The request is not valid; `errors` says where."
 
 
@@ -381,23 +383,34 @@ def as_pointer(path: str) -> str:
 
 def describe(problem: Problem, request: Request[Any, Any, Any]) -> ProblemBody:
     """Write a problem as the answer to a request."""
+    # As it was sent: a URI reference, and with the slash at its end that Litestar takes off.
+    instance = request.scope["raw_path"].decode("latin-1")
+    return describe_at(problem, instance, request.scope["state"].get("request_id", ""))
+
+
+def describe_at(problem: Problem, instance: str, request_id: str) -> ProblemBody:
+    """Write a problem as the answer to what was asked at a path."""
     return ProblemBody(
         type=f"/problems/{problem.code}",
         title=problem.title(),
         status=problem.status,
         detail=problem.detail,
-        # As it was sent: a URI reference, and with the slash at its end that Litestar takes off.
-        instance=request.scope["raw_path"].decode("latin-1"),
+        instance=instance,
         code=problem.code,
         errors=problem.errors,
-        request_id=request.scope["state"].get("request_id", ""),
+        request_id=request_id,
     )
+
+
+def has_left(error: Exception) -> bool:
+    """Say whether an error only means that the client left before its body was read."""
+    return any(isinstance(c, InternalServerException) and c.detail == GONE for c in causes(error))
 
 
 def to_problem(request: Request[Any, Any, Any], error: Exception) -> Response[ProblemBody]:
     """Answer any exception as `application/problem+json`; the one handler."""
     problem = read(error)
-    if isinstance(problem, InternalError):
+    if isinstance(problem, InternalError) and not has_left(error):
         request_id = request.scope["state"].get("request_id")
         log.error("unexpected", path=request.scope["path"], request_id=request_id, exc_info=error)
     return Response(

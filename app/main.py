@@ -17,10 +17,12 @@ from app.auth.tokens import Tokens
 from app.database.check import check_database
 from app.database.engines import Database
 from app.errors import to_problem
+from app.http.addresses import Addresses
 from app.http.application import Application, StrictRequest, check_request, finish_headers
-from app.http.limits import Limiter
+from app.http.limits import Failures, Limiter
+from app.http.protocol import Connections
 from app.logs import configure_logging
-from app.metrics import Metrics
+from app.metrics import Metrics, Refusals
 from app.realtime.cursors import Cursors
 from app.realtime.hub import Hub
 from app.realtime.tail import Tail
@@ -68,6 +70,8 @@ def create_app(
         logging_config=None,
     )
     app.state.settings = settings
+    connections = Connections(settings, Addresses(settings.trusted_proxies))
+    app.state.connections = app.connections = connections
     return app
 
 
@@ -83,7 +87,8 @@ async def lifespan(app: Litestar) -> AsyncIterator[None]:
             queries=max(1, settings.pool_size // 2),
         )
         tail = Tail(database.worker, hub, notifies=not database.is_pooled)
-        metrics = Metrics(hub, tail)
+        failures = Failures(settings)
+        metrics = Metrics(hub, tail, Refusals(app.state.connections, failures))
         app.state.update(
             {
                 "database": database,
@@ -91,6 +96,7 @@ async def lifespan(app: Litestar) -> AsyncIterator[None]:
                 "tail": tail,
                 "metrics": metrics,
                 "limiter": Limiter(settings),
+                "failures": failures,
                 "tokens": Tokens(settings, http),
                 "tickets": Tickets(settings.secret_key),
             }

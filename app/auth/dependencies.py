@@ -76,13 +76,15 @@ async def authenticate(request: Request[Any, Any, Any]) -> Principal:
     if scheme.lower() != "bearer" or not credential:
         raise MissingCredentials("Send `Authorization: Bearer <access token or key>`.")
     state = request.app.state
-    if credential.startswith("annex_"):
-        key = keys.Key.read(credential)
-        if key.kind == "op":
-            return keys.operator(key, state.settings.operator_key_hashes)
-        return await keys.look_up(state.database.api, key.prefix, key)
-    principal: Principal = await state.tokens.verify(credential)
-    return principal
+    address = state.connections.addresses.of(request.scope)
+    with state.failures.attempt(address, credential):
+        if credential.startswith("annex_"):
+            key = keys.Key.read(credential)
+            if key.kind == "op":
+                return keys.operator(key, state.settings.operator_key_hashes)
+            return await keys.look_up(state.database.api, key.prefix, key)
+        principal: Principal = await state.tokens.verify(credential)
+        return principal
 
 
 async def refresh(request: Request[Any, Any, Any], principal: Principal) -> Principal:

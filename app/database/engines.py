@@ -63,6 +63,7 @@ def connect_lazily(url: URL, pool_size: int, *, is_pooled: bool = False) -> Asyn
     return create_async_engine(
         url,
         isolation_level="AUTOCOMMIT",
+        hide_parameters=True,
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=10,

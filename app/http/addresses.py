@@ -35,7 +35,7 @@ class Addresses:
         return any(address in each for each in self.trusted)
 
     def of_peer(self, peer: str | None) -> str | None:
-        """Return the bucket of a connection, or None for a trusted proxy, which has many clients."""
+        """Return the bucket of a connection; None for a trusted proxy, which has many clients."""
         address = read_address(peer or "")
         if address is None:
             return LOCAL

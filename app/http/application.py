@@ -20,6 +20,7 @@ from app.errors import (
     causes,
 )
 from app.http.media_types import JSON, media_type
+from app.http.protocol import Connections
 from app.schemas.problems import FieldError
 from app.settings import SettingsError
 
@@ -30,6 +31,9 @@ SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,100}")
 
 class Application(Litestar):
     """Litestar that gives every request an id, and answers HEAD (RFC 9110, section 9.3.2)."""
+
+    connections: Connections
+    """The limits of the server's connections."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
