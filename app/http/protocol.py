@@ -298,7 +298,6 @@ class Protocol(HttpToolsProtocol):
         if self.cycle.response_started or self.pipeline:
             self.transport.close()
             return
-        self.cycle.keep_alive = False
         self.cycle.problem = RequestTimeout(detail)
         self.cycle.message_event.set()
 
