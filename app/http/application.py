@@ -26,6 +26,7 @@ from app.settings import SettingsError
 
 log = structlog.get_logger()
 
+LISTS = (b"if-match", b"if-none-match")
 SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,100}")
 
 
@@ -39,6 +40,7 @@ class Application(Litestar):
         if scope["type"] != "http":
             await self.live(scope, receive, send)
             return
+        scope["headers"] = join_lists(scope["headers"])
         state = scope.setdefault("state", {})
         state["request_id"] = request_id(scope)
         state["began_at"] = time.perf_counter()
@@ -92,6 +94,15 @@ class StrictRequest(Request[Any, Any, Any]):
             raise InvalidRequest(INVALID, errors=[wrong]) from None
         except msgspec.DecodeError:
             return await super().json()
+
+
+def join_lists(headers: Any) -> Any:
+    """Join the lines of the lists that we read (RFC 9110, section 5.3); others stay as they are."""
+    joined = [h for h in headers if h[0] not in LISTS]
+    for name in LISTS:
+        if lines := [value for given, value in headers if given == name]:
+            joined.append((name, b", ".join(lines)))
+    return joined
 
 
 def request_id(scope: Any) -> str:
@@ -162,5 +173,7 @@ async def check_request(request: Request[Any, Any, Any]) -> None:
     if request.method not in ("POST", "PUT", "PATCH"):
         return
     taken = request.route_handler.opt.get("request_media_types", JSON)
+    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise UnsupportedMediaType("Send the body as it is, without a Content-Encoding.")
     if media_type(request.headers) not in taken:
         raise UnsupportedMediaType(f"Send the body as {' or '.join(taken)}.")

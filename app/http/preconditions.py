@@ -9,6 +9,8 @@ from litestar.params import HeaderParameter
 from app.errors import InvalidRequest, PreconditionFailed
 
 ETAG = re.compile(r'(?:W/)?"([^"]*)"')
+# A list may have empty members (RFC 9110, section 5.6.1), a tag may have commas.
+TAGS = re.compile(r'[ \t,]*(?:W/)?"[^"]*"(?:[ \t]*,[ \t,]*(?:W/)?"[^"]*")*[ \t,]*')
 
 IfMatch = Annotated[str | None, HeaderParameter(name="If-Match", max_length=200)]
 IfNoneMatch = Annotated[str | None, HeaderParameter(name="If-None-Match", max_length=200)]
@@ -36,9 +38,9 @@ def expected_versions(if_match: str | None) -> list[int] | None:
     """
     if if_match is None or if_match.strip() == "*":
         return None
-    tags = [t.strip() for t in if_match.split(",")]
-    if not all(ETAG.fullmatch(t) for t in tags):
+    if not TAGS.fullmatch(if_match):
         raise InvalidRequest('If-Match takes entity tags, such as "3".')
+    tags = [found.group() for found in ETAG.finditer(if_match)]
     digits = [t.strip('"') for t in tags if not t.startswith("W/")]
     return [int(d) for d in digits if d.isascii() and d.isdigit() and len(d) < 10]
 

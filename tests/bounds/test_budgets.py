@@ -1,0 +1,65 @@
+import pytest
+
+from app.errors import PublishLimited, TooManyFilters, TooManyStreams
+from app.http.budgets import PublishBudget, StreamBudget
+from app.settings import Settings
+
+FEW = {
+    "max_streams_per_principal": 2,
+    "max_streams_per_workspace": 4,
+    "max_streams_per_address": 3,
+    "max_filters_per_workspace": 2,
+    "max_events_per_minute": 60,
+    "max_event_bytes_per_minute": 1_048_576,
+}
+SETTINGS = Settings(database_url="", worker_database_url="", **FEW)  # type: ignore[arg-type]
+
+
+def enter(budget: StreamBudget, principal: str, workspace: str, address: str, n: int = 0):  # type: ignore[no-untyped-def]
+    return budget.enter(principal=principal, workspace=workspace, address=address, filtered=n)
+
+
+@pytest.mark.parametrize(
+    ("who", "limit"),
+    [(("p", "{n}", "{n}"), 2), (("{n}", "w", "{n}"), 4), (("{n}", "{n}", "a"), 3)],
+)
+def test_streams_are_bounded_and_others_go_on(who: tuple[str, ...], limit: int) -> None:
+    budget = StreamBudget(SETTINGS)
+    leave = [enter(budget, *(t.format(n=n) for t in who)) for n in range(limit)]
+    with pytest.raises(TooManyStreams):
+        enter(budget, *(t.format(n="x") for t in who))
+    enter(budget, "other", "other", "other")()
+    for _ in range(2):  # a place is given back once
+        leave[0]()
+    enter(budget, *(t.format(n="x") for t in who))
+    with pytest.raises(TooManyStreams):
+        enter(budget, *(t.format(n="y") for t in who))
+
+
+def test_different_filters_are_bounded_and_equal_ones_shared() -> None:
+    budget = StreamBudget(SETTINGS)
+    leave = [enter(budget, str(n), "w", str(n), n) for n in range(2)]
+    with pytest.raises(TooManyFilters):
+        enter(budget, "x", "w", "x", 2)
+    enter(budget, "x", "w", "x", 1)()
+    leave[0]()
+    enter(budget, "x", "w", "x", 2)
+
+
+def test_nothing_is_kept_of_streams_that_ended() -> None:
+    budget = StreamBudget(SETTINGS)
+    for n in range(1000):
+        enter(budget, str(n), str(n), str(n))()
+    assert (len(budget.open), len(budget.filters)) == (0, 0)
+
+
+@pytest.mark.parametrize(("events", "size"), [(60, 1), (1, 1_048_576)])
+def test_publishing_is_bounded_by_events_and_by_bytes(events: int, size: int) -> None:
+    now = 0.0
+    budget = PublishBudget(SETTINGS, lambda: now)
+    budget.take("w", events, size)
+    with pytest.raises(PublishLimited) as refused:
+        budget.take("w", events, size)
+    budget.take("other", events, size)
+    now += int(refused.value.headers["Retry-After"])
+    budget.take("w", events, size)
