@@ -73,7 +73,7 @@ def drop(counter: "Counter[tuple[str, str]] | Counter[Hashable]", key: Hashable)
     """Count one less, and forget what is no more."""
     counter[key] -= 1  # type: ignore[index]
     if counter[key] <= 0:  # type: ignore[index]
-        del counter[key]  # type: ignore[arg-type]
+        del counter[key]
 
 
 class PublishBudget:

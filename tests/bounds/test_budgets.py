@@ -1,3 +1,5 @@
+from collections.abc import Callable
+
 import pytest
 
 from app.errors import PublishLimited, TooManyFilters, TooManyStreams
@@ -15,35 +17,44 @@ FEW = {
 SETTINGS = Settings(database_url="", worker_database_url="", **FEW)  # type: ignore[arg-type]
 
 
-def enter(budget: StreamBudget, principal: str, workspace: str, address: str, n: int = 0):  # type: ignore[no-untyped-def]
-    return budget.enter(principal=principal, workspace=workspace, address=address, filtered=n)
+def enter(
+    budget: StreamBudget, principal: str, workspace: str, address: str, filtered: str = ""
+) -> Callable[[], None]:
+    return budget.enter(
+        principal=principal, workspace=workspace, address=address, filtered=filtered
+    )
+
+
+def place(who: tuple[str, str, str], n: object) -> tuple[str, str, str]:
+    principal, workspace, address = (part.format(n=n) for part in who)
+    return principal, workspace, address
 
 
 @pytest.mark.parametrize(
     ("who", "limit"),
     [(("p", "{n}", "{n}"), 2), (("{n}", "w", "{n}"), 4), (("{n}", "{n}", "a"), 3)],
 )
-def test_streams_are_bounded_and_others_go_on(who: tuple[str, ...], limit: int) -> None:
+def test_streams_are_bounded_and_others_go_on(who: tuple[str, str, str], limit: int) -> None:
     budget = StreamBudget(SETTINGS)
-    leave = [enter(budget, *(t.format(n=n) for t in who)) for n in range(limit)]
+    leave = [enter(budget, *place(who, n)) for n in range(limit)]
     with pytest.raises(TooManyStreams):
-        enter(budget, *(t.format(n="x") for t in who))
+        enter(budget, *place(who, "x"))
     enter(budget, "other", "other", "other")()
     for _ in range(2):  # a place is given back once
         leave[0]()
-    enter(budget, *(t.format(n="x") for t in who))
+    enter(budget, *place(who, "x"))
     with pytest.raises(TooManyStreams):
-        enter(budget, *(t.format(n="y") for t in who))
+        enter(budget, *place(who, "y"))
 
 
 def test_different_filters_are_bounded_and_equal_ones_shared() -> None:
     budget = StreamBudget(SETTINGS)
-    leave = [enter(budget, str(n), "w", str(n), n) for n in range(2)]
+    leave = [enter(budget, str(n), "w", str(n), str(n)) for n in range(2)]
     with pytest.raises(TooManyFilters):
-        enter(budget, "x", "w", "x", 2)
-    enter(budget, "x", "w", "x", 1)()
+        enter(budget, "x", "w", "x", "2")
+    enter(budget, "x", "w", "x", "1")()
     leave[0]()
-    enter(budget, "x", "w", "x", 2)
+    enter(budget, "x", "w", "x", "2")
 
 
 def test_nothing_is_kept_of_streams_that_ended() -> None:

@@ -172,7 +172,7 @@ async def test_an_address_has_so_many_connections(database: TestDatabase) -> Non
 
 
 async def test_a_trusted_proxy_has_more(database: TestDatabase) -> None:
-    others = {"max_connections_per_address": 3, "trusted_proxies": ["127.0.0.1"]}
+    others: dict[str, Any] = {"max_connections_per_address": 3, "trusted_proxies": ["127.0.0.1"]}
     async with running(database, **LIMITS, **others) as live:
         held = [await connect(live) for _ in range(6)]
         assert (await ask(live, GET + b"Connection: close\r\n\r\n"))[0] == 200
