@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 import structlog
 
@@ -14,10 +15,8 @@ CANARY = "canary-0123456789"
 
 
 @pytest.fixture
-def configured() -> Iterator[None]:
+def configured(capsys: pytest.CaptureFixture[str]) -> Iterator[None]:
     """Logging as in production, undone afterwards."""
-    import msgspec
-
     settings = msgspec.structs.replace(
         demo_settings(SECRETS, "postgresql:///x", "postgresql:///x"), environment="production"
     )
