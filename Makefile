@@ -86,7 +86,8 @@ sync: .venv/.synced
 	@$(NEEDS_PYTHON)
 	@echo "Installing the packages …" >&2
 	@export UV_PYTHON="$$($(PYTHON) -c 'import os, sys; print(os.path.realpath(sys.executable))')"; \
-	  "$(UV)" sync --quiet 2>/dev/null || UV_SYSTEM_CERTS=true "$(UV)" sync --quiet || \
+	  "$(UV)" sync --quiet --compile-bytecode 2>/dev/null || \
+  UV_SYSTEM_CERTS=true "$(UV)" sync --quiet --compile-bytecode || \
 	  $(call FAIL,Could not install the packages; the lines above say why.)
 	@touch $@
 

@@ -8,8 +8,7 @@ Problem
  ├ NotFound 404, MethodNotAllowed 405, RequestTimeout 408
  ├ Conflict 409 ─ SlugTaken, RequestInProgress
  ├ PreconditionFailed 412, TooLarge 413, UnsupportedMediaType 415, KeyReused 422
- ├ RateLimited 429 ─ TooManyFailures, TooManyConnections, TooManyStreams, TooManyFilters,
- │                   PublishLimited
+ ├ RateLimited 429 ─ TooManyFailures, TooManyConnections, TooManyStreams, TooManyFilters
  ├ HeadersTooLarge 431
  └ InternalError 500, Unavailable 503
 """
@@ -21,7 +20,6 @@ import asyncpg
 import structlog
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, InternalServerException, ValidationException
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app.schemas.problems import FieldError
 from app.schemas.problems import Problem as ProblemBody
@@ -234,12 +232,6 @@ class TooManyFilters(RateLimited):
     code = "too_many_filters"
 
 
-class PublishLimited(RateLimited):
-    """Too many events or bytes were published to this workspace."""
-
-    code = "publish_limited"
-
-
 class HeadersTooLarge(Problem):
     """The headers are too large."""
 
@@ -281,6 +273,10 @@ CONSTRAINTS: dict[str, Problem] = {
         "Types that begin with `annex.` are drawn by Annex itself; choose another name.",
         errors=[FieldError("/type", "begins with annex.")],
     ),
+    "events_source_reserved": InvalidRequest(
+        "The source `annex` is Annex itself; choose another name.",
+        errors=[FieldError("/source", "is reserved")],
+    ),
     "events_data_check": TooLarge("An event's data is larger than 64 KiB."),
     "events_context_check": InvalidRequest(
         "An event's context is larger than 16 KiB.", errors=[FieldError("/context", "over 16 KiB")]
@@ -305,8 +301,13 @@ HTTP_PROBLEMS: dict[int, type[Problem]] = {
 
 def from_database(error: asyncpg.PostgresError) -> Problem | None:
     """Say what an error of the database means to the caller; None for one that is ours."""
-    if known := CONSTRAINTS.get(getattr(error, "constraint_name", None) or ""):
+    constraint = getattr(error, "constraint_name", None) or ""
+    if known := CONSTRAINTS.get(constraint):
         return known
+    # Our own functions raise with a problem's code in a constraint's place.
+    for kind in subclasses():
+        if kind.code == constraint:
+            return kind(error.args[0])
     if isinstance(error, asyncpg.InsufficientPrivilegeError):
         return Forbidden("The caller's role in the workspace does not allow this.")
     # Only the server's own have a severity: asyncpg raises the same for arguments we made wrong.
@@ -342,8 +343,6 @@ def read(error: Exception) -> Problem:
             return cause
         if isinstance(cause, asyncpg.PostgresError) and (problem := from_database(cause)):
             return problem
-        if isinstance(cause, PoolTimeout):
-            return Unavailable("All database connections are busy; try again in a moment.")
         if isinstance(cause, ValidationException):
             return from_validation(cause)
         if isinstance(cause, HTTPException) and cause.status_code in HTTP_PROBLEMS:

@@ -8,11 +8,10 @@ from typing import Annotated, Any, Protocol
 import msgspec
 from litestar.params import QueryParameter
 from msgspec import Meta
-from sqlalchemy import ColumnElement, String, and_, cast, func, or_
+from sqlalchemy import ColumnElement, any_, bindparam, cast, func, or_, select
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.types import Text
 
-import db_models as m
 from app.errors import InvalidRequest
 from app.schemas.problems import FieldError
 
@@ -23,9 +22,12 @@ Where = Annotated[list[WhereClause] | None, QueryParameter(name="where", max_ite
 
 CLAUSE = re.compile(r"data((?:\.[A-Za-z0-9_-]{1,64}){1,8}):(.*)", re.DOTALL)
 INDEX = re.compile(r"-?[0-9]+")
+MAX_PATTERNS = 20
+"""Items of `types` and of `topics`: each costs a comparison for each event and reader."""
 MAX_EXPONENT = 1000
 """Of a number to compare with; Postgres refuses the largest that can be written."""
 decode_exactly = msgspec.json.Decoder(float_hook=Decimal)
+TEXTS = ARRAY(Text)
 MISSING = object()
 
 
@@ -74,13 +76,11 @@ class Clause(msgspec.Struct, frozen=True):
                 return False
         return any(is_same(data, scalar) for scalar in self.scalars)
 
-    def condition(self) -> ColumnElement[bool]:
-        """Write the same as SQL: jsonb compares numbers by value."""
-        found = m.Event.data.op("#>", return_type=JSONB())(cast(list(self.path), ARRAY(Text)))
-        texts = [msgspec.json.encode(self.value).decode()]
-        if len(self.scalars) > 1:
-            texts.append(self.value)
-        return or_(*(found == cast(cast(t, String), JSONB) for t in texts))
+    @property
+    def texts(self) -> list[str]:
+        """The same scalars as JSON texts, for SQL: jsonb compares numbers by value."""
+        quoted = msgspec.json.encode(self.value).decode()
+        return [quoted, self.value] if len(self.scalars) > 1 else [quoted]
 
 
 def is_same(a: Any, b: Any) -> bool:
@@ -126,25 +126,48 @@ class Filter(msgspec.Struct, frozen=True):
             return False
         return all(clause.matches(event.data) for clause in self.where)
 
-    def conditions(self) -> list[ColumnElement[bool]]:
-        """Write the same as SQL conditions on `db_models.Event`."""
+    @property
+    def shape(self) -> "FilterShape":
+        """What the filter's SQL depends on."""
+        return FilterShape(bool(self.types), bool(self.topics), len(self.where))
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The parameters of its SQL."""
+        found: dict[str, Any] = {
+            "types_": [t for t in self.types if not t.endswith("*")],
+            "prefixes_": [t[:-1] for t in self.types if t.endswith("*")],
+            "topics_": list(self.topics),
+        }
+        for n, clause in enumerate(self.where):
+            found |= {f"path_{n}": list(clause.path), f"values_{n}": clause.texts}
+        return found
+
+
+class FilterShape(msgspec.Struct, frozen=True):
+    """Writes a filter as SQL, the same for equal shapes."""
+
+    has_types: bool
+    has_topics: bool
+    clauses: int
+
+    def conditions(self, columns: Any) -> list[ColumnElement[bool]]:
+        """Write the conditions on an event's columns; parameters are `Filter.values`."""
         found: list[ColumnElement[bool]] = []
-        if self.types:
+        if self.has_types:
+            prefix = func.unnest(bindparam("prefixes_", type_=TEXTS)).column_valued("prefix")
             found.append(
                 or_(
-                    *(
-                        (
-                            func.starts_with(m.Event.type, t[:-1])
-                            if t.endswith("*")
-                            else m.Event.type == t
-                        )
-                        for t in self.types
-                    )
+                    columns.type == any_(bindparam("types_", type_=TEXTS)),
+                    select(prefix).where(func.starts_with(columns.type, prefix)).exists(),
                 )
             )
-        if self.topics:
-            found.append(m.Event.topics.overlap(cast(list(self.topics), ARRAY(Text))))
-        found.extend(and_(clause.condition()) for clause in self.where)
+        if self.has_topics:
+            found.append(columns.topics.overlap(bindparam("topics_", type_=TEXTS)))
+        for n in range(self.clauses):
+            at = columns.data.op("#>", return_type=JSONB())(bindparam(f"path_{n}", type_=TEXTS))
+            scalars = cast(bindparam(f"values_{n}", type_=TEXTS), ARRAY(JSONB))
+            found.append(at == any_(scalars))
         return found
 
 
@@ -155,11 +178,18 @@ EVERYTHING = Filter()
 def split(name: str, text: str | None) -> tuple[str, ...]:
     """Split a comma-separated parameter.
 
-    Raises `InvalidRequest` for an empty item or a wildcard elsewhere than `.*`.
+    Raises `InvalidRequest` for more than 20 items, an empty one or a wildcard elsewhere than `.*`.
     """
     if text is None:
         return ()
     items = tuple(t.strip() for t in text.split(","))
+    if len(items) > MAX_PATTERNS:
+        raise InvalidRequest(
+            f"`{name}` takes at most {MAX_PATTERNS} names; a wildcard such as `invoice.*` is one."
+            if name == "types"
+            else f"`{name}` takes at most {MAX_PATTERNS} names; open another stream for more.",
+            errors=[FieldError(name, f"{len(items)} names")],
+        )
     for item in items:
         has_wildcard = name == "types" and "*" in item
         if not item or "\0" in item or (has_wildcard and not is_wildcard(item)):

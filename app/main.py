@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import httpx
@@ -11,14 +12,16 @@ from litestar.config.cors import CORSConfig
 from litestar.di import Provide
 from litestar.types import ControllerRouterHandler
 
-from app.auth.dependencies import provide_principal, provide_session, provide_workspace
+from app.auth.dependencies import provide_principal, provide_read, provide_write
 from app.auth.tickets import Tickets, derive_key
 from app.auth.tokens import Tokens
 from app.database.check import check_database
-from app.database.engines import Database
+from app.database.pools import Database
 from app.errors import to_problem
 from app.http.addresses import Addresses
 from app.http.application import Application, StrictRequest, check_request, finish_headers
+from app.http.budgets import StreamBudget
+from app.http.idempotency import provide_once
 from app.http.limits import Failures, Limiter
 from app.http.protocol import Connections
 from app.logs import configure_logging
@@ -26,7 +29,9 @@ from app.metrics import Metrics, Refusals
 from app.realtime.cursors import Cursors
 from app.realtime.hub import Hub
 from app.realtime.tail import Tail
+from app.runtime import Runtime
 from app.settings import Settings, SettingsError, read_settings
+from app.supervision import Supervised
 from controllers import CONTROLLERS
 
 MAX_BODY_BYTES = 1024 * 1024
@@ -51,10 +56,11 @@ def create_app(
         route_handlers=controllers,
         dependencies={
             "principal": Provide(provide_principal),
-            "session": Provide(provide_session),
-            "workspace": Provide(provide_workspace),
+            "read": Provide(provide_read),
+            "write": Provide(provide_write),
+            "once": Provide(provide_once),
         },
-        lifespan=[lifespan],
+        lifespan=[partial(lifespan, settings)],
         exception_handlers={Exception: to_problem},
         before_request=check_request,
         before_send=[finish_headers],
@@ -69,16 +75,13 @@ def create_app(
         openapi_config=None,
         logging_config=None,
     )
-    app.state.settings = settings
-    connections = Connections(settings, Addresses(settings.trusted_proxies))
-    app.state.connections = app.connections = connections
+    app.connections = Connections(settings, Addresses(settings.trusted_proxies))
     return app
 
 
 @contextlib.asynccontextmanager
-async def lifespan(app: Litestar) -> AsyncIterator[None]:
+async def lifespan(settings: Settings, app: Any) -> AsyncIterator[None]:
     """Open what requests need, follow the log, and close it all again."""
-    settings: Settings = app.state.settings
     async with Database(settings) as database, httpx.AsyncClient() as http:
         await check_database(database)
         hub = Hub(
@@ -88,24 +91,27 @@ async def lifespan(app: Litestar) -> AsyncIterator[None]:
         )
         tail = Tail(database.worker, hub, notifies=not database.is_pooled)
         failures = Failures(settings)
-        metrics = Metrics(hub, tail, Refusals(app.state.connections, failures))
-        app.state.update(
-            {
-                "database": database,
-                "hub": hub,
-                "tail": tail,
-                "metrics": metrics,
-                "limiter": Limiter(settings),
-                "failures": failures,
-                "tokens": Tokens(settings, http),
-                "tickets": Tickets(settings.secret_key),
-            }
+        streams = StreamBudget(settings)
+        connections: Connections = app.connections
+        refusals = Refusals(connections, failures, streams)
+        tasks = [*tail.tasks(), Supervised("hub", hub.keep_time)]
+        metrics = Metrics(hub, tail, tasks, refusals)
+        tasks.append(Supervised("metrics", metrics.keep_copying))
+        app.state.runtime = Runtime(
+            settings=settings,
+            database=database,
+            hub=hub,
+            tail=tail,
+            tasks=tasks,
+            metrics=metrics,
+            connections=connections,
+            limiter=Limiter(settings),
+            failures=failures,
+            streams=streams,
+            tokens=Tokens(settings, http),
+            tickets=Tickets(settings.secret_key),
         )
-        running = [
-            asyncio.create_task(tail.run()),
-            asyncio.create_task(hub.keep_time()),
-            asyncio.create_task(metrics.keep_copying()),
-        ]
+        running = [asyncio.create_task(task.keep()) for task in tasks]
         try:
             await tail.catch_up()
             yield

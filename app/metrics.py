@@ -5,14 +5,16 @@ import contextlib
 import math
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from app.errors import TooManyFailures
+from app.http.budgets import StreamBudget
 from app.http.limits import Failures
 from app.http.protocol import Connections
 from app.realtime.hub import Hub
 from app.realtime.tail import Tail
+from app.supervision import Supervised
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 COPY_SECONDS = 1.0
@@ -78,15 +80,20 @@ GAUGES: dict[str, tuple[str, str, Read]] = {
 
 
 class Refusals:
-    """What the limits in front of the application have refused; read from where it is counted."""
+    """Reads what the limits refused from where that is counted."""
 
-    def __init__(self, connections: Connections, failures: Failures) -> None:
+    def __init__(self, connections: Connections, failures: Failures, streams: StreamBudget) -> None:
         self.connections = connections
         self.failures = failures
+        self.streams = streams
 
     def read(self) -> dict[str, int]:
         """Return how often each limit refused something, by the problem's code."""
-        return {**self.connections.refused, TooManyFailures.code: self.failures.refused}
+        return {
+            **self.connections.refused,
+            **self.streams.refused,
+            TooManyFailures.code: self.failures.refused,
+        }
 
 
 class Metrics:
@@ -95,7 +102,9 @@ class Metrics:
     What others count in plain numbers is only copied, so that counting stays cheap.
     """
 
-    def __init__(self, hub: Hub, tail: Tail, refusals: Refusals) -> None:
+    def __init__(
+        self, hub: Hub, tail: Tail, tasks: Sequence[Supervised], refusals: Refusals
+    ) -> None:
         # When it is imported, the library asks whether processes share their numbers: not before
         # the one that starts them could say so.
         import prometheus_client as library
@@ -104,6 +113,7 @@ class Metrics:
         self.hub = hub
         self.tail = tail
         self.refusals = refusals
+        self.tasks = tasks
         self.registry = own = library.CollectorRegistry()
         self.copied = dict.fromkeys(COUNTERS, 0.0)
         self.counters = {
@@ -133,6 +143,13 @@ class Metrics:
             registry=own,
             multiprocess_mode="livesum",
         )
+        self.restarts = library.Counter(
+            "annex_task_restarts",
+            "Times that a background task ended and was begun again.",
+            ["task"],
+            registry=own,
+        )
+        self.restarted = dict[str, int]()
         self.observers: dict[tuple[str, int], Callable[[float], None]] = {}
 
     def observe(self, operation: str, status: int, seconds: float) -> None:
@@ -161,6 +178,10 @@ class Metrics:
         for code, count in self.refusals.read().items():
             self.refused.labels(code).inc(count - self.refused_before.get(code, 0))
             self.refused_before[code] = count
+        for task in self.tasks:
+            more = task.restarts - self.restarted.get(task.name, 0)
+            self.restarts.labels(task.name).inc(more)
+            self.restarted[task.name] = task.restarts
 
     async def text(self) -> bytes:
         """Write the numbers in Prometheus' text format, version 0.0.4: of all processes."""

@@ -62,7 +62,3 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         else:
             claims = {}
         return msgspec.json.encode(claims).decode()
-
-
-NOBODY = Principal(kind="nobody", id="")
-"""A principal without any right, for the look-ups that authentication itself makes."""

@@ -9,10 +9,9 @@ import socket
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 
 import uvicorn
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.database.check import check_database
-from app.database.engines import Database
+from app.database.pools import Database
 from app.http.application import Application
 from app.http.protocol import protocol_with
 from app.main import create_app
@@ -81,8 +80,8 @@ class Server(uvicorn.Server):
         """Take no more, let every stream end and resume elsewhere, then stop as uvicorn does."""
         for server in self.servers:
             server.close()
-        if hub := self.app.state.get("hub"):
-            await hub.drain()
+        if runtime := getattr(self.app.state, "runtime", None):
+            await runtime.hub.drain()
         await super().shutdown(sockets)
 
 
@@ -161,7 +160,7 @@ def serve(
     *,
     is_shared: bool = False,
     ready: Callable[[str], None] | None = None,
-    beside: Sequence[Callable[[AsyncEngine], Awaitable[None]]] = (),
+    beside: Sequence[Callable[[Database], Awaitable[None]]] = (),
     leave_with: int | None = None,
 ) -> None:
     """Serve the API until SIGINT or SIGTERM; `beside` runs in the same process, as annex_worker.
@@ -185,7 +184,7 @@ async def run(
     server: Server,
     app: Application,
     listener: socket.socket,
-    beside: Sequence[Callable[[AsyncEngine], Awaitable[None]]],
+    beside: Sequence[Callable[[Database], Awaitable[None]]],
 ) -> None:
     """Run the server, and what goes beside it until it stops."""
     serving = asyncio.create_task(server.serve([listener]))
@@ -193,7 +192,7 @@ async def run(
     await asyncio.wait({serving, began}, return_when=asyncio.FIRST_COMPLETED)
     began.cancel()
     settle()
-    tasks = [asyncio.ensure_future(b(app.state.database.worker)) for b in beside if server.started]
+    tasks = [asyncio.ensure_future(b(app.state.runtime.database)) for b in beside if server.started]
     await serving
     for task in tasks:
         task.cancel()

@@ -94,10 +94,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_streams_per_address: Annotated[int, msgspec.Meta(ge=1)] = 200
     max_filters_per_workspace: Annotated[int, msgspec.Meta(ge=1)] = 200
     """Different filters of one workspace's open streams."""
-    max_events_per_minute: Annotated[int, msgspec.Meta(ge=1)] = 6000
-    """Events that may be published to one workspace in a minute."""
-    max_event_bytes_per_minute: Annotated[int, msgspec.Meta(ge=1_048_576)] = 16_777_216
-    """Bytes of bodies that may be published to one workspace in a minute."""
     event_retention_days: Annotated[int, msgspec.Meta(ge=1, le=3650)] | None = None
     """Days after which the worker deletes events, of every workspace.
 
@@ -285,6 +281,4 @@ def database_url(name: str, value: str) -> URL:
         if word not in LIBPQ_WORDS:
             hint = LIBPQ_HINTS.get(word, f"known are {', '.join(sorted(LIBPQ_WORDS))}")
             raise SettingsError(f"{PREFIX}{name} has the parameter {word[:40]!r}; {hint}.")
-    # libpq and Supabase's dashboard say sslmode, asyncpg says ssl.
-    query = {("ssl" if k == "sslmode" else k): v for k, v in query.items()}
-    return url.set(drivername="postgresql+asyncpg", query=query)
+    return url.set(drivername="postgresql", query=query)

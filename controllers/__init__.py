@@ -3,8 +3,8 @@
 from litestar import Router
 
 from controllers.events import EventController
-from controllers.me import MeController
 from controllers.members import MemberController
+from controllers.profiles import ProfileController
 from controllers.service import ServiceController
 from controllers.stream import StreamController
 from controllers.workspaces import WorkspaceController
@@ -14,7 +14,7 @@ CONTROLLERS = (
     Router(
         "/api/v1",
         route_handlers=[
-            MeController,
+            ProfileController,
             WorkspaceController,
             MemberController,
             EventController,

@@ -3,37 +3,31 @@ from uuid import UUID
 
 from litestar import Controller, Request, Response, get, post
 from litestar.params import FromPath
-from sqlalchemy import bindparam
 
 import db_models as m
-from app.auth.dependencies import Caller, InWorkspace, may
-from app.database.paging import Cursor, DriverPage, Limit, one, page
-from app.database.work import Session
-from app.errors import NotFound
-from app.filters import Filter, Topics, Types, Where
-from app.http.idempotency import IdempotencyKey, once
+from app.auth.dependencies import may
+from app.database.reads import Cursor, Limit, Reading
+from app.database.work import Writing
+from app.filters import EVERYTHING, Filter, Topics, Types, Where
+from app.http.idempotency import Idempotent
 from app.http.media_types import media_type
+from app.permissions import Permission
+from app.runtime import runtime_of
 from app.schemas import events as s
 from app.services import events
 
-# The hottest list: what every client loads before it opens its stream.
-latest_events = DriverPage(
-    m.Event.visible_to(bindparam("workspace_id")),  # type: ignore[arg-type]
-    s.EventPage,
-    [m.Event.id],
-)
+NEWEST_FIRST = [m.Event.workspace_id, m.Event.id]
 
 
 class EventController(Controller):
     path = "/workspaces/{ws:str}/events"
     tags = ("events",)
 
-    @get(operation_id="listEvents", opt=may("events:read"))
+    @get(operation_id="listEvents", opt=may(Permission.EVENTS_READ))
     async def list_events(
         self,
         request: Request[Any, Any, Any],
-        session: Session,
-        workspace: InWorkspace,
+        read: Reading,
         types: Types = None,
         topics: Topics = None,
         where: Where = None,
@@ -42,52 +36,35 @@ class EventController(Controller):
     ) -> s.EventPage:
         """List a workspace's events, newest first."""
         wanted = Filter.read(types, topics, where)
-        # Taken before the page is read: an event between the two comes twice, never not at all.
-        stream = request.app.state.hub.cursor()
-        if wanted == Filter():
-            mine = {"workspace_id": workspace.id}
-            found: s.EventPage = await latest_events(
-                session, mine, cursor, limit, stream_cursor=stream
-            )
-            return found
-        visible = m.Event.visible_to(workspace.id).where(*wanted.conditions())
-        order = [m.Event.id]
-        return await page(session, visible, s.EventPage, cursor, limit, order, stream_cursor=stream)
+        # Taken before the page is read: an event may be in both; it is in one of them for sure.
+        stand = runtime_of(request).hub.stand()
+        return await read.page(
+            m.Event.of,
+            s.EventPage,
+            cursor,
+            limit,
+            NEWEST_FIRST,
+            where=None if wanted is EVERYTHING else wanted,
+            more=lambda access: {"stream_cursor": stand(access.workspace_id)},
+        )
 
     @post(
         operation_id="publishEvents",
         opt=may(
-            "events:publish",
+            Permission.EVENTS_PUBLISH,
             request_media_types=events.MEDIA_TYPES,
             request_struct="app.services.events:BODIES",
             statuses=[200, 201],
         ),
     )
     async def publish_events(
-        self,
-        request: Request[Any, Any, Any],
-        session: Session,
-        principal: Caller,
-        workspace: InWorkspace,
-        idempotency_key: IdempotencyKey = None,
+        self, request: Request[Any, Any, Any], write: Writing, once: Idempotent
     ) -> Response[s.PublishedEvents]:
         """Publish one event or a batch of up to 500."""
+        batch = events.decode(media_type(request.headers), await request.body())
+        return await once.respond(write, *events.publication(batch), events.answer)
 
-        async def answer() -> Response[s.PublishedEvents]:
-            batch = events.decode(media_type(request.headers), await request.body())
-            published = await events.publish(session, principal, workspace.id, batch)
-            is_new = not all(e.is_duplicate for e in published.data)
-            return Response(published, status_code=201 if is_new else 200)
-
-        return await once(request, session, principal, idempotency_key, answer)
-
-    @get("/{event_id:uuid}", operation_id="getEvent", opt=may("events:read"))
-    async def get_event(
-        self, session: Session, workspace: InWorkspace, event_id: FromPath[UUID]
-    ) -> s.Event:
+    @get("/{event_id:uuid}", operation_id="getEvent", opt=may(Permission.EVENTS_READ))
+    async def get_event(self, read: Reading, event_id: FromPath[UUID]) -> s.Event:
         """Show an event."""
-        visible = m.Event.visible_to(workspace.id).where(m.Event.id == event_id)
-        found = await one(session, visible, s.Event)
-        if found is None:
-            raise NotFound("There is no such event in this workspace, or it is not yours to see.")
-        return found
+        return await read.one(m.Event.of, s.Event, id=event_id)

@@ -16,10 +16,9 @@ from swagger_ui_bundle import swagger_ui_path  # type: ignore[import-untyped]
 
 from app import __version__
 from app.auth.dependencies import Caller, may
-from app.database.work import transaction
 from app.errors import NotFound, Unavailable, subclasses
 from app.metrics import MEDIA_TYPE
-from app.principals import NOBODY
+from app.runtime import runtime_of
 from app.schemas import service as s
 
 CONTRACT = Path(__file__).parent.parent / "docs" / "openapi.yaml"
@@ -78,17 +77,20 @@ class ServiceController(Controller):
     @get("/health/ready", operation_id="getReadiness", opt=may("public"))
     async def get_readiness(self, request: Request[Any, Any, Any]) -> s.Health:
         """Tell whether requests and streams can be served now."""
-        state = request.app.state
-        if state.hub.is_closed:
+        runtime = runtime_of(request)
+        tail = runtime.tail
+        if runtime.hub.is_closed:
             raise Unavailable("This server is about to stop; ask another one.")
-        if not state.tail.is_following:
+        if not tail.is_following:
             raise Unavailable("The log is not being followed; streams would stand still.")
-        if state.tail.lag_seconds > MAX_LAG_SECONDS:
-            late = round(state.tail.lag_seconds)
+        if down := [task.name for task in runtime.tasks if task.is_down]:
+            raise Unavailable(f"A background task does not run: {', '.join(down)}.")
+        if tail.lag_seconds > MAX_LAG_SECONDS:
+            late = round(tail.lag_seconds)
             raise Unavailable(f"The log is read {late} s late; streams would be as late.")
         try:
-            async with asyncio.timeout(2), transaction(state.database.api, NOBODY):
-                pass
+            async with asyncio.timeout(2), runtime.database.api.lend() as driver:
+                await driver.fetchval("select 1")
         except TimeoutError:
             raise Unavailable("The database does not answer; try again in a moment.") from None
         return s.Health("ok", __version__)
@@ -102,7 +104,7 @@ class ServiceController(Controller):
         self, request: Request[Any, Any, Any], principal: Caller
     ) -> Response[bytes]:
         """Tell Prometheus what goes on, of all processes together."""
-        return Response(await request.app.state.metrics.text(), media_type=MEDIA_TYPE)
+        return Response(await runtime_of(request).metrics.text(), media_type=MEDIA_TYPE)
 
     @get(
         "/openapi.yaml",

@@ -1,21 +1,23 @@
 from functools import partial
 from typing import Annotated, Any
 
+import msgspec
 from litestar import Controller, Request, get, post
 from litestar.params import FromPath, HeaderParameter, JSONBody, QueryParameter
 from litestar.response import Response
 
-from app.auth.dependencies import Access, Caller, authenticate, look_up, may, refresh
+from app.auth.dependencies import Caller, authenticate, may, refresh
+from app.database.statements import Scope
 from app.errors import NotFound, Problem, RateLimited, Unavailable, describe
 from app.filters import Filter, Topics, Types, Where
+from app.permissions import Permission
 from app.principals import Principal
-from app.realtime.hub import Hub
-from app.realtime.replay import as_principal
+from app.realtime.feeds import Sight
+from app.realtime.replay import Source
 from app.realtime.responses import HEADERS, EventStream
 from app.realtime.streams import Stream, asking, busy, refused
+from app.runtime import runtime_of
 from app.schemas import stream as s
-
-PERMISSION = "events:read"
 
 LastEventId = Annotated[str | None, HeaderParameter(name="Last-Event-ID", max_length=200)]
 LastEventIdQuery = Annotated[str | None, QueryParameter(name="last_event_id", max_length=200)]
@@ -28,7 +30,11 @@ class StreamController(Controller):
     @get(
         "/workspaces/{ws:str}/stream",
         operation_id="streamEvents",
-        opt=may(PERMISSION, authenticates=True, response_media_types=["text/event-stream"]),
+        opt=may(
+            Permission.EVENTS_READ,
+            authenticates=True,
+            response_media_types=["text/event-stream"],
+        ),
     )
     async def stream_events(
         self,
@@ -43,44 +49,7 @@ class StreamController(Controller):
     ) -> Response[Any]:
         """Follow a workspace's events live."""
         wanted = Filter.read(types, topics, where)
-        state = request.app.state
-        hub: Hub = state.hub
-        if not hub.admit():
-            return at_once(busy())
-        ending = request.scope["state"]["ending"]
-        ending.append(hub.release)
-        authorized_at = hub.head
-        try:
-            # A cursor that we wrote shows that its bearer has read before.
-            has_read = last_event_id is not None and hub.cursors.read(last_event_id)
-            async with asking(hub):
-                principal = await identify(request, ticket, is_reconnect=bool(has_read))
-                state.limiter.take(principal.name, request.scope["state"])
-                access = await authorize(request, principal, ws)
-        except (RateLimited, Unavailable):
-            if ticket is None:
-                raise
-            return at_once(busy())
-        except Problem as problem:
-            if ticket is None:
-                raise
-            return at_once(refused(describe(problem, request)))
-        stream = Stream(
-            hub,
-            state.tail,
-            access.id,
-            wanted,
-            principal=principal.name,
-            sees_audit="events:audit" in access.permissions,
-            last_event_id=last_event_id or first_event_id,
-            ends_at=principal.expires_at,
-            authorized_at=authorized_at,
-            authorize=partial(sees_audit, request, principal, str(access.id)),
-            replay=as_principal(state.database.api, hub, principal),
-            describe=partial(describe, request=request),
-        )
-        ending.append(stream.close)
-        return EventStream(stream)
+        return await follow(request, ws, wanted, last_event_id, first_event_id, ticket)
 
     @post("/stream/tickets", operation_id="createStreamTicket", opt=may("any"))
     async def create_stream_ticket(
@@ -93,9 +62,70 @@ class StreamController(Controller):
         parts = data.path.split("/")
         if parts[:4] != ["", "api", "v1", "workspaces"] or parts[5:] != ["stream"]:
             raise NotFound("There is no stream at this path.")
-        await authorize(request, principal, parts[4])
-        ticket: s.StreamTicket = request.app.state.tickets.issue(principal, data.path)
-        return ticket
+        await source_of(request, principal, parts[4]).sight()
+        return runtime_of(request).tickets.issue(principal, data.path)
+
+
+async def follow(
+    request: Request[Any, Any, Any],
+    ws: str | None,
+    wanted: Filter,
+    last_event_id: str | None,
+    first_event_id: str | None,
+    ticket: str | None,
+) -> Response[Any]:
+    """Open a stream: of a workspace's feed, or, without `ws`, of the calling user's own.
+
+    `first_event_id` is the query's cursor; Last-Event-ID wins over it.
+    """
+    runtime = runtime_of(request)
+    hub = runtime.hub
+    if not hub.admit():
+        return at_once(busy())
+    ending = request.scope["state"]["ending"]
+    ending.append(hub.release)
+    authorized_at = hub.head
+    try:
+        async with asking(hub):
+            principal = await identify(request, ticket, is_reconnect=last_event_id is not None)
+            runtime.limiter.take(principal.name, request.scope["state"])
+            source = source_of(request, principal, ws)
+            feed, sight = await source.sight()
+        if ticket is not None and last_event_id is not None:
+            # A cursor that we wrote for this feed shows that its bearer has read it before.
+            has_read = hub.cursors.read(feed.id, last_event_id) is not None
+            runtime.tickets.read(ticket, request.scope["path"], is_reconnect=has_read)
+        leave = runtime.streams.enter(
+            principal=principal.name,
+            workspace=str(feed),
+            address=runtime.connections.addresses.of(request.scope),
+            filtered=wanted,
+        )
+        ending.append(leave)
+    except (RateLimited, Unavailable):
+        if ticket is None:
+            raise
+        return at_once(busy())
+    except Problem as problem:
+        if ticket is None:
+            raise
+        return at_once(refused(describe(problem, request)))
+    stream = Stream(
+        hub,
+        runtime.tail,
+        feed,
+        wanted,
+        principal=principal.name,
+        sight=sight,
+        last_event_id=last_event_id or first_event_id,
+        ends_at=principal.expires_at,
+        authorized_at=authorized_at,
+        authorize=partial(look_again, request, source),
+        replay=source.page,
+        describe=partial(describe, request=request),
+    )
+    ending.append(stream.close)
+    return EventStream(stream)
 
 
 def at_once(content: bytes) -> Response[Any]:
@@ -109,18 +139,21 @@ async def identify(
     """Return the reader, by their ticket or by their bearer credential."""
     if ticket is None:
         return await authenticate(request)
-    principal = request.app.state.tickets.read(
-        ticket, request.scope["path"], is_reconnect=is_reconnect
-    )
-    return await refresh(request, principal)
+    runtime = runtime_of(request)
+    principal = runtime.tickets.read(ticket, request.scope["path"], is_reconnect=is_reconnect)
+    return await refresh(runtime, principal)
 
 
-async def authorize(request: Request[Any, Any, Any], principal: Principal, ws: str) -> Access:
-    """Look up what a principal may do in a workspace."""
-    return await look_up(request.app.state.database.api, principal, ws, PERMISSION)
+def source_of(request: Request[Any, Any, Any], principal: Principal, ws: str | None) -> Source:
+    """Say where a reader gets its rights and its past from."""
+    runtime = runtime_of(request)
+    return Source(runtime.database.api, runtime.hub, Scope(principal, ws, Permission.EVENTS_READ))
 
 
-async def sees_audit(request: Request[Any, Any, Any], principal: Principal, ws: str) -> bool:
-    """Look a reader's rights up again; says whether audit events are among them."""
-    access = await authorize(request, await refresh(request, principal), ws)
-    return "events:audit" in access.permissions
+async def look_again(request: Request[Any, Any, Any], source: Source) -> Sight:
+    """Look a reader's rights up again, its credential's first."""
+    scope = source.read.scope
+    principal = await refresh(runtime_of(request), scope.principal)
+    source.read.scope = msgspec.structs.replace(scope, principal=principal)
+    _, sight = await source.sight()
+    return sight

@@ -2,10 +2,13 @@
 
 from db_models.api_keys import ApiKey
 from db_models.base import Base, ReadOnlyMapping
-from db_models.events import Event, EventKey, LogEntry, LogState, Pending, Retention
+from db_models.events import Event, EventKey
 from db_models.idempotency import IdempotencyKey
+from db_models.log import LogEntry, LogState, Pending, Reader, Retention
+from db_models.members import Member
 from db_models.profiles import Profile
-from db_models.workspaces import Member, Role, Workspace
+from db_models.roles import Role
+from db_models.workspaces import Workspace
 
 __all__ = [
     "ApiKey",
@@ -19,6 +22,7 @@ __all__ = [
     "Pending",
     "Profile",
     "ReadOnlyMapping",
+    "Reader",
     "Retention",
     "Role",
     "Workspace",

@@ -1,8 +1,18 @@
 from datetime import datetime
+from typing import Self
 from uuid import UUID
 
 from sqlalchemy import UUID as UUID_
-from sqlalchemy import CheckConstraint, Column, ForeignKeyConstraint, Table, text
+from sqlalchemy import (
+    CheckConstraint,
+    Column,
+    ForeignKeyConstraint,
+    Select,
+    Table,
+    func,
+    select,
+    text,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from db_models.base import Base
@@ -36,3 +46,8 @@ class Profile(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
     updated_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
     version: Mapped[int] = mapped_column(server_default=text("1"))
+
+    @classmethod
+    def own(cls) -> Select[Self]:
+        """Select the calling user's."""
+        return select(cls).where(cls.id == func.annex.user_id())

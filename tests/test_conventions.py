@@ -8,6 +8,7 @@ from typing import Any
 from uuid import uuid4
 
 import httpx
+import msgspec
 import pytest
 import structlog
 
@@ -277,7 +278,9 @@ def limited(server: Running, monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     few = {"rate_limit_requests": 2, "rate_limit_window_seconds": 10}
     settings = Settings(database_url="", worker_database_url="", **few)  # type: ignore[arg-type]
-    monkeypatch.setitem(server.app.state._state, "limiter", Limiter(settings, clock))
+    limiter = Limiter(settings, clock)
+    runtime = msgspec.structs.replace(server.app.state.runtime, limiter=limiter)
+    monkeypatch.setitem(server.app.state._state, "runtime", runtime)
     return clock
 
 
@@ -312,13 +315,15 @@ async def test_an_unexpected_failure_is_logged_and_not_told(
     own_database: TestDatabase, log: pytest.CaptureFixture[str]
 ) -> None:
     async with running(own_database) as live:
-        del live.app.state._state["tokens"]
+        runtime = live.app.state.runtime
+        broken = msgspec.structs.replace(runtime, tokens=None)
+        live.app.state._state["runtime"] = broken
         callers = Callers(live)
         user = await callers.user()
         response = await user.client.get(WORKSPACES, headers={"X-Request-Id": "find-me"})
         await callers.close()
     assert (response.status_code, response.json()["code"]) == (500, "internal_error")
-    assert "tokens" not in response.text
+    assert "NoneType" not in response.text
     written = log.readouterr().err
     assert "AttributeError" in written
     assert "find-me" in written

@@ -9,14 +9,14 @@ from typing import Any, Literal, Self
 from uuid import UUID
 
 import msgspec
-from sqlalchemy import column, func, select
+from sqlalchemy import Select, bindparam, column, func, select
 from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.types import DateTime, LargeBinary, Text, Uuid
 
-from app.database.work import transaction
+from app.database.pools import Pool
+from app.database.statements import Compiled
 from app.errors import InvalidKey
-from app.principals import NOBODY, Principal
+from app.principals import Principal
 
 ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 PREFIX_LENGTH, SECRET_LENGTH, CHECKSUM_LENGTH = 12, 32, 6
@@ -73,7 +73,7 @@ def checksum(text: str) -> str:
     return digits
 
 
-def find_api_key(prefix: str) -> Any:
+def find_api_key(prefix: Any) -> Select[Any]:
     """Select a usable key by its prefix."""
     found = func.annex.find_api_key(prefix).table_valued(
         column("id", Uuid),
@@ -86,26 +86,29 @@ def find_api_key(prefix: str) -> Any:
     return select(found)
 
 
-async def look_up(engine: AsyncEngine, prefix: str, key: Key | None = None) -> Principal:
+FIND = Compiled(find_api_key(bindparam("prefix", type_=Text)))
+
+
+async def look_up(pool: Pool, prefix: str, key: Key | None = None) -> Principal:
     """Find a key's principal; raises `InvalidKey` when it is unknown, expired or revoked.
 
     Without `key`, a credential that was verified before is looked up again, to see whether it still
     holds.
     """
-    async with transaction(engine, NOBODY) as session:
-        row = (await session.execute(find_api_key(prefix))).one_or_none()
+    async with pool.lend() as driver:
+        row = await driver.fetchrow(FIND.sql, prefix)
     # Hashed and compared for an unknown prefix too, so that time tells nothing.
-    known: bytes = row.secret_hash if row else bytes(32)
+    known: bytes = row["secret_hash"] if row else bytes(32)
     is_same = key is None or hmac.compare_digest(known, key.hash)
     if row is None or not is_same:
         raise InvalidKey("The key is unknown, expired or revoked; make a new one.")
-    workspace_id: UUID = row.workspace_id
+    workspace_id: UUID = row["workspace_id"]
     return Principal(
         kind="api_key",
-        id=str(row.id),
-        expires_at=row.expires_at.timestamp() if row.expires_at else None,
+        id=str(row["id"]),
+        expires_at=row["expires_at"].timestamp() if row["expires_at"] else None,
         workspace_id=workspace_id,
-        permissions=tuple(row.permissions),
+        permissions=tuple(row["permissions"]),
         prefix=prefix,
     )
 

@@ -3,18 +3,9 @@
 import asyncio
 
 import asyncpg
-from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.database.engines import (
-    POOLER_HINT,
-    UNREACHABLE,
-    Database,
-    connect_lazily,
-    driver_of,
-    is_poolers,
-)
+from app.database.pools import POOLER_HINT, Database, Pool, is_poolers
+from app.errors import Unavailable
 from app.settings import SettingsError
 from db_models import Base
 
@@ -24,61 +15,58 @@ async def check_database(database: Database) -> None:
 
     Raises `SettingsError` with what to do.
     """
-    for engine, role in ((database.api, "annex_api"), (database.worker, "annex_worker")):
+    for pool, role in ((database.api, "annex_api"), (database.worker, "annex_worker")):
         setting = f"ANNEX_{'WORKER_' if role == 'annex_worker' else ''}DATABASE_URL"
-        where = f"{engine.url.host or engine.url.query.get('host', 'localhost')}"
         try:
-            if not database.is_pooled and await changes_servers(engine):
+            if not database.is_pooled and await changes_servers(pool, setting):
                 raise SettingsError(f"{setting}: {POOLER_HINT}.")
-            async with engine.connect() as connection:
-                found = (await connection.execute(text(WHO))).one()
+            async with pool.lend() as driver:
+                found = await driver.fetchrow(WHO)
                 names = list(Base.metadata.tables)
-                missing = await connection.scalars(text(MISSING), {"names": names})
-        except UNREACHABLE as error:
+                missing = [row[0] for row in await driver.fetch(MISSING, names)]
+        except Unavailable as error:
+            reason = type(error.__cause__ or error).__name__
             raise SettingsError(
-                f"Postgres at {where} does not answer ({type(error).__name__}); is the server "
+                f"Postgres at {pool.host} does not answer ({reason}); is the server "
                 f"running, and is {setting} right?"
             ) from None
-        except (DBAPIError, asyncpg.PostgresError) as error:
+        except asyncpg.PostgresError as error:
             if is_poolers(error):
                 raise SettingsError(f"{setting}: {POOLER_HINT}.") from None
-            reason = str(getattr(error, "orig", None) or error).partition(">: ")
+            raise SettingsError(f"Postgres at {pool.host} refuses {setting}: {error}.") from None
+        assert found is not None
+        if found["rolsuper"] or found["rolbypassrls"]:
             raise SettingsError(
-                f"Postgres at {where} refuses {setting}: {reason[2] or reason[0]}."
-            ) from None
-        if found.rolsuper or found.rolbypassrls:
-            raise SettingsError(
-                f"{setting} connects as {found.rolname}, which bypasses row level security; "
+                f"{setting} connects as {found['rolname']}, which bypasses row level security; "
                 f"connect as {role}."
             )
-        if found.rolname != role:
-            raise SettingsError(f"{setting} connects as {found.rolname}; connect as {role}.")
+        if found["rolname"] != role:
+            raise SettingsError(f"{setting} connects as {found['rolname']}; connect as {role}.")
         if absent := sorted(missing):
             raise SettingsError(
                 f"The database lacks {absent[0]}; apply supabase/migrations with "
                 "`supabase db push`, or with `annex migrate` in development."
             )
-        if found.may_ddl:
+        if found["may_ddl"]:
             raise SettingsError(
                 f"{role} may change the schema annex or act as its owner; revoke that right."
             )
 
 
-async def changes_servers(engine: AsyncEngine) -> bool:
+async def changes_servers(pool: Pool, setting: str) -> bool:
     """Say whether a pooler gives a connection another server with each transaction.
 
     With named statements that would be worse than an error: another client's statement may have the
     same name there. Tells nothing of a pooler with a single server, which is never another one.
     """
-    async with engine.connect() as connection:
-        driver = driver_of(connection)
+    async with pool.lend() as driver:
         # A pooler answers to a number of its own.
         if driver.get_server_pid() == await driver.fetchval(PID):
             return False
-    probe = connect_lazily(engine.url, 2, is_pooled=True)
+    probe = Pool(setting, str(pool.dsn), 2, is_pooled=True)
+    await probe.open()
     try:
-        async with probe.connect() as one, probe.connect() as other, asyncio.timeout(5):
-            first, second = driver_of(one), driver_of(other)
+        async with probe.lend() as first, probe.lend() as second, asyncio.timeout(5):
             # Two transactions at once take two servers. Given back in this order, the next one of
             # the first client gets the other server; or the one after that, if they take turns.
             await first.execute("begin")
@@ -87,10 +75,10 @@ async def changes_servers(engine: AsyncEngine) -> bool:
             await first.execute("commit")
             await second.execute("commit")
             return any([await first.fetchval(PID) != pid for _ in range(2)])
-    except TimeoutError:
+    except (TimeoutError, Unavailable):
         return False
     finally:
-        await probe.dispose()
+        await probe.close()
 
 
 PID = "select pg_backend_pid()"
@@ -103,7 +91,7 @@ from pg_roles r where r.rolname = session_user
 """
 # By name and not by privilege: an existing table may well be closed to the role that asks.
 MISSING = """
-select name from unnest(cast(:names as text[])) as name
+select name from unnest($1::text[]) as name
 where name not in (
   select n.nspname || '.' || c.relname from pg_class c join pg_namespace n on n.oid = c.relnamespace
 )

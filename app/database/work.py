@@ -1,99 +1,111 @@
-"""A transaction that carries its principal's claims."""
+"""A write: one statement where it is one call of a function, else one transaction."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
-import asyncpg
+import msgspec
 from litestar.di import NamedDependency
-from sqlalchemy import Select
-from sqlalchemy.dialects.postgresql.asyncpg import dialect
-from sqlalchemy.dialects.postgresql.base import PGCompiler
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy import Insert, Update
 
-from app.database.engines import Driver, connect
-from app.principals import Principal
-
-# To plan a statement under row level security over every partition takes longer than to run it, so
-# that each connection plans once, for any parameters. Said here, as a pooler takes no such setting
-# when it connects.
-BEGIN = (
-    "begin; select set_config('request.jwt.claims', E'{}', true),"
-    " set_config('plan_cache_mode', 'force_generic_plan', true)"
+from app.database.pools import Driver, Pool, is_unsettled
+from app.database.reads import Of, Read
+from app.database.statements import (
+    Access,
+    AnySelect,
+    Compiled,
+    Scope,
+    access_alone,
+    compiled,
+    out_of_sight,
 )
 
+StructT = TypeVar("StructT", bound=msgspec.Struct)
+# Both in one message, so that no time is spent between them.
+BEGIN = "begin; select set_config('request.jwt.claims', E'{}', true)"
 
-class Compiled:
-    """A statement that SQLAlchemy compiles once and the driver runs in a session's transaction.
 
-    For what runs with every request and for the hottest lists: it spares SQLAlchemy's work a
-    statement, see docs/benchmarks.md. What varies is a bind parameter; rows are the driver's.
-    """
+class Work(msgspec.Struct, frozen=True):
+    """An open transaction: its connection, whose it is, and what they may do."""
 
-    def __init__(self, statement: Select[Any]) -> None:
-        result = statement.compile(dialect=dialect())  # type: ignore[no-untyped-call]
-        assert isinstance(result, PGCompiler)
-        assert result.positiontup is not None
-        self.sql, self.names = str(result), list(result.positiontup)
+    driver: Driver
+    scope: Scope
+    access: Access | None
 
-    async def open(self, session: AsyncSession, **parameters: Any) -> "asyncpg.cursor.Cursor[Any]":
-        """Run it, and return a cursor that fetches as many rows as it is asked for."""
-        driver: Driver = session.info["driver"]
-        return await driver.cursor(self.sql, *[parameters[n] for n in self.names])
+    async def call(self, build: Of, values: dict[str, Any]) -> Sequence[Any]:
+        """Do what `Write.call` does, in this transaction."""
+        statement = compiled(build, has_workspace=self.scope.ws is not None)
+        arguments = statement.arguments({**self.scope.values, **values})
+        found = await self.driver.fetch(statement.sql, *arguments)
+        return found if self.access is None else [row[4:] for row in found if row[3]]
 
-    async def fetch(self, session: AsyncSession, **parameters: Any) -> list[asyncpg.Record]:
-        """Run it, and return all rows."""
-        driver: Driver = session.info["driver"]
-        return await driver.fetch(self.sql, *[parameters[n] for n in self.names])
+    async def rows(self, statement: AnySelect | Insert | Update) -> Sequence[Any]:
+        """Run a statement of the models' and return its rows."""
+        compiled = Compiled(statement)
+        return await self.driver.fetch(compiled.sql, *compiled.arguments({}))
+
+    async def one(
+        self, statement: AnySelect | Insert | Update, struct: type[StructT]
+    ) -> StructT | None:
+        """Run a statement; returns its only row as a struct, None if there is none."""
+        rows = await self.rows(statement)
+        return struct(*rows[0]) if rows else None
+
+
+class Write:
+    """What a handler asks for: writes as its caller, in the workspace of its path."""
+
+    def __init__(self, pool: Pool, scope: Scope, committed: Callable[[], None]) -> None:
+        self.pool = pool
+        self.scope = scope
+        self.committed = committed
+        """Called after each commit."""
+
+    async def call(self, build: Of, values: dict[str, Any]) -> Sequence[Any]:
+        """Call a definer function in one statement: claims, access, call. Returns its rows."""
+        read = Read(self.pool, self.scope, lambda _: None)
+        _, rows = await read.rows(build, values)
+        self.committed()
+        return rows
+
+    @asynccontextmanager
+    async def work(self) -> AsyncIterator[Work]:
+        """Open a transaction; commits at the end, rolls back on any exception.
+
+        Open it when the body has been read and decoded: whoever sends slowly must not hold a
+        connection. Raises `Unavailable`, and what `Scope.access` raises.
+        """
+        async with self.pool.lend() as driver:
+            async with transaction(driver, self.scope) as work:
+                yield work
+        self.committed()
 
 
 @asynccontextmanager
-async def transaction(engine: AsyncEngine, principal: Principal) -> AsyncIterator[AsyncSession]:
-    """Open a transaction as a principal; commits at the end, rolls back on any exception.
-
-    The claims hold for this transaction only, as `auth.uid()` and PostgREST have it. Raises
-    `Unavailable` when the database does not answer.
-    """
+async def transaction(driver: Driver, scope: Scope) -> AsyncIterator[Work]:
+    """Run a transaction with a principal's claims, which hold for it alone."""
     # A literal, not a parameter: only a simple query takes two statements. With E'' it reads the
     # same whatever standard_conforming_strings says.
-    claims = principal.claims_json.replace("\\", "\\\\").replace("'", "''")
-    begin = BEGIN.format(claims)
-    connection, driver, _ = await connect(engine, lambda driver: driver.execute(begin))
-    session = AsyncSession(
-        connection,
-        expire_on_commit=False,
-        execution_options={"populate_existing": True},
-        info={"connection": connection, "driver": driver},
-    )
+    claims = scope.principal.claims_json.replace("\\", "\\\\").replace("'", "''")
+    await driver.execute(BEGIN.format(claims))
     try:
-        yield session
+        access = None
+        if scope.ws is not None:
+            statement = access_alone()
+            rows = await driver.fetch(statement.sql, *statement.arguments(scope.values))
+            if not rows:
+                raise out_of_sight()
+            access = scope.access(rows[0])
+        yield Work(driver, scope, access)
         await driver.execute("commit")
-    except BaseException:
-        # Shielded: a cancelled request must not give a connection back with its transaction open.
+    except Exception:
+        # Shielded: a connection must not go back with its transaction open. `Pool.lend` closes it
+        # where even this fails.
         with anyio.CancelScope(shield=True):
-            if driver.is_closed():
-                await connection.invalidate()
-            elif driver.is_in_transaction():
+            if is_unsettled(driver):
                 await driver.execute("rollback")
         raise
-    finally:
-        with anyio.CancelScope(shield=True):
-            # What ran on the driver alone has left nothing to close.
-            if session.in_transaction():
-                await session.close()
-            await connection.close()
 
 
-async def read_alone(
-    engine: AsyncEngine, statement: Compiled, **parameters: Any
-) -> list[asyncpg.Record]:
-    """Run a statement that needs no transaction but its own; raises `Unavailable`."""
-    values = [parameters[n] for n in statement.names]
-    connection, _, rows = await connect(engine, lambda driver: driver.fetch(statement.sql, *values))
-    with anyio.CancelScope(shield=True):
-        await connection.close()
-    return rows
-
-
-Session = NamedDependency[AsyncSession]
+Writing = NamedDependency[Write]

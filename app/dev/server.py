@@ -9,13 +9,14 @@ import asyncpg
 import msgspec
 
 from app.auth.keys import Key
+from app.database.pools import Database
 from app.dev.demo import Secrets, demo_settings, facts, seed
 from app.dev.migrations import apply
 from app.dev.postgres import EmbeddedPostgres
 from app.http.application import Application
 from app.main import create_app
 from app.server import listen, serve
-from app.worker.housekeeping import keep_house
+from app.worker.housekeeping import runner
 
 SUPABASE = Path(__file__).parent.parent.parent / "supabase"
 DATABASE = "annex"
@@ -83,9 +84,14 @@ def run(
             greet(found)
 
         try:
-            serve(settings, host, port, ready=ready, beside=[keep_house])
+            serve(settings, host, port, ready=ready, beside=[work])
         finally:
             file.unlink(missing_ok=True)
+
+
+async def work(database: Database) -> None:
+    """Run the worker in the server's process."""
+    await runner(database).run()
 
 
 def offline_app() -> Application:

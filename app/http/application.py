@@ -26,6 +26,7 @@ from app.settings import SettingsError
 
 log = structlog.get_logger()
 
+ALWAYS = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
 LISTS = (b"if-match", b"if-none-match")
 SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,100}")
 
@@ -138,22 +139,21 @@ async def finish_headers(message: Message, scope: Scope) -> None:
     if message["type"] != "http.response.start":
         return
     state: dict[str, Any] = scope["state"]
-    added = {
-        "x-request-id": state.get("request_id", ""),
-        "cache-control": "no-store",
-        "x-content-type-options": "nosniff",
-        **{name.lower(): value for name, value in state.get("headers", {}).items()},
-    }
-    given = {name.lower() for name, _ in message["headers"]}
-    more = ((n.encode("latin-1"), v.encode("latin-1")) for n, v in added.items())
-    message["headers"] = [*message["headers"], *(h for h in more if h[0] not in given)]
+    headers = message["headers"] = list(message["headers"])
+    given = {name.lower() for name, _ in headers}
+    headers += [h for h in ALWAYS if h[0] not in given]
+    headers.append((b"x-request-id", state.get("request_id", "").encode("latin-1")))
+    for name, value in state.get("headers", {}).items():
+        written = name.lower().encode("latin-1")
+        if written not in given:
+            headers.append((written, value.encode("latin-1")))
     seconds = time.perf_counter() - state["began_at"]
     handler = scope.get("route_handler")
-    app_state = scope["litestar_app"].state
-    app_state.metrics.observe(
+    runtime = scope["litestar_app"].state.runtime
+    runtime.metrics.observe(
         getattr(handler, "operation_id", None) or "none", message["status"], seconds
     )
-    if app_state.settings.log_level not in ("debug", "info"):
+    if runtime.settings.log_level not in ("debug", "info"):
         return  # spares the making of a line that nobody would see
     log.info(
         "request",

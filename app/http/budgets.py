@@ -1,11 +1,9 @@
-"""What tenants share and one of them could use up: streams, filters, publishing."""
+"""Budgets of what tenants share: streams and their filters."""
 
-import time
 from collections import Counter
 from collections.abc import Callable, Hashable
 
-from app.errors import PublishLimited, TooManyFilters, TooManyStreams
-from app.http.limits import Buckets
+from app.errors import TooManyFilters, TooManyStreams
 from app.settings import Settings
 
 STREAM_RETRY_SECONDS = 10
@@ -74,31 +72,3 @@ def drop(counter: "Counter[tuple[str, str]] | Counter[Hashable]", key: Hashable)
     counter[key] -= 1  # type: ignore[index]
     if counter[key] <= 0:  # type: ignore[index]
         del counter[key]
-
-
-class PublishBudget:
-    """Bounds the events and the bytes that are published to a workspace in a minute."""
-
-    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
-        part = settings.processes
-        self.events = Buckets(max(1, settings.max_events_per_minute // part), 60, clock)
-        self.bytes = Buckets(max(1, settings.max_event_bytes_per_minute // part), 60, clock)
-        self.refused = 0
-
-    def take(self, workspace: str, events: int, size: int) -> None:
-        """Take a batch from a workspace's budget; raises `PublishLimited`, and takes nothing then.
-
-        A batch that is larger than the whole budget is taken when the budget is full.
-        """
-        counted = ((self.events, events, "events"), (self.bytes, size, "bytes"))
-        for buckets, count, unit in counted:
-            tokens = buckets.tokens(workspace)
-            if tokens < min(count, buckets.capacity):
-                self.refused += 1
-                wait = buckets.wait(tokens, count)
-                raise PublishLimited(
-                    f"More than {buckets.capacity} {unit} a minute; wait {wait} s.",
-                    headers={"Retry-After": str(wait)},
-                )
-        for buckets, count, _ in counted:
-            buckets.take(workspace, min(count, buckets.capacity))

@@ -1,81 +1,112 @@
 """The same POST sent twice is done once (draft-ietf-httpapi-idempotency-key-header)."""
 
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import msgspec
 from litestar import Request, Response
+from litestar.di import NamedDependency
 from litestar.params import HeaderParameter
-from sqlalchemy import delete, func, insert, select
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import insert
 
 import db_models as m
+from app.database.reads import Of
+from app.database.work import Work, Write
 from app.errors import InvalidRequest, KeyReused, RequestInProgress
-from app.principals import Principal
 
 KEPT = timedelta(hours=24)
 IdempotencyKey = Annotated[
     str | None, HeaderParameter(name="Idempotency-Key", min_length=1, max_length=255)
 ]
+Answer = Callable[[Sequence[Any]], Response[Any]]
+"""Makes the answer of a call's rows."""
 
 
-async def once(
-    request: Request[Any, Any, Any],
-    session: AsyncSession,
-    principal: Principal,
-    key: str | None,
-    answer: Callable[[], Awaitable[Response[Any]]],
-) -> Response[Any]:
-    """Answer a POST, or replay its finished answer for 24 hours; keys are per principal and route.
+class Once(msgspec.Struct, frozen=True):
+    """A POST's idempotency key, if it has one; keys are per principal and route."""
 
-    The answer is stored in the request's own transaction, so it exists exactly if its effects do.
-    Only a success is kept: a failed request may be sent again. Raises `RequestInProgress` while the
-    first still runs, `KeyReused` for another body.
-    """
-    if key is None:
-        return await answer()
-    key = unquote(key)
-    route = f"{request.method} {request.scope['path']}"
-    content = request.headers.get("content-type", "").encode() + b"\n" + await request.body()
-    fingerprint = hashlib.sha256(content).digest()
-    lock = func.hashtextextended(f"{principal.name} {route} {key}", 0)
-    if not await session.scalar(select(func.pg_try_advisory_xact_lock(lock))):
-        raise RequestInProgress(
-            "The first request with this Idempotency-Key still runs; wait for it."
+    key: str | None
+    route: str
+    fingerprint: bytes
+
+    async def respond(
+        self, write: Write, build: Of, values: dict[str, Any], answer: Answer
+    ) -> Response[Any]:
+        """Call a definer function and answer, or replay the finished answer for 24 hours.
+
+        The answer is stored in the call's own transaction, so it exists exactly if its effects do.
+        Only a success is kept: a failed request may be sent again. Raises `RequestInProgress`
+        while the first still runs, `KeyReused` for another body.
+        """
+        if self.key is None:
+            return answer(await write.call(build, values))
+        async with write.work() as work:
+            response = await self.kept(work)
+            if response is None:
+                response = answer(await work.call(build, values))
+                await self.keep(work, response)
+        return response
+
+    async def kept(self, work: Work) -> Response[Any] | None:
+        """Take the key for this transaction; returns the answer of before, if there is one."""
+        name = work.scope.principal.name
+        lock = func.pg_try_advisory_xact_lock(
+            func.annex.lock_class("idempotency"), func.hashtext(f"{name} {self.route} {self.key}")
         )
-    k = m.IdempotencyKey
-    mine = (k.principal == principal.name, k.route == route, k.key == key)
-    # Also drops an expired one, so that its key can be used again.
-    await session.execute(delete(k).where(*mine, k.expires_at <= func.now()))
-    if kept := await session.scalar(select(k).where(*mine)):
-        if kept.fingerprint != fingerprint:
+        [(is_taken,)] = await work.rows(select(lock))
+        if not is_taken:
+            raise RequestInProgress(
+                "The first request with this Idempotency-Key still runs; wait for it."
+            )
+        k = m.IdempotencyKey
+        rows = await work.rows(
+            select(k.fingerprint, k.status, k.headers, k.body).where(
+                k.principal == name,
+                k.route == self.route,
+                k.key == self.key,
+                k.expires_at > func.now(),
+            )
+        )
+        if not rows:
+            return None
+        [(fingerprint, status, headers, body)] = rows
+        if fingerprint != self.fingerprint:
             raise KeyReused("This Idempotency-Key was used with another body; take a new one.")
-        # JSON comes undecoded from the database.
-        headers = msgspec.json.decode(cast(Any, kept.headers)) | {"Idempotent-Replayed": "true"}
         return Response(
-            msgspec.Raw(kept.body),
-            status_code=kept.status,
-            headers=headers,
+            msgspec.Raw(body),
+            status_code=status,
+            headers=msgspec.json.decode(headers) | {"Idempotent-Replayed": "true"},
             media_type="application/json",
         )
-    response = await answer()
-    await session.execute(
-        insert(k).values(
-            principal=principal.name,
-            route=route,
-            key=key,
-            fingerprint=fingerprint,
-            status=response.status_code or 201,
-            headers={
+
+    async def keep(self, work: Work, response: Response[Any]) -> None:
+        """Store an answer; takes the place of one that has expired."""
+        kept = {
+            "fingerprint": self.fingerprint,
+            "status": response.status_code or 201,
+            "headers": {
                 n: v for n, v in response.headers.items() if n.lower() in ("etag", "location")
             },
-            body=msgspec.json.encode(response.content),
-            expires_at=datetime.now(UTC) + KEPT,
-        )
-    )
-    return response
+            "body": msgspec.json.encode(response.content),
+            "expires_at": datetime.now(UTC) + KEPT,
+        }
+        mine = {"principal": work.scope.principal.name, "route": self.route, "key": self.key}
+        statement = insert(m.IdempotencyKey).values(**mine, **kept)
+        await work.rows(statement.on_conflict_do_update(index_elements=list(mine), set_=kept))
+
+
+async def provide_once(
+    request: Request[Any, Any, Any], idempotency_key: IdempotencyKey = None
+) -> Once:
+    """Give a POST its idempotency key; reads the body, before any transaction is opened."""
+    route = f"{request.method} {request.scope['path']}"
+    if idempotency_key is None:
+        return Once(None, route, b"")
+    content = request.headers.get("content-type", "").encode() + b"\n" + await request.body()
+    return Once(unquote(idempotency_key), route, hashlib.sha256(content).digest())
 
 
 def unquote(key: str) -> str:
@@ -88,3 +119,6 @@ def unquote(key: str) -> str:
     if not key:
         raise InvalidRequest("The Idempotency-Key is empty.")
     return key
+
+
+Idempotent = NamedDependency[Once]

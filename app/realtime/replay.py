@@ -1,83 +1,159 @@
-"""The past of a workspace's log, read as the stream's principal under row level security."""
+"""The past of a feed and what its reader may see, in one statement under row level security."""
 
-from functools import partial
+from collections.abc import Sequence
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import bindparam, select, true, tuple_
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Integer,
+    Select,
+    bindparam,
+    column,
+    func,
+    select,
+    true,
+    tuple_,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.types import Text, Uuid
 
 import db_models as m
-from app.database.work import Compiled, transaction
-from app.principals import Principal
-from app.realtime.hub import MAX_CHUNK, Frame, Hub, as_event
-from app.realtime.streams import Expired, Replay
+from app.database.pools import Pool
+from app.database.reads import Read
+from app.database.statements import Scope
+from app.errors import UserRequired
+from app.realtime.channels import MAX_CHUNK, Frame, as_event
+from app.realtime.feeds import Feed, Sight
+from app.realtime.hub import Hub
+from app.realtime.streams import Expired
 
-ROWS = 500
 FIRST_ROWS, MORE_ROWS = 8, 100
 """Read at once; of events as large as they may be, 8 are 1 MiB."""
 
-# Compared as pairs, which only the index of a workspace's entries has: planned for any parameters,
-# the range of positions alone looks narrow, and a quiet workspace would read everybody's.
-place = tuple_(m.LogEntry.workspace_id, m.LogEntry.pos)
-entries = (
-    m.LogEntry.visible_to(bindparam("workspace_id"))  # type: ignore[arg-type]
-    .with_only_columns(m.LogEntry.pos, *m.Event.__table__.columns)
-    .join(m.Event, m.Event.id == m.LogEntry.event_id)
-    .where(
-        place > tuple_(bindparam("workspace_id"), bindparam("after")),
-        place <= tuple_(bindparam("workspace_id"), bindparam("until")),
-    )
-    .order_by(m.LogEntry.pos)
-    .limit(bindparam("rows"))
-    .subquery()
-)
-retention = select(
-    select(m.Retention.retained_from)
-    .where(m.Retention.workspace_id == bindparam("workspace_id"))
-    .scalar_subquery()
-    .label("retained_from")
-).subquery()
-# Both in one statement, and so in one snapshot: events expire in the transaction that says so.
-frames = Compiled(
-    select(retention, entries)
-    .select_from(retention.outerjoin(entries, true()))
-    .order_by(entries.c.pos)
-)
 
+class Source:
+    """Where a stream's reader gets its rights and its past from; remembers how large events are."""
 
-async def read_frames(
-    engine: AsyncEngine,
-    hub: Hub,
-    principal: Principal,
-    workspace_id: UUID,
-    after: int,
-    until: int,
-) -> list[Frame]:
-    """Read frames of up to 64 KiB, one write, after a position, at most up to and with another.
+    def __init__(self, pool: Pool, hub: Hub, scope: Scope) -> None:
+        self.read = Read(pool, scope, lambda _: None)
+        self.hub = hub
+        self.rows = FIRST_ROWS
 
-    Raises `Expired` when retention has passed the position.
-    """
-    values = {"workspace_id": workspace_id, "after": after, "until": until, "rows": ROWS}
-    page, size = list[Frame](), 0
-    async with transaction(engine, principal) as session:
-        # In two steps: how many more to read shows in what the first are as large as.
-        cursor = await frames.open(session, **values)
-        rows = await cursor.fetch(FIRST_ROWS)
-        # A row without an event, where there is none.
-        if after < (rows[0]["retained_from"] or 1) - 1:
+    async def sight(self) -> tuple[Feed, Sight]:
+        """Look up the feed and what its reader may see of it; raises a Problem without rights."""
+        if self.read.scope.ws is None:
+            if self.read.scope.principal.kind != "user":
+                raise UserRequired("Only a signed-in user has a feed; send a user's access token.")
+            _, [(grants,)] = await self.read.rows(grants_alone, {})
+            return self.of_user(grants)
+        return of_workspace(await self.read.access())
+
+    def of_user(self, grants: Sequence[str] | None) -> tuple[Feed, Sight]:
+        """Read what a user holds in each workspace."""
+        found: dict[UUID, set[str]] = {}
+        for grant in grants or ():
+            workspace_id, _, permission = grant.partition(" ")
+            found.setdefault(UUID(workspace_id), set()).add(permission)
+        feed = Feed("user", UUID(self.read.scope.principal.id))
+        return feed, Sight({k: frozenset(v) for k, v in found.items()})
+
+    async def page(self, after: int, until: int) -> tuple[Sight, list[Frame]]:
+        """Read frames of up to 64 KiB, one write, after a position, at most up to another.
+
+        Returns the reader's sight as well, of the same snapshot. Raises a Problem without rights,
+        `Expired` when retention has passed the position.
+        """
+        values: dict[str, Any] = {"after": after, "until": until, "rows_": self.rows}
+        if self.read.scope.ws is None:
+            values["user_id"] = UUID(self.read.scope.principal.id)
+            _, rows = await self.read.rows(past_of_user, values)
+            feed, sight = self.of_user(rows[0][0])
+            rows = [row[1:] for row in rows]
+        else:
+            access, rows = await self.read.rows(past_of_workspace, values)
+            assert access is not None
+            feed, sight = of_workspace(access)
+        if after < (rows[0][0] or 1) - 1:
             raise Expired
-        while rows and rows[0]["pos"] is not None:
-            for row in rows:
-                frame = hub.frame(row["pos"], as_event(row))
-                size += len(frame.bytes)
-                if page and size > MAX_CHUNK:
-                    return page
-                page.append(frame)
-            left = (MAX_CHUNK - size) * len(page) // size
-            rows = await cursor.fetch(min(max(1, left), MORE_ROWS))
-    return page
+        page, size = list[Frame](), 0
+        # A row without an event, where there is none.
+        for row in (row for row in rows if row[1] is not None):
+            event = dict(zip(EVENT_COLUMNS, row[2:], strict=True))
+            frame = self.hub.frame(feed.id, row[1], as_event(event))
+            if page and size + len(frame.bytes) > MAX_CHUNK:
+                break
+            size += len(frame.bytes)
+            page.append(frame)
+        if page:
+            self.rows = min(max(1, MAX_CHUNK * len(page) // size), MORE_ROWS)
+        return sight, page
 
 
-def as_principal(engine: AsyncEngine, hub: Hub, principal: Principal) -> Replay:
-    """Bind a replay to who reads."""
-    return partial(read_frames, engine, hub, principal)
+def of_workspace(access: Any) -> tuple[Feed, Sight]:
+    """Read what a caller holds in one workspace."""
+    feed = Feed("workspace", access.workspace_id)
+    return feed, Sight({access.workspace_id: access.permissions})
+
+
+EVENT_COLUMNS = [c.name for c in m.Event.__table__.columns]
+
+
+def grants_alone(_: ColumnElement[UUID]) -> Select[Any]:
+    """Select what the calling user holds everywhere."""
+    return select(granted().label("grants"))
+
+
+def granted() -> Any:
+    """Gather annex.granted as texts: a workspace's id, a space, a permission."""
+    rows = func.annex.granted().table_valued(
+        column("workspace_id", Uuid), column("permission", Text), name="g"
+    )
+    pair = rows.c.workspace_id.cast(Text).concat(" ").concat(rows.c.permission)
+    return select(func.array_agg(pair, type_=ARRAY(Text))).select_from(rows).scalar_subquery()
+
+
+def past_of_workspace(workspace_id: ColumnElement[UUID]) -> Select[Any]:
+    """Select a workspace's events between two positions, and how far they have expired."""
+    log = m.LogEntry
+    return past(log.workspace_id, workspace_id, log.user_id.is_(None))
+
+
+def past_of_user(_: ColumnElement[UUID]) -> Select[Any]:
+    """Select the calling user's events between two positions, with what they hold everywhere."""
+    log = m.LogEntry
+    found = past(log.user_id, bindparam("user_id", type_=Uuid), log.user_id.is_not(None))
+    return found.with_only_columns(granted().label("grants"), *found.selected_columns)
+
+
+def past(owner: Any, feed_id: ColumnElement[UUID], condition: ColumnElement[bool]) -> Select[Any]:
+    """Select the events of a feed after a position, up to another.
+
+    Compared as pairs, which only the index of the feed's entries has: planned for any parameters,
+    the range of positions alone looks narrow, and a quiet feed would read everybody's.
+    """
+    log, event = m.LogEntry, m.Event.__table__.columns
+    after, until = (bindparam(name, type_=BigInteger) for name in ("after", "until"))
+    entries = (
+        select(log.pos, *event)
+        .join(m.Event, m.Event.id == log.event_id)
+        .where(
+            tuple_(owner, log.pos) > tuple_(feed_id, after),
+            tuple_(owner, log.pos) <= tuple_(feed_id, until),
+            condition,
+        )
+        .order_by(owner, log.pos)
+        .limit(bindparam("rows_", type_=Integer))
+        .lateral("entries")
+    )
+    # In the same statement, and so in one snapshot: events expire in the transaction that says so.
+    retained = (
+        select(m.Retention.retained_from)
+        .where(m.Retention.feed_id == feed_id)
+        .scalar_subquery()
+        .label("retained_from")
+    )
+    one_row = select(retained).subquery("retention")
+    joined = one_row.outerjoin(entries, true())
+    return select(one_row.c.retained_from, *entries.c).select_from(joined)

@@ -1,4 +1,4 @@
-"""One reader of a workspace's log as Server-Sent Events (WHATWG HTML, section 9.2)."""
+"""One reader of a feed as Server-Sent Events (WHATWG HTML, section 9.2)."""
 
 import asyncio
 import contextlib
@@ -6,14 +6,15 @@ import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Self
-from uuid import UUID
 
 import msgspec
 import structlog
 
 from app.errors import Problem, Unavailable
 from app.filters import Filter
-from app.realtime.hub import JOINED, Frame, Hub
+from app.realtime.channels import Frame
+from app.realtime.feeds import Feed, Sight
+from app.realtime.hub import Hub
 from app.realtime.messages import Message, named, position
 from app.realtime.tail import Tail
 
@@ -27,18 +28,20 @@ BUSY_RETRY_MS = (10_000, 30_000)
 REFUSED_RETRY_MS = 60_000
 ANSWER_SECONDS = 10.0
 """How long a stream waits for the database before it breaks off."""
+JOINED = 16
+"""Positions of which a group keeps what follows, as joined."""
 SLOW_SECONDS = 5.0
 """A reader that took nothing for so long, and then was gone, was too slow."""
 BEFORE_ALL = -1
-"""A position below every other: rights checked there have to be checked now."""
+"""Sentinel that forces a rights check."""
 
-Replay = Callable[[UUID, int, int], Awaitable[list[Frame]]]
-"""Reads frames of a workspace after a position, up to another, in order; at most a page."""
-Authorize = Callable[[], Awaitable[bool]]
-"""Looks the reader's rights up again.
+Replay = Callable[[int, int], Awaitable[tuple[Sight, list[Frame]]]]
+"""Reads frames of the feed after a position, up to another, in order; at most a page.
 
-Returns whether they see audit events, raises a Problem when they have none.
+Returns what the reader sees as well, from the same snapshot; raises a Problem without rights.
 """
+Authorize = Callable[[], Awaitable[Sight]]
+"""Looks up what the reader sees now; raises a Problem when it has no right to the feed."""
 
 
 def never(_: bytes) -> bool:
@@ -86,6 +89,7 @@ class Stream:
         "describe",
         "ends_at",
         "epoch",
+        "feed",
         "group",
         "has_begun",
         "has_replayed",
@@ -100,18 +104,17 @@ class Stream:
         "sent_at",
         "tail",
         "waiter",
-        "workspace_id",
     )
 
     def __init__(
         self,
         hub: Hub,
         tail: Tail,
-        workspace_id: UUID,
+        feed: Feed,
         wanted: Filter,
         *,
         principal: str,
-        sees_audit: bool,
+        sight: Sight,
         last_event_id: str | None,
         ends_at: float | None,
         authorized_at: int,
@@ -121,7 +124,7 @@ class Stream:
     ) -> None:
         self.hub = hub
         self.tail = tail
-        self.workspace_id = workspace_id
+        self.feed = feed
         self.principal = principal
         self.last_event_id = last_event_id
         self.authorize = authorize
@@ -133,8 +136,8 @@ class Stream:
         self.pos = hub.head
         self.epoch = hub.epoch
         # Joined before the first look at the log, so that nothing falls between.
-        self.channel = hub.channel(workspace_id)
-        self.group = self.channel.group(wanted, sees_audit=sees_audit)
+        self.channel = hub.channel(feed)
+        self.group = self.channel.group(wanted, sight)
         self.waiter: asyncio.Future[Message] | None = None
         self.push: Callable[[bytes], bool] = never
         """Sends to a reader that waits; False when that has to wait, too."""
@@ -156,7 +159,7 @@ class Stream:
                     raw = refused(self.describe(problem))
             except Exception as error:
                 # There is no status left to send: the reader resumes from its cursor.
-                log.error("a stream broke off", workspace=str(self.workspace_id), exc_info=error)
+                log.error("a stream broke off", feed=str(self.feed), exc_info=error)
         if raw is None:
             self.is_over = True
             raise StopAsyncIteration
@@ -171,7 +174,7 @@ class Stream:
         if not self.last_event_id:
             return self.position("cursor", retry)
         hub = self.hub
-        cursor = hub.cursors.read(self.last_event_id)
+        cursor = hub.cursors.read(self.feed.id, self.last_event_id)
         if cursor and cursor.epoch == hub.epoch and cursor.pos > hub.head:
             # Written by another process whose tail is ahead of ours, or by nobody.
             try:
@@ -245,30 +248,36 @@ class Stream:
 
     async def look_up_rights(self) -> None:
         """Look up what the reader may see now, as of the head."""
-        self.checked = self.hub.head
+        head = self.hub.head
         async with asking(self.hub):
-            sees_audit = await self.authorize()
-        if sees_audit != self.group.sees_audit:
+            sight = await self.authorize()
+        self.see(sight, head)
+
+    def see(self, sight: Sight, checked: int) -> None:
+        """Go on with what the reader may see as of a position."""
+        self.checked = checked
+        if sight != self.group.sight:
             self.channel.leave(self.group)
-            self.group = self.channel.group(self.group.wanted, sees_audit=sees_audit)
+            self.group = self.channel.group(self.group.wanted, sight)
 
     async def past(self) -> bytes:
         """Read on from the database, up to where the channel is complete; perhaps nothing passes.
 
         Nothing of it is kept: a reader may take as long as it likes for a page.
         """
-        until = self.channel.since
+        head, until = self.hub.head, self.channel.since
         self.hub.counts.replays += not self.has_replayed
         self.has_replayed = True
         try:
             async with asking(self.hub):
-                frames = await self.replay(self.workspace_id, self.pos, until)
+                sight, frames = await self.replay(self.pos, until)
         except Expired:
             return self.reset()
         # A reader that never waits would never let others run.
         await asyncio.sleep(0)
-        if self.epoch != self.hub.epoch or self.must_look:
+        if self.epoch != self.hub.epoch:
             return b""
+        self.see(sight, head)
         message = self.group.join(frames, self.pos)
         self.pos = message.until if frames else until
         self.hub.counts.deliveries += message.count
@@ -282,7 +291,7 @@ class Stream:
 
     def position(self, event: str, retry_ms: int | None = None) -> bytes:
         """Tell the reader where it stands."""
-        cursor = self.hub.cursors.write(self.epoch, self.pos)
+        cursor = self.hub.cursors.write(self.feed.id, self.epoch, self.pos)
         return position(event, cursor, retry_ms)
 
     def leave(self) -> None:

@@ -1,17 +1,17 @@
 """The log tail: one a process, gives positions to what is pending and feeds the hub."""
 
 import asyncio
-import math
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
 import structlog
-from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.database.engines import POOLER_HINT, UNREACHABLE, Driver, driver_of, is_poolers
+from app.database.pools import Driver, Pool
 from app.realtime.hub import Hub
+from app.realtime.wakeup import Wakeup
+from app.supervision import Supervised, using
 
 log = structlog.get_logger()
 
@@ -27,20 +27,15 @@ MAX_REST_SECONDS = 0.05
 small reads would cost the writers more than few large ones cost the readers."""
 ANSWER_SECONDS = 10
 """A server that is silent for longer is taken for dead; its socket may never tell."""
-BACKOFF = (0.1, 0.5, 1.0, 2.0, 5.0)
 REOPEN_SECONDS = 60.0
 """Between two looks at where the log begins, and whether it is still the same."""
-CHANNEL = "annex_log"
-COALESCE_SECONDS = 0.005
-"""At most one notification in so long: each takes a lock of all databases of the server."""
-LISTEN_AGAIN_SECONDS = 30.0
 
 
 class Tail:
     """Reads the log to its end for ever; errors back off and go on, so that it never dies."""
 
-    def __init__(self, engine: AsyncEngine, hub: Hub, *, notifies: bool = True) -> None:
-        self.engine = engine
+    def __init__(self, pool: Pool, hub: Hub, *, notifies: bool = True) -> None:
+        self.pool = pool
         self.hub = hub
         self.is_following = False
         self.woken = asyncio.Event()
@@ -64,13 +59,12 @@ class Tail:
         if self.others is not None:
             self.others.tell()
 
-    async def run(self) -> None:
-        """Follow the log until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(keep_using(self.engine, self.follow, "the log cannot be followed"))
-            if self.others is not None:
-                lost = "other processes cannot be woken; they poll"
-                tasks.create_task(keep_using(self.engine, self.others.follow, lost))
+    def tasks(self) -> list[Supervised]:
+        """List what has to run for it."""
+        found = [Supervised("tail", using(self.pool, self.follow))]
+        if self.others is not None:
+            found.append(Supervised("wakeup", using(self.pool, self.others.follow)))
+        return found
 
     async def follow(self, driver: Driver) -> None:
         """Read batch after batch.
@@ -173,75 +167,3 @@ class Tail:
         self.woken.set()
         async with asyncio.timeout(seconds), self.read_finished:
             await self.read_finished.wait_for(lambda: self.last_full_read >= wanted)
-
-
-class Wakeup:
-    """Tells other processes of a commit, and hears of theirs.
-
-    Only for speed: the tails poll as well. What is lost here, or a connection that died unnoticed,
-    costs some of those milliseconds. Never in a writer's transaction, whose COMMIT would then wait
-    for all others that notify.
-    """
-
-    def __init__(self, heard: Callable[[], None]) -> None:
-        self.heard = heard
-        self.due = asyncio.Event()
-
-    def tell(self) -> None:
-        """Notify soon."""
-        self.due.set()
-
-    async def follow(self, driver: Driver) -> None:
-        """Listen, and notify when it is due."""
-        own_pid = driver.get_server_pid()
-
-        def hear(_: object, pid: int, *__: object) -> None:
-            if pid != own_pid:
-                self.heard()
-
-        # Nothing here is worth a wait for the disk.
-        await driver.execute("set synchronous_commit = off", timeout=ANSWER_SECONDS)
-        async with asyncio.timeout(ANSWER_SECONDS):
-            await driver.add_listener(CHANNEL, hear)
-        driver.add_termination_listener(lambda _: self.due.set())
-        while True:
-            try:
-                async with asyncio.timeout(LISTEN_AGAIN_SECONDS):
-                    await self.due.wait()
-            except TimeoutError:
-                # Shows whether the connection still lives.
-                await driver.execute(f"listen {CHANNEL}", timeout=ANSWER_SECONDS)
-                continue
-            self.due.clear()
-            await driver.execute(f"notify {CHANNEL}", timeout=ANSWER_SECONDS)
-            await asyncio.sleep(COALESCE_SECONDS)
-
-
-async def keep_using(
-    engine: AsyncEngine, use: Callable[[Driver], Awaitable[None]], lost: str
-) -> None:
-    """Lend a connection until cancelled; after an error another one, the later the more failed."""
-    failures = 0
-    while True:
-        connected_at = math.inf
-        try:
-            async with engine.connect() as connection:
-                connected_at = time.monotonic()
-                try:
-                    await use(driver_of(connection))
-                finally:
-                    # SQLAlchemy did not see the driver fail, and would lend it again.
-                    await connection.invalidate()
-        except Exception as error:
-            if time.monotonic() - connected_at > 1:
-                failures = 0
-            pause = BACKOFF[min(failures, len(BACKOFF) - 1)]
-            failures += 1
-            expected = isinstance(error, UNREACHABLE) or is_poolers(error)
-            log.warning(
-                lost,
-                again_in_seconds=pause,
-                error=POOLER_HINT if is_poolers(error) else str(error),
-                exc_info=None if expected else error,
-            )
-            await asyncio.sleep(pause)

@@ -5,9 +5,9 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, Meta, Raw, UnsetType
 
+from app.permissions import Permission
 from app.schemas.pages import Page
 
-Visibility = Literal["feed", "audit"]
 # \Z and not $, which in Python lets a line feed follow.
 Type = Annotated[str, Meta(max_length=200, pattern=r"^[a-z][a-z0-9_-]*([.][a-z0-9_-]+)*\Z")]
 Source = Annotated[str, Meta(min_length=1, max_length=500)]
@@ -29,7 +29,8 @@ class Event(msgspec.Struct, frozen=True):
     subject: str | None
     topics: list[str]
     actor: str
-    visibility: Visibility
+    principal: str
+    permission: Permission | None
     data: Any
     context: dict[str, Any]
     occurred_at: datetime
@@ -54,7 +55,7 @@ class EventInput(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     subject: Subject | None = None
     topics: Topics | UnsetType = UNSET
     actor: Actor | None = None
-    visibility: Visibility = "feed"
+    permission: Permission | None = None
     context: dict[str, Any] | UnsetType = UNSET
     occurred_at: Annotated[datetime, Meta(tz=True)] | None = None
 

@@ -1,15 +1,16 @@
+from collections.abc import Sequence
 from typing import Annotated, Any
 from uuid import UUID
 
 import msgspec
+from litestar import Response
 from msgspec import UNSET, Meta, Raw
-from sqlalchemy import cast, column, func, literal, select
-from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.types import Boolean, Integer, Text, Uuid
+from sqlalchemy import ColumnElement, Select, bindparam, column, false, func, literal_column, select
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.types import Boolean, DateTime, Integer, Text, Uuid
 
-from app.errors import Forbidden, InvalidRequest, TooLarge, as_pointer
-from app.principals import Principal
+from app.database.reads import Of
+from app.errors import InvalidRequest, TooLarge, as_pointer
 from app.schemas import events as s
 from app.schemas.problems import FieldError
 
@@ -114,26 +115,51 @@ def is_json(content_type: str | None) -> bool:
     return kind.endswith(("/json", "+json"))
 
 
-async def publish(
-    session: AsyncSession, principal: Principal, workspace_id: UUID, events: list[s.EventInput]
-) -> s.PublishedEvents:
-    """Publish events in the request's transaction; all or none.
+def published(workspace_id: ColumnElement[UUID]) -> Select[Any]:
+    """Call annex.publish; its parameters are `publication` of an event without a key."""
+    event_id = func.annex.publish(
+        workspace_id,
+        bindparam("event_type", type_=Text),
+        bindparam("event_data", type_=JSONB),
+        bindparam("event_topics", type_=ARRAY(Text)),
+        bindparam("event_subject", type_=Text),
+        bindparam("event_source", type_=Text),
+        literal_column("null::text"),
+        bindparam("event_permission", type_=Text),
+        bindparam("event_occurred_at", type_=DateTime(timezone=True)),
+        bindparam("event_actor", type_=Text),
+        bindparam("event_context", type_=JSONB),
+    )
+    return select(event_id.label("event_id"), false().label("is_duplicate"))
 
-    Raises `Forbidden` when a user names an `actor`, since the audit trail must say who it really
-    was.
-    """
-    if principal.kind == "user" and any(e.actor is not None for e in events):
-        raise Forbidden(
-            "A user publishes as themselves; only keys and operators may name an actor."
-        )
-    batch = cast(literal(msgspec.json.encode(events).decode(), Text), JSONB)
-    published = func.annex.publish_events(workspace_id, batch).table_valued(
+
+def published_together(workspace_id: ColumnElement[UUID]) -> Select[Any]:
+    """Call annex.publish_events; its parameters are `publication` of all other events."""
+    rows = func.annex.publish_events(workspace_id, bindparam("batch", type_=JSONB)).table_valued(
         column("ordinal", Integer),
         column("event_id", Uuid),
         column("is_duplicate", Boolean),
-        name="p",
+        name="e",
     )
-    rows = await session.execute(
-        select(published.c.event_id, published.c.is_duplicate).order_by(published.c.ordinal)
-    )
-    return s.PublishedEvents(data=[s.PublishedEvent(*row) for row in rows])
+    return select(rows.c.event_id, rows.c.is_duplicate).order_by(rows.c.ordinal)
+
+
+def publication(events: list[s.EventInput]) -> tuple[Of, dict[str, Any]]:
+    """Say what to call to publish events, and with what; one without a key needs no JSON between.
+
+    A user that names an actor raises `Forbidden` when it is called.
+    """
+    if len(events) == 1 and events[0].key is None:
+        values = {
+            f"event_{name}": None if value is UNSET else value
+            for name, value in msgspec.structs.asdict(events[0]).items()
+        }
+        return published, values
+    return published_together, {"batch": events}
+
+
+def answer(rows: Sequence[Any]) -> Response[s.PublishedEvents]:
+    """Answer with the events' ids; 200 where all of them had been published before."""
+    data = [s.PublishedEvent(*row) for row in rows]
+    status = 201 if not all(e.is_duplicate for e in data) else 200
+    return Response(s.PublishedEvents(data), status_code=status)

@@ -4,86 +4,79 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET
 from msgspec.structs import asdict
-from sqlalchemy import func, literal, select, update
-from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import ColumnElement, Select, bindparam, column, func, select, update
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.types import Boolean, Integer, Text
 
 import db_models as m
-from app.database.paging import one, written
-from app.errors import NotFound, SecondFactorRequired
+from app.database.reads import columns
+from app.database.statements import out_of_sight
+from app.database.work import Write
+from app.errors import SecondFactorRequired
 from app.http.preconditions import stale
 from app.principals import Principal
 from app.schemas import workspaces as s
 
 
-async def create(
-    session: AsyncSession, principal: Principal, new: s.WorkspaceCreate
-) -> s.Workspace:
-    """Create a workspace owned by the calling user; a taken slug raises `SlugTaken`."""
-    check_own_factor(principal, new.require_aal2)
-    workspace_id = await session.scalar(
-        select(
-            func.annex.create_workspace(
-                new.name,
-                new.slug or None,
-                new.external_id,
-                literal(new.metadata or {}, JSONB),
-                new.require_aal2 or False,
-                new.event_retention_days,
-            )
-        )
+def visible(_: ColumnElement[UUID]) -> Select[Any]:
+    """Select the caller's workspaces."""
+    return m.Workspace.visible()
+
+
+def created(_: ColumnElement[UUID]) -> Select[Any]:
+    """Call annex.create_workspace; its parameters are `creation`."""
+    made = func.annex.create_workspace(
+        bindparam("name", type_=Text),
+        bindparam("slug", type_=Text),
+        bindparam("external_id", type_=Text),
+        bindparam("metadata", type_=JSONB),
+        bindparam("require_aal2", type_=Boolean),
+        bindparam("event_retention_days", type_=Integer),
     )
-    assert workspace_id is not None
-    return await show(session, workspace_id)
+    fields = [column(c.name, c.type) for c in columns(s.Workspace, m.Workspace)]
+    return select(made.table_valued(*fields, name="made"))
 
 
-async def show(session: AsyncSession, workspace_id: UUID) -> s.Workspace:
-    """Return a workspace; raises `NotFound` out of the caller's sight."""
-    statement = m.Workspace.visible().where(m.Workspace.id == workspace_id)
-    found = await one(session, statement, s.Workspace)
-    if found is None:
-        raise NotFound("There is no such workspace, or it is not yours to see.")
-    return found
+def creation(new: s.WorkspaceCreate) -> dict[str, Any]:
+    """Return the parameters of `created`; a taken slug raises `SlugTaken` when it is called."""
+    return {name: value or None for name, value in asdict(new).items()}
 
 
-async def change(
-    session: AsyncSession,
-    principal: Principal,
-    workspace_id: UUID,
-    patch: s.WorkspacePatch,
-    versions: list[int] | None,
-) -> s.Workspace:
+def deleted(workspace_id: ColumnElement[UUID]) -> Select[Any]:
+    """Call annex.delete_workspace; `versions` are those that If-Match accepts."""
+    versions = bindparam("versions", type_=ARRAY(Integer))
+    return select(func.annex.delete_workspace(workspace_id, versions).label("deleted"))
+
+
+async def change(write: Write, patch: s.WorkspacePatch, versions: list[int] | None) -> s.Workspace:
     """Change a workspace (RFC 7396) under its row's lock.
 
     `versions` are those that If-Match accepts.
     """
-    check_own_factor(principal, patch.require_aal2)
-    statement = m.Workspace.visible().where(m.Workspace.id == workspace_id).with_for_update()
-    before = await one(session, statement, s.Workspace)
-    if before is None:
-        raise NotFound("There is no such workspace, or it is not yours to see.")
-    if versions is not None and before.version not in versions:
-        raise stale()
+    check_own_factor(write.scope.principal, patch.require_aal2)
     values = {k: v for k, v in asdict(patch).items() if v is not UNSET}
-    if "metadata" in values:
-        values["metadata"] = merge(decoded(before.metadata), values["metadata"])
-    if not values:
-        return before
-    # `metadata` is taken by SQLAlchemy, so the attribute is `metadata_`.
-    named = {"metadata_" if k == "metadata" else k: v for k, v in values.items()}
-    change = update(m.Workspace).where(m.Workspace.id == workspace_id).values(named)
-    return await written(session, change, s.Workspace, m.Workspace)
-
-
-async def delete(session: AsyncSession, workspace_id: UUID, versions: list[int] | None) -> None:
-    """Soft-delete a workspace; `versions` are those that If-Match accepts."""
-    expected = None
-    if versions is not None:
-        expected = (await show(session, workspace_id)).version
-        if expected not in versions:
+    returned = columns(s.Workspace, m.Workspace)
+    async with write.work() as work:
+        assert work.access is not None
+        # The answer shows the workspace.
+        work.access.require("workspace:read")
+        mine = m.Workspace.visible().where(m.Workspace.id == work.access.workspace_id)
+        locked = mine.with_only_columns(*returned).with_for_update()
+        before = await work.one(locked, s.Workspace)
+        if before is None:
+            raise out_of_sight()
+        if versions is not None and before.version not in versions:
             raise stale()
-    if not await session.scalar(select(func.annex.delete_workspace(workspace_id, expected))):
-        raise stale()
+        if "metadata" in values:
+            values["metadata"] = merge(decoded(before.metadata), values["metadata"])
+        if not values:
+            return before
+        # `metadata` is taken by SQLAlchemy, so the attribute is `metadata_`.
+        named = {"metadata_" if k == "metadata" else k: v for k, v in values.items()}
+        statement = update(m.Workspace).where(m.Workspace.id == before.id).values(named)
+        after = await work.one(statement.returning(*returned), s.Workspace)
+    assert after is not None
+    return after
 
 
 def check_own_factor(principal: Principal, require_aal2: Any) -> None:

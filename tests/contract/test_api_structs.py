@@ -6,9 +6,10 @@ from enum import Enum
 from typing import Annotated, Any, Literal, NamedTuple, Required, TypedDict
 
 import pytest
-from alembic_readonly_check.openapi import canonical
-from alembic_readonly_check.routes import routes_of
-from alembic_readonly_check.structs import StructShapes, compare
+from alembic_readonly_check.api.differences import compare
+from alembic_readonly_check.api.served import routes_of
+from alembic_readonly_check.api.shapes import StructShapes
+from alembic_readonly_check.openapi.schemas import canonical
 from msgspec import Meta, Raw, Struct, field
 
 from tests.contract.api_fixtures.shop import ROOT, Change, api_findings, covered

@@ -12,10 +12,15 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from alembic_readonly_check import catalog, datamodel, guard, metadata, scratch
-from alembic_readonly_check.compare import Comparison, Family, Rules, Side
+from alembic_readonly_check.compare.comparison import Comparison
+from alembic_readonly_check.compare.security import broken_rules
+from alembic_readonly_check.compare.sides import Family, Rules, Side
+from alembic_readonly_check.db import catalog, guard, scratch
+from alembic_readonly_check.db.guard import Reader
 from alembic_readonly_check.facts import Schema
-from alembic_readonly_check.guard import Reader
+from alembic_readonly_check.findings import Finding
+from alembic_readonly_check.sources import models
+from alembic_readonly_check.sources.document import datamodel
 from sqlalchemy import Connection
 from sqlalchemy.engine import URL
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -57,7 +62,7 @@ TOTAL = (
     "CREATE OR REPLACE FUNCTION order_total(customer bigint) RETURNS numeric LANGUAGE sql STABLE"
 )
 TOTAL_BODY = (
-    "SET search_path = '' AS"
+    "SET search_path = pg_catalog, pg_temp AS"
     " 'SELECT sum(o.total) FROM public.orders o WHERE o.customer_id = customer'"
 )
 
@@ -485,6 +490,44 @@ CHANGES = (
     Change("sequence added", "CREATE SEQUENCE more", "DC329"),
     Change("sequence dropped", "DROP SEQUENCE other_number", "DC329"),
     Change("sequence advanced", "SELECT nextval('order_number')", "DC329", benign=True),
+    Change("sequence granted", "GRANT USAGE ON SEQUENCE order_number TO shop_reader", "MG403"),
+    Change("sequence of another", "ALTER SEQUENCE order_number OWNER TO shop_owner", "MG403"),
+    Change("type granted", "GRANT USAGE ON TYPE order_status TO shop_reader", "MG403"),
+    Change("type revoked", "REVOKE USAGE ON TYPE order_status FROM PUBLIC", "MG403"),
+    Change("type of another", "ALTER TYPE order_status OWNER TO shop_owner", "MG403"),
+    Change(
+        "publication of columns", "ALTER PUBLICATION shop_changes SET TABLE orders (id)", "MG403"
+    ),
+    Change(
+        "publication of rows",
+        "ALTER PUBLICATION shop_changes SET TABLE orders WHERE (id > 9)",
+        "MG403",
+    ),
+    Change("default on a view", "ALTER VIEW open_orders ALTER total SET DEFAULT 1", "MG403"),
+    Change(
+        "trigger on a view",
+        "CREATE TRIGGER aside INSTEAD OF UPDATE ON open_orders"
+        " FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+        "MG403",
+    ),
+    Change(
+        "default privileges of no schema",
+        "ALTER DEFAULT PRIVILEGES REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC",
+        "DC390",
+    ),
+    Change(
+        "primary key with INCLUDE",
+        "ALTER TABLE orders DROP CONSTRAINT orders_pkey CASCADE,"
+        " ADD CONSTRAINT orders_pkey PRIMARY KEY (id) INCLUDE (total)",
+        "MG403",
+    ),
+    Change(
+        "storage option of the overflow",
+        "ALTER TABLE orders SET (toast.autovacuum_enabled = false)",
+        "MG403",
+    ),
+    Change("storage option", "ALTER TABLE orders SET (fillfactor = 70)", "MG403"),
+    Change("statistics of a column", "ALTER TABLE orders ALTER total SET STATISTICS 9", "MG403"),
     Change("rule", "CREATE RULE keep AS ON DELETE TO customers DO INSTEAD NOTHING", "DC390"),
     Change("composite type", "CREATE TYPE pair AS (a int, b int)", "DC390"),
     Change("comment on a schema", "COMMENT ON SCHEMA public IS 'ours'", "DC390", benign=True),
@@ -530,18 +573,14 @@ def connected(url: URL, work: Callable[[Connection], T]) -> T:
 @pytest.fixture(scope="module")
 def base(server_url: str) -> Iterator[Base]:
     server = guard.driver_url(server_url, "server")
-    models = metadata.read(
-        "shop.tables:metadata", ROOT, "public", lambda schema: schema == "public"
-    )
+    mapped = models.read("shop.tables:metadata", ROOT, "public", lambda schema: schema == "public")
     document = datamodel.read(ROOT / "handbook/tables.md", ROOT, rls="off")
     assert document.findings == []
     with scratch.databases(
         server,
         "server",
-        [ROOT / "sql/roles.sql"],
-        sorted((ROOT / "sql/changes").glob("*.sql")),
-        None,
-        models.metadata,
+        scratch.Scripts([ROOT / "sql/roles.sql"], sorted((ROOT / "sql/changes").glob("*.sql"))),
+        mapped.metadata,
         "public",
     ) as made:
         shadow = catalog.Scope(tuple(inner for inner, _ in made.shadows), (), made.shadows)
@@ -552,11 +591,11 @@ def base(server_url: str) -> Iterator[Base]:
         before = guard.run(
             made.migrated, "A", SCOPE.schemas, lambda r: catalog.read(r.ask, SCOPE, "before")
         )
-        assert set(compiled.tables) >= set(models.schema.tables)
+        assert set(compiled.tables) >= set(mapped.schema.tables)
         yield Base(
             made.migrated,
-            models.schema,
-            scratch.as_models(compiled, models.schema),
+            mapped.schema,
+            scratch.as_models(compiled, mapped.schema),
             document.schema,
             before,
         )
@@ -600,6 +639,55 @@ def test_a_change_gives_exactly_its_codes(change: Change, base: Base) -> None:
     }
     if not change.benign:
         assert catalogs == {"MG403"}
+
+
+DEFINER = "CREATE FUNCTION gate() RETURNS int LANGUAGE {} SECURITY DEFINER{} AS '{}'"
+
+
+@pytest.mark.parametrize(
+    ("sql", "path"),
+    [
+        (DEFINER.format("sql", "", "SELECT 1"), "the caller's"),
+        (DEFINER.format("sql", " SET search_path = ''", "SELECT 1"), '""'),
+        (DEFINER.format("sql", " SET search_path = pg_temp, public", "SELECT 1"), "public"),
+        (DEFINER.format("plpgsql", " SET search_path = public", "BEGIN RETURN 1; END"), "public"),
+    ],
+)
+def test_a_definer_function_that_finds_temporary_tables(base: Base, sql: str, path: str) -> None:
+    (told,) = rules_broken_by(base, sql)
+    assert told.code == "SE001"
+    assert told.subject == "public.gate()"
+    assert path in str(told.actual)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        DEFINER.format("sql", " SET search_path = pg_catalog, pg_temp", "SELECT 1"),
+        DEFINER.format("sql", " SET search_path = public, 'pg_temp'", "SELECT 1"),
+        "CREATE FUNCTION gate() RETURNS int LANGUAGE sql SECURITY DEFINER RETURN 1",
+        "CREATE FUNCTION gate() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+    ],
+)
+def test_a_definer_function_that_finds_none(base: Base, sql: str) -> None:
+    assert rules_broken_by(base, sql) == []
+
+
+def rules_broken_by(base: Base, sql: str) -> list[Finding]:
+    """Make a function and ask the rules of its catalog, those of the shop's own left out."""
+
+    def work(connection: Connection) -> list[Finding]:
+        connection.exec_driver_sql(sql)
+        held = catalog.read(Reader(connection, SCOPE.schemas).ask, SCOPE, "after")
+        return [told for told in broken_rules(held) if "gate" in told.subject]
+
+    return connected(base.url, work)
+
+
+COVERED["SE001"] = (
+    [test_a_definer_function_that_finds_temporary_tables.__name__],
+    [test_a_definer_function_that_finds_none.__name__],
+)
 
 
 def test_nothing_is_found_where_nothing_changed(base: Base) -> None:

@@ -4,11 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from alembic_readonly_check import datamodel, metadata
-from alembic_readonly_check.compare import Comparison, Side
-from alembic_readonly_check.datamodel import Document
+from alembic_readonly_check.compare.comparison import Comparison
+from alembic_readonly_check.compare.sides import Side
 from alembic_readonly_check.findings import CannotCheck, Finding
-from alembic_readonly_check.metadata import Models
+from alembic_readonly_check.sources import models
+from alembic_readonly_check.sources.document import datamodel
+from alembic_readonly_check.sources.document.datamodel import Document
+from alembic_readonly_check.sources.models import Models
 
 ROOT = Path(__file__).parent / "foreign"
 TEXT = (ROOT / "handbook/tables.md").read_text("utf-8")
@@ -306,8 +308,8 @@ for _change in CHANGES:
 
 
 @pytest.fixture(scope="module")
-def models() -> Models:
-    return metadata.read("shop.tables:metadata", ROOT, "public", lambda schema: schema == "public")
+def mapped() -> Models:
+    return models.read("shop.tables:metadata", ROOT, "public", lambda schema: schema == "public")
 
 
 def read(text: str, folder: Path) -> Document:
@@ -316,29 +318,29 @@ def read(text: str, folder: Path) -> Document:
     return datamodel.read(path, folder, rls="off")
 
 
-def findings(document: Document, models: Models) -> list[Finding]:
+def findings(document: Document, mapped: Models) -> list[Finding]:
     lead = Side(document.schema, "document", is_unreadable=document.is_unreadable)
-    follow = Side(models.schema, "model", models.locate)
+    follow = Side(mapped.schema, "model", mapped.locate)
     return document.findings + Comparison("DM", lead, follow).run()
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.id)
-def test_a_change_gives_exactly_its_codes(change: Change, models: Models, tmp_path: Path) -> None:
+def test_a_change_gives_exactly_its_codes(change: Change, mapped: Models, tmp_path: Path) -> None:
     assert change.old in TEXT
     text = TEXT.replace(change.old, change.new, -1 if change.old == "\n" else 1)
     if change.id in SWAPPED:
         text = text.replace(*SWAPPED[change.id], 1)
-    found = {finding.code for finding in findings(read(text, tmp_path), models)}
+    found = {finding.code for finding in findings(read(text, tmp_path), mapped)}
     assert found == (set() if change.benign else set(change.codes.split()))
 
 
-def test_the_document_as_it_stands_agrees_with_the_models(models: Models, tmp_path: Path) -> None:
-    assert findings(read(TEXT, tmp_path), models) == []
+def test_the_document_as_it_stands_agrees_with_the_models(mapped: Models, tmp_path: Path) -> None:
+    assert findings(read(TEXT, tmp_path), mapped) == []
 
 
-def test_a_finding_names_both_values_and_both_places(models: Models, tmp_path: Path) -> None:
+def test_a_finding_names_both_values_and_both_places(mapped: Models, tmp_path: Path) -> None:
     text = TEXT.replace("`numeric(12,2)`", "`numeric(10,2)`")
-    (found,) = findings(read(text, tmp_path), models)
+    (found,) = findings(read(text, tmp_path), mapped)
     line = text[: text.index("| `price`")].count("\n") + 1
     price = (ROOT / "shop/tables.py").read_text("utf-8").split("    price:")[0].count("\n") + 1
     assert (found.code, found.severity, found.subject) == ("DM103", "error", "public.orders.price")

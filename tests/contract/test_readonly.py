@@ -11,11 +11,13 @@ from typing import Any
 
 import asyncpg
 import pytest
-from alembic_readonly_check import catalog, guard, metadata, opinion, scratch
-from alembic_readonly_check.check import Check, Options
+from alembic_readonly_check.command.check import Check, Options
+from alembic_readonly_check.command.databases import DatabaseCheck
 from alembic_readonly_check.config import Scratch, load
-from alembic_readonly_check.expressions import Scope
+from alembic_readonly_check.db import allowed, catalog, guard, opinion, queries, scratch
 from alembic_readonly_check.findings import CannotCheck
+from alembic_readonly_check.sources import models
+from alembic_readonly_check.sql.expressions import Scope
 from sqlalchemy import Column, Integer, MetaData, text
 from sqlalchemy.engine import URL
 
@@ -56,9 +58,7 @@ def shop(server_url: str) -> Iterator[Shop]:
     with scratch.databases(
         server,
         "server",
-        [ROOT / "sql/roles.sql"],
-        sorted((ROOT / "sql/changes").glob("*.sql")),
-        None,
+        scratch.Scripts([ROOT / "sql/roles.sql"], sorted((ROOT / "sql/changes").glob("*.sql"))),
         None,
         "public",
     ) as made:
@@ -77,7 +77,7 @@ def check(monkeypatch: pytest.MonkeyPatch, url: URL, **options: Any) -> Check:
     run = Check(load(ROOT), Options(**options))
     run.docs()
     run.mapped()
-    run.databases()
+    DatabaseCheck(run).compare()
     return run
 
 
@@ -96,7 +96,7 @@ def test_a_role_that_may_write_is_named(shop: Shop, monkeypatch: pytest.MonkeyPa
 def test_a_transaction_that_may_write_is_refused(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(guard, "_options", lambda: {"isolation_level": "REPEATABLE READ"})
+    monkeypatch.setattr(guard, "READ_ONLY", {})
     with pytest.raises(CannotCheck) as stopped:
         guard.run(shop.reader, "X", SCHEMAS, lambda reader: reader.ask("relations"))
     assert stopped.value.code == "RO902"
@@ -109,15 +109,15 @@ def test_a_transaction_that_may_write_is_refused(
         "SELECT nextval('order_number')",
         "UPDATE customers SET name = 'x'",
         "COPY customers TO STDOUT",
-        guard.STATE + " ",
-        f"{guard.EXPLAIN}1; DROP TABLE customers",
-        f"{guard.EXPLAIN}1, 2",
-        f"{guard.EXPLAIN}id FROM customers",
-        f"{guard.EXPLAIN}1 INTO stolen",
-        f"{guard.EXPLAIN}1 FOR UPDATE",
+        allowed.STATE + " ",
+        f"{allowed.EXPLAIN}1; DROP TABLE customers",
+        f"{allowed.EXPLAIN}1, 2",
+        f"{allowed.EXPLAIN}id FROM customers",
+        f"{allowed.EXPLAIN}1 INTO stolen",
+        f"{allowed.EXPLAIN}1 FOR UPDATE",
         "EXPLAIN (ANALYZE, VERBOSE, COSTS OFF, FORMAT JSON) SELECT 1",
         "EXPLAIN ANALYZE SELECT nextval('order_number')",
-        f"{guard.EXPLAIN}(WITH gone AS (DELETE FROM customers RETURNING 1) SELECT 1 FROM gone)",
+        f"{allowed.EXPLAIN}(WITH gone AS (DELETE FROM customers RETURNING 1) SELECT 1 FROM gone)",
     ],
 )
 def test_sabotage_ends_in_ro903(statement: str, shop: Shop) -> None:
@@ -151,9 +151,9 @@ def test_even_reflection_reads_nothing_but_catalogs(statement: str, shop: Shop) 
 
 def test_alembic_is_asked_for_a_second_opinion(shop: Shop) -> None:
     scope = catalog.Scope(SCHEMAS)
-    models = metadata.read("shop.tables:metadata", ROOT).metadata
+    metadata = models.read("shop.tables:metadata", ROOT).metadata
     changed = MetaData()
-    for table in models.tables.values():
+    for table in metadata.tables.values():
         table.to_metadata(changed)
     changed.tables["customers"].append_column(Column("more", Integer))
 
@@ -161,7 +161,7 @@ def test_alembic_is_asked_for_a_second_opinion(shop: Shop) -> None:
         held = catalog.read(reader.ask, scope, "migrations")
         return [
             ([f.code for f in found], [f.subject for f in found])
-            for asked in (models, changed)
+            for asked in (metadata, changed)
             for found in [list(opinion.findings(reader, asked, scope, held, "public", []))]
         ]
 
@@ -184,7 +184,7 @@ def test_scratch_and_live_may_not_be_one(shop: Shop, monkeypatch: pytest.MonkeyP
     run = Check(load(ROOT))
     run.docs()
     with pytest.raises(CannotCheck) as stopped:
-        run.databases()
+        DatabaseCheck(run).compare()
     assert stopped.value.code == "RO904"
     scratch.refuse_live(shop.owner.set(database="other"), "A", ("B", shop.owner))
 
@@ -249,7 +249,7 @@ def dump(shop: Shop) -> str:
         " AND relnamespace = 'public'::regnamespace ORDER BY 1",
     )[0]
     rows = execute(shop.owner, *(f"SELECT t::text FROM {table[0]} t" for table in tables))
-    facts = guard.run(shop.owner, "X", SCHEMAS, lambda r: [r.ask(q) for q in catalog.QUERIES])
+    facts = guard.run(shop.owner, "X", SCHEMAS, lambda r: [r.ask(q) for q in queries.QUERIES])
     return f"{rows}{facts}"
 
 

@@ -1,5 +1,6 @@
 import asyncio
 from typing import Any
+from uuid import UUID
 
 import httpx
 import msgspec
@@ -42,7 +43,7 @@ async def test_an_event_shows_as_it_was_published(tenant: Tenant, key: Caller) -
         "subject": "invoice:1",
         "topics": ["project:42", "billing"],
         "actor": "user:jane",
-        "visibility": "feed",
+        "permission": "members:read",
         "context": {"ip": "::1"},
         "occurred_at": "2026-01-02T03:04:05Z",
     }
@@ -53,6 +54,8 @@ async def test_an_event_shows_as_it_was_published(tenant: Tenant, key: Caller) -
     assert shown == sent | {
         "id": made["id"],
         "workspace_id": tenant.id,
+        # Who sent it, as verified, whatever the actor says.
+        "principal": f"api_key:{key.claims['sub']}",
         "recorded_at": shown["recorded_at"],
     }
 
@@ -104,7 +107,7 @@ async def test_a_batch_has_1_to_500_events(tenant: Tenant, key: Caller, events: 
         ({"type": "x", "key": ""}, "/1/key"),
         ({"type": "x", "source": None}, "/1/source"),
         ({"type": "x", "context": []}, "/1/context"),
-        ({"type": "x", "visibility": "secret"}, "/1/visibility"),
+        ({"type": "x", "permission": "secret"}, "/1/permission"),
         ({"type": "x", "occurred_at": "2026-01-02T03:04:05"}, "/1/occurred_at"),
         ({"type": "x", "occurred_at": "yesterday"}, "/1/occurred_at"),
     ],
@@ -430,7 +433,7 @@ async def test_audit_events_show_only_with_the_right_to_them(
     callers: Callers, tenant: Tenant, key: Caller
 ) -> None:
     auditor = await callers.key(tenant.id, "events:read", "events:audit")
-    sent = await publish(key, tenant, {"type": "login", "visibility": "audit"})
+    sent = await publish(key, tenant, {"type": "login", "permission": "events:audit"})
     path = f"{tenant.path}/events/{sent.json()['data'][0]['id']}"
     assert await listed(key, tenant) == []
     assert (await key.client.get(path)).status_code == 404
@@ -448,7 +451,7 @@ async def test_the_list_says_where_to_open_the_stream(
     callers: Callers, tenant: Tenant, key: Caller
 ) -> None:
     await publish(key, tenant, {"type": "x"})
-    await callers.server.app.state.tail.catch_up()
-    head = callers.server.app.state.hub.head
+    await callers.server.app.state.runtime.tail.catch_up()
+    head = callers.server.app.state.runtime.hub.head
     cursor = (await key.client.get(f"{tenant.path}/events")).json()["stream_cursor"]
-    assert callers.server.app.state.hub.cursors.read(cursor).pos >= head
+    assert callers.server.app.state.runtime.hub.cursors.read(UUID(tenant.id), cursor).pos >= head

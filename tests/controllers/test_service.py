@@ -7,9 +7,7 @@ import pytest
 import yaml
 
 from app import __version__
-from app.database.work import transaction
 from app.errors import Problem, subclasses
-from app.principals import NOBODY
 from tests.conftest import CONTRACT, Callers, TestDatabase, running
 from tests.realtime.reader import until
 
@@ -28,7 +26,7 @@ async def test_a_server_that_follows_its_log_is_ready(callers: Callers) -> None:
 
 async def test_a_server_that_is_about_to_stop_is_not_ready(own_database: TestDatabase) -> None:
     async with running(own_database) as live:
-        live.app.state.hub.close()
+        live.app.state.runtime.hub.close()
         async with Callers(live).client() as client:
             response = await client.get("/health/ready")
     assert (response.status_code, response.json()["code"]) == (503, "unavailable")
@@ -36,7 +34,7 @@ async def test_a_server_that_is_about_to_stop_is_not_ready(own_database: TestDat
 
 async def test_a_server_that_reads_the_log_late_is_not_ready(own_database: TestDatabase) -> None:
     async with running(own_database) as live, Callers(live).client() as client:
-        tail = live.app.state.tail
+        tail = live.app.state.runtime.tail
         async with tail.read_finished:  # for which the tail waits, once it has read
             last = tail.ended_at
             await until(lambda: tail.ended_at > last)
@@ -52,7 +50,7 @@ async def test_a_server_that_cannot_ask_the_database_is_not_ready(
     own_database: TestDatabase,
 ) -> None:
     async with running(own_database, pool_size=1) as live, Callers(live).client() as client:
-        async with transaction(live.app.state.database.api, NOBODY):
+        async with live.app.state.runtime.database.api.lend():
             response = await client.get("/health/ready")
             assert (response.status_code, response.json()["code"]) == (503, "unavailable")
         assert (await client.get("/health/ready")).status_code == 200

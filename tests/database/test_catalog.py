@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import pytest
 
+from app.permissions import Permission
 from tests.conftest import ROOT, TestDatabase
 from tests.database.conftest import Connection
 
@@ -128,9 +129,10 @@ RULES = [
         "grant select on annex.roles to annex_api with grant option",
     ),
     Rule(
-        "annex_worker has no right on any table",
+        "annex_worker has no right on any table but its readers' cursors, of which none goes",
         f"{RIGHTS} where grantee = 'annex_worker'::regrole"
-        " and privilege_type not in ('EXECUTE', 'USAGE')",
+        " and privilege_type not in ('EXECUTE', 'USAGE') and (what, privilege_type) not in"
+        " (select 'annex.readers', r from unnest(array['SELECT', 'INSERT', 'UPDATE']) r)",
         "grant select (pos) on annex.log to annex_worker",
     ),
     Rule(
@@ -164,10 +166,25 @@ RULES = [
         "grant select (secret_hash) on annex.api_keys to annex_api",
     ),
     Rule(
-        "a definer function has an empty search_path",
+        "a definer function has the search_path that holds nobody's names",
+        "select oid::regprocedure from pg_proc where pronamespace = 'annex'::regnamespace and"
+        " prosecdef and not coalesce('search_path=pg_catalog, pg_temp' = any (proconfig), false)",
+        "alter function annex.access(text) set search_path = public, pg_catalog, pg_temp",
+    ),
+    Rule(
+        "an advisory lock is of two numbers, the first from annex.lock_class",
+        "select p.oid::regprocedure from pg_proc p where p.pronamespace = 'annex'::regnamespace"
+        " and regexp_count(prosrc, 'advisory_[a-z_]*\\(') <> regexp_count(prosrc,"
+        " 'pg_(try_)?advisory_xact_lock\\(annex\\.lock_class\\(''[a-z]+''\\), ')",
+        "create function annex.wait() returns void language sql"
+        " as 'select pg_advisory_xact_lock(1)'",
+    ),
+    Rule(
+        "only annex.grants reads roles, and so grants",
         "select oid::regprocedure from pg_proc where pronamespace = 'annex'::regnamespace"
-        " and prosecdef and not coalesce(proconfig @> array['search_path=\"\"'], false)",
-        "alter function annex.access(text) reset search_path",
+        " and prosrc ~ '\\mannex\\.roles\\M' and proname <> 'grants'",
+        "create function annex.shortcut() returns bigint language sql"
+        " as 'select count(*) from annex.members join annex.roles on key = role'",
     ),
     Rule(
         "a row that has a version has the trigger that counts it",
@@ -218,6 +235,47 @@ async def test_the_documented_functions_are_those_of_the_catalog(catalog: Connec
     assert {documented(row) for row in function_rows()} == {
         (short(f["name"]), short(f["returns"]), f["security"], tuple(f["roles"])) for f in found
     }
+
+
+SETTINGS = {
+    "annex_api": {
+        "plan_cache_mode": "force_generic_plan",
+        "enable_bitmapscan": "off",
+        "jit": "off",
+        "statement_timeout": "5s",
+        "lock_timeout": "2s",
+        "idle_in_transaction_session_timeout": "5s",
+    },
+    "annex_worker": {
+        "jit": "off",
+        "statement_timeout": "1min",
+        "lock_timeout": "10s",
+        "idle_in_transaction_session_timeout": "1min",
+    },
+}
+
+
+@pytest.mark.parametrize("role", SETTINGS)
+async def test_a_login_role_carries_its_own_settings(role: str, database: TestDatabase) -> None:
+    async with database.connect(role) as connection:
+        found = {name: await connection.fetchval(f"show {name}") for name in SETTINGS[role]}
+    assert found == SETTINGS[role]
+
+
+async def test_python_and_sql_know_the_same_permissions(catalog: Connection) -> None:
+    assert await catalog.fetchval("select annex.permissions()") == [*Permission]
+
+
+async def test_no_use_of_an_advisory_lock_is_anothers(catalog: Connection) -> None:
+    classes = await catalog.fetch(
+        "select distinct m[1] as use, annex.lock_class(m[1]) as number from pg_proc,"
+        " regexp_matches(prosrc, 'lock_class\\(.([a-z]+).\\)', 'g') m"
+        " where pronamespace = 'annex'::regnamespace"
+    )
+    assert {row["use"] for row in classes} == {"sequencer", "partitions", "expiry"}
+    assert None not in {row["number"] for row in classes}
+    assert len({row["number"] for row in classes}) == len(classes)
+    assert await catalog.fetchval("select annex.lock_class('nothing known')") is None
 
 
 async def test_no_function_is_documented_twice() -> None:

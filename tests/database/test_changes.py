@@ -161,11 +161,86 @@ async def test_a_hash_is_never_told(scene: Scene) -> None:
         assert secret.hex() not in event["data"]
 
 
-async def test_events_of_keys_are_for_the_audit_alone(scene: Scene) -> None:
-    await scene.admin.execute(f"delete from annex.api_keys {scene.one('api_keys')}")
-    await scene.admin.execute(f"delete from annex.roles {scene.one('roles')}")
-    shown = {row["type"]: row["visibility"] for row in await scene.drawn()}
-    assert shown == {"annex.api_key.deleted": "audit", "annex.role.deleted": "feed"}
+async def test_an_event_names_the_permission_that_reads_its_row(scene: Scene) -> None:
+    rows = await scene.admin.fetch(
+        "select distinct split_part(type, '.', 2), permission from annex.events"
+        " where workspace_id = $1",
+        scene.workspace,
+    )
+    assert dict(tuple(row) for row in rows) == {
+        "workspace": "workspace:read",
+        "member": "members:read",
+        "role": "roles:read",
+        "api_key": "keys:read",
+    }
+
+
+RIGHTS = [
+    ("workspaces", "update annex.workspaces set name = 'New'", None),
+    ("workspaces", "update annex.workspaces set metadata = '{\"a\": 1}'", None),
+    ("workspaces", "update annex.workspaces set require_aal2 = true", "*"),
+    ("workspaces", "update annex.workspaces set deleted_at = now()", "*"),
+    ("members", "update annex.members set metadata = '{\"a\": 1}'", None),
+    ("members", "update annex.members set role = 'viewer'", "user:{owner}"),
+    ("members", "update annex.members set status = 'suspended'", "user:{owner}"),
+    ("members", "delete from annex.members", "user:{owner}"),
+    ("roles", "update annex.roles set name = 'New'", None),
+    ("roles", "update annex.roles set grantable = '{viewer}'", None),
+    ("roles", "update annex.roles set permissions = '{}'", "*"),
+    ("roles", "update annex.roles set key = 'other'", "*"),
+    ("roles", "delete from annex.roles", "*"),
+    ("api_keys", "update annex.api_keys set name = 'New'", None),
+    ("api_keys", "update annex.api_keys set permissions = '{}'", "api_key:{key}"),
+    ("api_keys", "update annex.api_keys set expires_at = now()", "api_key:{key}"),
+    ("api_keys", "update annex.api_keys set revoked_at = now()", "api_key:{key}"),
+    ("api_keys", "delete from annex.api_keys", "api_key:{key}"),
+]
+
+
+@pytest.mark.parametrize(("table", "statement", "whose"), RIGHTS, ids=lambda v: str(v))
+async def test_a_change_of_rights_names_whose_they_are(
+    table: str, statement: str, whose: str | None, scene: Scene
+) -> None:
+    api_key = await scene.admin.fetchval(
+        "select id from annex.api_keys where workspace_id = $1", scene.workspace
+    )
+    await scene.admin.execute(f"{statement} {scene.one(table)}")
+    rights_of = await scene.admin.fetchval(
+        "select rights_of from annex.pending where workspace_id = $1 and id > $2",
+        scene.workspace,
+        scene.after,
+    )
+    assert rights_of == (whose and whose.format(owner=scene.owner, key=api_key))
+
+
+async def test_a_new_row_names_whose_rights_it_gives(scene: Scene) -> None:
+    rows = await scene.admin.fetch(
+        "select split_part(e.type, '.', 2) as noun, p.rights_of from annex.pending p"
+        " join annex.events e using (event_id) where p.workspace_id = $1 order by p.id",
+        scene.workspace,
+    )
+    named = {row["noun"]: row["rights_of"] for row in rows}
+    assert (named["workspace"], named["role"]) == ("*", "*")
+    assert named["member"] == f"user:{scene.owner}"
+    assert named["api_key"].startswith("api_key:")
+
+
+@pytest.mark.parametrize("is_personal", [False, True])
+async def test_an_own_event_is_queued_in_its_users_lane(is_personal: bool, scene: Scene) -> None:
+    whose = scene.owner if is_personal else None
+    made = await scene.admin.fetchval(
+        "select annex.append_event($1, 'annex.test.made', 'test:1', '{}',"
+        " 'members:read', 'user:1', user_id => $2)",
+        scene.workspace,
+        whose,
+    )
+    (event,) = await scene.drawn()
+    assert (event["event_id"], event["user_id"]) == (made, whose)
+    assert (event["source"], event["permission"]) == ("annex", "members:read")
+    queued = await scene.admin.fetchrow("select * from annex.pending where event_id = $1", made)
+    assert queued is not None
+    assert (queued["user_id"], queued["is_personal"]) == (whose, is_personal)
+    assert queued["rights_of"] == "user:1"
 
 
 async def test_a_real_change_counts_the_version_and_moves_updated_at(scene: Scene) -> None:

@@ -58,6 +58,10 @@ class Tenants(NamedTuple):
                 return "principal", f"user:{self.them}"
             case "log_state":
                 return "id", 1
+            case "retentions":
+                return "feed_id", self.theirs
+            case "readers":
+                return "name", "test"
             case _:
                 return "workspace_id", self.theirs
 
@@ -74,7 +78,8 @@ async def tenants(admin: Connection) -> Tenants:
         await insert(admin, "event_keys", "event_id", source="test", key="1", **owned)
         head = await admin.fetchval("select coalesce(max(pos), 0) from annex.log")
         await insert(admin, "log", "event_id", pos=head + 1, **owned)
-        await insert(admin, "retentions", "workspace_id", workspace_id=workspace, retained_from=1)
+        await insert(admin, "retentions", "feed_id", feed_id=workspace, retained_from=1)
+    await admin.execute("insert into annex.readers (name) values ('test') on conflict do nothing")
     for owner in (me, them):
         await remember(admin, f"user:{owner}")
     return made
@@ -119,6 +124,11 @@ WAYS = ("user over PostgREST", "user of the API", "key of the API", "worker")
 every_way = pytest.mark.parametrize("way", WAYS)
 
 
+def tables_of_others(tables: set[str], way: str) -> set[str]:
+    """Leave out what is the worker's own: the cursors of its readers, which no tenant has."""
+    return tables - {"readers"} if way == "worker" else tables
+
+
 async def count(connection: Connection, table: str, column: str, value: Any) -> int:
     """Count the rows that a session sees; none where it has no right at all."""
     try:
@@ -131,9 +141,14 @@ async def count(connection: Connection, table: str, column: str, value: Any) -> 
         return 0
 
 
+async def all_tables(admin: Connection) -> set[str]:
+    """Return the tables of the schema, without partitions."""
+    return {row["relname"] for row in await admin.fetch(TABLES)}
+
+
 async def their_rows(admin: Connection, connection: Connection, tenants: Tenants) -> dict[str, int]:
     """Count what a session sees of the other tenant, by table; only tables that show something."""
-    tables = [row["relname"] for row in await admin.fetch(TABLES)]
+    tables = await all_tables(admin)
     seen = {t: await count(connection, t, *tenants.whose(t)) for t in tables}
     return {table: rows for table, rows in seen.items() if rows}
 
@@ -141,8 +156,7 @@ async def their_rows(admin: Connection, connection: Connection, tenants: Tenants
 async def test_the_other_tenant_has_a_row_in_every_table(
     admin: Connection, tenants: Tenants
 ) -> None:
-    tables = {row["relname"] for row in await admin.fetch(TABLES)}
-    assert set(await their_rows(admin, admin, tenants)) == tables
+    assert set(await their_rows(admin, admin, tenants)) == await all_tables(admin)
 
 
 @every_way
@@ -150,7 +164,8 @@ async def test_rows_of_another_workspace_are_invisible(
     way: str, database: TestDatabase, admin: Connection, tenants: Tenants
 ) -> None:
     async with session(database, way, tenants) as connection:
-        assert await their_rows(admin, connection, tenants) == {}
+        seen = set(await their_rows(admin, connection, tenants))
+        assert tables_of_others(seen, way) == set()
 
 
 @every_way
@@ -158,7 +173,7 @@ async def test_rows_of_another_workspace_cannot_be_updated_or_deleted(
     way: str, database: TestDatabase, admin: Connection, tenants: Tenants
 ) -> None:
     async with session(database, way, tenants) as connection:
-        for table in [row["relname"] for row in await admin.fetch(TABLES)]:
+        for table in tables_of_others(await all_tables(admin), way):
             column, value = tenants.whose(table)
             columns = [row["attname"] for row in await admin.fetch(COLUMNS, table)]
             changes = [f'update annex.{table} set "{c}" = "{c}"' for c in columns]
@@ -175,7 +190,7 @@ async def test_nobody_inserts_but_their_own_profile_and_answers(
 ) -> None:
     own = {"profiles", "idempotency_keys"} if way.endswith("of the API") else set[str]()
     async with session(database, way, tenants) as connection:
-        for table in {row["relname"] for row in await admin.fetch(TABLES)} - own:
+        for table in tables_of_others(await all_tables(admin), way) - own:
             with pytest.raises(Denied):
                 async with connection.transaction():
                     await connection.execute(f"insert into annex.{table} default values")
@@ -204,7 +219,7 @@ async def test_a_row_is_never_moved_to_another_workspace(
     way: str, database: TestDatabase, admin: Connection, tenants: Tenants
 ) -> None:
     async with session(database, way, tenants) as connection:
-        for table in [row["relname"] for row in await admin.fetch(TABLES)]:
+        for table in tables_of_others(await all_tables(admin), way):
             column, value = tenants.whose(table)
             with pytest.raises(Denied):
                 async with connection.transaction():
@@ -235,8 +250,9 @@ async def test_ones_own_workspace_is_visible(
         assert await count(connection, "workspaces", "id", tenants.mine) == 1
         assert await count(connection, "members", "workspace_id", tenants.mine) == 1
         assert await count(connection, "roles", "workspace_id", tenants.mine) == 1
-        # made, four changes to rows, of which one is of a key
-        assert await count(connection, "events", "workspace_id", tenants.mine) == 5
+        # One was made, four are changes to rows; that of the key needs keys:read.
+        seen = 4 if way == "key of the API" else 5
+        assert await count(connection, "events", "workspace_id", tenants.mine) == seen
 
 
 @pytest.mark.parametrize("login", ["annex_api", "authenticator", "annex_worker"])
@@ -380,42 +396,85 @@ async def test_a_changed_role_counts_at_once(
         assert await connection.fetchval(ask, tenants.theirs) is True
 
 
+NOUNS = {
+    "workspace": "workspace:read",
+    "member": "members:read",
+    "role": "roles:read",
+    "api_key": "keys:read",
+}
+SEEN = "select distinct split_part(type, '.', 2) from annex.events where workspace_id = $1"
+
+
+async def nouns(connection: Connection, workspace: UUID) -> set[str]:
+    """Return the nouns of which a session sees events; `made` is an event without permission."""
+    return {row[0] for row in await connection.fetch(SEEN, workspace)}
+
+
 @pytest.mark.parametrize(
-    ("role", "kinds"), [("viewer", {"feed"}), ("member", {"feed"}), ("owner", {"feed", "audit"})]
+    ("role", "seen"),
+    [
+        ("viewer", {"made", "workspace", "member", "role"}),
+        ("member", {"made", "workspace", "member", "role"}),
+        ("admin", {"made", "login", *NOUNS}),
+        ("owner", {"made", "login", *NOUNS}),
+        ("auditor", {"made", "login"}),
+    ],
 )
 @pytest.mark.parametrize("way", WAYS[:2])
-async def test_audit_events_need_events_audit(
+async def test_a_user_sees_the_events_whose_permission_they_hold(
     way: str,
     role: str,
-    kinds: set[str],
+    seen: set[str],
     database: TestDatabase,
     admin: Connection,
     tenants: Tenants,
 ) -> None:
-    await new_event(admin, tenants.theirs, visibility="audit")
+    await new_event(admin, tenants.theirs, type="test.login", permission="events:audit")
     await join(admin, tenants.theirs, tenants.me, role)
     async with session(database, way, tenants) as connection:
-        seen = await connection.fetch(
-            "select visibility from annex.events where workspace_id = $1", tenants.theirs
-        )
-        assert {row["visibility"] for row in seen} == kinds
+        assert await nouns(connection, tenants.theirs) == seen
 
 
 @pytest.mark.parametrize(
-    ("permissions", "kinds"),
-    [(["events:read"], {"feed"}), (["events:read", "events:audit"], {"feed", "audit"})],
+    ("permissions", "seen"),
+    [
+        ([], set[str]()),
+        (list(NOUNS.values()), set[str]()),
+        (["events:read"], {"made"}),
+        (["events:read", "events:audit"], {"made", "login"}),
+        (["events:read", *NOUNS.values()], {"made", *NOUNS}),
+        *[(["events:read", needed], {"made", noun}) for noun, needed in NOUNS.items()],
+    ],
 )
-async def test_a_key_needs_events_audit_too(
+async def test_a_key_sees_the_events_whose_permission_it_has(
     permissions: list[str],
-    kinds: set[str],
+    seen: set[str],
     database: TestDatabase,
     admin: Connection,
     tenants: Tenants,
 ) -> None:
-    await new_event(admin, tenants.mine, visibility="audit")
+    await new_event(admin, tenants.mine, type="test.login", permission="events:audit")
     async with database.connect("annex_api", key(tenants.mine, *permissions)) as connection:
-        seen = await connection.fetch("select visibility from annex.events")
-        assert {row["visibility"] for row in seen} == kinds
+        assert await nouns(connection, tenants.mine) == seen
+        assert await nouns(connection, tenants.theirs) == set()
+
+
+async def test_an_operator_sees_the_events_of_every_permission(
+    database: TestDatabase, admin: Connection, tenants: Tenants
+) -> None:
+    await new_event(admin, tenants.mine, type="test.login", permission="events:audit")
+    async with database.connect("annex_api", OPERATOR) as connection:
+        assert await nouns(connection, tenants.mine) == {"made", "login", *NOUNS}
+
+
+async def test_a_permission_in_another_workspace_shows_no_event(
+    database: TestDatabase, admin: Connection, tenants: Tenants
+) -> None:
+    # I own mine and so hold keys:read there, but only view theirs.
+    await join(admin, tenants.theirs, tenants.me, "viewer")
+    async with postgrest(database, user(tenants.me)) as connection:
+        assert "api_key" in await nouns(connection, tenants.mine)
+        assert "api_key" not in await nouns(connection, tenants.theirs)
 
 
 async def test_a_personal_event_shows_to_its_user_alone(
@@ -507,12 +566,22 @@ async def test_an_operator_sees_every_workspace_and_no_secret(
         assert seen == {"workspaces", "members", "profiles", "roles", "events", "log", "retentions"}
 
 
+async def test_the_worker_moves_its_readers_and_removes_none(
+    database: TestDatabase, tenants: Tenants
+) -> None:
+    async with database.connect("annex_worker") as connection:
+        moved = await connection.execute("update annex.readers set pos = 1 where name = 'test'")
+        assert moved == "UPDATE 1"
+        with pytest.raises(Denied):
+            await connection.execute("delete from annex.readers")
+
+
 async def test_an_operator_writes_workspaces_only(
     database: TestDatabase, admin: Connection, tenants: Tenants
 ) -> None:
     written = set()
     async with database.connect("annex_api", OPERATOR) as connection:
-        for table in [row["relname"] for row in await admin.fetch(TABLES)]:
+        for table in await all_tables(admin):
             column, value = tenants.whose(table)
             for name in [row["attname"] for row in await admin.fetch(COLUMNS, table)]:
                 with contextlib.suppress(Denied):

@@ -79,7 +79,7 @@ async def test_the_rows_of_a_read_are_the_events(log: Log) -> None:
     async with log.writer() as writer:
         made = await log.publish(writer)
     (row,) = await log.worker.fetch("select * from annex.tail(0)")
-    assert tuple(row) == (1, made, log.workspace, None)
+    assert tuple(row) == (1, made, log.workspace, None, None)
     event = await log.admin.fetchrow("select * from annex.events where event_id = $1", made)
     assert await log.worker.fetch(READ, [made]) == [event]
 
@@ -200,6 +200,7 @@ async def test_a_writer_that_rolled_back_leaves_no_gap(log: Log) -> None:
 
 @pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
 async def test_a_snapshot_older_than_the_lock_is_refused(isolation: str, log: Log) -> None:
+    await pend(log, None)
     async with log.worker.transaction():
         await log.worker.execute(f"set transaction isolation level {isolation}")
         with pytest.raises(asyncpg.InvalidTransactionStateError):
@@ -262,6 +263,33 @@ async def test_sequencers_at_work_together_give_dense_positions_and_all_read_the
     assert sorted(first) == sorted(row[0] for row in await log.admin.fetch(committed))
     assert len(first) == 6 * 45
     assert await log.admin.fetchval("select head from annex.log_state") == len(first)
+
+
+async def test_sequencing_and_reading_apart_give_what_a_tail_gives(log: Log) -> None:
+    made = await pend(log, None, uuid4(), None)
+    sequence, read = "select annex.sequence($1)", "select * from annex.read_log($1, $2)"
+    assert await log.worker.fetch(read, 0, 10) == []
+    assert [await log.worker.fetchval(sequence, 2) for _ in range(3)] == [2, 1, 0]
+    rows = await log.worker.fetch(read, 0, 10)
+    assert {row["event_id"] for row in rows} == set(made)
+    assert [row["pos"] for row in rows] == [1, 2, 3]
+    assert await log.worker.fetch(read, 1, 1) == rows[1:2]
+    assert await log.worker.fetch("select * from annex.tail(0)") == rows
+
+
+async def test_the_log_says_whose_rights_an_event_changes(log: Log) -> None:
+    owned = {"event_id": uuid4(), "workspace_id": log.workspace}
+    await insert(log.admin, "pending", "event_id", rights_of="user:1", **owned)
+    (row,) = await log.worker.fetch("select * from annex.tail(0)")
+    assert row["rights_of"] == "user:1"
+
+
+async def test_one_session_is_the_sequencer_and_the_others_do_not_wait(log: Log) -> None:
+    await pend(log, None)
+    async with log.database.connect("annex_worker") as other, other.transaction():
+        assert await other.fetchval("select annex.sequence()") == 1
+        await pend(log, None)
+        assert await log.worker.fetchval("select annex.sequence()") == 0
 
 
 async def test_a_transactions_own_order_is_kept(log: Log) -> None:

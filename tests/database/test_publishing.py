@@ -111,8 +111,8 @@ async def test_an_event_names_who_published_it(scene: Scene, as_key: Connection)
 async def test_what_was_not_said_has_its_default(scene: Scene, as_key: Connection) -> None:
     await publish(as_key, scene.workspace, event())
     (row,) = await scene.published()
-    fields = ("key", "subject", "topics", "visibility", "data", "context", "user_id")
-    assert [row[f] for f in fields] == [None, None, [], "feed", "{}", "{}", None]
+    fields = ("key", "subject", "topics", "permission", "data", "context", "user_id")
+    assert [row[f] for f in fields] == [None, None, [], None, "{}", "{}", None]
 
 
 @pytest.mark.parametrize("data", ['{"a": [1, null]}', "[]", '"text"', "0", "false", "null"])
@@ -128,6 +128,13 @@ async def test_annexs_own_types_are_reserved(name: str, scene: Scene, as_key: Co
     with pytest.raises(asyncpg.CheckViolationError) as refusal:
         await publish(as_key, scene.workspace, event(), event(type=name))
     assert refusal.value.constraint_name == "events_type_reserved"
+    assert await scene.published() == []
+
+
+async def test_annexs_own_source_is_reserved(scene: Scene, as_key: Connection) -> None:
+    with pytest.raises(asyncpg.CheckViolationError) as refusal:
+        await publish(as_key, scene.workspace, event(), event(source="annex"))
+    assert refusal.value.constraint_name == "events_source_reserved"
     assert await scene.published() == []
 
 
@@ -165,7 +172,10 @@ async def test_a_key_or_operator_may_name_an_actor(who: str, scene: Scene) -> No
     claims = OPERATOR if who == "operator" else key(scene.workspace, "events:publish")
     async with scene.database.connect("annex_api", claims) as connection:
         await publish(connection, scene.workspace, event(actor="robot:7"))
-    assert [row["actor"] for row in await scene.published()] == ["robot:7"]
+    (row,) = await scene.published()
+    assert row["actor"] == "robot:7"
+    kind = "operator" if who == "operator" else "api_key"
+    assert row["principal"] == f"{kind}:{claims['sub']}"
 
 
 async def test_publishing_needs_the_permission(scene: Scene) -> None:
@@ -214,15 +224,22 @@ async def test_a_direct_session_that_says_whom_it_serves_has_their_rights(
                 await connection.execute(PUBLISH, scene.workspace, "test.made")
 
 
-@pytest.mark.parametrize("role", ["authenticated", "service_role"])
 @pytest.mark.parametrize(
-    "claims", ["", "{}", "{ }", '{"sub": "%s"}', '{"role": "anon"}', '{"role": null, "sub": "%s"}']
+    "claims",
+    [
+        "",
+        "{}",
+        "{ }",
+        '{"sub": "%s"}',
+        '{"role": "anon"}',
+        '{"role": null, "sub": "%s"}',
+        '{"role": "service_role"}',
+    ],
 )
-async def test_whom_a_gateway_does_not_name_publishes_nothing(
-    claims: str, role: str, scene: Scene
-) -> None:
+async def test_whom_a_gateway_does_not_name_publishes_nothing(claims: str, scene: Scene) -> None:
+    # Only the session's own role makes a request service_role's; a claim does not.
     async with scene.database.connect("authenticator") as connection, connection.transaction():
-        await connection.execute(f"set local role {role}")
+        await connection.execute("set local role authenticated")
         await claim(connection, claims.replace("%s", str(scene.owner)))
         with pytest.raises(Denied):
             await connection.execute(PUBLISH, scene.workspace, "test.made")
@@ -375,24 +392,30 @@ async def test_one_event_is_what_a_batch_of_one_would_be(scene: Scene, backend: 
         "topics": ["b", "a"],
         "subject": "invoice:7",
         "source": "billing",
-        "visibility": "audit",
+        "permission": "events:audit",
+        "actor": "robot:7",
+        "context": '{"trace": "1"}',
         "occurred_at": datetime(2024, 2, 29, 12, 0, 0, 123456, UTC),
     }
     sql, values = given(**fields)
     async with scene.database.connect(backend) as connection:
         await connection.execute(sql, scene.workspace, *values)
-    spoken = {**fields, "data": {"a": [1, None]}, "occurred_at": "2024-02-29T12:00:00.123456Z"}
+    moment = "2024-02-29T12:00:00.123456Z"
+    context = {"trace": "1"}
+    spoken = {**fields, "data": {"a": [1, None]}, "context": context, "occurred_at": moment}
     async with scene.database.connect("annex_api", OPERATOR) as connection:
-        await publish(connection, scene.workspace, event(**spoken, actor="system"))
+        await publish(connection, scene.workspace, event(**spoken))
     one, other = await scene.published()
-    own = {"event_id", "recorded_at"}
+    assert (one["principal"], other["principal"]) == ("system", "operator:oooooooooooo")
+    own = {"event_id", "recorded_at", "principal"}
     assert {k: v for k, v in one.items() if k not in own} == {
         k: v for k, v in other.items() if k not in own
     }
 
 
 @pytest.mark.parametrize(
-    "column", ["data", "topics", "subject", "key", "visibility", "occurred_at"]
+    "column",
+    ["data", "topics", "subject", "key", "permission", "occurred_at", "actor", "context"],
 )
 async def test_null_means_the_default(column: str, scene: Scene, caller: Connection) -> None:
     sql, values = given(**{column: None})
@@ -414,7 +437,8 @@ async def test_null_means_the_default(column: str, scene: Scene, caller: Connect
         ({"source": ""}, asyncpg.CheckViolationError, "events_source_check"),
         ({"key": ""}, asyncpg.CheckViolationError, "events_key_check"),
         ({"subject": ""}, asyncpg.CheckViolationError, "events_subject_check"),
-        ({"visibility": "x"}, asyncpg.CheckViolationError, "events_visibility_check"),
+        ({"source": "annex"}, asyncpg.CheckViolationError, "events_source_reserved"),
+        ({"permission": "x"}, asyncpg.CheckViolationError, "events_permission_check"),
         ({"topics": ["a,b"]}, asyncpg.CheckViolationError, "events_topics_check"),
         ({"topics": [None]}, asyncpg.CheckViolationError, "events_topics_check"),
         ({"topics": [["a"], ["b"]]}, asyncpg.CheckViolationError, "events_topics_check"),

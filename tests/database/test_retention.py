@@ -8,11 +8,10 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from app.settings import database_url
+from app.database.pools import Database
 from app.worker.housekeeping import tidy
-from tests.conftest import TestDatabase
+from tests.conftest import TestDatabase, settings_for
 from tests.database.conftest import Connection, insert, new_user, new_workspace
 
 EXPIRE = "select workspace_id, is_last, expired from annex.expire_events($1, $2, $3)"
@@ -76,10 +75,10 @@ class Old(NamedTuple):
             assert len(rows) == len(kept) == await self.admin.fetchval(counted, workspace)
         return kept
 
-    async def retained_from(self, workspace: UUID) -> int | None:
-        """Return how far a workspace has expired."""
+    async def retained_from(self, feed: UUID) -> int | None:
+        """Return how far a feed has expired: a workspace's or a user's."""
         found: int | None = await self.admin.fetchval(
-            "select retained_from from annex.retentions where workspace_id = $1", workspace
+            "select retained_from from annex.retentions where feed_id = $1", feed
         )
         return found
 
@@ -94,12 +93,10 @@ async def old(own_database: TestDatabase) -> AsyncIterator[Old]:
 
 
 @pytest.fixture
-async def engine(own_database: TestDatabase) -> AsyncIterator[AsyncEngine]:
-    """The worker's engine, as the app makes it."""
-    url = database_url("WORKER_DATABASE_URL", own_database.url("annex_worker"))
-    made = create_async_engine(url, isolation_level="AUTOCOMMIT")
-    yield made
-    await made.dispose()
+async def pools(own_database: TestDatabase) -> AsyncIterator[Database]:
+    """The pools, as the app makes them."""
+    async with Database(settings_for(own_database)) as made:
+        yield made
 
 
 async def test_what_is_older_than_the_workspaces_limit_goes_with_its_keys(old: Old) -> None:
@@ -141,6 +138,36 @@ async def test_personal_events_expire_as_well(old: Old) -> None:
     assert await old.expire() == [3]
     assert await old.left(workspace) == [made[2], made[4]]
     assert await old.retained_from(workspace) == made[3] + 1
+    assert await old.retained_from(old.owner) == made[1] + 1
+
+
+async def test_an_event_stays_until_every_reader_has_read_it(old: Old) -> None:
+    workspace = await old.workspace(7)
+    made = await old.add(workspace, 9, 8, 8, 1)
+    move = (
+        "insert into annex.readers (name, pos) values ($1, $2)"
+        " on conflict (name) do update set pos = excluded.pos, updated_at = now()"
+    )
+    await old.worker.execute(move, "mails", made[1])
+    await old.worker.execute(move, "projector", made[0])
+    await old.expire()
+    assert await old.left(workspace) == made[1:]
+    await old.worker.execute(move, "projector", made[3])
+    await old.expire()
+    assert await old.left(workspace) == made[2:]
+
+
+async def test_a_reader_that_has_not_moved_for_a_week_is_not_waited_for(old: Old) -> None:
+    workspace = await old.workspace(7)
+    made = await old.add(workspace, 9, 1)
+    silent = "update annex.readers set updated_at = now() - make_interval(hours => $1)"
+    await insert(old.admin, "readers", "name", name="projector", pos=0)
+    await old.worker.execute(silent, 7 * 24 - 1)
+    await old.expire()
+    assert await old.left(workspace) == made
+    await old.worker.execute(silent, 7 * 24 + 1)
+    await old.expire()
+    assert await old.left(workspace) == made[1:]
 
 
 async def test_a_workspace_keeps_what_another_one_lets_go(old: Old) -> None:
@@ -238,23 +265,23 @@ async def test_where_nothing_expires_hardly_anything_is_read(old: Old) -> None:
 
 
 async def test_housekeeping_expires_in_batches(
-    old: Old, engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+    old: Old, pools: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.worker.housekeeping.EVENTS", 2)
     mine, other = await old.workspace(7), await old.workspace()
     await old.add(mine, *[9] * 5, 1)
     await old.add(other, *[90] * 3, 9)
-    await tidy(engine, 30)
+    await tidy(pools, 30)
     assert (len(await old.left(mine)), len(await old.left(other))) == (1, 1)
 
 
 async def test_what_cannot_be_done_does_not_keep_the_rest_from_its_turn(
-    old: Old, engine: AsyncEngine
+    old: Old, pools: Database
 ) -> None:
     workspace = await old.workspace(7)
     await old.add(workspace, 9)
     await old.admin.execute("drop function annex.roll_partitions")
-    await tidy(engine)
+    await tidy(pools)
     assert await old.left(workspace) == []
 
 

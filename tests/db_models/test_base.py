@@ -3,12 +3,11 @@ from uuid import uuid4
 
 import asyncpg
 import pytest
-from sqlalchemy import select, text
+from sqlalchemy import make_url, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession, create_async_engine
 from sqlalchemy.pool import NullPool
 
 import db_models as m
-from app.settings import database_url
 from tests.conftest import TestDatabase
 
 OWNER = select(m.Role).where(m.Role.key == "owner", m.Role.workspace_id.is_(None))
@@ -36,9 +35,8 @@ DDL = [
 @pytest.fixture
 async def superuser(database: TestDatabase) -> AsyncIterator[AsyncConnection]:
     """A connection that the server would let do anything, so that only the mapping refuses."""
-    engine = create_async_engine(
-        database_url("DATABASE_URL", database.url("postgres")), poolclass=NullPool
-    )
+    url = make_url(database.url("postgres")).set(drivername="postgresql+asyncpg")
+    engine = create_async_engine(url, poolclass=NullPool)
     async with engine.connect() as connection:
         yield connection
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from unittest.mock import patch
 
 from tests.conftest import Running
-from tests.realtime.reader import calling, follow, new_tenant, number, until
+from tests.realtime.reader import calling, follow, lent, new_tenant, number, until
 
 
 @contextlib.asynccontextmanager
@@ -22,7 +22,7 @@ async def healthy(server: Running, seconds: float = 15) -> AsyncIterator[None]:
         futures = max(futures, count_pending())
         await asyncio.sleep(0.02)
     yield
-    state = server.app.state
+    state = server.app.state.runtime
     await until(lambda: bool(state.tail.is_following), seconds)
     async with calling(server) as callers:
         tenant = await new_tenant(callers)
@@ -35,7 +35,7 @@ async def healthy(server: Running, seconds: float = 15) -> AsyncIterator[None]:
         await until(lambda: not state.hub.channels, seconds)
     assert state.hub.counts.connections == 0
     assert not state.hub.waiting()
-    await until(lambda: state.database.api.pool.checkedout() == 0, seconds)
+    await until(lambda: lent(state.database.api) == 0, seconds)
     try:
         await until(lambda: len(asyncio.all_tasks()) <= len(tasks), seconds)
         await until(lambda: count_pending() <= futures, seconds)

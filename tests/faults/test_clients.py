@@ -16,7 +16,7 @@ from tests.faults.crowd import LightReader, connect_all, crowd
 from tests.faults.health import healthy
 from tests.faults.processes import serving
 from tests.faults.seed import SCALE, SEED
-from tests.realtime.reader import calling, new_tenant, number, until
+from tests.realtime.reader import calling, cursor_at_head, new_tenant, number, until
 
 STALLED = 500
 STALLED_SECONDS = 3
@@ -132,8 +132,8 @@ async def test_nothing_is_left_of_clients_that_reset_their_connections(
     async with running(own_database) as server, healthy(server), calling(server) as callers:
         tenant = await new_tenant(callers)
         headers, path = tenant.owner.client.headers, f"{tenant.path}/stream"
-        hub = server.app.state.hub
-        cursor = hub.cursor().encode()
+        hub = server.app.state.runtime.hub
+        cursor = cursor_at_head(server, tenant).encode()
         await publish_large(tenant, own_database, 0, 100)
         for _ in range(4 * SCALE):
             async with crowd(headers, 60) as readers:
@@ -152,8 +152,8 @@ async def test_nothing_is_left_of_clients_that_fell_silent(own_database: TestDat
     async with running(own_database) as server, healthy(server), calling(server) as callers:
         tenant = await new_tenant(callers)
         headers, path = tenant.owner.client.headers, f"{tenant.path}/stream"
-        hub = server.app.state.hub
-        cursor = hub.cursor().encode()
+        hub = server.app.state.runtime.hub
+        cursor = cursor_at_head(server, tenant).encode()
         await publish_large(tenant, own_database, 0, 100)
         async with crowd(headers, 90) as readers, crowd(headers, 1) as [staying]:
             await open_all(readers, server, path, cursor)

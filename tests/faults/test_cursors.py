@@ -1,5 +1,8 @@
 """Cursors that cannot be kept: said with a `reset` at the new head, after which all goes on."""
 
+from functools import partial
+from uuid import UUID, uuid4
+
 import pytest
 
 from tests.conftest import Running, TestDatabase, running
@@ -8,19 +11,20 @@ from tests.faults.load import load_and_readers
 from tests.realtime.reader import calling, follow, new_tenant, number
 
 
-def cursors(server: Running) -> dict[str, str]:
+def cursors(server: Running, feed: UUID) -> dict[str, str]:
     """Write cursors of every kind that a server cannot continue from."""
-    hub = server.app.state.hub
-    written, epoch, head = hub.cursors.write, hub.epoch, hub.head
+    hub = server.app.state.runtime.hub
+    written, epoch, head = partial(hub.cursors.write, feed), hub.epoch, hub.head
     good = written(epoch, head)
     return {
         "future": written(epoch, head + 1),
-        "far future": written(epoch, 2**63 - 1),
-        "beyond bigint": written(epoch, 2**64 - 1),
+        "far future": written(epoch, 2**40),
+        "beyond what is given": written(epoch, 2**48 - 1),
         "expired": written(epoch, hub.retained_from - 2),
         "old epoch": written(epoch - 1, head),
         "new epoch": written(epoch + 1, head),
-        "other key": type(hub.cursors)(bytes(32)).write(epoch, head),
+        "other key": type(hub.cursors)(bytes(32)).write(feed, epoch, head),
+        "other feed": hub.cursors.write(uuid4(), epoch, head),
         "flipped": good[:5] + ("A" if good[5] != "A" else "B") + good[6:],
         "cut": good[:-1],
         "doubled": good * 2,
@@ -31,7 +35,7 @@ def cursors(server: Running) -> dict[str, str]:
     }
 
 
-KINDS = 14
+KINDS = 15
 
 
 @pytest.mark.parametrize("by", ["header", "query"])
@@ -41,31 +45,32 @@ async def test_a_cursor_that_cannot_be_kept_is_answered_with_a_reset(
     async with running(own_database) as first, calling(first) as callers:
         tenant = await new_tenant(callers)
         await number(tenant, *(str(n) for n in range(10)))
-        await first.app.state.tail.catch_up()
-        head = first.app.state.hub.head
+        await first.app.state.runtime.tail.catch_up()
+        head = first.app.state.runtime.hub.head
     async with own_database.connect("postgres") as admin:
         await admin.execute("delete from annex.log where pos < $1", head - 3)
         await admin.execute("update annex.log_state set retained_from = $1", head - 3)
     async with running(own_database) as server, healthy(server), calling(server) as callers:
-        hub, path = server.app.state.hub, f"{tenant.path}/stream"
+        hub, path = server.app.state.runtime.hub, f"{tenant.path}/stream"
         client = callers.client(
             tenant.owner.client.headers["authorization"].removeprefix("Bearer ")
         )
-        found = cursors(server)
+        feed = UUID(tenant.id)
+        found = cursors(server, feed)
         assert len(found) == KINDS
         for kind, cursor in found.items():
             options = {"cursor": cursor} if by == "header" else {"last_event_id": cursor}
             async with follow(client, path, **options, types="test.*") as reader:
                 reset = await reader.message()
                 assert (kind, reset.event, reset.json()) == (kind, "reset", {"cursor": reset.id})
-                assert hub.cursors.read(reset.id) == (hub.epoch, hub.head)
+                assert hub.cursors.read(feed, reset.id) == (hub.epoch, hub.head)
                 await number(tenant._replace(owner=tenant.owner._replace(client=client)), kind)
                 assert await reader.names(1) == [kind]
             # The cursor that came with the reset is a good one.
             async with follow(client, path, reset.id, types="test.*") as reader:
                 assert await reader.names(1) == [kind]
         # The oldest that is kept: it has missed nothing.
-        oldest = hub.cursors.write(hub.epoch, hub.retained_from - 1)
+        oldest = hub.cursors.write(feed, hub.epoch, hub.retained_from - 1)
         async with follow(client, path, oldest, types="test.*") as reader:
             assert await reader.names(4) == ["6", "7", "8", "9"]
 
@@ -78,7 +83,9 @@ async def test_a_reset_in_mid_load_is_followed_by_all_that_comes_after(
         async with load_and_readers(own_database, [server], 1) as (load, _):
             await load.more(100)
             for _ in range(20):
-                cursor = server.app.state.hub.cursors.write(server.app.state.hub.epoch, 2**62)
+                cursor = server.app.state.runtime.hub.cursors.write(
+                    UUID(tenant.id), server.app.state.runtime.hub.epoch, 2**47
+                )
                 path = f"{tenant.path}/stream"
                 async with follow(tenant.owner.client, path, cursor, types="test.*") as reader:
                     assert (await reader.message()).event == "reset"

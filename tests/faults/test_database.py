@@ -75,7 +75,8 @@ async def test_a_listener_that_alone_falls_silent_is_replaced_and_its_tail_polls
     own_database: TestDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.realtime.tail.ANSWER_SECONDS", SILENCE_SECONDS)
-    monkeypatch.setattr("app.realtime.tail.LISTEN_AGAIN_SECONDS", SILENCE_SECONDS)
+    monkeypatch.setattr("app.realtime.wakeup.LISTEN_AGAIN_SECONDS", SILENCE_SECONDS)
+    monkeypatch.setattr("app.realtime.wakeup.ANSWER_SECONDS", SILENCE_SECONDS)
     async with (
         running(own_database) as writing,
         behind_proxy(own_database) as (server, proxy),
@@ -92,9 +93,9 @@ async def test_a_listener_that_alone_falls_silent_is_replaced_and_its_tail_polls
                 listeners()[-1].go_dark()
                 got = len(readers[0].got)
                 while len(listeners()) == silenced:
-                    writing.app.state.tail.wake()  # what it would hear
+                    writing.app.state.runtime.tail.wake()  # what it would hear
                     if silenced % 2:
-                        server.app.state.tail.wake()  # what it would say
+                        server.app.state.runtime.tail.wake()  # what it would say
                     await load.more(1)
                 assert len(readers[0].got) > got
                 await load.more(EVENTS)
@@ -111,10 +112,12 @@ async def test_a_network_that_is_down_for_a_while_is_waited_for(
             await load.more(EVENTS)
             # Nothing is refused and nothing is answered, not even a new connection.
             proxy.go_dark()
-            await until(lambda: not server.app.state.tail.is_following, SILENCE_SECONDS + 20)
+            await until(
+                lambda: not server.app.state.runtime.tail.is_following, SILENCE_SECONDS + 20
+            )
             await load.more(EVENTS)
             proxy.lighten()
-            await until(lambda: bool(server.app.state.tail.is_following), 30)
+            await until(lambda: bool(server.app.state.runtime.tail.is_following), 30)
         proxy.forget()
 
 
@@ -174,7 +177,7 @@ async def test_cursors_from_before_a_dump_and_restore_are_reset(
             # Past the positions of what was lost, so that an old cursor would look like a good one.
             for n in range(10):
                 await number(tenant, f"new {n}")
-            await server.app.state.tail.catch_up()
+            await server.app.state.runtime.tail.catch_up()
             async with contextlib.AsyncExitStack() as stack:
                 readers = [
                     await stack.enter_async_context(
@@ -211,7 +214,7 @@ async def test_readers_of_a_data_folder_that_was_set_back_are_reset(crashable: C
                 status = source.stat()
                 os.chown(copy / source.relative_to(cluster), status.st_uid, status.st_gid)
             crashable.start()
-            await until(lambda: bool(server.app.state.tail.is_following), 20)
+            await until(lambda: bool(server.app.state.runtime.tail.is_following), 20)
             await number(tenant, "lost 1", "lost 2")
             await reader.names(2)
             old = reader.cursor

@@ -13,7 +13,7 @@ import pytest
 from app.http.application import Application
 from tests.conftest import Tenant, TestDatabase, running
 from tests.faults.health import healthy
-from tests.realtime.reader import calling, follow, new_tenant, number
+from tests.realtime.reader import calling, cursor_at_head, follow, new_tenant, number
 
 T = TypeVar("T")
 
@@ -97,11 +97,16 @@ async def no_act() -> None:
 async def test_an_event_at_any_point_from_replay_to_live_comes_once_and_in_order(
     own_database: TestDatabase, monkeypatch: pytest.MonkeyPatch, count: int, has_ring: bool
 ) -> None:
-    monkeypatch.setattr("app.realtime.hub.RING", RING)
-    monkeypatch.setattr("app.realtime.replay.ROWS", PAGE)
+    monkeypatch.setattr("app.realtime.channels.RING", RING)
+    for name in ("FIRST_ROWS", "MORE_ROWS"):
+        monkeypatch.setattr(f"app.realtime.replay.{name}", PAGE)
     past, now = [f"past {n}" for n in range(PAST)], [f"now {n}" for n in range(count)]
     async with running(own_database) as server, healthy(server), calling(server) as callers:
-        stepping, tail, loop = Stepping(monkeypatch), server.app.state.tail, get_running_loop()
+        stepping, tail, loop = (
+            Stepping(monkeypatch),
+            server.app.state.runtime.tail,
+            get_running_loop(),
+        )
         loop.set_task_factory(stepping.make_task)  # type: ignore[arg-type]
         while stepping.acted or stepping.at == 0:
             async with contextlib.AsyncExitStack() as stack:
@@ -112,7 +117,7 @@ async def test_an_event_at_any_point_from_replay_to_live_comes_once_and_in_order
                     await number(tenant, *now)
                     await tail.catch_up()
 
-                start = server.app.state.hub.cursor()
+                start = cursor_at_head(server, tenant)
                 if has_ring:
                     # Somebody's being there keeps the newest of the past in memory.
                     watcher = await stack.enter_async_context(follow(client, path, types="none"))

@@ -147,7 +147,7 @@ async def prepare(server: Running, callers: Callers, kind: str) -> Scene:
     else:
         role = "seeing" if kind.startswith("role loses") else "viewer"
         reader = await add_member(callers, tenant, role)
-    await server.app.state.tail.catch_up()
+    await server.app.state.runtime.tail.catch_up()
     return Scene(server, callers, tenant, reader)
 
 
@@ -218,11 +218,11 @@ async def test_a_role_that_changes_to_less_takes_audit_events_away_at_once(
             await reader.message()
             for turn in range(5):
                 await scene.sql(f"update annex.members set role = 'admin' {MEMBER}")
-                await number(tenant, f"secret {turn}", visibility="audit")
+                await number(tenant, f"secret {turn}", permission="events:audit")
                 await number(tenant, f"open {turn}")
                 assert await names(reader, 2) == [f"secret {turn}", f"open {turn}"]
                 await scene.sql(f"update annex.members set role = 'member' {MEMBER}")
-                await number(tenant, f"hidden {turn}", visibility="audit")
+                await number(tenant, f"hidden {turn}", permission="events:audit")
                 await number(tenant, f"still {turn}")
                 assert await names(reader, 1) == [f"still {turn}"]
 

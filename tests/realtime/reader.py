@@ -6,10 +6,12 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
+from uuid import UUID
 
 import httpx
 from httpx_sse import EventSource, ServerSentEvent, aconnect_sse
 
+from app.database.pools import Pool
 from tests import conftest
 from tests.conftest import Caller, Callers, Running, Tenant
 
@@ -91,14 +93,14 @@ def problem_of(message: ServerSentEvent) -> str:
 async def new_tenant(callers: Callers) -> Tenant:
     """Make a workspace, and wait until the log has the events of that."""
     tenant = await conftest.new_tenant(callers)
-    await callers.server.app.state.tail.catch_up()
+    await callers.server.app.state.runtime.tail.catch_up()
     return tenant
 
 
 async def add_member(callers: Callers, tenant: Tenant, role: str) -> Caller:
     """Add a member, and wait until the log has the event of that."""
     member = await conftest.add_member(callers, tenant, role)
-    await callers.server.app.state.tail.catch_up()
+    await callers.server.app.state.runtime.tail.catch_up()
     return member
 
 
@@ -116,6 +118,18 @@ def elsewhere(tenant: Tenant, callers: Callers) -> Tenant:
     """Return the same workspace and owner, as clients of another server."""
     credential = tenant.owner.client.headers["authorization"].removeprefix("Bearer ")
     return tenant._replace(owner=tenant.owner._replace(client=callers.client(credential)))
+
+
+def cursor_at_head(server: Running, tenant: Tenant) -> str:
+    """Write a cursor of a workspace's feed, for all that is not in the log yet."""
+    cursor: str = server.app.state.runtime.hub.stand()(UUID(tenant.id))
+    return cursor
+
+
+def lent(pool: Pool) -> int:
+    """Count the connections of a pool that somebody holds."""
+    found: int = pool.pool.get_size() - pool.pool.get_idle_size()
+    return found
 
 
 async def until(is_so: Callable[[], bool], seconds: float = 5) -> None:

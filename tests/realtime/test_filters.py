@@ -9,16 +9,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import Raw
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy import literal
 
 import db_models as m
-from app.database.engines import connect_lazily
+from app.database.pools import Pool
+from app.database.statements import Compiled
 from app.errors import InvalidRequest
 from app.filters import Filter
-from app.realtime.hub import Frame, as_event
+from app.permissions import Permission
+from app.realtime.channels import Frame, as_event
+from app.realtime.feeds import Sight
 from app.schemas.events import Event
-from app.settings import database_url
 from tests.conftest import Callers, Tenant, TestDatabase
 from tests.realtime.reader import follow, number
 
@@ -56,7 +57,7 @@ def draw(random: random.Random, depth: int = 3) -> str:
 class Log(NamedTuple):
     """A workspace full of random events: as Postgres holds them, and as a stream does."""
 
-    engine: AsyncEngine
+    pool: Pool
     workspace_id: UUID
     frames: list[Frame]
 
@@ -65,13 +66,15 @@ class Log(NamedTuple):
 
     async def selected(self, wanted: Filter) -> set[UUID]:
         """Filter in SQL."""
-        events = m.Event.visible_to(self.workspace_id).with_only_columns(m.Event.id)
-        async with self.engine.connect() as connection:
-            return set(await connection.scalars(events.where(*wanted.conditions())))
+        events = m.Event.of(literal(self.workspace_id)).with_only_columns(m.Event.id)
+        statement = Compiled(events.where(*wanted.shape.conditions(m.Event)))
+        async with self.pool.lend() as driver:
+            rows = await driver.fetch(statement.sql, *statement.arguments(wanted.values))
+        return {row["event_id"] for row in rows}
 
     def passed(self, wanted: Filter) -> set[UUID]:
         """Filter in Python."""
-        return {f.event.id for f in self.frames if f.passes(wanted, sees_audit=True)}
+        return {f.event.id for f in self.frames if f.passes(wanted, sight_of(f))}
 
 
 @pytest.fixture(scope="module")
@@ -88,14 +91,24 @@ async def log(database: TestDatabase) -> AsyncIterator[Log]:
             " values ($1, $2, $3, $4, 'test', 'test')",
             events,
         )
-    engine = connect_lazily(database_url("DATABASE_URL", database.url("postgres")), 1)
-    async with engine.connect() as lent:
-        rows = await lent.execute(
-            text("select * from annex.events where workspace_id = :id"), {"id": workspace_id}
+    pool = Pool("DATABASE_URL", database.url("postgres"), 1)
+    await pool.open()
+    async with pool.lend() as driver:
+        rows = await driver.fetch(
+            "select * from annex.events where workspace_id = $1", workspace_id
         )
-        frames = [Frame(0, "", as_event(row)) for row in rows.mappings()]
-    yield Log(engine, workspace_id, frames)
-    await engine.dispose()
+    yield Log(pool, workspace_id, [Frame(0, "", as_event(row)) for row in rows])
+    await pool.close()
+
+
+def sight_of(frame: Frame) -> Sight:
+    """See everything in a frame's workspace."""
+    return Sight({frame.event.workspace_id: frozenset(Permission)})
+
+
+def passes(frame: Frame, wanted: Filter) -> bool:
+    """Say whether a reader who sees everything gets a frame."""
+    return frame.passes(wanted, sight_of(frame))
 
 
 def lists(of: list[str]) -> st.SearchStrategy[str | None]:
@@ -138,7 +151,8 @@ def frame(data: str, type: str = "invoice.paid", topics: tuple[str, ...] = ()) -
         subject=None,
         topics=list(topics),
         actor="test",
-        visibility="feed",
+        principal="system",
+        permission=None,
         data=Raw(data.encode()),
         context={},
         occurred_at=now,
@@ -172,7 +186,7 @@ def frame(data: str, type: str = "invoice.paid", topics: tuple[str, ...] = ()) -
     ],
 )
 def test_a_clause_compares_scalars_at_a_path(clause: str, data: str, is_match: bool) -> None:
-    assert frame(data).passes(Filter.read(None, None, [clause]), sees_audit=True) is is_match
+    assert passes(frame(data), Filter.read(None, None, [clause])) is is_match
 
 
 @pytest.mark.parametrize(
@@ -191,7 +205,7 @@ def test_a_type_is_matched_whole_or_by_what_comes_before_a_dot(
     types: str, type: str, is_match: bool
 ) -> None:
     wanted = Filter.read(types, None, None)
-    assert frame("{}", type).passes(wanted, sees_audit=True) is is_match
+    assert passes(frame("{}", type), wanted) is is_match
 
 
 def test_every_part_of_a_filter_has_to_match() -> None:
@@ -203,7 +217,7 @@ def test_every_part_of_a_filter_has_to_match() -> None:
         ("invoice.*", "y,z", ["data.a:1", "data.b:1"], False),
     ):
         wanted = Filter.read(types, topics, where)
-        assert made.passes(wanted, sees_audit=True) is is_match
+        assert passes(made, wanted) is is_match
 
 
 @pytest.mark.parametrize(

@@ -186,7 +186,7 @@ async def test_a_server_without_room_is_said_and_asked_again_later(
             await is_now(page, "reconnecting")
             await expect(page.get_by_role("alert")).to_contain_text("The server is full")
         async with asyncio.timeout(20):
-            while server.app.state.hub.counts.connections:
+            while server.app.state.runtime.hub.counts.connections:
                 await asyncio.sleep(0.05)
         await press(page, "Connect")
         await is_now(page, "live")

@@ -7,15 +7,16 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 import pytest
-from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.database.engines import connect_lazily
+from app.database.pools import Pool
+from app.database.statements import Scope, compiled
+from app.permissions import Permission
 from app.principals import Principal
+from app.realtime.channels import MAX_CHUNK
 from app.realtime.cursors import Cursors
 from app.realtime.hub import Hub
-from app.realtime.replay import frames, read_frames
+from app.realtime.replay import MORE_ROWS, Source, past_of_workspace
 from app.realtime.streams import Expired
-from app.settings import database_url
 from tests.conftest import TestDatabase
 from tests.database.conftest import new_user, new_workspace
 
@@ -40,16 +41,13 @@ class Past(NamedTuple):
     """A workspace with a long log, and who reads it."""
 
     database: TestDatabase
-    engine: AsyncEngine
+    source: Source
     principal: Principal
     workspace: UUID
-    hub: Hub
 
     async def read(self, after: int, until: int = AGES) -> list[int]:
         """Read a page; returns its positions."""
-        page = await read_frames(
-            self.engine, self.hub, self.principal, self.workspace, after, until
-        )
+        _, page = await self.source.page(after, until)
         return [frame.pos for frame in page]
 
     async def expire(self, days: int, rows: int = 1000) -> None:
@@ -66,19 +64,47 @@ async def past(own_database: TestDatabase) -> AsyncIterator[Past]:
         await admin.execute(FILL, workspace, AGES)
         await admin.execute("update annex.log_state set head = $1", AGES)
         await admin.execute("analyze")
-    engine = connect_lazily(database_url("DATABASE_URL", own_database.url("annex_api")), 2)
+    pool = Pool("DATABASE_URL", own_database.url("annex_api"), 2)
+    await pool.open()
     who = Principal(kind="user", id=str(owner))
-    yield Past(own_database, engine, who, workspace, Hub(Cursors(bytes(32))))
-    await engine.dispose()
+    source = Source(
+        pool, Hub(Cursors(bytes(32))), Scope(who, str(workspace), Permission.EVENTS_READ)
+    )
+    yield Past(own_database, source, who, workspace)
+    await pool.close()
 
 
-async def test_a_page_follows_the_position(past: Past, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_page_follows_the_position(past: Past) -> None:
     assert await past.read(10, 13) == [11, 12, 13]
-    cut = await past.read(0)
-    assert cut == list(range(1, len(cut) + 1))
-    monkeypatch.setattr("app.realtime.replay.MAX_CHUNK", 2**30)
-    assert len(cut) < 500
-    assert await past.read(0) == list(range(1, 501))
+    first = await past.read(0)
+    assert first == list(range(1, len(first) + 1))
+
+
+async def test_a_page_reads_as_many_rows_as_the_last_one_says_fill_a_write(past: Past) -> None:
+    async with past.database.connect("postgres") as admin:
+        await admin.execute(
+            """update annex.events set data = jsonb_build_object('x', repeat('x', 30000))
+            where event_id in (select event_id from annex.log where pos > 300)"""
+        )
+    small = [len(await past.read(0)) for _ in range(3)]
+    assert small == [8, 100, 100]
+    large = [len(await past.read(400)) for _ in range(3)]
+    assert large == [2, 2, 2]
+    assert past.source.rows == 2
+    # Back to many, in steps: each page holds what it may, and none is left out.
+    assert await past.read(298, 302) == [299, 300]
+    assert past.source.rows == MORE_ROWS
+
+
+async def test_a_page_is_no_more_than_one_write(past: Past) -> None:
+    past.source.rows = MORE_ROWS
+    async with past.database.connect("postgres") as admin:
+        await admin.execute(
+            """update annex.events set data = jsonb_build_object('x', repeat('x', 1000))"""
+        )
+    _, page = await past.source.page(0, AGES)
+    assert sum(len(frame.bytes) for frame in page) <= MAX_CHUNK
+    assert 1 < len(page) < MORE_ROWS
 
 
 async def test_a_page_after_the_end_is_empty(past: Past) -> None:
@@ -134,9 +160,10 @@ async def test_a_page_is_read_through_the_index(past: Past) -> None:
         "annex_api", json.loads(past.principal.claims_json)
     ) as connection:
         await connection.execute("set plan_cache_mode = force_generic_plan")
-        await connection.execute(f"prepare page as {frames.sql}")
-        values = {"workspace_id": past.workspace, "after": 700, "until": 720, "rows": 500}
-        given = ", ".join(f"'{values[name]}'" for name in frames.names)
+        statement = compiled(past_of_workspace, has_workspace=True)
+        await connection.execute(f"prepare page as {statement.sql}")
+        values = {**past.source.read.scope.values, "after": 700, "until": 720, "rows_": 500}
+        given = ", ".join(f"'{value}'" for value in statement.arguments(values))
         found = await connection.fetchval(
             f"explain (analyze, timing off, format json) execute page({given})"
         )
@@ -147,4 +174,5 @@ async def test_a_page_is_read_through_the_index(past: Past) -> None:
     (scan,) = [
         node for node in nodes(json.loads(found)[0]["Plan"]) if node.get("Relation Name") == "log"
     ]
+    assert "Index Name" in scan, scan
     assert (scan["Index Name"], scan["Actual Rows"]) == ("log_workspace_id_idx", 20)

@@ -3,7 +3,7 @@ import contextlib
 import json
 import time
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
 import msgspec
@@ -11,9 +11,10 @@ import pytest
 
 from app.dev.demo import mint_token
 from app.errors import Unavailable
-from app.principals import Principal
+from app.realtime.feeds import Sight
+from app.realtime.replay import Source
 from app.server import GRACE_SECONDS
-from controllers.stream import sees_audit
+from controllers.stream import look_again
 from tests.conftest import (
     Callers,
     Running,
@@ -25,8 +26,10 @@ from tests.realtime.reader import (
     Reader,
     add_member,
     calling,
+    cursor_at_head,
     elsewhere,
     follow,
+    lent,
     new_tenant,
     number,
     problem_of,
@@ -64,7 +67,7 @@ async def test_an_event_arrives_as_its_own_address_shows_it(tenant: Tenant) -> N
 
 async def test_a_stream_without_a_cursor_begins_with_one(server: Running, tenant: Tenant) -> None:
     await number(tenant, "before")
-    await server.app.state.tail.catch_up()
+    await server.app.state.runtime.tail.catch_up()
     async with follow(tenant.owner.client, f"{tenant.path}/stream") as reader:
         first = await reader.message()
         await number(tenant, "after")
@@ -145,12 +148,12 @@ async def test_more_than_the_ring_and_a_page_hold_is_replayed_in_order(tenant: T
 async def test_a_reader_slower_than_the_ring_misses_nothing(
     server: Running, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.realtime.hub.RING", 50)
+    monkeypatch.setattr("app.realtime.channels.RING", 50)
     async with follow(tenant.owner.client, f"{tenant.path}/stream") as reader:
         await reader.message()
         await sql(server, MANY, UUID(tenant.id))
-        await server.app.state.tail.catch_up()
-        assert not server.app.state.hub.waiting()
+        await server.app.state.runtime.tail.catch_up()
+        assert not server.app.state.runtime.hub.waiting()
         assert await reader.names(1000) == [*range(1, 1001)]
 
 
@@ -206,9 +209,11 @@ async def test_nobody_gets_another_workspaces_events(callers: Callers, tenant: T
         await number(other, "theirs")
         await number(tenant, "ours")
         assert await reader.names(1) == ["ours"]
-    # A cursor names a place in everybody's log, and opens nothing of it.
+    # A cursor is good for the feed that it was written for, and says nothing about another one.
     async with follow(other.owner.client, f"{other.path}/stream", start) as reader:
-        assert await reader.names(1) == ["theirs"]
+        assert (await reader.message()).event == "reset"
+        await number(other, "later")
+        assert await reader.names(1) == ["later"]
     response = await other.owner.client.get(f"{tenant.path}/stream")
     assert (response.status_code, response.json()["code"]) == (404, "not_found")
 
@@ -222,7 +227,7 @@ async def test_audit_events_need_their_own_permission(callers: Callers, tenant: 
     ):
         start = (await one.message()).id
         await other.message()
-        await number(tenant, "secret", visibility="audit")
+        await number(tenant, "secret", permission="events:audit")
         await number(tenant, "open")
         assert await one.names(1) == ["open"]
         assert await other.names(2) == ["secret", "open"]
@@ -242,7 +247,7 @@ async def test_a_changed_role_takes_audit_events_away_and_gives_them(
         for role, expected in (("member", ["open"]), ("admin", ["secret", "open"])):
             await sql(server, change, role, UUID(tenant.id), member.user_id)
             assert (await reader.event())["data"]["record"]["role"] == role
-            await number(tenant, "secret", visibility="audit")
+            await number(tenant, "secret", permission="events:audit")
             await number(tenant, "open")
             assert await reader.names(len(expected)) == expected
 
@@ -272,26 +277,24 @@ async def test_rights_that_change_while_they_are_looked_up_are_looked_up_again(
     callers: Callers, server: Running, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     member = await add_member(callers, tenant, "viewer")
-    looked = list[bool]()
+    looked = list[Sight]()
 
-    async def look(request: Any, principal: Principal, ws: str) -> bool:
-        looked.append(await sees_audit(request, principal, ws))
+    async def look(request: Any, source: Source) -> Sight:
+        looked.append(await look_again(request, source))
         if len(looked) == 1:
             await sql(server, "delete from annex.members where user_id = $1", member.user_id)
             await number(tenant, "too late")
-            await server.app.state.tail.catch_up()
+            await server.app.state.runtime.tail.catch_up()
         return looked[-1]
 
-    monkeypatch.setattr("controllers.stream.sees_audit", look)
+    monkeypatch.setattr("controllers.stream.look_again", look)
     async with follow(member.client, f"{tenant.path}/stream", types="test.*") as reader:
         await reader.message()
         await sql(
-            server,
-            """update annex.members set metadata = '{"a": 1}' where user_id = $1""",
-            member.user_id,
+            server, "update annex.members set role = 'member' where user_id = $1", member.user_id
         )
         assert [m.event for m in await reader.rest(2)] == ["unauthorized"]
-    assert looked == [False]
+    assert len(looked) == 1
 
 
 async def test_a_revoked_key_ends_its_streams(
@@ -364,10 +367,14 @@ async def test_a_quiet_reader_is_told_the_head_as_a_heartbeat(
     async with follow(tenant.owner.client, f"{tenant.path}/stream") as reader:
         first = await reader.message()
         await number(other, "elsewhere")
-        await server.app.state.tail.catch_up()
+        await server.app.state.runtime.tail.catch_up()
         _, beat = await reader.message(), await reader.message()
         assert beat.id != first.id
-        assert (beat.event, beat.id) == ("cursor", server.app.state.hub.cursor())
+        hub = server.app.state.runtime.hub
+        assert (beat.event, hub.cursors.read(UUID(tenant.id), beat.id)) == (
+            "cursor",
+            (hub.epoch, hub.head),
+        )
         assert beat.json() == {"cursor": beat.id}
 
 
@@ -391,18 +398,22 @@ async def test_a_reader_whose_filter_matches_nothing_gets_heartbeats_in_a_busy_w
     assert beat.event == "cursor"
 
 
-@pytest.mark.parametrize("cursor", ["garbage", "A" * 22, "future", "other epoch", "other key"])
+@pytest.mark.parametrize(
+    "cursor", ["garbage", "A" * 22, "future", "other epoch", "other key", "other feed"]
+)
 async def test_a_cursor_that_cannot_be_continued_is_answered_with_a_reset(
     server: Running, tenant: Tenant, cursor: str
 ) -> None:
-    hub = server.app.state.hub
+    hub = server.app.state.runtime.hub
+    feed = UUID(tenant.id)
     cursor = {
-        "future": hub.cursors.write(hub.epoch, hub.head + 1000),
-        "other epoch": hub.cursors.write(hub.epoch + 1, hub.head),
-        "other key": type(hub.cursors)(bytes(32)).write(hub.epoch, hub.head),
+        "future": hub.cursors.write(feed, hub.epoch, hub.head + 1000),
+        "other epoch": hub.cursors.write(feed, hub.epoch + 1, hub.head),
+        "other key": type(hub.cursors)(bytes(32)).write(feed, hub.epoch, hub.head),
+        "other feed": hub.cursors.write(uuid4(), hub.epoch, hub.head),
     }.get(cursor, cursor)
     await number(tenant, "before")
-    await server.app.state.tail.catch_up()
+    await server.app.state.runtime.tail.catch_up()
     async with follow(tenant.owner.client, f"{tenant.path}/stream", cursor) as reader:
         reset = await reader.message()
         assert (reset.event, reset.json()) == ("reset", {"cursor": reset.id})
@@ -417,7 +428,7 @@ async def test_a_cursor_older_than_the_log_is_answered_with_a_reset(
 ) -> None:
     async with running(own_database) as first, calling(first) as callers:
         tenant = await new_tenant(callers)
-        hub = first.app.state.hub
+        hub, feed = first.app.state.runtime.hub, UUID(tenant.id)
         await number(tenant, "1", "2", "3")
         await until(lambda: hub.head >= 5)
         head = hub.head
@@ -425,10 +436,10 @@ async def test_a_cursor_older_than_the_log_is_answered_with_a_reset(
         await sql(first, "update annex.log_state set retained_from = $1", head)
     async with running(own_database) as second, calling(second) as others:
         client, path = elsewhere(tenant, others).owner.client, f"{tenant.path}/stream"
-        async with follow(client, path, hub.cursors.write(hub.epoch, head - 2)) as reader:
+        async with follow(client, path, hub.cursors.write(feed, hub.epoch, head - 2)) as reader:
             assert (await reader.message()).event == "reset"
         # The one before the oldest that is kept has missed nothing.
-        async with follow(client, path, hub.cursors.write(hub.epoch, head - 1)) as reader:
+        async with follow(client, path, hub.cursors.write(feed, hub.epoch, head - 1)) as reader:
             assert await reader.names(1) == ["3"]
 
 
@@ -470,7 +481,7 @@ async def test_a_ticket_tells_audit_events_from_others_and_ends_with_its_owner(
     )
     async with follow(callers.client(), made.json()["url"]) as reader:
         await reader.message()
-        await number(tenant, "secret", visibility="audit")
+        await number(tenant, "secret", permission="events:audit")
         await number(tenant, "open")
         assert await reader.names(1) == ["open"]
         await sql(server, "delete from annex.members where user_id = $1", member.user_id)
@@ -530,7 +541,7 @@ async def retry_of(client: httpx.AsyncClient, path: str) -> int:
 async def test_a_full_server_sends_readers_away_for_a_while_and_keeps_no_place(
     callers: Callers, server: Running, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hub, client, path = server.app.state.hub, tenant.owner.client, f"{tenant.path}/stream"
+    hub, client, path = server.app.state.runtime.hub, tenant.owner.client, f"{tenant.path}/stream"
     monkeypatch.setattr(hub, "capacity", hub.counts.connections + 1)
     async with follow(client, path) as reader:
         await reader.message()
@@ -554,7 +565,7 @@ async def test_an_eventsource_that_meets_trouble_of_ours_is_told_to_come_back(
     async def fail(*_: object) -> None:
         raise Unavailable("The database cannot be reached; try again in a moment.")
 
-    monkeypatch.setattr("controllers.stream.authorize", fail)
+    monkeypatch.setattr("app.realtime.replay.Source.sight", fail)
     assert 10_000 <= await retry_of(callers.client(), made.json()["url"]) <= 30_000
     response = await tenant.owner.client.get(f"{tenant.path}/stream")
     assert (response.status_code, response.json()["code"]) == (503, "unavailable")
@@ -563,12 +574,12 @@ async def test_an_eventsource_that_meets_trouble_of_ours_is_told_to_come_back(
 async def test_readers_that_come_back_together_find_the_past_without_the_database(
     server: Running, tenant: Tenant
 ) -> None:
-    hub, client, path = server.app.state.hub, tenant.owner.client, f"{tenant.path}/stream"
+    hub, client, path = server.app.state.runtime.hub, tenant.owner.client, f"{tenant.path}/stream"
     async with follow(client, path) as reader:
         await reader.message()
     await until(lambda: not hub.channels[UUID(tenant.id)].groups)
     await number(tenant, "meanwhile")
-    await server.app.state.tail.catch_up()
+    await server.app.state.runtime.tail.catch_up()
     replays = hub.counts.replays
     for _ in range(3):
         async with follow(client, path, reader.cursor) as again:
@@ -581,7 +592,7 @@ async def test_a_reader_that_waits_is_sent_to_without_being_woken(
 ) -> None:
     async with follow(tenant.owner.client, f"{tenant.path}/stream") as reader:
         await reader.message()
-        (group,) = server.app.state.hub.channels[UUID(tenant.id)].groups.values()
+        (group,) = server.app.state.runtime.hub.channels[UUID(tenant.id)].groups.values()
         await until(lambda: bool(group.parked))
         (stream,) = group.parked
         waiter = stream.waiter
@@ -595,7 +606,7 @@ async def test_a_reader_that_waits_is_sent_to_without_being_woken(
 async def test_a_reader_that_comes_while_events_are_read_misses_none(
     server: Running, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tail, read, may_go_on = server.app.state.tail, asyncio.Event(), asyncio.Event()
+    tail, read, may_go_on = server.app.state.runtime.tail, asyncio.Event(), asyncio.Event()
     read_events = tail.read_events
 
     async def wait(driver: Any, entries: Any) -> Any:
@@ -609,32 +620,41 @@ async def test_a_reader_that_comes_while_events_are_read_misses_none(
     await read.wait()
     async with follow(tenant.owner.client, f"{tenant.path}/stream") as reader:
         assert (await reader.message()).event == "cursor"
-        replays = server.app.state.hub.counts.replays
+        replays = server.app.state.runtime.hub.counts.replays
         may_go_on.set()
         await number(tenant, "after")
         # Nobody followed when it was asked what to read: the reader looks in the database.
         assert await reader.names(2) == ["before", "after"]
-        assert server.app.state.hub.counts.replays == replays + 1
+        assert server.app.state.runtime.hub.counts.replays == replays + 1
 
 
 async def test_another_members_change_makes_nobody_look_their_rights_up(
     callers: Callers, server: Running, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Nor do changes of one's own that touch no right, such as a member's metadata."""
     looked = list[str]()
+    annotate = """update annex.members set metadata = '{"a": 1}' where user_id = $1"""
 
-    async def look(request: Any, principal: Principal, ws: str) -> bool:
-        looked.append(principal.id)
-        return await sees_audit(request, principal, ws)
+    async def look(request: Any, source: Source) -> Sight:
+        looked.append(source.read.scope.principal.id)
+        return await look_again(request, source)
 
-    monkeypatch.setattr("controllers.stream.sees_audit", look)
+    monkeypatch.setattr("controllers.stream.look_again", look)
     async with follow(tenant.owner.client, f"{tenant.path}/stream", types="test.*") as reader:
         await reader.message()
         for _ in range(3):
             await add_member(callers, tenant, "viewer")
+        await sql(server, annotate, tenant.owner.user_id)
         await tenant.owner.client.patch(tenant.path, json={"name": "Another"})
         await number(tenant, "last")
         assert await reader.names(1) == ["last"]
-    assert looked == []
+        assert looked == []
+        # What does touch them makes its reader look, once.
+        await sql(
+            server, "update annex.workspaces set require_aal2 = true where id = $1", UUID(tenant.id)
+        )
+        assert problem_of((await reader.rest(2))[-1]) == "second_factor_required"
+    assert looked == [str(tenant.owner.user_id)]
 
 
 async def test_an_operators_ticket_goes_with_the_key(
@@ -646,7 +666,8 @@ async def test_an_operators_ticket_goes_with_the_key(
     async with follow(callers.client(), made.json()["url"]) as reader:
         assert (await reader.message()).event == "cursor"
     rotated = msgspec.structs.replace(server.settings, operator_key_hashes=["0" * 64])
-    monkeypatch.setitem(server.app.state._state, "settings", rotated)
+    runtime = msgspec.structs.replace(server.app.state.runtime, settings=rotated)
+    monkeypatch.setattr(server.app.state, "runtime", runtime)
     async with follow(callers.client(), made.json()["url"]) as reader:
         assert problem_of((await reader.rest())[0]) == "invalid_key"
 
@@ -669,11 +690,11 @@ async def drop(reader: Reader) -> None:
 
 
 async def test_nothing_is_left_of_clients_that_went_away(server: Running, tenant: Tenant) -> None:
-    hub, path = server.app.state.hub, f"{tenant.path}/stream"
+    hub, path = server.app.state.runtime.hub, f"{tenant.path}/stream"
     tasks = len(asyncio.all_tasks())
-    cursor = hub.cursor()
+    cursor = cursor_at_head(server, tenant)
     await sql(server, MANY, UUID(tenant.id))
-    await server.app.state.tail.catch_up()
+    await server.app.state.runtime.tail.catch_up()
     for _ in range(4):
         async with contextlib.AsyncExitStack() as stack:
             # Parked, replaying, and stuck in a send that nobody reads.
@@ -688,14 +709,14 @@ async def test_nothing_is_left_of_clients_that_went_away(server: Running, tenant
     await until(lambda: not hub.channels[UUID(tenant.id)].groups)
     assert hub.counts.connections == 0
     await until(lambda: len(asyncio.all_tasks()) <= tasks + 1)
-    assert server.app.state.database.api.pool.checkedout() == 0
+    assert lent(server.app.state.runtime.database.api) == 0
 
 
 async def test_a_reader_that_leaves_in_any_moment_costs_no_connection(
     server: Running, tenant: Tenant
 ) -> None:
-    hub, path = server.app.state.hub, f"{tenant.path}/stream"
-    start = hub.cursor()
+    hub, path = server.app.state.runtime.hub, f"{tenant.path}/stream"
+    start = cursor_at_head(server, tenant)
     await number(tenant, *(str(n) for n in range(500)))
 
     async def read() -> None:
@@ -708,8 +729,8 @@ async def test_a_reader_that_leaves_in_any_moment_costs_no_connection(
         for task in reading:
             task.cancel()
         await asyncio.gather(*reading, return_exceptions=True)
-    pool = server.app.state.database.api.pool
-    await until(lambda: pool.checkedout() == 0)
+    pool = server.app.state.runtime.database.api
+    await until(lambda: lent(pool) == 0)
     await until(lambda: not hub.channels[UUID(tenant.id)].groups)
     assert hub.counts.connections == 0
     assert (await tenant.owner.client.get(tenant.path)).status_code == 200
@@ -749,17 +770,17 @@ async def test_a_cursor_ahead_of_this_servers_head_is_waited_for(
         async with running(own_database) as two, calling(two) as others:
             client = elsewhere(tenant, others).owner.client
             # The second server's tail cannot finish a read for a while.
-            tail = two.app.state.tail
+            tail = two.app.state.runtime.tail
             await tail.read_finished.acquire()
             async with follow(tenant.owner.client, path) as reader:
                 await reader.message()
                 await number(tenant, "1", "2")
                 await reader.names(1)
-            behind = two.app.state.hub.head
+            behind = two.app.state.runtime.hub.head
             asyncio.get_running_loop().call_later(0.3, tail.read_finished.release)
             async with follow(client, path, reader.cursor) as reader:
                 assert await reader.names(1) == ["2"]
-            assert behind < one.app.state.hub.head
+            assert behind < one.app.state.runtime.hub.head
 
 
 async def test_a_server_that_stops_lets_its_readers_go_on_elsewhere(
@@ -797,7 +818,7 @@ async def test_a_new_epoch_resets_open_streams_and_looks_their_rights_up_again(
         tenant = await new_tenant(callers)
         member = await add_member(callers, tenant, "viewer")
         await number(tenant, *(str(n) for n in range(50)))
-        await until(lambda: live.app.state.hub.head > 50)
+        await until(lambda: live.app.state.runtime.hub.head > 50)
         async with follow(member.client, f"{tenant.path}/stream") as reader:
             old = (await reader.message()).id
             # Set back to an earlier state, as by a restored disk: same server, same database.

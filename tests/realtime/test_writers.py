@@ -3,7 +3,7 @@
 import asyncio
 
 from tests.conftest import TestDatabase, running
-from tests.realtime.reader import calling, new_tenant
+from tests.realtime.reader import calling, cursor_at_head, new_tenant
 from tests.realtime.writers import Follower, Load
 
 SEED = 20261123
@@ -15,7 +15,7 @@ async def test_each_reader_gets_what_the_writers_committed_once_and_in_order(
     async with running(own_database) as server, calling(server) as callers:
         tenant = await new_tenant(callers)
         load = Load(own_database, tenant.id, SEED)
-        start, path = server.app.state.hub.cursor(), f"{tenant.path}/stream"
+        start, path = cursor_at_head(server, tenant), f"{tenant.path}/stream"
         readers = [Follower([tenant.owner.client], path, start, SEED + n) for n in range(2)]
         reading = [asyncio.create_task(r.read(load)) for r in readers]
         async with load.writing():

@@ -13,7 +13,7 @@ import asyncpg
 import httpx
 from httpx_sse import SSEError
 
-from app.database.engines import UNREACHABLE
+from app.database.pools import UNREACHABLE
 from tests.conftest import TestDatabase
 from tests.realtime.reader import follow, until
 

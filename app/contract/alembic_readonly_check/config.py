@@ -4,14 +4,38 @@ import datetime as dt
 import os
 import re
 import tomllib
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-import msgspec
-
 from alembic_readonly_check.codes import REGISTRY
+from alembic_readonly_check.converting import Wrong, convert
 from alembic_readonly_check.findings import CannotCheck, Finding
-from alembic_readonly_check.openapi import ApiRules
+from alembic_readonly_check.platforms import PLATFORMS, Platform
+
+
+@dataclass(frozen=True, slots=True)
+class ApiRules:
+    """What a project may set about its API, under `[tool.alembic-readonly-check.api]`.
+
+    `permission_extension` of an operation must equal `permission_opt` of its handler. A handler is
+    authenticated if it has a guard, an authentication middleware or one of `auth_dependencies`
+    among its dependencies, unless `public_opt` is true in its `opt`. `ambient_parameters`
+    (`header:If-Match`) are read from the request itself, so no signature names them.
+    `undocumented` are globs of paths that are served on purpose without a contract.
+    `private_columns` are globs over `schema.table.column` that no response may carry.
+    """
+
+    permission_extension: str = "x-permission"
+    permission_opt: str = "permission"
+    public_opt: str = "exclude_from_auth"
+    auth_dependencies: tuple[str, ...] = ()
+    ambient_parameters: tuple[str, ...] = ()
+    undocumented: tuple[str, ...] = ()
+    private_columns: tuple[str, ...] = ("*_hash",)
+    column_extension: str = "x-db-column"
+    external_extension: str = "x-external-api"
+
 
 SECTION = "[tool.alembic-readonly-check]"
 
@@ -36,7 +60,8 @@ MANAGED_SCHEMAS = (
 )
 
 
-class Ignore(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+@dataclass(frozen=True, slots=True)
+class Ignore:
     """One finding that is known and borne for a while; it counts again after `until`."""
 
     code: str
@@ -54,15 +79,25 @@ class Ignore(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         )
 
 
-class Scratch(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
-    """Where scratch databases are made, and what goes into them before the migrations."""
+@dataclass(frozen=True, slots=True)
+class Scratch:
+    """Where scratch databases are made, and how they are migrated.
+
+    `platform` files go first. Instead of the folder `migrations`, `alembic` names an alembic.ini
+    whose revisions are rendered offline, or `command` is run with the scratch database's URL in the
+    variable `url-env` of the configuration, written for `driver`.
+    """
 
     url_env: str = "SCRATCH_DATABASE_URL"
     platform: tuple[str, ...] = ()
     role: str | None = None
+    alembic: str | None = None
+    command: tuple[str, ...] = ()
+    driver: str = "postgresql"
 
 
-class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="kebab"):
+@dataclass(frozen=True, slots=True)
+class Config:
     """What is compared. Paths are relative to the folder of pyproject.toml."""
 
     metadata: str | None = None
@@ -88,14 +123,25 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="ke
         "supabase_vault",
         "uuid-ossp",
     )
+    platform: Literal["supabase"] | None = None
     rls: Literal["forced", "enabled", "off", "any"] = "forced"
     rolling_partitions: bool = True
     timeout: float = 30
-    scratch: Scratch = Scratch()
-    api: ApiRules = ApiRules()
+    scratch: Scratch = field(default_factory=Scratch)
+    api: ApiRules = field(default_factory=ApiRules)
     ignore: tuple[Ignore, ...] = ()
-    root: str = "."
-    source: str | None = None
+    root: str = field(default=".", metadata={"own": 1})
+    source: str | None = field(default=None, metadata={"own": 1})
+    stated: tuple[str, ...] = field(default=(), metadata={"own": 1})
+
+    @property
+    def hosting(self) -> Platform:
+        """Give what the platform of the databases brings."""
+        return PLATFORMS[self.platform]
+
+    def is_managed(self, schema: str) -> bool:
+        """Tell whether a schema belongs to the platform and not to the project."""
+        return schema in self.managed_schemas or schema in self.hosting.schemas
 
     @property
     def folder(self) -> Path:
@@ -103,11 +149,18 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="ke
         return Path(self.root)
 
     def path(self, name: str | None) -> Path | None:
-        """Resolve a configured path; None if it is not configured or nothing is there."""
+        """Resolve a path; None if it is not configured, or if nothing is at a default one.
+
+        Raises `CannotCheck` if the configuration names a path and nothing is there.
+        """
         if not name:
             return None
         path = self.folder / name
-        return path if path.exists() else None
+        if path.exists():
+            return path
+        if name in self.stated:
+            raise CannotCheck(f"{name} is configured and not there; correct {SECTION}.")
+        return None
 
 
 def load(start: Path) -> Config:
@@ -134,9 +187,11 @@ def _convert(section: object, folder: Path, path: Path) -> Config:
     if not isinstance(section, dict):
         raise CannotCheck(f"{SECTION} in {path.name} is not a table.")
     try:
-        config = msgspec.convert({**section, "root": str(folder), "source": str(path)}, Config)
-    except msgspec.ValidationError as error:
+        config: Config = convert(section, Config)
+    except Wrong as error:
         raise CannotCheck(f"{SECTION} in {path.name}: {error}.") from None
+    stated = tuple(value for value in section.values() if isinstance(value, str))
+    config = replace(config, root=str(folder), source=str(path), stated=stated)
     for ignore in config.ignore:
         if ignore.code not in REGISTRY:
             raise CannotCheck(f"An ignore in {path.name} names {ignore.code}, which is no code.")
@@ -148,3 +203,10 @@ def _convert(section: object, folder: Path, path: Path) -> Config:
 def secret(name: str) -> str | None:
     """Read an environment variable; only its name is ever shown."""
     return os.environ.get(name) or None
+
+
+def needed(name: str) -> str:
+    value = secret(name)
+    if value is None:
+        raise CannotCheck(f"{name} is not set.")
+    return value

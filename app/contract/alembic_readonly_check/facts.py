@@ -10,6 +10,8 @@ from typing import Any
 
 from alembic_readonly_check.findings import Location
 
+Json = dict[str, Any]
+
 
 @dataclass(frozen=True, slots=True)
 class Column:
@@ -29,6 +31,10 @@ class Column:
     location: Location | None = None
 
 
+def _include(columns: tuple[str, ...]) -> str:
+    return f" INCLUDE ({', '.join(columns)})" if columns else ""
+
+
 @dataclass(frozen=True, slots=True)
 class PrimaryKey:
     """A primary key; `name` is None where the source does not say, `columns` is in key order."""
@@ -36,10 +42,11 @@ class PrimaryKey:
     name: str | None
     columns: tuple[str, ...]
     deferral: str = ""
+    include: tuple[str, ...] = ()
     location: Location | None = None
 
     def __str__(self) -> str:
-        return f"PRIMARY KEY ({', '.join(self.columns)}){self.deferral}"
+        return f"PRIMARY KEY ({', '.join(self.columns)}){_include(self.include)}{self.deferral}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +88,7 @@ class Unique:
 
     def __str__(self) -> str:
         nulls = "" if self.nulls_distinct else " NULLS NOT DISTINCT"
-        include = f" INCLUDE ({', '.join(self.include)})" if self.include else ""
-        return f"UNIQUE{nulls} ({', '.join(self.columns)}){include}{self.deferral}"
+        return f"UNIQUE{nulls} ({', '.join(self.columns)}){_include(self.include)}{self.deferral}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,16 +129,13 @@ class IndexKey:
     nulls_first: bool = False
 
     def __str__(self) -> str:
-        words = [self.expression]
-        if self.collation:
-            words.append(f'COLLATE "{self.collation}"')
-        if self.opclass:
-            words.append(self.opclass)
+        words = [self.expression, f'COLLATE "{self.collation}"' if self.collation else ""]
+        words.append(self.opclass or "")
         if self.descending:
             words.append("DESC")
         if self.nulls_first != self.descending:
             words.append("NULLS FIRST" if self.nulls_first else "NULLS LAST")
-        return " ".join(words)
+        return " ".join(filter(None, words))
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,13 +155,12 @@ class Index:
 
     def __str__(self) -> str:
         keys = ", ".join(str(key) for key in self.keys)
-        include = f" INCLUDE ({', '.join(self.include)})" if self.include else ""
         nulls = "" if self.nulls_distinct else " NULLS NOT DISTINCT"
         options = f" WITH ({', '.join(self.options)})" if self.options else ""
         where = f" WHERE ({self.predicate})" if self.predicate else ""
         return (
-            f"{'UNIQUE ' if self.unique else ''}{self.method} ({keys}){include}{nulls}{options}"
-            f"{where}{'' if self.valid else ' INVALID'}"
+            f"{'UNIQUE ' if self.unique else ''}{self.method} ({keys}){_include(self.include)}"
+            f"{nulls}{options}{where}{'' if self.valid else ' INVALID'}"
         )
 
 
@@ -240,7 +242,7 @@ class Table:
 
     def column(self, name: str) -> Column | None:
         """Find a column by name."""
-        return next((column for column in self.columns if column.name == name), None)
+        return next((one for one in self.columns if one.name == name), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +278,7 @@ class Domain:
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """A sequence that no column owns; bounds are None where the source leaves them to the type."""
+    """A sequence; bounds are None where the source leaves them to the type."""
 
     name: str
     type: str = "bigint"
@@ -290,15 +292,12 @@ class Sequence:
     location: Location | None = None
 
     def __str__(self) -> str:
-        words = [f"AS {self.type} INCREMENT BY {self.increment}"]
-        if self.minimum is not None:
-            words.append(f"MINVALUE {self.minimum}")
-        if self.maximum is not None:
-            words.append(f"MAXVALUE {self.maximum}")
-        words.append(f"START WITH {self.start} CACHE {self.cache}")
-        if self.cycle:
-            words.append("CYCLE")
-        return " ".join(words)
+        low = "" if self.minimum is None else f" MINVALUE {self.minimum}"
+        high = "" if self.maximum is None else f" MAXVALUE {self.maximum}"
+        return (
+            f"AS {self.type} INCREMENT BY {self.increment}{low}{high} START WITH {self.start}"
+            f" CACHE {self.cache}{' CYCLE' if self.cycle else ''}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -324,8 +323,7 @@ class View:
 class Function:
     """A function or procedure; `arguments` pairs names with types, in call order.
 
-    `executors` are the roles beside the owner that may execute it. `body` is everything else the
-    catalog knows of it (language, volatility, settings, text); a document does not say it.
+    `executors` are the roles beside the owner that may execute it; only a catalog knows its `body`.
     """
 
     name: str
@@ -334,6 +332,7 @@ class Function:
     definer: bool = False
     executors: frozenset[str] = frozenset()
     body: str | None = None
+    search_path: str | None = None
     location: Location | None = None
 
     @property
@@ -344,8 +343,8 @@ class Function:
     def __str__(self) -> str:
         arguments = ", ".join(f"{name} {type_}".strip() for name, type_ in self.arguments)
         roles = ", ".join(sorted(self.executors)) or "nobody but its owner"
-        security = "definer" if self.definer else "invoker"
-        return f"({arguments}) returns {self.returns}, {security}, executable by {roles}"
+        told = f"{self.returns}, {'definer' if self.definer else 'invoker'}"
+        return f"({arguments}) returns {told}, executable by {roles}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -384,7 +383,7 @@ class Other:
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """Everything one source says; a kind the source cannot know is None."""
+    """Everything one source says; a kind it cannot know is None, `elsewhere` is not compared."""
 
     source: str
     tables: dict[str, Table] = field(default_factory=dict)
@@ -397,11 +396,5 @@ class Schema:
     extensions: dict[str, Extension] | None = None
     publications: dict[str, Publication] | None = None
     others: tuple[Other, ...] = ()
+    elsewhere: tuple[tuple[str, int], ...] = ()
     owned_sequences: dict[str, Sequence] = field(default_factory=dict)
-
-    def table(self, name: str) -> Table | None:
-        """Find a table by `schema.table`."""
-        return self.tables.get(name)
-
-
-Json = dict[str, Any]

@@ -26,7 +26,7 @@ class Finding:
     """One fact on which two descriptions differ, blamed on the side lower in the order of truth.
 
     `subject` is the stable name of the fact (`annex.members.role`): with the code it identifies the
-    finding in ignores and baselines, so it holds no line number. `expected` is the raw value of the
+    finding in ignores, so it holds no line number. `expected` is the raw value of the
     side that leads, `actual` that of the side to change. `heading` is the whole `MISMATCH: …` or
     `BLOCKED: …` line where the two documents are at fault.
     """

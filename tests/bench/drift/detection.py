@@ -17,9 +17,12 @@ from typing import Any, TypeVar
 
 from alembic.autogenerate import compare_metadata  # type: ignore[import-not-found,unused-ignore]
 from alembic.migration import MigrationContext  # type: ignore[import-not-found,unused-ignore]
-from alembic_readonly_check import catalog, datamodel, guard, metadata, scratch
-from alembic_readonly_check.compare import Comparison, Family, Rules, Side
+from alembic_readonly_check.compare.comparison import Comparison
+from alembic_readonly_check.compare.sides import Family, Rules, Side
+from alembic_readonly_check.db import catalog, guard, scratch
 from alembic_readonly_check.facts import Column, Schema, Table
+from alembic_readonly_check.sources import models
+from alembic_readonly_check.sources.document import datamodel
 from sqlalchemy import Connection
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DBAPIError
@@ -401,22 +404,18 @@ class Result:
 def measure(server_url: str) -> list[str]:
     """Make every change, count who sees it, and write the counts and our misses as Markdown."""
     server = guard.driver_url(server_url, "server")
-    models = metadata.read(
-        "shop.tables:metadata", ROOT, "public", lambda schema: schema == "public"
-    )
+    mapped = models.read("shop.tables:metadata", ROOT, "public", lambda schema: schema == "public")
     document = datamodel.read(ROOT / "handbook/tables.md", ROOT, rls="off").schema
     with scratch.databases(
         server,
         "server",
-        [ROOT / "sql/roles.sql"],
-        sorted((ROOT / "sql/changes").glob("*.sql")),
-        None,
+        scratch.Scripts([ROOT / "sql/roles.sql"], sorted((ROOT / "sql/changes").glob("*.sql"))),
         None,
         "public",
     ) as made:
 
         def work(connection: Connection) -> list[Result]:
-            return _measured(connection, models.schema, document, models.metadata)
+            return _measured(connection, mapped.schema, document, mapped.metadata)
 
         results = connected(made.migrated, work)
     return _told(results)

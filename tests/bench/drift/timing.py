@@ -19,10 +19,13 @@ from pathlib import Path
 from shutil import rmtree
 from statistics import median
 
-from alembic_readonly_check import catalog, expressions, guard, scratch
-from alembic_readonly_check.check import Check
+from alembic_readonly_check.command.check import Check
+from alembic_readonly_check.command.databases import DatabaseCheck
 from alembic_readonly_check.config import load
-from alembic_readonly_check.databases import DatabaseCheck
+from alembic_readonly_check.db import guard, scratch
+from alembic_readonly_check.db import queries as catalog_queries
+from alembic_readonly_check.sql.expressions import _canonical, parse_expression
+from alembic_readonly_check.sql.types import parse_type
 
 from tests.bench.drift.generated import OPERATIONS, TABLES, write
 
@@ -58,9 +61,9 @@ def inside(work: Callable[[], object]) -> float:
     seconds = []
     for _ in range(5):
         for cached in (
-            expressions.parse_type,
-            expressions.parse_expression,
-            expressions._canonical,
+            parse_type,
+            parse_expression,
+            _canonical,
         ):
             cached.cache_clear()
         started = time.process_time()
@@ -108,7 +111,8 @@ def measure(server_url: str) -> list[str]:
         first = cpu(folder, *COMMAND, before=none, PYTHONPYCACHEPREFIX=str(compiled))
         server = guard.driver_url(server_url, "server")
         migrations = [folder / "migrations/0001_all.sql"]
-        with scratch.databases(server, "server", [], migrations, None, None, "public") as made:
+        scripts = scratch.Scripts(migrations=migrations)
+        with scratch.databases(server, "server", scripts, None, "public") as made:
             url = made.migrated.set(drivername="postgresql").render_as_string(hide_password=False)
             os.environ["BIG_DATABASE_URL"] = url
             run = Check(load(folder))
@@ -116,7 +120,7 @@ def measure(server_url: str) -> list[str]:
             run.mapped()
             queries = guard.run(made.migrated, "big", run.scope().schemas, partial(_queries, run))
             assert {found.code for found in run.findings} <= {"RO901"}, run.findings[:3]
-            live = inside(run.databases)
+            live = inside(DatabaseCheck(run).compare)
             command = cpu(folder, *COMMAND, "db", BIG_DATABASE_URL=url)
     loads.append(os.getloadavg()[0])
     rows = (
@@ -134,7 +138,7 @@ def measure(server_url: str) -> list[str]:
     lines = [
         f"CPU seconds on {TABLES} tables and {OPERATIONS} operations, measured, the median of five"
         f" ({os.cpu_count()} CPUs, load {told} before and after;"
-        f" {len(catalog.QUERIES)} of the queries read the catalog):\n",
+        f" {len(catalog_queries.QUERIES)} of the queries read the catalog):\n",
         "\n| What | Measured | Limit | Held |\n|---|---|---|---|\n",
     ]
     lines += [_row(what, f"{seconds:.2f} s", seconds, limit) for what, seconds, limit in rows]

@@ -1,4 +1,4 @@
-"""The event list as a FastAPI developer writes it: dependencies, Pydantic models, ORM entities.
+"""The operations as a FastAPI developer writes them: dependencies, Pydantic models, ORM entities.
 
 The same rows under the same row level security, and the same JSON. What a page says beside its rows
 (the form of cursors) is Annex's own, so that the answers can be compared to the letter.
@@ -13,15 +13,17 @@ from uuid import UUID
 
 import asyncpg
 import jwt
-from fastapi import Depends, FastAPI, HTTPException, Query, Request
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from pydantic import BaseModel, ConfigDict
-from sqlalchemy import func, select, text
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import bindparam, cast, func, literal, select, text, tuple_
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.types import Text
 
 import db_models as m
 from app.auth.tickets import derive_key
-from app.database.paging import decode_cursor, encode_cursor
+from app.database.reads import decode_cursor, encode_cursor
 from app.realtime.cursors import Cursors
 from app.settings import Settings, database_url
 
@@ -39,11 +41,67 @@ class Event(BaseModel):
     subject: str | None
     topics: list[str]
     actor: str
-    visibility: str
+    principal: str
+    permission: str | None
     data: Any
     context: dict[str, Any]
     occurred_at: datetime
     recorded_at: datetime
+
+
+class Member(BaseModel):
+    """A user in a workspace."""
+
+    user_id: UUID
+    email: str | None
+    display_name: str
+    avatar_url: str | None
+    role: str
+    status: str
+    joined_at: datetime
+    updated_at: datetime
+    version: int
+
+
+class Workspace(BaseModel):
+    """A tenant."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: UUID
+    slug: str
+    name: str
+    external_id: str | None
+    metadata: dict[str, Any] = Field(validation_alias="metadata_")
+    require_aal2: bool
+    event_retention_days: int | None
+    created_by: UUID | None
+    created_at: datetime
+    updated_at: datetime
+    version: int
+
+
+class EventInput(BaseModel):
+    """An event to publish."""
+
+    type: str = Field(max_length=200, pattern=r"^[a-z][a-z0-9_-]*([.][a-z0-9_-]+)*$")
+    data: Any = Field(default_factory=dict)
+    source: str = Field("api", min_length=1, max_length=500)
+    subject: str | None = Field(None, min_length=1, max_length=500)
+    topics: list[str] = Field(default_factory=list, max_length=20)
+
+
+class Published(BaseModel):
+    """The id of an event that was sent."""
+
+    id: UUID
+    is_duplicate: bool
+
+
+class PublishedEvents(BaseModel):
+    """One for each event sent."""
+
+    data: list[Published]
 
 
 class Page(BaseModel):
@@ -60,23 +118,34 @@ class EventPage(BaseModel):
     stream_cursor: str
 
 
+class MemberPage(BaseModel):
+    """A page of members."""
+
+    data: list[Member]
+    page: Page
+
+
+class WorkspacePage(BaseModel):
+    """A page of workspaces."""
+
+    data: list[Workspace]
+    page: Page
+
+
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Open the pool, and learn where the log stands."""
     settings: Settings = app.state.settings
     url = database_url("DATABASE_URL", settings.database_url)
     engine = create_async_engine(
-        url,
-        pool_size=settings.pool_size,
-        max_overflow=0,
-        connect_args={"server_settings": app.state.server_settings},
+        url.set(drivername="postgresql+asyncpg"), pool_size=settings.pool_size, max_overflow=0
     )
     app.state.sessions = async_sessionmaker(engine, expire_on_commit=False)
     worker = await asyncpg.connect(settings.worker_database_url)
     [(epoch, head, _)] = await worker.fetch("select * from annex.open_log(0, 0)")
     await worker.close()
     cursors = Cursors(derive_key(settings.secret_key, "cursor"))
-    app.state.stream_cursor = cursors.write(epoch, head)
+    app.state.stand = lambda workspace_id: cursors.write(workspace_id, epoch, head)
     yield
     await engine.dispose()
 
@@ -117,47 +186,144 @@ async def open_session(
 Session = Annotated[AsyncSession, Depends(open_session)]
 
 
-async def readable_workspace(ws: str, session: Session) -> UUID:
-    """Resolve the path's workspace, and ask for the permission to read its events."""
-    found = await session.execute(text("select * from annex.access(:ws)"), {"ws": ws})
-    access = found.one_or_none()
-    if access is None:
-        raise HTTPException(404, "There is no such workspace.")
-    if "events:read" not in access.permissions or access.needs_aal2:
-        raise HTTPException(403, "You may not read this workspace's events.")
-    workspace_id: UUID = access.workspace_id
-    return workspace_id
+def allowed(permission: str) -> Any:
+    """Depend on the path's workspace, and on a permission in it."""
+
+    async def resolve(ws: str, session: Session) -> UUID:
+        found = await session.execute(text("select * from annex.access(:ws)"), {"ws": ws})
+        access = found.one_or_none()
+        if access is None:
+            raise HTTPException(404, "There is no such workspace.")
+        if permission not in access.permissions or access.needs_aal2:
+            raise HTTPException(403, "You may not do this in this workspace.")
+        workspace_id: UUID = access.workspace_id
+        return workspace_id
+
+    return Depends(resolve)
 
 
+Cursor = Annotated[str | None, Query(max_length=500)]
+Limit = Annotated[int, Query(ge=1, le=100)]
+router = APIRouter(prefix="/api/v1/workspaces")
+
+
+@router.get("")
+async def list_workspaces(session: Session, limit: Limit = 50) -> WorkspacePage:
+    """List the caller's workspaces, newest first."""
+    statement = m.Workspace.visible().order_by(m.Workspace.id.desc()).limit(limit + 1)
+    found = (await session.scalars(statement)).all()
+    following = encode_cursor([found[limit - 1].id]) if len(found) > limit else None
+    data = [Workspace.model_validate(w) for w in found[:limit]]
+    return WorkspacePage(data=data, page=Page(next=following))
+
+
+@router.get("/{ws}")
+async def get_workspace(
+    session: Session, workspace_id: Annotated[UUID, allowed("workspace:read")]
+) -> Workspace:
+    """Show a workspace."""
+    found = await session.scalars(m.Workspace.visible().where(m.Workspace.id == workspace_id))
+    return Workspace.model_validate(found.one())
+
+
+@router.get("/{ws}/members")
+async def list_members(
+    session: Session, workspace_id: Annotated[UUID, allowed("members:read")], limit: Limit = 50
+) -> MemberPage:
+    """List a workspace's members, latest joined first."""
+    statement = (
+        select(m.Member, m.Profile)
+        .join(m.Profile, m.Profile.id == m.Member.user_id)
+        .where(m.Member.workspace_id == workspace_id)
+        .order_by(m.Member.joined_at.desc(), m.Member.user_id.desc())
+        .limit(limit + 1)
+    )
+    found = (await session.execute(statement)).all()
+    data = [
+        Member(
+            user_id=member.user_id,
+            email=profile.email,
+            display_name=profile.display_name,
+            avatar_url=profile.avatar_url,
+            role=member.role,
+            status=member.status,
+            joined_at=member.joined_at,
+            updated_at=member.updated_at,
+            version=member.version,
+        )
+        for member, profile in found[:limit]
+    ]
+    is_more = len(found) > limit
+    following = encode_cursor([data[-1].joined_at, data[-1].user_id]) if is_more else None
+    return MemberPage(data=data, page=Page(next=following))
+
+
+@router.get("/{ws}/events")
 async def list_events(
     request: Request,
     session: Session,
-    workspace_id: Annotated[UUID, Depends(readable_workspace)],
-    cursor: Annotated[str | None, Query(max_length=500)] = None,
-    limit: Annotated[int, Query(ge=1, le=100)] = 50,
+    workspace_id: Annotated[UUID, allowed("events:read")],
+    cursor: Cursor = None,
+    limit: Limit = 50,
 ) -> EventPage:
     """List a workspace's events, newest first."""
-    statement = (
-        select(m.Event)
-        .where(m.Event.workspace_id == workspace_id, m.Event.user_id.is_(None))
-        .order_by(m.Event.id.desc())
-        .limit(limit + 1)
-    )
+    order = [m.Event.workspace_id, m.Event.id]
+    # As Annex selects, so that Postgres reads from the same index.
+    statement = m.Event.of(literal(workspace_id)).order_by(*(o.desc() for o in order))
     if cursor is not None:
-        statement = statement.where(m.Event.id < decode_cursor(cursor, [m.Event.id])[0])
-    events = (await session.scalars(statement)).all()
-    following = encode_cursor([events[limit - 1].id]) if len(events) > limit else None
+        statement = statement.where(tuple_(*order) < tuple(decode_cursor(cursor, order)))
+    events = (await session.scalars(statement.limit(limit + 1))).all()
+    following = None
+    if len(events) > limit:
+        following = encode_cursor([workspace_id, events[limit - 1].id])
     return EventPage(
         data=[Event.model_validate(event) for event in events[:limit]],
         page=Page(next=following),
-        stream_cursor=request.app.state.stream_cursor,
+        stream_cursor=request.app.state.stand(workspace_id),
     )
 
 
-def create_peer(settings: Settings, server_settings: dict[str, str]) -> FastAPI:
-    """Put the application together; `server_settings` go to Postgres with each connection."""
+@router.get("/{ws}/events/{event_id}")
+async def get_event(
+    session: Session, workspace_id: Annotated[UUID, allowed("events:read")], event_id: UUID
+) -> Event:
+    """Show an event."""
+    found = await session.scalars(m.Event.of(literal(workspace_id)).where(m.Event.id == event_id))
+    return Event.model_validate(found.one())
+
+
+@router.post("/{ws}/events", status_code=201)
+async def publish_events(
+    session: Session,
+    workspace_id: Annotated[UUID, allowed("events:publish")],
+    new: EventInput | list[EventInput],
+) -> PublishedEvents:
+    """Publish one event or a batch, with the functions that Annex calls."""
+    if isinstance(new, EventInput):
+        event = func.annex.publish(
+            workspace_id,
+            new.type,
+            cast(new.data, JSONB),
+            cast(new.topics, ARRAY(Text)),
+            new.subject,
+            new.source,
+        )
+        found = await session.scalars(select(event))
+        return PublishedEvents(data=[Published(id=found.one(), is_duplicate=False)])
+    rows = await session.execute(
+        text("select * from annex.publish_events(:ws, :batch) order by ordinal").bindparams(
+            bindparam("batch", type_=JSONB)
+        ),
+        {"ws": workspace_id, "batch": [event.model_dump() for event in new]},
+    )
+    return PublishedEvents(
+        data=[Published(id=row.event_id, is_duplicate=row.is_duplicate) for row in rows]
+    )
+
+
+def create_peer(settings: Settings) -> FastAPI:
+    """Put the application together."""
     app = FastAPI(lifespan=lifespan)
     app.state.settings = settings
-    app.state.server_settings = server_settings
-    app.get("/api/v1/workspaces/{ws}/events")(list_events)
+    app.include_router(router)
     return app

@@ -9,12 +9,14 @@ from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import Literal
 
-from alembic_readonly_check import datamodel
+from alembic_readonly_check.api.routes import check_routes
+from alembic_readonly_check.api.served import Route, routes_of
+from alembic_readonly_check.api.structs import check_structs
+from alembic_readonly_check.config import ApiRules
 from alembic_readonly_check.facts import Schema
 from alembic_readonly_check.findings import Finding
-from alembic_readonly_check.openapi import ApiRules, Contract, parse_contract
-from alembic_readonly_check.routes import Route, check_routes, routes_of
-from alembic_readonly_check.structs import check_structs
+from alembic_readonly_check.openapi.contract import Contract, parse_contract
+from alembic_readonly_check.sources.document import datamodel
 from litestar import Litestar
 
 HERE = Path(__file__).parent

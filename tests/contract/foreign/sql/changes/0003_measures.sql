@@ -13,7 +13,7 @@ CREATE VIEW open_orders WITH (security_invoker = true) AS
 GRANT SELECT ON open_orders TO shop_reader;
 
 CREATE FUNCTION order_total(customer bigint) RETURNS numeric
-  LANGUAGE sql STABLE SECURITY DEFINER SET search_path = ''
+  LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
   AS 'SELECT sum(o.total) FROM public.orders o WHERE o.customer_id = customer';
 REVOKE EXECUTE ON FUNCTION order_total(bigint) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION order_total(bigint) TO shop_reader;

@@ -1,0 +1,96 @@
+"""Read docs/datamodel.md: facts in code spans, prose outside them, every fact with its line.
+
+The format is closed: headings, column titles and words that are not in it are findings (DM001 to
+DM014), so that a typo cannot turn a fact into prose. Rows are split on the raw line, because a
+Markdown reader pads short rows and drops surplus cells without a word.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from alembic_readonly_check.facts import Schema
+from alembic_readonly_check.findings import CannotCheck, Finding, relative
+from alembic_readonly_check.sources.document.crosscheck import CrossCheck
+from alembic_readonly_check.sources.document.facts import SECTIONS
+from alembic_readonly_check.sources.document.markdown import Section, sections, whole_span
+from alembic_readonly_check.sources.document.objects import ObjectSections
+from alembic_readonly_check.sources.document.tables import TableSections
+
+
+@dataclass(slots=True)
+class Document:
+    """What the document says, and what is wrong with the document itself."""
+
+    path: str
+    schema: Schema
+    findings: list[Finding] = field(default_factory=list)
+
+    def is_unreadable(self, subject: str) -> bool:
+        """Tell whether a fact could not be read, so that it is no drift on top of that.
+
+        A table whose columns have other titles has no readable column at all.
+        """
+        return any(
+            found.subject == subject
+            or (found.code == "DM002" and subject.startswith(f"{found.subject}."))
+            for found in self.findings
+            if found.severity == "error"
+        )
+
+
+def read(path: Path, root: Path, default_schema: str = "public", rls: str = "forced") -> Document:
+    """Read the document; raises `CannotCheck` if there is no file or no table in it.
+
+    `rls` is what a table is expected to have when its section does not say: off, enabled, forced,
+    or any, which compares nothing.
+    """
+    shown = relative(path, root)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CannotCheck(f"{shown} cannot be read: {error}.") from None
+    reader = _Reader(shown, default_schema, None if rls == "any" else rls)
+    for section in sections(text, shown):
+        reader.section(section)
+    if not reader.tables:
+        raise CannotCheck(f"{shown} has no section of a table (a heading like ## `public.orders`).")
+    return reader.document()
+
+
+class _Reader(TableSections, ObjectSections, CrossCheck):
+    """Collects facts and findings section by section."""
+
+    def section(self, section: Section) -> None:
+        name = whole_span(section.title)
+        if section.level == 2 and name is not None:
+            self.table(section, self.full(name))
+        elif section.level == 2 and section.title in SECTIONS:
+            if section.title in self.stated:
+                self.wrong(
+                    "DM014",
+                    section.title,
+                    "the section stands twice",
+                    section.location,
+                    section.title,
+                    "put all its lines into one section",
+                )
+            self.stated.add(section.title)
+            if section.title == "Functions":
+                self.functions(section)
+            else:
+                self.objects(section)
+
+    def document(self) -> Document:
+        self.cross_check()
+        schema = Schema(
+            "document",
+            self.tables,
+            enums=self.named["Enums"],
+            domains=self.named["Domains"],
+            sequences=self.named["Sequences"],
+            views=self.named["Views"],
+            functions=self.named["Functions"],
+            extensions=self.named["Extensions"],
+            publications=self.named["Publications"],
+        )
+        return Document(self.path, schema, self.findings)

@@ -1,0 +1,153 @@
+"""Read the sections of what is not a table: functions, enums, domains, views and others."""
+
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from alembic_readonly_check.facts import Domain, Enum, Extension, Publication, Sequence, View
+from alembic_readonly_check.sources.document.facts import FUNCTIONS, Facts
+from alembic_readonly_check.sources.document.markdown import Section, spans, whole_span
+from alembic_readonly_check.sql.objects import (
+    parse_domain,
+    parse_enum,
+    parse_function,
+    parse_sequence,
+    parse_view,
+)
+from alembic_readonly_check.sql.parsing import Unparsable
+from alembic_readonly_check.sql.tables import parse_grant
+
+
+class ObjectSections(Facts):
+    """Sections of other objects."""
+
+    def objects(self, section: Section) -> None:
+        read = _OBJECTS[section.title]
+        code = "DM011" if section.title == "Enums" else "DM001"
+        found = self.named[section.title]
+        for line in self.lines(section, code, section.title):
+            name = (
+                line.name
+                if section.title in ("Extensions", "Publications")
+                else self.full(line.name)
+            )
+            self.attempted.add(name)
+            try:
+                if line.nested and section.title == "Views" and found:
+                    last, view = next(reversed(found.items()))
+                    granted = replace(
+                        parse_grant(line.name, line.definition or ""), location=line.location
+                    )
+                    found[last] = replace(view, grants=(*view.grants, granted))
+                    continue
+                fact = read(name, line.definition or "", self.default_schema)
+            except Unparsable as error:
+                self.wrong(
+                    code,
+                    name,
+                    f"the definition does not parse: {error}",
+                    line.location,
+                    line.definition,
+                    "write it as Postgres would read it",
+                )
+                continue
+            if name in found:
+                self.wrong(code, name, "it stands twice", line.location, name, "keep one line")
+                continue
+            found[name] = replace(fact, location=line.location)
+
+    def functions(self, section: Section) -> None:
+        if section.header is None or tuple(section.header.cells) != FUNCTIONS:
+            location = section.header.location if section.header else section.location
+            self.wrong(
+                "DM001",
+                "Functions",
+                "the table of functions has other titles",
+                location,
+                " | ".join(section.header.cells) if section.header else None,
+                f"write | {' | '.join(FUNCTIONS)} |",
+            )
+            return
+        for row in section.rows:
+            if len(row.cells) != len(FUNCTIONS):
+                self.wrong(
+                    "DM001",
+                    row.cells[0],
+                    f"the row has {len(row.cells)} cells, not 5",
+                    row.location,
+                    " | ".join(row.cells),
+                    "write a pipe as \\|",
+                )
+                continue
+            signature, returns = whole_span(row.cells[0]), whole_span(row.cells[1])
+            security = row.cells[2]
+            if signature is None or returns is None or security not in ("definer", "invoker"):
+                self.wrong(
+                    "DM001",
+                    row.cells[0],
+                    "the row is no function",
+                    row.location,
+                    " | ".join(row.cells[:3]),
+                    "write `name(arguments)`, `result` and definer or invoker",
+                )
+                continue
+            try:
+                function = parse_function(signature, returns, self.default_schema)
+            except Unparsable as error:
+                self.wrong(
+                    "DM001",
+                    signature,
+                    f"the function does not parse: {error}",
+                    row.location,
+                    signature,
+                    "write it as CREATE FUNCTION would",
+                )
+                continue
+            function = replace(
+                function,
+                definer=security == "definer",
+                executors=frozenset(
+                    "PUBLIC" if role.upper() == "PUBLIC" else role for role in spans(row.cells[3])
+                ),
+                location=row.location,
+            )
+            self.named["Functions"][function.signature] = function
+
+
+def _enum(name: str, text: str, _: str) -> Enum:
+    return Enum(name, parse_enum(text))
+
+
+def _view(name: str, text: str, schema: str) -> View:
+    materialized, columns, options = parse_view(name, text, schema)
+    return View(name, columns, materialized, options, grants=())
+
+
+def _extension(name: str, text: str, _: str) -> Extension:
+    return Extension(name, re.sub(r"(?i)^\s*SCHEMA\s+", "", text).strip() or None)
+
+
+def _publication(name: str, text: str, schema: str) -> Publication:
+    tables = (part.strip() for part in text.split(",") if part.strip())
+    return Publication(
+        name, tuple(sorted(table if "." in table else f"{schema}.{table}" for table in tables))
+    )
+
+
+def _sequence(name: str, text: str, _: str) -> Sequence:
+    return parse_sequence(name, text)
+
+
+def _domain(name: str, text: str, schema: str) -> Domain:
+    return parse_domain(name, text, schema)
+
+
+_OBJECTS: dict[str, Callable[[str, str, str], Any]] = {
+    "Enums": _enum,
+    "Domains": _domain,
+    "Views": _view,
+    "Sequences": _sequence,
+    "Extensions": _extension,
+    "Publications": _publication,
+}

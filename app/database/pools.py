@@ -1,0 +1,177 @@
+"""The two connection pools, and how a connection is lent, given back and given up."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Self, TypeAlias
+
+import anyio
+import asyncpg
+import msgspec
+from asyncpg.pool import PoolConnectionProxy
+
+from app.errors import Unavailable, causes
+from app.settings import Settings, database_url
+
+Driver: TypeAlias = "PoolConnectionProxy[Any]"
+
+ACQUIRE_SECONDS = 10.0
+"""How long a request waits for a connection."""
+CONNECT_SECONDS = 5.0
+COMMAND_SECONDS = 10.0
+"""How long a request waits for an answer; the role's own statement_timeout ends it before."""
+WORKERS = 5
+"""Connections for the tail, its wake-ups, readers and jobs."""
+# What a Postgres that is not there raises, from the socket up.
+UNREACHABLE = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.InterfaceError,
+    # Of a connection to which a crashing server said goodbye, and which is not closed yet.
+    asyncpg.InternalClientError,
+    TimeoutError,
+)
+# What a transaction pooler makes of named statements: the name went to another server, or another
+# client has used it on this one.
+POOLER_ERRORS = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)
+POOLER_HINT = (
+    "a transaction pooler stands before this Postgres; set ANNEX_TRANSACTION_POOLER=true, or "
+    "connect directly or through a session pooler"
+)
+
+
+class Database:
+    """The two pools: `api` serves requests as annex_api, `worker` the log as annex_worker."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.is_pooled = settings.transaction_pooler
+        self.api = Pool(
+            "DATABASE_URL", settings.database_url, settings.pool_size, is_pooled=self.is_pooled
+        )
+        self.worker = Pool(
+            "WORKER_DATABASE_URL", settings.worker_database_url, WORKERS, is_pooled=self.is_pooled
+        )
+
+    async def __aenter__(self) -> Self:
+        await self.api.open()
+        await self.worker.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.api.close()
+        await self.worker.close()
+
+
+class Pool:
+    """Lends connections of one role; opens them when they are needed."""
+
+    def __init__(self, setting: str, url: str, size: int, *, is_pooled: bool = False) -> None:
+        self.url = database_url(setting, url)
+        self.dsn = self.url.render_as_string(hide_password=False)
+        self.size = size
+        self.pool = asyncpg.create_pool(
+            self.dsn,
+            min_size=0,
+            max_size=size,
+            max_inactive_connection_lifetime=300,
+            init=prepare,
+            reset=keep,
+            timeout=CONNECT_SECONDS,
+            command_timeout=COMMAND_SECONDS,
+            # A pooler takes no other settings than those it knows; PgBouncer knows this one.
+            server_settings={"application_name": "annex"},
+            # Behind a transaction pooler no statement has a name: asyncpg then parses it in the
+            # same message that runs it, on whichever server that reaches.
+            statement_cache_size=0 if is_pooled else 100,
+        )
+
+    @property
+    def host(self) -> str:
+        """Where the server is, for people."""
+        return f"{self.url.host or self.url.query.get('host', 'localhost')}"
+
+    async def open(self) -> None:
+        """Make the pool usable in this loop; connects to nothing yet."""
+        await self.pool
+
+    async def close(self) -> None:
+        """Close every connection, also those that are lent."""
+        self.pool.terminate()
+
+    @asynccontextmanager
+    async def lend(self) -> AsyncIterator[Driver]:
+        """Lend a connection; one whose state is not known afterwards is closed.
+
+        Raises `Unavailable` when none is free within 10 s or the server does not answer.
+        """
+        try:
+            driver = await self.pool.acquire(timeout=ACQUIRE_SECONDS)
+        except TimeoutError:
+            raise Unavailable("All database connections are busy; try again in a moment.") from None
+        except UNREACHABLE as error:
+            raise Unavailable("The database cannot be reached; try again in a moment.") from error
+        try:
+            yield driver
+        except BaseException as error:
+            is_unreachable = isinstance(error, UNREACHABLE) or is_lost(error)
+            # Cancelled or silent in the middle of a statement: asyncpg would wait until the server
+            # confirms a cancellation, which a silent network never does.
+            if is_unreachable or not isinstance(error, Exception) or is_unsettled(driver):
+                give_up(driver)
+            if is_unreachable:
+                raise Unavailable(
+                    "The database cannot be reached; try again in a moment."
+                ) from error
+            raise
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self.pool.release(driver)
+
+
+def is_unsettled(driver: Driver) -> bool:
+    """Say whether a connection has a transaction open."""
+    try:
+        return driver.is_in_transaction()
+    except asyncpg.InterfaceError:
+        return False  # it is closed, and so the pool has it back
+
+
+def give_up(driver: Driver) -> None:
+    """Close a connection without a word to the server; one that is closed may be given up again.
+
+    The pool takes a closed connection back at once, and asyncpg then refuses every call on it: an
+    error that would stand in the place of the one that is on its way, a cancellation among them.
+    """
+    with contextlib.suppress(asyncpg.InterfaceError):
+        driver.terminate()
+
+
+def is_lost(error: BaseException) -> bool:
+    """Say whether an error of the server means that this connection is over."""
+    return isinstance(
+        error, asyncpg.PostgresConnectionError | asyncpg.OperatorInterventionError
+    ) and not isinstance(error, asyncpg.QueryCanceledError)
+
+
+async def prepare(driver: "asyncpg.Connection[Any]") -> None:
+    """Let JSON through as it is: who needs its content decodes it."""
+    await driver.set_type_codec(
+        "jsonb",
+        schema="pg_catalog",
+        format="binary",
+        # A byte for the format's version stands before the text.
+        encoder=lambda value: b"\x01" + msgspec.json.encode(value),
+        decoder=lambda value: msgspec.Raw(value[1:]),
+    )
+
+
+async def keep(_: "asyncpg.Connection[Any]") -> None:
+    """Give a connection back as it is: statements and transactions of ours leave nothing behind."""
+    await asyncio.sleep(0)
+
+
+def is_poolers(error: BaseException) -> bool:
+    """Say whether an error is what a transaction pooler makes of statements with a name."""
+    return any(isinstance(cause, POOLER_ERRORS) for cause in causes(error))

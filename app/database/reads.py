@@ -1,0 +1,267 @@
+"""A read is one statement: claims, access, and a page or a row, in one round trip."""
+
+import base64
+import binascii
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from functools import cache, partial
+from types import GenericAlias
+from typing import Annotated, Any, Protocol, TypeVar, get_args
+from uuid import UUID
+
+import msgspec
+from litestar.di import NamedDependency
+from litestar.params import QueryParameter
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Select,
+    bindparam,
+    false,
+    inspect,
+    select,
+    true,
+    tuple_,
+    union_all,
+)
+from sqlalchemy.orm import InstrumentedAttribute
+
+import db_models as m
+from app.database.pools import Pool
+from app.database.statements import Access, AnySelect, Compiled, Scope, compiled, out_of_sight
+from app.errors import InvalidCursor, NotFound
+from app.schemas.pages import Page
+
+Cursor = Annotated[str | None, QueryParameter(name="cursor", max_length=500)]
+Limit = Annotated[int, QueryParameter(name="limit", ge=1, le=100)]
+
+PageT = TypeVar("PageT", bound=msgspec.Struct)
+StructT = TypeVar("StructT", bound=msgspec.Struct)
+Attribute = InstrumentedAttribute[Any]
+Of = Callable[[ColumnElement[UUID]], AnySelect]
+"""A model's `of`: selects what one workspace may see."""
+
+MAX_SCANNED = 10_000
+"""Rows that a filtered page looks at; what matches further on comes with the next cursor."""
+
+
+class Shape(Protocol):
+    """Writes conditions on the columns of a list's items, with named parameters."""
+
+    def conditions(self, columns: Any) -> list[ColumnElement[bool]]: ...
+
+    def __hash__(self) -> int: ...
+
+
+class Condition(Protocol):
+    """What a list is narrowed by: its shape is compiled once, its values are parameters."""
+
+    @property
+    def shape(self) -> Shape:
+        """Make what builds its SQL; equal ones write the same."""
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """Return its parameters."""
+
+
+class Read:
+    """What a handler asks for: reads as its caller, in the workspace of its path."""
+
+    def __init__(self, pool: Pool, scope: Scope, link: Callable[[str], None]) -> None:
+        self.pool = pool
+        self.scope = scope
+        self.link = link
+        """Told the cursor of the next page."""
+
+    async def page(
+        self,
+        of: Of,
+        page_type: type[PageT],
+        cursor: str | None,
+        limit: int,
+        by: Sequence[Attribute],
+        where: Condition | None = None,
+        more: Callable[[Access], dict[str, Any]] | None = None,
+    ) -> PageT:
+        """Read one page, in descending order of `by`, whose last column is unique.
+
+        Reads limit + 1 rows, so that the last page knows that it is. With `where`, it looks at
+        10,000 rows at most: a page may then hold fewer items than asked for and still have a next
+        one. `more` gives the page's other fields. Raises `InvalidCursor`, and what `Scope.access`
+        raises.
+        """
+        item, keys = item_type(page_type), tuple(by)
+        values = {"limit_": limit + 1}
+        if cursor is not None:
+            values |= keyset(cursor, keys)
+        if where is not None:
+            values |= where.values
+        narrowed = None if where is None else where.shape
+        shape = page_of(of, item, keys, narrowed, is_first=cursor is None)
+        access, rows = await self.rows(shape, values)
+        items = [item(*row[:-1]) for row in rows if not row[-1]]
+        last = None
+        if len(items) > limit:
+            items.pop()
+            last = items[-1]
+        elif len(items) < len(rows):
+            last = item(*rows[-1][:-1])  # where a filtered page stopped to look
+        following = None
+        if last is not None:
+            following = encode_cursor([getattr(last, a.key) for a in keys])
+            self.link(following)
+        others = more(access) if more is not None and access is not None else {}
+        return page_type(data=items, page=Page(next=following), **others)
+
+    async def one(self, of: Of, struct: type[StructT], **equal: Any) -> StructT:
+        """Read the one row whose attributes have these values; raises `NotFound`."""
+        shape = one_of(of, struct, tuple(equal))
+        _, rows = await self.rows(shape, {f"is_{name}": v for name, v in equal.items()})
+        if not rows:
+            raise NotFound("There is no such thing here, or it is not yours to see.")
+        return struct(*rows[0])
+
+    async def access(self) -> Access:
+        """Look up access to the workspace, and read nothing."""
+        access, _ = await self.rows(nothing, {})
+        assert access is not None
+        return access
+
+    async def rows(
+        self, build: Of, values: dict[str, Any]
+    ) -> tuple[Access | None, list[Sequence[Any]]]:
+        """Run a statement; returns access, of a path with a workspace, and the rows."""
+        has_workspace = self.scope.ws is not None
+        statement = compiled(build, has_workspace=has_workspace)
+        found = await self.fetch(statement, {**self.scope.values, **values})
+        if not has_workspace:
+            return None, list(found)
+        if not found:
+            raise out_of_sight()
+        access = self.scope.access(found[0])
+        return access, [row[4:] for row in found if row[3]]
+
+    async def fetch(self, statement: Compiled, values: dict[str, Any]) -> Sequence[Any]:
+        """Run a statement of one round trip on a connection that is lent for it alone."""
+        async with self.pool.lend() as driver:
+            return await driver.fetch(statement.sql, *statement.arguments(values))
+
+
+Reading = NamedDependency[Read]
+
+
+def nothing(workspace_id: ColumnElement[UUID]) -> Select[Any]:
+    """Select nothing, for what only asks for access."""
+    return m.Workspace.of(workspace_id).with_only_columns(m.Workspace.id)
+
+
+@cache
+def page_of(
+    of: Of,
+    item: type[msgspec.Struct],
+    by: tuple[Attribute, ...],
+    where: Shape | None,
+    *,
+    is_first: bool,
+) -> Of:
+    """Make what builds a page's statement, the same object for the same shape."""
+    return partial(build_page, of, item, by, where, is_first)
+
+
+def build_page(
+    of: Of,
+    item: type[msgspec.Struct],
+    by: tuple[Attribute, ...],
+    where: Shape | None,
+    is_first: bool,
+    workspace_id: ColumnElement[UUID],
+) -> Select[Any]:
+    """Order by the keyset, after the cursor's; the last column says where a scan stopped."""
+    ordered = selected(item, of(workspace_id)).order_by(*(a.desc() for a in by))
+    if not is_first:
+        places = [bindparam(f"after_{a.key}", type_=a.type) for a in by]
+        ordered = ordered.where(tuple_(*by) < tuple_(*places))
+    limit = bindparam("limit_", type_=BigInteger)
+    if where is None:
+        return ordered.add_columns(false().label("is_end")).limit(limit)
+    scanned = ordered.limit(MAX_SCANNED).subquery("scanned")
+    page = select(*scanned.c, false().label("is_end")).where(*where.conditions(scanned.c))
+    end = ordered.add_columns(true().label("is_end")).offset(MAX_SCANNED - 1).limit(1)
+    # Appended, so that the end is looked for only where the page is short.
+    both = union_all(page.limit(limit), end).subquery("both")
+    return select(*both.c).limit(limit)
+
+
+@cache
+def one_of(of: Of, struct: type[msgspec.Struct], names: tuple[str, ...]) -> Of:
+    """Make what builds a row's statement, the same object for the same shape."""
+    return partial(build_one, of, struct, names)
+
+
+def build_one(
+    of: Of,
+    struct: type[msgspec.Struct],
+    names: tuple[str, ...],
+    workspace_id: ColumnElement[UUID],
+) -> Select[Any]:
+    """Select by equality."""
+    statement = of(workspace_id)
+    entity = statement.column_descriptions[0]["entity"]
+    attributes = [getattr(entity, name) for name in names]
+    places = [bindparam(f"is_{a.key}", type_=a.type) for a in attributes]
+    return selected(struct, statement).where(
+        *(a == place for a, place in zip(attributes, places, strict=True))
+    )
+
+
+def keyset(cursor: str, by: tuple[Attribute, ...]) -> dict[str, Any]:
+    """Read a cursor into a page's parameters; raises `InvalidCursor`."""
+    values = decode_cursor(cursor, by)
+    return {f"after_{a.key}": value for a, value in zip(by, values, strict=True)}
+
+
+def encode_cursor(values: Sequence[Any]) -> str:
+    """Write the keyset of a page's last item as an opaque cursor."""
+    return base64.urlsafe_b64encode(msgspec.msgpack.encode(values)).decode().rstrip("=")
+
+
+def decode_cursor(cursor: str, by: Sequence[Attribute]) -> list[Any]:
+    """Read a cursor; raises `InvalidCursor` for one that is garbled or of another order."""
+    kinds: Any = GenericAlias(tuple, tuple(a.type.python_type for a in by))
+    try:
+        padded = cursor + "=" * (-len(cursor) % 4)
+        values = msgspec.msgpack.decode(base64.urlsafe_b64decode(padded), type=kinds)
+        # Only our own spelling: msgpack takes more for a time than Postgres does.
+        is_ours = encode_cursor(values) == cursor
+        is_ours &= not any(isinstance(v, datetime) and v.tzinfo is None for v in values)
+    except (binascii.Error, ValueError, OverflowError, msgspec.MsgspecError):
+        is_ours = False
+    if not is_ours:
+        raise InvalidCursor("The cursor is not one of this list's; start without one.")
+    return list(values)
+
+
+@cache
+def item_type(page_type: type[msgspec.Struct]) -> type[msgspec.Struct]:
+    """Return what a page struct holds: the `X` of its `data: list[X]`."""
+    data = next(f for f in msgspec.structs.fields(page_type) if f.name == "data")
+    item: type[msgspec.Struct] = get_args(data.type)[0]
+    return item
+
+
+def columns(struct: type[msgspec.Struct], *entities: type[m.Base]) -> list[ColumnElement[Any]]:
+    """Find the column for each of a struct's fields, in the first of the entities that has it."""
+    attributes = [inspect(e).column_attrs for e in entities]
+    found: list[ColumnElement[Any]] = []
+    for field in msgspec.structs.fields(struct):
+        # `metadata` is taken by SQLAlchemy, so the attribute is `metadata_`.
+        names = (field.name, f"{field.name}_")
+        found.append(next(a[n].columns[0] for a in attributes for n in names if n in a))
+    return found
+
+
+def selected(struct: type[msgspec.Struct], statement: AnySelect) -> Select[Any]:
+    """Narrow a select of entities to the columns of a struct, in the order of its fields."""
+    entities = [d["entity"] for d in statement.column_descriptions]
+    return statement.with_only_columns(*columns(struct, *entities), maintain_column_froms=True)

@@ -1,0 +1,178 @@
+"""Statements that SQLAlchemy composes and compiles once, and asyncpg runs.
+
+Every statement of a request begins with its caller: the claims are set, what the caller may do in
+the path's workspace hangs on them, and the page, row or call hangs on that. So permission and data
+come from one snapshot in one round trip, and row level security sees the claims: were it ever asked
+before, the claims would be empty and so would the answer.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, TypeAlias
+from uuid import UUID
+
+import msgspec
+from sqlalchemy import (
+    CTE,
+    ColumnElement,
+    Insert,
+    Select,
+    Update,
+    any_,
+    bindparam,
+    case,
+    column,
+    func,
+    literal_column,
+    select,
+    true,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.dialects.postgresql.asyncpg import dialect
+from sqlalchemy.dialects.postgresql.base import PGCompiler
+from sqlalchemy.types import Boolean, Text, Uuid
+
+from app.errors import Forbidden, NotFound, SecondFactorRequired
+from app.permissions import Permission
+from app.principals import Principal
+
+AnySelect: TypeAlias = Select[*tuple[Any, ...]]
+Build = Callable[[ColumnElement[UUID]], AnySelect]
+"""Makes a statement of the path's workspace; without one, the id is null."""
+
+
+class Compiled:
+    """A statement's text and the order of its parameters."""
+
+    def __init__(self, statement: AnySelect | Insert | Update) -> None:
+        result = statement.compile(dialect=dialect())  # type: ignore[no-untyped-call]
+        assert isinstance(result, PGCompiler)
+        assert result.positiontup is not None
+        self.sql, self.names = str(result), list(result.positiontup)
+        self.constants: dict[str, Any] = result.params
+
+    def arguments(self, values: dict[str, Any]) -> list[Any]:
+        """Put values in the order of the parameters."""
+        return [values[n] if n in values else self.constants[n] for n in self.names]
+
+
+class Access(msgspec.Struct, frozen=True):
+    """A workspace in the caller's sight, and the caller's permissions in it."""
+
+    workspace_id: UUID
+    permissions: frozenset[str]
+    needs_aal2: bool = False
+    """A second factor is missing: only `workspace:read` is left."""
+
+    def require(self, permission: str) -> None:
+        """Raise `SecondFactorRequired` or `Forbidden` without a permission."""
+        if permission in self.permissions:
+            return
+        if self.needs_aal2:
+            raise SecondFactorRequired(
+                "This workspace asks for a second factor; raise the session to aal2."
+            )
+        raise Forbidden(f"The caller lacks the permission {permission} in this workspace.")
+
+
+class Scope(msgspec.Struct, frozen=True):
+    """Who asks, where, and by which permission."""
+
+    principal: Principal
+    ws: str | None = None
+    """The workspace as the path names it: id or slug."""
+    permission: str = Permission.WORKSPACE_READ
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The parameters that stand before every statement's own."""
+        return {
+            "claims": self.principal.claims_json,
+            "ws": self.ws,
+            "permission": self.permission,
+        }
+
+    def access(self, row: Sequence[Any]) -> Access:
+        """Read what annex.access said; raises `NotFound`, `Forbidden`, `SecondFactorRequired`."""
+        found = Access(row[0], frozenset(row[1]), row[2])
+        found.require(self.permission)
+        return found
+
+
+def out_of_sight() -> NotFound:
+    """Say that a workspace does not exist for the caller."""
+    return NotFound("There is no such workspace, or it is not yours to see.")
+
+
+def claimed() -> CTE:
+    """Set the claims, for this statement's transaction."""
+    claims = func.set_config(
+        literal_column("'request.jwt.claims'"), bindparam("claims", type_=Text), true()
+    )
+    return materialized(select(claims.label("claims")), "c")
+
+
+def accessed(claims: CTE) -> CTE:
+    """Look up what the caller may do in the workspace; its argument hangs on the claims."""
+    named = case((claims.c.claims.is_not(None), bindparam("ws", type_=Text)))
+    access = func.annex.access(named).table_valued(
+        column("workspace_id", Uuid),
+        column("permissions", ARRAY(Text)),
+        column("needs_aal2", Boolean),
+        name="x",
+    )
+    return materialized(select(access).select_from(claims.join(access, true())), "a")
+
+
+def materialized(statement: Select[Any], name: str) -> CTE:
+    """Name a part of a statement that Postgres must run once, as it stands."""
+    return statement.cte(name).prefix_with("MATERIALIZED", dialect="postgresql")
+
+
+def in_workspace(build: Build) -> Select[Any]:
+    """Compose claims, access and a statement of the workspace.
+
+    The first columns are access; then one that is null where the statement gave no row, and its
+    own. No row at all means that the workspace is out of sight.
+    """
+    access = accessed(claimed())
+    # By name and not by column: SQLAlchemy would join `a` again in every subquery of the builder's.
+    inner = build(literal_column("a.workspace_id", Uuid)).where(
+        bindparam("permission", type_=Text) == any_(literal_column("a.permissions", ARRAY(Text)))
+    )
+    found = inner.add_columns(true().label("is_there")).lateral("p")
+    return select(
+        access.c.workspace_id,
+        access.c.permissions,
+        access.c.needs_aal2,
+        found.c.is_there,
+        *own(found),
+    ).select_from(access.outerjoin(found, true()))
+
+
+def without_workspace(build: Build) -> Select[Any]:
+    """Compose claims and a statement."""
+    claims = claimed()
+    inner = build(literal_column("null::uuid", Uuid)).where(
+        literal_column("c.claims", Text).is_not(None)
+    )
+    found = inner.lateral("p")
+    return select(*own(found)).select_from(claims.join(found, true()))
+
+
+def own(found: Any) -> list[ColumnElement[Any]]:
+    """List a statement's columns without the one that says that there is a row."""
+    return [c for c in found.c if c.key != "is_there"]
+
+
+@cache
+def compiled(build: Build, *, has_workspace: bool) -> Compiled:
+    """Compose and compile a statement once; `build` is hashable, such as a module's function."""
+    return Compiled(in_workspace(build) if has_workspace else without_workspace(build))
+
+
+@cache
+def access_alone() -> Compiled:
+    """Look up access, and nothing else."""
+    access = accessed(claimed())
+    return Compiled(select(access.c.workspace_id, access.c.permissions, access.c.needs_aal2))

@@ -1,0 +1,270 @@
+"""Frames, the channels that keep a feed's recent ones, and the groups of readers in them."""
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+import msgspec
+import structlog
+
+from app.filters import EVERYTHING, Filter, decode_exactly
+from app.realtime.feeds import Feed, Sight
+from app.realtime.messages import Message, chunk
+from app.schemas.events import Event
+
+log = structlog.get_logger()
+
+RING = 1024
+"""Frames kept a channel, for readers that come back soon."""
+RING_BYTES = 1024 * 1024
+"""Of those frames together: a channel with large events keeps fewer."""
+MAX_CHUNK = 64 * 1024
+"""Bytes joined for one write, unless a single frame is larger."""
+KNOWN = 1000
+"""Principals of whom a channel remembers one by one that their rights changed."""
+
+
+class Frame:
+    """An event as every reader gets it: encoded once, its filters' verdicts kept."""
+
+    __slots__ = ("_data", "_verdicts", "bytes", "event", "pos")
+
+    def __init__(self, pos: int, cursor: str, event: Event) -> None:
+        self.pos = pos
+        self.event = event
+        self.bytes = b"id: %b\ndata: %b\n\n" % (cursor.encode(), msgspec.json.encode(event))
+        self._verdicts: dict[Filter, bool] = {}
+        self._data: Any = msgspec.UNSET
+
+    @property
+    def type(self) -> str:
+        return self.event.type
+
+    @property
+    def topics(self) -> list[str]:
+        return self.event.topics
+
+    @property
+    def data(self) -> Any:
+        """The data, decoded when a filter asks for it."""
+        if self._data is msgspec.UNSET:
+            try:
+                self._data = decode_exactly.decode(self.event.data)
+            except (msgspec.DecodeError, RecursionError):
+                # Nested or with numbers beyond what can be read: no `where` finds anything in it.
+                self._data = None
+        return self._data
+
+    def passes(self, wanted: Filter, sight: Sight) -> bool:
+        """Say whether a reader gets it; never an event that it may not see."""
+        if not sight.sees(self.event):
+            return False
+        if wanted is EVERYTHING:
+            return True
+        verdict = self._verdicts.get(wanted)
+        if verdict is None:
+            verdict = self._verdicts[wanted] = wanted.matches(self)
+        return verdict
+
+
+class Reader(Protocol):
+    """A stream that has taken all there is, and waits."""
+
+    ends_at: float
+    """Unix seconds."""
+    sent_at: float
+    """By the clock of `Hub.now`."""
+
+    def push(self, chunk: bytes) -> bool:
+        """Send it a chunk while it waits; False when that has to wait, too."""
+
+    def wake(self, message: Message) -> None:
+        """Hand it what comes next; without bytes, it looks for itself, after `until`."""
+
+
+class Group:
+    """The readers of a channel that want the same and may see the same."""
+
+    __slots__ = ("joined", "parked", "sent_at", "sight", "size", "wanted")
+
+    def __init__(self, wanted: Filter, sight: Sight) -> None:
+        self.wanted = wanted
+        self.sight = sight
+        self.size = 0
+        self.sent_at = 0.0
+        """When all who waited were sent something; by the clock of `Hub.now`."""
+        self.parked: set[Reader] = set()
+        self.joined: dict[int, Message] = {}
+        """What follows a position; many readers come from the same, until there is more."""
+
+    def join(self, frames: Iterable[Frame], after: int) -> Message:
+        """Join the frames that pass, up to 64 KiB; perhaps none."""
+        parts, size, until = list[bytes](), 0, after
+        for frame in frames:
+            if frame.passes(self.wanted, self.sight):
+                size += len(frame.bytes)
+                if parts and size > MAX_CHUNK:
+                    break
+                parts.append(frame.bytes)
+            until = frame.pos
+        return Message(b"".join(parts), until, len(parts))
+
+    def send(self, message: Message, now: float) -> None:
+        """Send every waiting reader the same; only who cannot take it at once is woken."""
+        self.sent_at, wall, woken = now, time.time(), list[Reader]()
+        framed = chunk(message.raw)
+        for reader in self.parked:
+            try:
+                if reader.ends_at > wall and reader.push(framed):
+                    continue
+            except Exception as error:
+                # Nobody knows what it got: it ends, and its client resumes from its cursor.
+                log.error("a reader could not be sent to", exc_info=error)
+                reader.ends_at = 0
+            woken.append(reader)
+        for reader in woken:
+            self.release(reader, message)
+
+    def release(self, reader: Reader, message: Message) -> None:
+        """Hand one reader its message, if it still waits."""
+        if reader in self.parked:
+            self.parked.discard(reader)
+            reader.wake(message)
+
+    def wake(self, message: Message) -> None:
+        """Hand every waiting reader the same, and let it look for more."""
+        parked, self.parked = self.parked, set()
+        for reader in parked:
+            reader.wake(message)
+
+
+class Channel:
+    """Recent frames of one feed, complete after `since`, and the feed's readers."""
+
+    __slots__ = (
+        "authority",
+        "authority_of",
+        "empty_since",
+        "feed",
+        "frames",
+        "groups",
+        "since",
+        "size",
+    )
+
+    def __init__(self, feed: Feed, since: int) -> None:
+        self.feed = feed
+        self.since = since
+        self.frames: deque[Frame] = deque()
+        self.size = 0
+        self.groups: dict[tuple[Filter, Sight], Group] = {}
+        self.empty_since = 0.0
+        self.authority = since
+        """The last position at which everybody's rights may have changed."""
+        self.authority_of: dict[str, int] = {}
+        """The same, of one principal."""
+
+    def group(self, wanted: Filter, sight: Sight) -> Group:
+        """Join the readers that want and may see the same."""
+        key = (wanted, sight)
+        group = self.groups.get(key)
+        if group is None:
+            group = self.groups[key] = Group(wanted, sight)
+        group.size += 1
+        return group
+
+    def leave(self, group: Group) -> None:
+        """Leave a group, which goes with its last reader."""
+        group.size -= 1
+        if not group.size:
+            del self.groups[group.wanted, group.sight]
+
+    def add(self, frame: Frame) -> None:
+        """Append a frame; the oldest may have to go."""
+        self.frames.append(frame)
+        self.size += len(frame.bytes)
+        while len(self.frames) > RING or self.size > RING_BYTES:
+            oldest = self.frames.popleft()
+            self.size -= len(oldest.bytes)
+            self.since = oldest.pos
+
+    def note_rights(self, rights_of: str, pos: int) -> None:
+        """Remember whose rights changed at a position: a principal's, or everybody's (`*`)."""
+        if rights_of == "*":
+            self.authority = pos
+            return
+        self.authority_of[rights_of] = pos
+        if len(self.authority_of) > KNOWN:
+            self.authority = pos
+            self.authority_of.clear()
+
+    def authority_over(self, principal: str) -> int:
+        """Return the last position at which a principal's rights may have changed."""
+        return max(self.authority, self.authority_of.get(principal, 0))
+
+    def after(self, pos: int) -> Iterator[Frame]:
+        """Yield the frames after a position, in order."""
+        newer = []
+        for frame in reversed(self.frames):
+            if frame.pos <= pos:
+                break
+            newer.append(frame)
+        return reversed(newer)
+
+    def deliver(self, frames: Sequence[Frame], before: int, now: float, *, must_look: bool) -> int:
+        """Take new frames, and send each group what passes, joined once; returns the deliveries.
+
+        A waiting reader has taken everything up to `before`. Where rights changed (`must_look`),
+        every reader looks for itself.
+        """
+        for frame in frames:
+            self.add(frame)
+        deliveries = 0
+        for group in self.groups.values():
+            group.joined.clear()
+            if not group.parked:
+                continue
+            try:
+                message = Message(b"", before) if must_look else group.join(frames, before)
+            except Exception as error:
+                # Each of them meets it by itself; the others must not miss anything for it.
+                log.error("events could not be joined", exc_info=error)
+                message = Message(b"", before)
+            deliveries += message.count * len(group.parked)
+            if must_look or message.until < frames[-1].pos:
+                # They look for themselves, or for the rest of what was cut.
+                group.wake(message)
+            elif message.count:
+                group.send(message, now)
+        return deliveries
+
+    def forget(self, reached: int, head: int) -> None:
+        """Begin anew after a position; every reader looks. A waiting one has reached `reached`."""
+        self.frames.clear()
+        self.size = 0
+        self.since = self.authority = head
+        self.authority_of.clear()
+        for group in self.groups.values():
+            group.joined.clear()
+            group.wake(Message(b"", reached))
+
+
+def as_event(row: Any) -> Event:
+    """Make an event of its row."""
+    return Event(
+        id=row["event_id"],
+        workspace_id=row["workspace_id"],
+        type=row["type"],
+        source=row["source"],
+        key=row["key"],
+        subject=row["subject"],
+        topics=row["topics"],
+        actor=row["actor"],
+        principal=row["principal"],
+        permission=row["permission"],
+        data=row["data"],
+        context=row["context"],
+        occurred_at=row["occurred_at"],
+        recorded_at=row["recorded_at"],
+    )

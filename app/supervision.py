@@ -1,0 +1,86 @@
+"""Background tasks that must not end: they back off, are counted, and tell when they are down."""
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable
+
+import structlog
+
+from app.database.pools import POOLER_HINT, UNREACHABLE, Driver, Pool, give_up, is_poolers
+from app.errors import causes
+
+log = structlog.get_logger()
+
+BACKOFF = (0.1, 0.5, 1.0, 2.0, 5.0)
+"""Seconds before the next try, the longer the more tries have failed."""
+SETTLED_SECONDS = 1.0
+"""A task that ran for so long had recovered before it failed again."""
+DOWN_SECONDS = 30.0
+"""A task that has not run well for so long is down."""
+
+
+class Supervised:
+    """One task that is begun again for ever."""
+
+    def __init__(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
+        self.name = name
+        self.run = run
+        self.restarts = 0
+        self.began_at = math.inf
+        """When the try that runs now began; infinite while it waits for the next."""
+        self.failing_since: float | None = None
+
+    @property
+    def is_down(self) -> bool:
+        """Whether the task has kept failing."""
+        if self.failing_since is None:
+            return False
+        now = time.monotonic()
+        return now - self.failing_since > DOWN_SECONDS and now - self.began_at < SETTLED_SECONDS
+
+    async def keep(self) -> None:
+        """Run until cancelled; after an error again, the later the more failed."""
+        failures = 0
+        while True:
+            self.began_at = time.monotonic()
+            try:
+                await self.run()
+                error: Exception | None = None
+            except Exception as raised:
+                error = raised
+            if time.monotonic() - self.began_at > SETTLED_SECONDS:
+                failures, self.failing_since = 0, None
+            self.began_at = math.inf
+            self.failing_since = self.failing_since or time.monotonic()
+            self.restarts += 1
+            pause = BACKOFF[min(failures, len(BACKOFF) - 1)]
+            failures += 1
+            self.tell(error, pause)
+            await asyncio.sleep(pause)
+
+    def tell(self, error: Exception | None, pause: float) -> None:
+        """Log why the task ended; only what is not expected with its traceback."""
+        found = list(causes(error)) if error else []
+        is_pooler = any(is_poolers(e) for e in found)
+        expected = is_pooler or any(isinstance(e, UNREACHABLE) for e in found)
+        log.warning(
+            "a background task ended and is begun again",
+            task=self.name,
+            again_in_seconds=pause,
+            error=POOLER_HINT if is_pooler else str(error or "it returned"),
+            exc_info=None if expected else error,
+        )
+
+
+def using(pool: Pool, use: Callable[[Driver], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+    """Lend a connection to a task for as long as it runs; it is closed afterwards."""
+
+    async def run() -> None:
+        async with pool.lend() as driver:
+            try:
+                await use(driver)
+            finally:
+                give_up(driver)
+
+    return run

@@ -1,0 +1,162 @@
+"""The worker: readers that follow the log with a stored cursor, and jobs that run now and then."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+import structlog
+
+from app.database.pools import Database, Driver
+from app.supervision import Supervised
+
+log = structlog.get_logger()
+
+BATCH = 500
+"""Entries that a reader handles in one transaction."""
+WAITS = (0.005, 0.025, 0.1)
+"""Seconds to wait after a read that found nothing: short after activity, then longer."""
+QUIET_READS = 20
+FOLLOW_SECONDS = 1.0
+"""How often a reader that is not the leader asks again."""
+
+
+class Entry(Protocol):
+    """A row of annex.read_log: pos, event_id, workspace_id, user_id, rights_of."""
+
+    def __getitem__(self, name: str) -> Any: ...
+
+
+class Reader(Protocol):
+    """Follows the log from a stored cursor: its rows and its cursor are one transaction."""
+
+    name: str
+
+    async def handle(self, connection: Driver, batch: Sequence[Entry]) -> None:
+        """Handle entries in order, on a connection in the transaction that moves the cursor.
+
+        An error rolls both back; the batch comes again.
+        """
+
+
+class Job(msgspec.Struct, frozen=True):
+    """Something to do at every start and then at intervals; steps must repeat safely."""
+
+    name: str
+    seconds: float
+    run: Callable[[Database], Awaitable[None]]
+
+
+class Runner:
+    """Runs readers and jobs, each supervised; several processes may run the same.
+
+    A reader's row is locked by the process that leads it, for one transaction at a time, so that
+    it works through a transaction pooler. Without an API process the readers sequence the log.
+    """
+
+    def __init__(
+        self, database: Database, readers: Sequence[Reader] = (), jobs: Sequence[Job] = ()
+    ) -> None:
+        self.database = database
+        self.tasks = [
+            *(Supervised(f"reader {r.name}", Following(database, r).run) for r in readers),
+            *(Supervised(f"job {j.name}", Repeating(database, j).run) for j in jobs),
+        ]
+        if not readers:
+            self.tasks.append(Supervised("sequencer", Sequencing(database).run))
+
+    async def run(self) -> None:
+        """Run until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for task in self.tasks:
+                group.create_task(task.keep())
+
+
+class Repeating:
+    """Runs one job."""
+
+    def __init__(self, database: Database, job: Job) -> None:
+        self.database = database
+        self.job = job
+
+    async def run(self) -> None:
+        """Run the job now and at intervals; an error ends it, and it is begun again."""
+        while True:
+            began = time.monotonic()
+            await self.job.run(self.database)
+            await asyncio.sleep(max(0.0, self.job.seconds - (time.monotonic() - began)))
+
+
+class Sequencing:
+    """Gives positions to what is pending, where no reader does."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    async def run(self) -> None:
+        """Sequence batch after batch."""
+        pause = Pause()
+        while True:
+            async with self.database.worker.lend() as driver:
+                moved = await driver.fetchval("select annex.sequence($1)", 1000)
+            await pause.after(bool(moved))
+
+
+class Following:
+    """Follows the log for one reader."""
+
+    def __init__(self, database: Database, reader: Reader) -> None:
+        self.database = database
+        self.reader = reader
+
+    async def run(self) -> None:
+        """Handle batch after batch, as long as this process leads; wait while another one does."""
+        pause = Pause()
+        async with self.database.worker.lend() as driver:
+            await driver.execute(
+                "insert into annex.readers (name) values ($1) on conflict (name) do nothing",
+                self.reader.name,
+            )
+        while True:
+            async with self.database.worker.lend() as driver:
+                # By itself in autocommit, before the batch: a position must be committed when it
+                # is seen.
+                await driver.fetchval("select annex.sequence($1)", 1000)
+                handled = await self.step(driver)
+            if handled is None:
+                await asyncio.sleep(FOLLOW_SECONDS)
+            else:
+                await pause.after(handled > 0)
+
+    async def step(self, driver: Driver) -> int | None:
+        """Handle one batch in one transaction; returns its size, None when another one leads."""
+        async with driver.transaction():
+            row = await driver.fetchrow(
+                "select pos from annex.readers where name = $1 for update skip locked",
+                self.reader.name,
+            )
+            if row is None:
+                return None
+            batch = await driver.fetch("select * from annex.read_log($1, $2)", row["pos"], BATCH)
+            if batch:
+                await self.reader.handle(driver, batch)
+                await driver.execute(
+                    "update annex.readers set pos = $2, updated_at = now() where name = $1",
+                    self.reader.name,
+                    batch[-1]["pos"],
+                )
+            return len(batch)
+
+
+class Pause:
+    """Waits between reads: not after a full hand, short after activity, then longer."""
+
+    def __init__(self) -> None:
+        self.quiet = 0
+
+    async def after(self, found: bool) -> None:
+        """Wait as long as the last reads call for."""
+        self.quiet = 0 if found else self.quiet + 1
+        if not found:
+            await asyncio.sleep(WAITS[min(self.quiet // QUIET_READS, len(WAITS) - 1)])

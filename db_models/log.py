@@ -1,0 +1,84 @@
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Identity,
+    Index,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    text,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+
+from db_models.base import Base
+
+
+class Pending(Base):
+    """An event that waits for its position."""
+
+    __tablename__ = "pending"
+    __table_args__ = (PrimaryKeyConstraint("is_personal", "id"),)
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True, cache=1), autoincrement=True)
+    event_id: Mapped[UUID]
+    workspace_id: Mapped[UUID]
+    user_id: Mapped[UUID | None]
+    rights_of: Mapped[str | None]
+    is_personal: Mapped[bool] = mapped_column(server_default=text("false"))
+
+
+class LogEntry(Base):
+    """An event's position in the order that everybody reads."""
+
+    __tablename__ = "log"
+    __table_args__ = (
+        Index(
+            "log_workspace_id_idx", "workspace_id", "pos", postgresql_where=text("user_id is null")
+        ),
+        Index("log_user_id_idx", "user_id", "pos", postgresql_where=text("user_id is not null")),
+        Index(
+            "log_personal_idx", "workspace_id", "pos", postgresql_where=text("user_id is not null")
+        ),
+    )
+    pos: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
+    event_id: Mapped[UUID]
+    workspace_id: Mapped[UUID]
+    user_id: Mapped[UUID | None]
+    rights_of: Mapped[str | None]
+
+
+class LogState(Base):
+    """Where the log stands; one row."""
+
+    __tablename__ = "log_state"
+    __table_args__ = (CheckConstraint("id = 1", name="log_state_id_check"),)
+    id: Mapped[int] = mapped_column(
+        SmallInteger, primary_key=True, autoincrement=False, server_default=text("1")
+    )
+    epoch: Mapped[int] = mapped_column(server_default=text("1"))
+    system_identifier: Mapped[int] = mapped_column(BigInteger)
+    timeline: Mapped[int]
+    database_oid: Mapped[int] = mapped_column(BigInteger)
+    head: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    retained_from: Mapped[int] = mapped_column(BigInteger, server_default=text("1"))
+
+
+class Reader(Base):
+    """How far one of the worker's readers has come."""
+
+    __tablename__ = "readers"
+    __table_args__ = (
+        CheckConstraint("name ~ '^[a-z][a-z0-9_-]{0,62}$'", name="readers_name_check"),
+    )
+    name: Mapped[str] = mapped_column(primary_key=True)
+    pos: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+    updated_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
+
+
+class Retention(Base):
+    """How far the events of a feed have expired; no row where none has."""
+
+    __tablename__ = "retentions"
+    feed_id: Mapped[UUID] = mapped_column(primary_key=True)
+    retained_from: Mapped[int] = mapped_column(BigInteger)

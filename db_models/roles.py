@@ -1,0 +1,50 @@
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import (
+    CheckConstraint,
+    ForeignKeyConstraint,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.types import Text
+
+from db_models.base import Base
+
+
+class Role(Base):
+    """A named set of permissions; built in when it belongs to no workspace."""
+
+    __tablename__ = "roles"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["workspace_id"],
+            ["annex.workspaces.id"],
+            name="roles_workspace_id_fkey",
+            ondelete="CASCADE",
+        ),
+        UniqueConstraint(
+            "workspace_id",
+            "key",
+            name="roles_workspace_id_key_key",
+            postgresql_nulls_not_distinct=True,
+        ),
+        CheckConstraint("key ~ '^[a-z][a-z0-9_-]{0,62}$'", name="roles_key_check"),
+        CheckConstraint(
+            "(workspace_id is null) = (key in ('owner', 'admin', 'member', 'viewer'))",
+            name="roles_builtin_check",
+        ),
+        CheckConstraint("char_length(name) between 1 and 100", name="roles_name_check"),
+        CheckConstraint("permissions <@ annex.permissions()", name="roles_permissions_check"),
+    )
+    id: Mapped[UUID] = mapped_column(primary_key=True, server_default=text("annex.uuid7()"))
+    workspace_id: Mapped[UUID | None]
+    key: Mapped[str]
+    name: Mapped[str]
+    permissions: Mapped[list[str]] = mapped_column(ARRAY(Text))
+    grantable: Mapped[list[str]] = mapped_column(ARRAY(Text), server_default=text("'{}'"))
+    created_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
+    updated_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
+    version: Mapped[int] = mapped_column(server_default=text("1"))

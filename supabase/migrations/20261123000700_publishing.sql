@@ -1,0 +1,271 @@
+-- Publishing: events of the caller's own, and one for every change to Annex's rows.
+
+set role annex_owner;
+
+-- Add one of Annex's own events and put it in line for the log. For Annex's functions and triggers; nobody else may call
+-- it. With a user_id it is personal to that user. rights_of says whose rights the event changes: a principal's name, '*'
+-- for everybody's in the workspace, null for nobody's.
+create function annex.append_event(
+  workspace_id uuid,
+  type text,
+  subject text,
+  data jsonb,
+  permission text default null,
+  rights_of text default null,
+  user_id uuid default null
+) returns uuid
+language plpgsql as $$
+declare
+  new_id uuid := annex.uuid7();
+  caller text := annex.principal();
+begin
+  insert into annex.events (event_id, workspace_id, user_id, type, source, subject, topics, actor, principal, permission, data)
+  values (new_id, append_event.workspace_id, append_event.user_id, append_event.type, 'annex', append_event.subject,
+    array[append_event.subject], caller, caller, append_event.permission, append_event.data);
+  insert into annex.pending (event_id, workspace_id, user_id, rights_of, is_personal)
+  values (new_id, append_event.workspace_id, append_event.user_id, append_event.rights_of,
+    append_event.user_id is not null);
+  return new_id;
+end
+$$;
+
+-- Refuse what no publisher may say; for annex.publish and annex.publish_events.
+create function annex.check_event(type text, source text, topics text[], actor text) returns void
+language plpgsql as $$
+begin
+  if type like 'annex.%' then
+    raise exception 'Types that begin with `annex.` are drawn by Annex itself; choose another name.'
+      using errcode = 'check_violation', constraint = 'events_type_reserved';
+  elsif source = 'annex' then
+    raise exception 'The source `annex` is Annex itself; choose another name.'
+      using errcode = 'check_violation', constraint = 'events_source_reserved';
+  elsif array_ndims(topics) > 1 then
+    raise exception 'topics are a list' using errcode = 'check_violation', constraint = 'events_topics_check';
+  elsif actor is not null and annex.user_id() is not null then
+    -- A user who could name another actor could write somebody else into the audit trail.
+    raise exception 'A user publishes as themselves; only keys and operators may name an actor.'
+      using errcode = 'insufficient_privilege', constraint = 'forbidden';
+  end if;
+end
+$$;
+
+-- Say who publishes, as verified, if they may. A session of your own without claims is as trusted as the right to
+-- connect and call; so is service_role, by the session's role and not by a claim. Any other request speaks for its
+-- principal and needs the permission.
+create function annex.check_publisher(workspace_id uuid) returns text
+language plpgsql stable as $$
+begin
+  if (annex.claims() = '{}' and session_user not in ('annex_api', 'authenticator'))
+    or (current_setting('role') = 'service_role' and session_user <> 'annex_api')
+  then
+    if not exists (
+      select from annex.workspaces w where w.id = check_publisher.workspace_id and w.deleted_at is null
+    ) then
+      raise exception 'There is no such workspace.' using errcode = 'foreign_key_violation', constraint = 'not_found';
+    end if;
+    return 'system';
+  end if;
+  perform annex.require(check_publisher.workspace_id, 'events:publish');
+  return annex.principal();
+end
+$$;
+
+-- Claim a publisher's own id of an event; returns whose event has it: new_id, or the one that was published before.
+create function annex.claim_key(workspace_id uuid, source text, key text, new_id uuid) returns uuid
+language plpgsql as $$
+#variable_conflict use_column
+declare
+  kept uuid;
+begin
+  loop
+    insert into annex.event_keys (workspace_id, source, key, event_id)
+    values (claim_key.workspace_id, claim_key.source, claim_key.key, new_id)
+    on conflict do nothing;
+    if found then
+      return new_id;
+    end if;
+    select k.event_id into kept from annex.event_keys k
+    where k.workspace_id = claim_key.workspace_id and k.source = claim_key.source and k.key = claim_key.key;
+    if found then
+      return kept;
+    end if;
+    -- It expired in between: the key is free again.
+  end loop;
+end
+$$;
+
+-- Publish one event in the caller's own transaction: it is seen if, and only after, that commits. Call it after the
+-- statement that locks what the event is about, or two transactions' events may be read in the other order.
+create function annex.publish(
+  workspace_id uuid,
+  type text,
+  data jsonb default '{}',
+  topics text[] default '{}',
+  subject text default null,
+  source text default 'sql',
+  key text default null,
+  permission text default null,
+  occurred_at timestamptz default null,
+  actor text default null,
+  context jsonb default '{}'
+) returns uuid
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+declare
+  new_id uuid := annex.uuid7();
+  author text := 'system';
+  kept uuid;
+begin
+  -- One expression for all that is not the usual: plpgsql prepares each anew in every transaction.
+  if coalesce(current_setting('request.jwt.claims', true), '') <> '' or session_user in ('annex_api', 'authenticator')
+    or publish.workspace_id is null or publish.type like 'annex.%' or array_ndims(topics) > 1 or key is not null
+    or publish.source = 'annex' or actor is not null
+  then
+    -- Before the key is looked at, which outlives its workspace.
+    author := annex.check_publisher(publish.workspace_id);
+    perform annex.check_event(publish.type, publish.source, publish.topics, publish.actor);
+    if key is not null then
+      kept := annex.claim_key(publish.workspace_id, publish.source, publish.key, new_id);
+      if kept <> new_id then
+        return kept;
+      end if;
+    end if;
+  end if;
+  with queued as (
+    insert into annex.pending (event_id, workspace_id) values (new_id, publish.workspace_id)
+  )
+  insert into annex.events (
+    event_id, workspace_id, type, source, key, subject, topics, actor, principal, permission, data, context, occurred_at
+  )
+  select new_id, w.id, publish.type, publish.source, publish.key, publish.subject, coalesce(publish.topics, '{}'),
+    coalesce(publish.actor, author), author, publish.permission, coalesce(publish.data, '{}'),
+    coalesce(publish.context, '{}'), coalesce(publish.occurred_at, now())
+  from annex.workspaces w where w.id = publish.workspace_id and w.deleted_at is null;
+  if not found then
+    raise exception 'There is no such workspace.' using errcode = 'foreign_key_violation', constraint = 'not_found';
+  end if;
+  return new_id;
+end
+$$;
+grant execute on function
+  annex.publish(uuid, text, jsonb, text[], text, text, text, text, timestamptz, text, jsonb)
+  to annex_api, authenticated, service_role;
+
+-- Publish a batch: an array of objects with the columns of events. Returns a row for each, in the array's order, which
+-- is the order of the ids as well. Keys are claimed in sorted order, so that two batches with the same keys wait for each
+-- other and never deadlock.
+create function annex.publish_events(workspace_id uuid, batch jsonb)
+returns table (ordinal integer, event_id uuid, is_duplicate boolean)
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+declare
+  author text := annex.check_publisher(publish_events.workspace_id);
+  item record;
+  drawn uuid[];
+  kept uuid[];
+begin
+  if jsonb_array_length(batch) not between 1 and 500 then
+    raise exception 'a batch has 1 to 500 events' using errcode = 'program_limit_exceeded';
+  end if;
+  perform annex.check_event(e.value ->> 'type', e.value ->> 'source', '{}', e.value ->> 'actor')
+  from jsonb_array_elements(batch) e (value)
+  where e.value ->> 'type' like 'annex.%' or e.value ->> 'source' = 'annex' or e.value ->> 'actor' is not null;
+  drawn := array(select annex.uuid7() from generate_series(1, jsonb_array_length(batch)) order by 1);
+  kept := drawn;
+  for item in
+    select e.n, e.value ->> 'source' as source, e.value ->> 'key' as key
+    from jsonb_array_elements(batch) with ordinality as e (value, n)
+    where e.value ->> 'key' is not null
+    order by 2, 3, 1
+  loop
+    kept[item.n] := annex.claim_key(publish_events.workspace_id, item.source, item.key, drawn[item.n]);
+  end loop;
+  return query
+    with items as (
+      select e.n::integer as n, e.value, kept[e.n] as id, kept[e.n] <> drawn[e.n] as known
+      from jsonb_array_elements(batch) with ordinality as e (value, n)
+    ), added as (
+      insert into annex.events (
+        event_id, workspace_id, type, source, key, subject, topics, actor, principal, permission, data, context, occurred_at
+      )
+      select i.id, publish_events.workspace_id, i.value ->> 'type', i.value ->> 'source', i.value ->> 'key',
+        i.value ->> 'subject',
+        array(select jsonb_array_elements_text(coalesce(i.value -> 'topics', '[]'))),
+        coalesce(i.value ->> 'actor', author), author, i.value ->> 'permission',
+        coalesce(i.value -> 'data', '{}'), coalesce(i.value -> 'context', '{}'),
+        coalesce((i.value ->> 'occurred_at')::timestamptz, now())
+      from items i where not i.known
+      order by i.n
+    ), queued as (
+      insert into annex.pending (event_id, workspace_id)
+      select i.id, publish_events.workspace_id from items i where not i.known order by i.n
+    )
+    select i.n, i.id, i.known from items i order by i.n;
+end
+$$;
+grant execute on function annex.publish_events(uuid, jsonb) to annex_api;
+
+-- AFTER trigger of Annex's own tables: every change is an event, whoever writes, after the row's lock was taken.
+-- Arguments: the noun, the words for insert, update and delete, the permission that seeing it takes, and the columns of
+-- which a change is one of rights. Columns that end in _hash are never told.
+create function annex.record_change() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  noun text := tg_argv[0];
+  verb text;
+  was jsonb := '{}';
+  row_now jsonb;
+  ws uuid;
+  subject text;
+begin
+  if tg_op = 'UPDATE' and new is not distinct from old then
+    return null;
+  end if;
+  row_now := case when tg_op = 'DELETE' then to_jsonb(old) else to_jsonb(new) end;
+  row_now := row_now - array(select c from jsonb_object_keys(row_now) c where c like '%\_hash');
+  ws := (row_now ->> case noun when 'workspace' then 'id' else 'workspace_id' end)::uuid;
+  if ws is null then
+    return null;  -- a built-in role belongs to no workspace
+  end if;
+  if tg_op = 'UPDATE' then
+    select coalesce(jsonb_object_agg(o.key, o.value), '{}') into was
+    from jsonb_each(to_jsonb(old)) o
+    where o.key not in ('version', 'updated_at') and row_now ? o.key
+      and o.value is distinct from row_now -> o.key;
+  end if;
+  verb := case
+    when tg_op = 'INSERT' then tg_argv[1]
+    when tg_op = 'DELETE' or (was ? 'deleted_at' and row_now ->> 'deleted_at' is not null) then tg_argv[3]
+    else tg_argv[2]
+  end;
+  subject := noun || ':' || (row_now ->> case noun when 'member' then 'user_id' else 'id' end);
+  perform annex.append_event(
+    ws, 'annex.' || noun || '.' || verb, subject,
+    jsonb_build_object('record', row_now, 'previous', was),
+    permission => tg_argv[4],
+    rights_of => case when tg_op <> 'UPDATE' or was ?| string_to_array(tg_argv[5], ' ') then
+      case noun
+        when 'member' then 'user:' || (row_now ->> 'user_id')
+        when 'api_key' then 'api_key:' || (row_now ->> 'id')
+        else '*'
+      end
+    end
+  );
+  return null;
+end
+$$;
+
+create trigger workspaces_record after insert or update or delete on annex.workspaces
+  for each row execute function
+  annex.record_change('workspace', 'created', 'updated', 'deleted', 'workspace:read', 'require_aal2 deleted_at');
+create trigger members_record after insert or update or delete on annex.members
+  for each row execute function
+  annex.record_change('member', 'added', 'updated', 'removed', 'members:read', 'role status');
+create trigger roles_record after insert or update or delete on annex.roles
+  for each row execute function
+  annex.record_change('role', 'created', 'updated', 'deleted', 'roles:read', 'key permissions workspace_id');
+create trigger api_keys_record after insert or update or delete on annex.api_keys
+  for each row execute function
+  annex.record_change('api_key', 'created', 'updated', 'deleted', 'keys:read', 'permissions expires_at revoked_at');
+
+reset role;

@@ -1,0 +1,106 @@
+-- Retention: events expire by the workspace's own limit, and by the installation's, which no workspace can exceed.
+
+set role annex_owner;
+
+-- How far the events of a feed have expired (a workspace's, by its id, or a user's, by theirs), moved in the transaction
+-- that deletes them: what reads a page and this in one snapshot knows whether the page is whole. No foreign key, as the
+-- log has none: events outlive their workspace.
+create table annex.retentions (
+  feed_id uuid not null,
+  retained_from bigint not null,
+  constraint retentions_pkey primary key (feed_id)
+);
+alter table annex.retentions enable row level security, force row level security;
+create policy retentions_owner on annex.retentions to annex_owner using (true) with check (true);
+create policy retentions_select on annex.retentions for select to annex_api
+  using (
+    feed_id = any (array(select annex.workspace_ids('events:read'))) or feed_id = (select annex.user_id())
+  );
+create policy retentions_operator on annex.retentions for select to annex_api
+  using ((select annex.is_operator()));
+grant select on annex.retentions to annex_api;
+
+-- Delete one batch of expired events with their log rows and keys. Goes through the workspaces of the log in the order
+-- of their ids; returns after which to go on, whether that was the last, and how many events went. No row while another
+-- one is at it. A workspace's entries go oldest first, up to the first that has not expired: nothing is read in vain.
+create function annex.expire_events(after_workspace uuid, max_days integer, max_rows integer default 1000)
+returns table (workspace_id uuid, is_last boolean, expired integer)
+language plpgsql security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+#variable_conflict use_column
+declare
+  done uuid := coalesce(after_workspace, '00000000-0000-0000-0000-000000000000');
+  at uuid;
+  cutoff uuid;
+  condition text;
+  entry record;
+  positions bigint[];
+  ids uuid[];
+  gone integer := 0;
+  head bigint;
+  -- The worker's readers must have read what goes; one that has not moved for a week is waited for no longer.
+  read_until bigint := (select min(r.pos) from annex.readers r where r.updated_at > now() - interval '7 days');
+begin
+  if not pg_try_advisory_xact_lock(annex.lock_class('expiry'), 0) then
+    return;
+  end if;
+  -- So many workspaces at most, that a transaction stays short where nothing expires, too.
+  for looked_at in 1 .. 1000 loop
+    select found.workspace_id into at
+    from (
+      (select l.workspace_id from annex.log l where l.user_id is null and l.workspace_id > done
+        order by l.workspace_id limit 1)
+      union all
+      (select l.workspace_id from annex.log l where l.user_id is not null and l.workspace_id > done
+        order by l.workspace_id limit 1)
+    ) found
+    order by 1 limit 1;
+    exit when at is null;
+    -- Of a workspace that is gone, only the installation's limit is left.
+    cutoff := annex.uuid7_floor(now() - make_interval(days => least(
+      max_days, (select w.event_retention_days from annex.workspaces w where w.id = at))));
+    foreach condition in array array['is null', 'is not null'] loop
+      exit when cutoff is null;
+      positions := '{}';
+      ids := '{}';
+      for entry in execute format(
+        'select l.pos, l.event_id from annex.log l where l.workspace_id = $1 and l.user_id %s order by l.pos limit $2',
+        condition
+      ) using at, max_rows - gone loop
+        exit when entry.event_id >= cutoff or entry.pos > read_until;
+        positions := positions || entry.pos;
+        ids := ids || entry.event_id;
+      end loop;
+      continue when positions = '{}';
+      with deleted as (
+        delete from annex.log l where l.pos = any (positions) returning l.pos, coalesce(l.user_id, l.workspace_id) as feed_id
+      )
+      insert into annex.retentions as r (feed_id, retained_from)
+      select d.feed_id, max(d.pos) + 1 from deleted d group by d.feed_id
+      on conflict (feed_id) do update set retained_from = greatest(r.retained_from, excluded.retained_from);
+      with deleted as (
+        delete from annex.events e where e.event_id = any (ids)
+        returning e.event_id, e.workspace_id, e.source, e.key
+      )
+      delete from annex.event_keys k using deleted d
+      where k.workspace_id = d.workspace_id and k.source = d.source and k.key = d.key and k.event_id = d.event_id;
+      gone := gone + cardinality(positions);
+    end loop;
+    if gone >= max_rows then
+      return query select done, false, gone;
+      return;
+    end if;
+    done := at;
+  end loop;
+  if at is null then
+    -- Before the log's first entry nothing is left of any workspace. Under the lock under which positions are given.
+    select l.head into head from annex.log_state l for update;
+    update annex.log_state s set retained_from = f.first
+    from (select coalesce((select l.pos from annex.log l order by l.pos limit 1), head + 1) as first) f
+    where s.retained_from < f.first;
+  end if;
+  return query select done, at is null, gone;
+end
+$$;
+grant execute on function annex.expire_events(uuid, integer, integer) to annex_worker;
+
+reset role;

@@ -1,0 +1,229 @@
+"""What could be green by mistake ends with 2 and one sentence, and never with a traceback."""
+
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+from alembic_readonly_check.command import cli
+from alembic_readonly_check.db import guard
+from click.testing import CliRunner, Result
+
+FOREIGN = Path(__file__).parent / "foreign"
+CONFIGURATION = "pyproject.toml"
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Copy the shop and stand in it, with no database given."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    for name in ("handbook", "shop", "sql"):
+        shutil.copytree(FOREIGN / name, folder / name)
+    shutil.copy(FOREIGN / CONFIGURATION, folder)
+    monkeypatch.chdir(folder)
+    for name in ("SHOP_DATABASE_URL", "SHOP_SCRATCH_URL"):
+        monkeypatch.delenv(name, raising=False)
+    before = set(sys.modules)
+    yield folder
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+    sys.path[:] = [entry for entry in sys.path if not entry.startswith(str(tmp_path))]
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(cli.main, list(arguments))
+
+
+def refused(result: Result, sentence: str) -> None:
+    assert (result.exit_code, result.stdout) == (2, ""), result.output
+    assert sentence in result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text("utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+def migration(project: Path, content: bytes) -> None:
+    (project / "sql/changes/9999_more.sql").write_bytes(content)
+
+
+@pytest.mark.parametrize("path", ["api.yaml", "partners.md", "tables.md", "sql/changes"])
+def test_a_configured_path_that_is_not_there(project: Path, path: str) -> None:
+    edit(project / CONFIGURATION, f'{path}"', f'{path}x"')
+    refused(run(), f"{path}x is configured and not there")
+
+
+def test_a_default_path_that_is_not_there_is_only_left_out(project: Path) -> None:
+    edit(project / CONFIGURATION, 'external-apis = "handbook/partners.md"\n', "")
+    assert run("models").exit_code == 0
+
+
+def test_a_platform_file_that_is_not_there(
+    project: Path, server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOP_SCRATCH_URL", server_url)
+    (project / "sql/roles.sql").unlink()
+    refused(run("db"), "roles.sql cannot be read")
+
+
+@pytest.mark.parametrize("code", ["import sys; sys.exit(0)", "raise SystemExit", "exit()"])
+def test_a_module_of_models_that_exits(project: Path, code: str) -> None:
+    (project / "leaving.py").write_text(code)
+    refused(run("models", "--metadata", "leaving:metadata"), "leaving ends the process")
+
+
+def test_an_app_that_exits_while_it_is_made(project: Path) -> None:
+    (project / "leaver.py").write_text("import sys\ndef make_app():\n    sys.exit(0)\n")
+    refused(run("api", "--app", "leaver:make_app"), "leaver:make_app makes no app")
+
+
+def test_models_of_other_schemas_alone(project: Path) -> None:
+    refused(run("models", "--schema", "elsewhere"), "maps no table of the schemas")
+
+
+@pytest.mark.usefixtures("project")
+def test_a_scratch_server_without_migrations(
+    project: Path, server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOP_SCRATCH_URL", server_url)
+    edit(project / CONFIGURATION, 'migrations = "sql/changes"\n', "")
+    for command in ("db", "all", "migrations"):
+        refused(run(command), "there is no migration to carry out")
+
+
+def test_models_alone_are_compared_with_nothing(project: Path) -> None:
+    for key in ("openapi", "external-apis", "datamodel", "app"):
+        lines = (project / CONFIGURATION).read_text("utf-8").splitlines()
+        kept = [line for line in lines if not line.startswith(f"{key} =")]
+        (project / CONFIGURATION).write_text("\n".join(kept))
+    refused(run(), "Nothing was compared: there is 3 tables of shop.tables:metadata alone")
+
+
+@pytest.mark.usefixtures("project")
+def test_a_live_database_without_a_history_has_no_migrations_to_compare(
+    server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOP_DATABASE_URL", server_url)
+    refused(run("migrations"), "No database was compared")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"SELECT '\xff\xfe';", "9999_more.sql cannot be read"),
+        (b"SELECT 'never ends", "9999_more.sql cannot be applied"),
+        (b"SELECT 1 /* never ends", "9999_more.sql cannot be applied"),
+        (b"ALTER TABLE nowhere ADD a int;", "9999_more.sql cannot be applied"),
+    ],
+)
+def test_a_migration_that_cannot_be_read(
+    project: Path,
+    server_url: str,
+    monkeypatch: pytest.MonkeyPatch,
+    content: bytes,
+    sentence: str,
+) -> None:
+    monkeypatch.setenv("SHOP_SCRATCH_URL", server_url)
+    migration(project, content)
+    refused(run("db"), sentence)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"-- nothing yet", b"/* nothing\n yet */\n", b";"])
+def test_an_empty_migration_is_fine(
+    project: Path, server_url: str, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    monkeypatch.setenv("SHOP_SCRATCH_URL", server_url)
+    migration(project, content)
+    result = run("db")
+    assert (result.exit_code, result.stderr) == (0, ""), result.output
+
+
+def test_a_migration_leaves_no_setting_to_the_next(
+    project: Path, server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOP_SCRATCH_URL", server_url)
+    migration(project, b"CREATE SCHEMA aside; SET search_path = aside;")
+    (project / "sql/changes/99999_last.sql").write_text("ALTER TABLE customers ADD extra int;")
+    result = run("db")
+    assert result.exit_code == 1
+    assert "public.customers.extra" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"SELECT 1", b"\xff\xfe", b"openapi: 3.1.0\npaths: [", b"a: &a [*a]"],
+)
+def test_an_openapi_document_that_cannot_be_read(project: Path, content: bytes) -> None:
+    (project / "handbook/api.yaml").write_bytes(content)
+    refused(run(), "api.yaml")
+
+
+def test_a_document_of_other_bytes(project: Path) -> None:
+    for name in ("tables.md", "partners.md"):
+        (project / "handbook" / name).write_bytes(b"## `a`\n\xff\xfe")
+        refused(run(), f"{name} cannot be read")
+        shutil.copy(FOREIGN / "handbook" / name, project / "handbook" / name)
+
+
+def test_a_report_that_cannot_be_written(project: Path) -> None:
+    refused(run("models", "--output", str(project / "no/such/report")), "cannot be used")
+
+
+def test_whatever_else_fails(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> NoReturn:
+        raise ZeroDivisionError("by chance")
+
+    monkeypatch.setattr(cli, "load", fail)
+    refused(run("models"), "ZeroDivisionError: by chance")
+    monkeypatch.setenv(cli.TRACEBACK, "1")
+    assert isinstance(run("models").exception, ZeroDivisionError)
+
+
+def test_an_interruption(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "load", stop)
+    refused(run("models"), "interrupted")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "parameters"),
+    [
+        ("postgres", ""),
+        ("postgresql+psycopg2", ""),
+        ("postgresql+psycopg", "application_name=web&connect_timeout=3"),
+        ("postgresql+pg8000", "sslmode=prefer"),
+        ("postgresql+nosuchdriver", "options=-csearch_path%3Dpublic"),
+        ("postgresql+asyncpg", "ssl=prefer&prepared_statement_cache_size=0"),
+        ("postgresql", "pgbouncer=true&connection_limit=1&schema=public"),
+    ],
+)
+@pytest.mark.usefixtures("project")
+def test_a_url_for_another_program(
+    server_url: str, monkeypatch: pytest.MonkeyPatch, scheme: str, parameters: str
+) -> None:
+    rest = server_url.partition(":")[2]
+    mark = "&" if "?" in rest else "?"
+    monkeypatch.setenv("SHOP_SCRATCH_URL", f"{scheme}:{rest}{mark}{parameters}")
+    result = run("db")
+    assert (result.exit_code, result.stderr) == (0, ""), result.output
+
+
+@pytest.mark.parametrize("url", ["mysql://x/y", "nonsense", "postgresql://[/", ""])
+@pytest.mark.usefixtures("project")
+def test_a_url_of_something_else(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("SHOP_DATABASE_URL", url)
+    refused(run("db"), "SHOP_DATABASE_URL")
+
+
+def test_a_url_keeps_what_the_driver_understands() -> None:
+    url = guard.driver_url("postgres://u:p%40@h:1/d?host=/tmp&pgbouncer=true&sslmode=require", "X")
+    assert guard.dsn(url) == "postgresql://u:p%40@h:1/d?host=%2Ftmp&sslmode=require"

@@ -1,0 +1,167 @@
+"""One meaning, two spellings: no pair of sides may call them different, server or not."""
+
+import pytest
+from alembic_readonly_check.compare.comparison import Comparison
+from alembic_readonly_check.compare.sides import Side
+from alembic_readonly_check.facts import Schema
+from alembic_readonly_check.sql.expressions import Scope
+from alembic_readonly_check.sql.types import parse_type, qualified, same_type
+
+COLUMNS = (
+    ("qty", "integer"),
+    ("price", "numeric(10,2)"),
+    ("name", "character varying(50)"),
+    ("note", "text"),
+    ("active", "boolean"),
+    ("day", "date"),
+    ("order", "integer"),
+    ("tags", "text[]"),
+)
+NAMES = Scope("public.goods", COLUMNS)
+
+DEFAULTS = (
+    ("text[]", "'{}'", "ARRAY[]::text[]"),
+    ("text[]", "'{}'::text[]", "array[]::text[]"),
+    ("text[]", "'{a,b}'", "ARRAY['a', 'b']"),
+    ("text[]", "ARRAY['a'::text, 'b'::text]", "'{a, b}'::text[]"),
+    ("integer[]", "'{1,2}'", "ARRAY[1, 2]"),
+    ("integer[]", "'{}'", "ARRAY[]::integer[]"),
+    ("boolean[]", "'{t,f}'", "ARRAY[true, false]"),
+    ("boolean", "true", "'t'"),
+    ("boolean", "TRUE", "true"),
+    ("boolean", "'false'", "false"),
+    ("boolean", "'off'::boolean", "false"),
+    ("integer", "0", "'0'"),
+    ("integer", "'0'::integer", "0"),
+    ("integer", "-1", "'-1'::integer"),
+    ("integer", "(-1)", "-1"),
+    ("numeric(10,2)", "0", "0.0"),
+    ("numeric(10,2)", "0.00", "'0'::numeric"),
+    ("double precision", "1", "1.0"),
+    ("bigint", "1", "'1'::bigint"),
+    ("text", "'x'", "'x'::text"),
+    ("text", "1", "'1'"),
+    ("text", "''", "''::character varying"),
+    ("character varying(5)", "'x'", "'x'::varchar"),
+    ("jsonb", "'{}'", "'{}'::jsonb"),
+    ("jsonb", "'[]'", "CAST('[]' AS jsonb)"),
+    ("timestamp with time zone", "now()", "CURRENT_TIMESTAMP"),
+    ("timestamp with time zone", "now()", "transaction_timestamp()"),
+    ("timestamp with time zone", "now()", "pg_catalog.now()"),
+    ("timestamp with time zone", "(now())", "now()"),
+    ("bigint", "nextval('s')", "nextval('public.s'::regclass)"),
+    ("bigint", "nextval('\"S\"')", "nextval('public.\"S\"'::regclass)"),
+    ("uuid", "gen_random_uuid()", "pg_catalog.gen_random_uuid()"),
+    ("public.state", "'open'", "'open'::public.state"),
+    ("text", "f()", "public.f()"),
+)
+
+CHECKS = (
+    ("qty > 0", "0 < qty"),
+    ("qty >= 0", "0 <= qty"),
+    ("qty < 9", "9 > qty"),
+    ("qty <> 0", "0 != qty"),
+    ("qty = 1", "1 = qty"),
+    ("qty > price", "price < qty"),
+    ("qty = price", "price = qty"),
+    ("qty BETWEEN 1 AND 9", "qty >= 1 AND qty <= 9"),
+    ("qty BETWEEN 1 AND 9", "qty <= 9 AND 1 <= qty"),
+    ("qty NOT BETWEEN 1 AND 9", "qty < 1 OR qty > 9"),
+    ("active", "active = true"),
+    ("active", "true = active"),
+    ("active", "active <> false"),
+    ("NOT active", "active = false"),
+    ("NOT active", "active <> true"),
+    ("active", "NOT (NOT active)"),
+    ("NOT qty = 1", "qty <> 1"),
+    ("NOT (qty < 1)", "qty >= 1"),
+    ("name IN ('a', 'b')", "name = ANY (ARRAY['a', 'b'])"),
+    ("name IN ('a', 'b')", "name IN ('b', 'a')"),
+    ("name IN ('a', 'b')", "(name)::text = ANY ((ARRAY['b'::varchar, 'a'::varchar])::text[])"),
+    ("name IN ('a')", "name = 'a'"),
+    ("name NOT IN ('a', 'b')", "name <> ALL (ARRAY['a', 'b'])"),
+    ("NOT name IN ('a', 'b')", "name NOT IN ('a', 'b')"),
+    ("qty IN (1, 2)", "qty = ANY ('{1,2}'::integer[])"),
+    ("qty IN (1, 2)", "qty = ANY (ARRAY[2, 1])"),
+    ("char_length(name) > 1", "character_length(name) > 1"),
+    ("char_length(note) > 1", "length(note) > 1"),
+    ("length((name)::text) > 1", "1 < char_length(name)"),
+    ("ceil(price) = 1", "ceiling(price) = 1"),
+    ("pow(qty, 2) > 1", "power(qty, 2) > 1"),
+    ("name = 'a'", "(name)::text = 'a'::text"),
+    ("price > 0", "price > (0)::numeric"),
+    ("price > 0", "goods.price > 0.0"),
+    ("price > 0", "public.goods.price > 0"),
+    ('"order" > 0', '0 < goods."order"'),
+    ("qty > 0 AND active", "active AND qty > 0"),
+    ("qty > 0 OR active", "active OR 0 < qty"),
+    ("qty > 0 AND (active AND day > '2026-01-01')", "day > '2026-01-01' AND active AND qty > 0"),
+    ("qty > 0 AND active", "qty > 0 AND active AND qty > 0"),
+    ("name LIKE 'a%'", "(name)::text LIKE 'a%'"),
+    ("lower(name) <> ''", "'' <> lower(name)"),
+    ("day IS NOT NULL", "(day IS NOT NULL)"),
+    ("coalesce(qty, 0) > 0", "0 < COALESCE(qty, 0)"),
+    ("qty::bigint > 0", "CAST(qty AS int8) > 0"),
+)
+
+DIFFERENT = (
+    ("integer", "0", "1"),
+    ("text[]", "'{}'", "ARRAY['a']"),
+    ("boolean", "qty > 0", "qty < 0"),
+    ("boolean", "qty > 0", "0 > qty"),
+    ("boolean", "qty > price", "price > qty"),
+    ("boolean", "active", "active = false"),
+    ("boolean", "name IN ('a', 'b')", "name IN ('a', 'c')"),
+    ("boolean", "name NOT IN ('a', 'b')", "name <> ANY (ARRAY['a', 'b'])"),
+    ("boolean", "qty > 0 AND active", "qty > 0 OR active"),
+    ("boolean", "active", "active IS TRUE"),
+    ("boolean", "octet_length(note) > 1", "char_length(note) > 1"),
+    ("boolean", "qty - price > 0", "price - qty > 0"),
+)
+
+TYPES = (
+    ("geometry(POINT,4326)", "gis.geometry(Point,4326)"),
+    ("Geometry(Point, 4326)", "public.geometry(Point,4326)"),
+    ("vector(3)", "extensions.vector(3)"),
+    ("citext", "extensions.citext"),
+    ("FLOAT(24)", "real"),
+    ("FLOAT(53)", "double precision"),
+    ("float", "double precision"),
+    ("DECIMAL(10)", "numeric(10,0)"),
+    ("varchar(5)[]", "character varying(5)[]"),
+    ("int8", "bigint"),
+    ("char(3)", "character(3)"),
+    ("timestamptz(3)", "timestamp(3) with time zone"),
+    ("bit varying(3)", "varbit(3)"),
+    ('"orderState"', 'public."orderState"'),
+    ('"orderState"[]', 'public."orderState"[]'),
+    ('"user"', 'public."user"'),
+    ('"plain"', "public.plain"),
+)
+
+
+def same(first: str, second: str, type_: str) -> bool:
+    sides = Side(Schema("a"), "a"), Side(Schema("b"), "b")
+    return Comparison("DM", *sides).equal(first, second, NAMES, type_)
+
+
+@pytest.mark.parametrize(("type_", "first", "second"), DEFAULTS)
+def test_a_default_spelled_otherwise_is_the_same(type_: str, first: str, second: str) -> None:
+    assert same(first, second, type_)
+    assert same(second, first, type_)
+
+
+@pytest.mark.parametrize(("first", "second"), CHECKS)
+def test_a_check_spelled_otherwise_is_the_same(first: str, second: str) -> None:
+    assert same(first, second, "boolean")
+    assert same(second, first, "boolean")
+
+
+@pytest.mark.parametrize(("first", "second"), TYPES)
+def test_a_type_spelled_otherwise_is_the_same(first: str, second: str) -> None:
+    assert same_type(*(qualified(parse_type(text), "public") for text in (first, second)))
+
+
+@pytest.mark.parametrize(("type_", "first", "second"), DIFFERENT)
+def test_what_means_something_else_stays_different(type_: str, first: str, second: str) -> None:
+    assert not same(first, second, type_)
