@@ -185,9 +185,7 @@ def split(name: str, text: str | None) -> tuple[str, ...]:
     items = tuple(t.strip() for t in text.split(","))
     if len(items) > MAX_PATTERNS:
         raise InvalidRequest(
-            f"`{name}` takes at most {MAX_PATTERNS} names; a wildcard such as `invoice.*` is one."
-            if name == "types"
-            else f"`{name}` takes at most {MAX_PATTERNS} names; open another stream for more.",
+            f"`{name}` takes at most {MAX_PATTERNS} names.",
             errors=[FieldError(name, f"{len(items)} names")],
         )
     for item in items:

@@ -80,8 +80,9 @@ def create_app(
 
 
 @contextlib.asynccontextmanager
-async def lifespan(settings: Settings, app: Any) -> AsyncIterator[None]:
+async def lifespan(settings: Settings, app: Litestar) -> AsyncIterator[None]:
     """Open what requests need, follow the log, and close it all again."""
+    assert isinstance(app, Application)
     async with Database(settings) as database, httpx.AsyncClient() as http:
         await check_database(database)
         hub = Hub(
@@ -92,8 +93,7 @@ async def lifespan(settings: Settings, app: Any) -> AsyncIterator[None]:
         tail = Tail(database.worker, hub, notifies=not database.is_pooled)
         failures = Failures(settings)
         streams = StreamBudget(settings)
-        connections: Connections = app.connections
-        refusals = Refusals(connections, failures, streams)
+        refusals = Refusals(app.connections, failures, streams)
         tasks = [*tail.tasks(), Supervised("hub", hub.keep_time)]
         metrics = Metrics(hub, tail, tasks, refusals)
         tasks.append(Supervised("metrics", metrics.keep_copying))
@@ -104,7 +104,7 @@ async def lifespan(settings: Settings, app: Any) -> AsyncIterator[None]:
             tail=tail,
             tasks=tasks,
             metrics=metrics,
-            connections=connections,
+            connections=app.connections,
             limiter=Limiter(settings),
             failures=failures,
             streams=streams,
