@@ -251,7 +251,7 @@ async def test_a_list_over_all_of_ones_workspaces_reads_the_newest_first_until_i
     # rows are theirs: it goes back through everybody's. Who asks for one workspace is better off.
     _, owner = million.busy
     async with postgrest(million.database, user(owner)) as connection:
-        plan = await explain(connection, OF_ALL, [], "auto")
+        plan = await explain(connection, OF_ALL, [])
     assert {s["Node Type"] for s in plan.scans} == {"Index Scan"}
     assert {s["Scan Direction"] for s in plan.scans} == {"Backward"}
     assert plan.rows == 20
