@@ -4,7 +4,7 @@ Problem
  ├ InvalidRequest 400 ─ InvalidCursor
  ├ Unauthorized 401 ─ MissingCredentials, InvalidToken, TokenExpired, NotAToken, InvalidKey,
  │                    InvalidTicket
- ├ Forbidden 403 ─ UserRequired, OperatorRequired, SecondFactorRequired, QuotaExceeded
+ ├ Forbidden 403 ─ UserRequired, OperatorRequired, SecondFactorRequired
  ├ NotFound 404, MethodNotAllowed 405, RequestTimeout 408
  ├ Conflict 409 ─ SlugTaken, RequestInProgress
  ├ PreconditionFailed 412, TooLarge 413, UnsupportedMediaType 415, KeyReused 422
@@ -134,12 +134,6 @@ class SecondFactorRequired(Forbidden):
     """The workspace demands a second factor."""
 
     code = "second_factor_required"
-
-
-class QuotaExceeded(Forbidden):
-    """There are as many of these as there may be."""
-
-    code = "quota_exceeded"
 
 
 class NotFound(Problem):

@@ -87,6 +87,18 @@ def redact_event(_: Any, __: str, event: Any) -> Any:
     return redacted(event)
 
 
+def write_lines(_: Any, __: str, event: Any) -> Any:
+    """Write what `show_exception` found as lines; the console renderer takes only text."""
+    if shown := event.get("exception"):
+        lines = []
+        for error in shown:
+            details = [f" {k}={v}" for k, v in error.items() if k not in ("type", "at")]
+            lines.append(error["type"] + "".join(details))
+            lines += [f"  {place}" for place in error["at"]]
+        event["exception"] = "\n".join(lines)
+    return event
+
+
 class Handler(logging.Handler):
     """Writes the libraries' log records as ours; their arguments stay out."""
 
@@ -100,9 +112,12 @@ class Handler(logging.Handler):
 
 def configure_logging(settings: Settings) -> None:
     """Set structlog and the libraries' loggers up; everything goes to standard error."""
-    renderer: structlog.typing.Processor = structlog.processors.JSONRenderer()
+    renderers: list[structlog.typing.Processor] = [structlog.processors.JSONRenderer()]
     if settings.is_development:
-        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        console = structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
+        renderers = [write_lines, console]
     level = logging.getLevelNamesMapping()[settings.log_level.upper()]
     structlog.configure(
         processors=[
@@ -111,7 +126,7 @@ def configure_logging(settings: Settings) -> None:
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             show_exception,
             redact_event,
-            renderer,
+            *renderers,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),

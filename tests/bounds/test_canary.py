@@ -16,11 +16,13 @@ from tests.conftest import SECRETS
 CANARY = "canary-0123456789"
 
 
-@pytest.fixture
-def written(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
-    """Logging as in production, undone afterwards."""
+@pytest.fixture(params=["production", "development"])
+def written(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[io.StringIO]:
+    """Logging as in each environment, undone afterwards."""
     settings = msgspec.structs.replace(
-        demo_settings(SECRETS, "postgresql:///x", "postgresql:///x"), environment="production"
+        demo_settings(SECRETS, "postgresql:///x", "postgresql:///x"), environment=request.param
     )
     output = io.StringIO()
     monkeypatch.setattr(sys, "stderr", output)
