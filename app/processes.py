@@ -17,8 +17,8 @@ from app.settings import Settings, SettingsError
 
 log = structlog.get_logger()
 
-RESTART_SECONDS = 1.0
-"""Before a process that died is replaced; a cause that stays must not eat a core."""
+RESTART_SECONDS, MAX_RESTART_SECONDS = 1.0, 30.0
+"""Before a process that died is replaced: twice as long each time that it was not ready before."""
 KILL_SECONDS = 20.0
 """A process that is asked to stop and has not after these is killed."""
 
@@ -26,7 +26,7 @@ KILL_SECONDS = 20.0
 class ServerProcess:
     """One server process and what it tells."""
 
-    def __init__(self, settings: Settings, host: str, port: int) -> None:
+    def __init__(self, settings: Settings, host: str, port: int, failures: int = 0) -> None:
         # Spawned, not forked: it shares no connection, no lock and no loop with its parent.
         context = multiprocessing.get_context("spawn")
         self.told, tells = context.Pipe(duplex=False)
@@ -35,10 +35,28 @@ class ServerProcess:
         )
         self.process.start()
         tells.close()
-        self.is_ready = False
+        self.is_ready = self.has_told = False
+        self.failures = failures
+        """Processes in this one's place that ended before they were ready."""
+        self.replace_at: float | None = None
+        """When to replace it, once it has ended; by the monotonic clock."""
+
+    def end(self) -> str:
+        """Note that the process has ended; returns the sentence why, if it told one."""
+        said = "" if self.has_told else self.listen()
+        self.failures = 0 if self.is_ready else self.failures + 1
+        pause = min(RESTART_SECONDS * 2 ** max(0, self.failures - 1), MAX_RESTART_SECONDS)
+        self.replace_at = time.monotonic() + pause
+        log.error(
+            "a server process died and is replaced",
+            exit_code=self.process.exitcode,
+            in_seconds=pause,
+        )
+        return said
 
     def listen(self) -> str:
         """Take what it tells: that it is ready, or the sentence why it cannot be."""
+        self.has_told = True
         try:
             message: str = self.told.recv()
         except EOFError:
@@ -85,7 +103,9 @@ def serve_together(
         try:
             has_started = False
             while not stopping:
-                if said := watch(processes, lambda: ServerProcess(shared, host, port), forget):
+                if said := watch(
+                    processes, lambda failures: ServerProcess(shared, host, port, failures), forget
+                ):
                     if not has_started:
                         raise SettingsError(said)
                     log.error("a server process could not be replaced", error=said)
@@ -98,21 +118,28 @@ def serve_together(
 
 def watch(
     processes: list[ServerProcess],
-    start: Callable[[], ServerProcess],
+    start: Callable[[int], ServerProcess],
     forget: Callable[[int], None],
 ) -> str:
-    """Wait half a second for news, and replace whoever died; returns why one could not start."""
-    telling = [p.told for p in processes if not p.is_ready]
-    news = wait([*telling, *(p.process.sentinel for p in processes)], timeout=0.5)
+    """Wait half a second for news and replace processes that died; returns why one cannot start.
+
+    `start` is told how often a process in this place has failed.
+    """
+    alive = [p for p in processes if p.replace_at is None]
+    telling = [p.told for p in alive if not p.has_told]
+    news = wait([*telling, *(p.process.sentinel for p in alive)], timeout=0.5)
+    if not alive:
+        time.sleep(0.1)  # to wait for nothing takes no time
     said = ""
     for n, each in enumerate(processes):
-        if each.told in news:
-            said = each.listen() or said
-        elif each.process.exitcode is not None:
-            log.error("a server process died and is replaced", exit_code=each.process.exitcode)
+        # The exit code first: the pipe of a process that is gone has news for ever.
+        if each.replace_at is None and each.process.exitcode is not None:
+            said = each.end() or said
             forget(each.process.pid or 0)
-            time.sleep(RESTART_SECONDS)
-            processes[n] = start()
+        elif each.replace_at is None and not each.has_told and each.told in news:
+            said = each.listen() or said
+        elif each.replace_at is not None and time.monotonic() >= each.replace_at:
+            processes[n] = start(each.failures)
     return said
 
 
