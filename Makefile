@@ -7,7 +7,7 @@ UV_VERSION := 0.13.9
 SHELL := /bin/sh
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help run test clients test-faults chaos check drift drift-live preflight fix bench bench-realtime bench-writers bench-drift clean sync
+.PHONY: help run test clients test-bounds test-faults chaos check drift drift-live preflight fix bench bench-realtime bench-writers bench-drift clean sync
 
 # A uv of the user's will do; without one, ours goes into a folder that git ignores.
 UV := $(or $(shell command -v uv 2>/dev/null),.tools/uv/bin/uv)
@@ -29,13 +29,16 @@ run: .venv/.synced ## Serve everything on a local Postgres (PORT=8010, DATA=some
 	@exec $(BIN)/annex dev $(if $(PORT),--port "$(PORT)") $(if $(DATA),--data "$(DATA)") $(if $(FRESH),--fresh)
 
 test: .venv/.synced ## Run the tests (ARGS='tests/dev -k port', JOBS=2)
-	@$(BIN)/pytest -n $(JOBS) --dist loadfile --ignore tests/faults $(ARGS)
+	@$(BIN)/pytest -n $(JOBS) --dist loadfile --ignore tests/faults --ignore tests/bounds $(ARGS)
 
 test-faults: .venv/.synced ## Break what can break, and hold every reader to what was committed
 	@$(BIN)/pytest -n $(JOBS) --dist worksteal --timeout 120 tests/faults $(ARGS)
 
 clients: ## Install the generators of clients that the tests run (needs node and npm)
 	@cd tests/clients && npm ci --silent --no-audit --no-fund
+
+test-bounds: .venv/.synced ## Attack the server's limits beside a client that behaves
+	@$(BIN)/pytest -n $(JOBS) --dist loadfile tests/bounds $(ARGS)
 
 chaos: .venv/.synced ## The same for longer, with other seeds (SECONDS=600, SEED=…)
 	@$(BIN)/python -m tests.faults --jobs $(JOBS) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))

@@ -5,9 +5,11 @@ Problem
  ├ Unauthorized 401 ─ MissingCredentials, InvalidToken, TokenExpired, NotAToken, InvalidKey,
  │                    InvalidTicket
  ├ Forbidden 403 ─ UserRequired, OperatorRequired, SecondFactorRequired
- ├ NotFound 404, MethodNotAllowed 405
+ ├ NotFound 404, MethodNotAllowed 405, RequestTimeout 408
  ├ Conflict 409 ─ SlugTaken, RequestInProgress
- ├ PreconditionFailed 412, TooLarge 413, UnsupportedMediaType 415, KeyReused 422, RateLimited 429
+ ├ PreconditionFailed 412, TooLarge 413, UnsupportedMediaType 415, KeyReused 422
+ ├ RateLimited 429 ─ TooManyFailures, TooManyConnections, TooManyStreams, TooManyFilters
+ ├ HeadersTooLarge 431
  └ InternalError 500, Unavailable 503
 """
 
@@ -18,7 +20,7 @@ import asyncpg
 import msgspec
 import structlog
 from litestar import Request, Response
-from litestar.exceptions import HTTPException, ValidationException
+from litestar.exceptions import HTTPException, InternalServerException, ValidationException
 
 from app.field_errors import as_pointer, field_error, in_json_words
 from app.schemas.problems import FieldError, ProblemCode
@@ -26,6 +28,8 @@ from app.schemas.problems import Problem as ProblemBody
 
 log = structlog.get_logger()
 
+GONE = "client disconnected prematurely"
+"""How Litestar says that the client is no more; it has no class for it."""
 INVALID = "The request is not valid; `errors` says where."
 
 
@@ -146,6 +150,12 @@ class MethodNotAllowed(Problem):
     status, code = 405, "method_not_allowed"
 
 
+class RequestTimeout(Problem):
+    """The request did not arrive in time."""
+
+    status, code = 408, "request_timeout"
+
+
 class Conflict(Problem):
     """The state does not allow this."""
 
@@ -192,6 +202,36 @@ class RateLimited(Problem):
     """Too many requests by this caller."""
 
     status, code = 429, "rate_limited"
+
+
+class TooManyFailures(RateLimited):
+    """Too many credentials from this address were refused."""
+
+    code = "too_many_failures"
+
+
+class TooManyConnections(RateLimited):
+    """Too many connections from this address are open."""
+
+    code = "too_many_connections"
+
+
+class TooManyStreams(RateLimited):
+    """Too many streams of this principal, workspace or address are open."""
+
+    code = "too_many_streams"
+
+
+class TooManyFilters(RateLimited):
+    """Too many different filters are in use in this workspace."""
+
+    code = "too_many_filters"
+
+
+class HeadersTooLarge(Problem):
+    """The headers are too large."""
+
+    status, code = 431, "headers_too_large"
 
 
 class InternalError(Problem):
@@ -344,23 +384,34 @@ def from_msgspec(error: Exception, within: str = "") -> "InvalidRequest":
 
 def describe(problem: Problem, request: Request[Any, Any, Any]) -> ProblemBody:
     """Write a problem as the answer to a request."""
+    # As it was sent: a URI reference, and with the slash at its end that Litestar takes off.
+    instance = request.scope["raw_path"].decode("latin-1")
+    return describe_at(problem, instance, request.scope["state"].get("request_id", ""))
+
+
+def describe_at(problem: Problem, instance: str, request_id: str) -> ProblemBody:
+    """Write a problem as the answer to what was asked at a path."""
     return ProblemBody(
         type=f"/problems/{problem.code}",
         title=problem.title(),
         status=problem.status,
         detail=problem.detail,
-        # As it was sent: a URI reference, and with the slash at its end that Litestar takes off.
-        instance=request.scope["raw_path"].decode("latin-1"),
+        instance=instance,
         code=cast(ProblemCode, problem.code),
         errors=problem.errors,
-        request_id=request.scope["state"].get("request_id", ""),
+        request_id=request_id,
     )
+
+
+def has_left(error: Exception) -> bool:
+    """Say whether an error only means that the client left before its body was read."""
+    return any(isinstance(c, InternalServerException) and c.detail == GONE for c in causes(error))
 
 
 def to_problem(request: Request[Any, Any, Any], error: Exception) -> Response[ProblemBody]:
     """Answer any exception as `application/problem+json`; the one handler."""
     problem = read(error)
-    if isinstance(problem, InternalError):
+    if isinstance(problem, InternalError) and not has_left(error):
         request_id = request.scope["state"].get("request_id")
         log.error("unexpected", path=request.scope["path"], request_id=request_id, exc_info=error)
     return Response(

@@ -22,6 +22,8 @@ Where = Annotated[list[WhereClause] | None, QueryParameter(name="where", max_ite
 
 CLAUSE = re.compile(r"data((?:\.[A-Za-z0-9_-]{1,64}){1,8}):(.*)", re.DOTALL)
 INDEX = re.compile(r"-?[0-9]+")
+MAX_PATTERNS = 20
+"""Items of `types` and of `topics`: each costs a comparison for each event and reader."""
 MAX_EXPONENT = 1000
 """Of a number to compare with; Postgres refuses the largest that can be written."""
 decode_exactly = msgspec.json.Decoder(float_hook=Decimal)
@@ -176,12 +178,17 @@ EVERYTHING = Filter()
 def split(name: str, text: str | None) -> tuple[str, ...]:
     """Split a comma-separated parameter.
 
-    Raises `InvalidRequest` for an item that no event can have: an empty one, a type that is no
-    type's name, or a wildcard elsewhere than in a type's `.*`.
+    Raises `InvalidRequest` for more than 20 items, and for one that no event can have: an empty
+    one, a type that is no type's name, or a wildcard elsewhere than in a type's `.*`.
     """
     if text is None:
         return ()
     items = tuple(t.strip() for t in text.split(","))
+    if len(items) > MAX_PATTERNS:
+        raise InvalidRequest(
+            f"`{name}` takes at most {MAX_PATTERNS} names.",
+            errors=[FieldError(name, f"{len(items)} names")],
+        )
     for item in items:
         if not ITEMS[name].fullmatch(item):
             raise InvalidRequest(HINTS[name], errors=[FieldError(name, f"`{item}` is not one")])

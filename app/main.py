@@ -18,11 +18,14 @@ from app.auth.tokens import Tokens
 from app.database.check import check_database
 from app.database.pools import Database
 from app.errors import to_problem
+from app.http.addresses import Addresses
 from app.http.application import Application, StrictRequest, check_request, finish_headers
+from app.http.budgets import StreamBudget
 from app.http.idempotency import provide_once
-from app.http.limits import Limiter
+from app.http.limits import Failures, Limiter
+from app.http.protocol import Connections
 from app.logs import configure_logging
-from app.metrics import Metrics
+from app.metrics import Metrics, Refusals
 from app.realtime.cursors import Cursors
 from app.realtime.hub import Hub
 from app.realtime.tail import Tail
@@ -51,7 +54,7 @@ def create_app(
 ) -> Application:
     """Put the application together; nothing is opened before its lifespan begins."""
     configure_logging(settings)
-    return Application(
+    app = Application(
         route_handlers=controllers,
         dependencies={
             "principal": Provide(provide_principal),
@@ -75,11 +78,14 @@ def create_app(
         openapi_config=None,
         logging_config=None,
     )
+    app.connections = Connections(settings, Addresses(settings.trusted_proxies))
+    return app
 
 
 @contextlib.asynccontextmanager
 async def lifespan(settings: Settings, app: Litestar) -> AsyncIterator[None]:
     """Open what requests need, follow the log, and close it all again."""
+    assert isinstance(app, Application)
     async with Database(settings) as database, httpx.AsyncClient() as http:
         await check_database(database)
         hub = Hub(
@@ -88,8 +94,11 @@ async def lifespan(settings: Settings, app: Litestar) -> AsyncIterator[None]:
             queries=max(1, settings.pool_size // 2),
         )
         tail = Tail(database.worker, hub, notifies=not database.is_pooled)
+        failures = Failures(settings)
+        streams = StreamBudget(settings)
+        refusals = Refusals(app.connections, failures, streams)
         tasks = [*tail.tasks(), Supervised("hub", hub.keep_time)]
-        metrics = Metrics(hub, tail, tasks)
+        metrics = Metrics(hub, tail, tasks, refusals)
         tasks.append(Supervised("metrics", metrics.keep_copying))
         app.state.runtime = Runtime(
             settings=settings,
@@ -98,7 +107,10 @@ async def lifespan(settings: Settings, app: Litestar) -> AsyncIterator[None]:
             tail=tail,
             tasks=tasks,
             metrics=metrics,
+            connections=app.connections,
             limiter=Limiter(settings),
+            failures=failures,
+            streams=streams,
             tokens=Tokens(settings, http),
             tickets=Tickets(settings.secret_key),
         )

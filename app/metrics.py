@@ -8,6 +8,10 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from app.errors import TooManyFailures
+from app.http.budgets import StreamBudget
+from app.http.limits import Failures
+from app.http.protocol import Connections
 from app.realtime.hub import Hub
 from app.realtime.tail import Tail
 from app.supervision import Supervised
@@ -75,13 +79,32 @@ GAUGES: dict[str, tuple[str, str, Read]] = {
 }
 
 
+class Refusals:
+    """Reads what the limits refused from where that is counted."""
+
+    def __init__(self, connections: Connections, failures: Failures, streams: StreamBudget) -> None:
+        self.connections = connections
+        self.failures = failures
+        self.streams = streams
+
+    def read(self) -> dict[str, int]:
+        """Return how often each limit refused something, by the problem's code."""
+        return {
+            **self.connections.refused,
+            **self.streams.refused,
+            TooManyFailures.code: self.failures.refused,
+        }
+
+
 class Metrics:
     """One process' numbers.
 
     What others count in plain numbers is only copied, so that counting stays cheap.
     """
 
-    def __init__(self, hub: Hub, tail: Tail, tasks: Sequence[Supervised]) -> None:
+    def __init__(
+        self, hub: Hub, tail: Tail, tasks: Sequence[Supervised], refusals: Refusals
+    ) -> None:
         # When it is imported, the library asks whether processes share their numbers: not before
         # the one that starts them could say so.
         import prometheus_client as library
@@ -89,6 +112,7 @@ class Metrics:
         library.disable_created_metrics()  # type: ignore[no-untyped-call]
         self.hub = hub
         self.tail = tail
+        self.refusals = refusals
         self.tasks = tasks
         self.registry = own = library.CollectorRegistry()
         self.copied = dict.fromkeys(COUNTERS, 0.0)
@@ -105,6 +129,19 @@ class Metrics:
             ["operation", "status"],
             registry=own,
             buckets=BUCKETS,
+        )
+        self.refused = library.Counter(
+            "annex_refused",
+            "Requests and connections that a limit refused, by the problem's code.",
+            ["code"],
+            registry=own,
+        )
+        self.refused_before = dict[str, int]()
+        self.open_connections = library.Gauge(
+            "annex_http_connections",
+            "Connections that are open.",
+            registry=own,
+            multiprocess_mode="livesum",
         )
         self.restarts = library.Counter(
             "annex_task_restarts",
@@ -137,6 +174,10 @@ class Metrics:
             self.copied[name] = now
         for name, (_, _, read) in GAUGES.items():
             self.gauges[name].set(read(self.hub, self.tail))
+        self.open_connections.set(self.refusals.connections.total)
+        for code, count in self.refusals.read().items():
+            self.refused.labels(code).inc(count - self.refused_before.get(code, 0))
+            self.refused_before[code] = count
         for task in self.tasks:
             more = task.restarts - self.restarted.get(task.name, 0)
             self.restarts.labels(task.name).inc(more)

@@ -35,7 +35,7 @@ class ServerProcess:
         )
         self.process.start()
         tells.close()
-        self.is_ready = False
+        self.is_ready = self.has_told = False
         self.failures = failures
         """Processes in this one's place that ended before they were ready."""
         self.replace_at: float | None = None
@@ -43,7 +43,7 @@ class ServerProcess:
 
     def end(self) -> str:
         """Note that the process has ended; returns the sentence why, if it told one."""
-        said = "" if self.is_ready else self.listen()
+        said = "" if self.has_told else self.listen()
         self.failures = 0 if self.is_ready else self.failures + 1
         pause = min(RESTART_SECONDS * 2 ** max(0, self.failures - 1), MAX_RESTART_SECONDS)
         self.replace_at = time.monotonic() + pause
@@ -56,6 +56,7 @@ class ServerProcess:
 
     def listen(self) -> str:
         """Take what it tells: that it is ready, or the sentence why it cannot be."""
+        self.has_told = True
         try:
             message: str = self.told.recv()
         except EOFError:
@@ -125,7 +126,7 @@ def watch(
     `start` is told how often a process in this place has failed.
     """
     alive = [p for p in processes if p.replace_at is None]
-    telling = [p.told for p in alive if not p.is_ready]
+    telling = [p.told for p in alive if not p.has_told]
     news = wait([*telling, *(p.process.sentinel for p in alive)], timeout=0.5)
     if not alive:
         time.sleep(0.1)  # to wait for nothing takes no time
@@ -135,7 +136,7 @@ def watch(
         if each.replace_at is None and each.process.exitcode is not None:
             said = each.end() or said
             forget(each.process.pid or 0)
-        elif each.replace_at is None and each.told in news:
+        elif each.replace_at is None and not each.has_told and each.told in news:
             said = each.listen() or said
         elif each.replace_at is not None and time.monotonic() >= each.replace_at:
             processes[n] = start(each.failures)

@@ -24,6 +24,12 @@ REMEDIES = {
     "unsupported_media_type": "Set Content-Type to what the operation takes.",
     "key_reused": "Send a new Idempotency-Key with the new body.",
     "rate_limited": "Wait for the seconds in `Retry-After`.",
+    "request_timeout": "Send the request faster, or in smaller parts.",
+    "too_many_failures": "Wait for the seconds in `Retry-After`, and check the credential.",
+    "too_many_connections": "Close connections that you do not need; use one for many requests.",
+    "too_many_streams": "Close a stream, or share one between tabs.",
+    "too_many_filters": "Use one of the filters that other streams use, or filter in the client.",
+    "headers_too_large": "Send fewer or smaller headers: 64 KiB in all.",
     "internal_error": "Try again later; tell support the `request_id` if it stays.",
     "unavailable": "Try again in a moment.",
 }

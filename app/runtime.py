@@ -8,7 +8,9 @@ from litestar.connection import ASGIConnection
 from app.auth.tickets import Tickets
 from app.auth.tokens import Tokens
 from app.database.pools import Database
-from app.http.limits import Limiter
+from app.http.budgets import StreamBudget
+from app.http.limits import Failures, Limiter
+from app.http.protocol import Connections
 from app.metrics import Metrics
 from app.realtime.hub import Hub
 from app.realtime.tail import Tail
@@ -26,7 +28,10 @@ class Runtime(msgspec.Struct, frozen=True):
     tasks: list[Supervised]
     """What runs beside requests; while one is down, the process is not ready."""
     metrics: Metrics
+    connections: Connections
     limiter: Limiter
+    failures: Failures
+    streams: StreamBudget
     tokens: Tokens
     tickets: Tickets
 

@@ -13,6 +13,7 @@ import uvicorn
 from app.database.check import check_database
 from app.database.pools import Database
 from app.http.application import Application
+from app.http.protocol import protocol_with
 from app.main import create_app
 from app.settings import Settings, SettingsError
 
@@ -21,6 +22,8 @@ GRACE_SECONDS = 5
 BACKLOG = 4096
 UNSENT_BYTES = 16 * 1024
 """Of a connection, in the kernel; it would take 4 MB for a reader that does not read."""
+UNREAD_BYTES = 64 * 1024
+"""Of a connection, in the kernel, before the server reads it."""
 STALLED_SECONDS = 30
 """After these the kernel resets a connection whose other end takes or confirms nothing."""
 COLLECT = (50_000, 20, 100)
@@ -113,8 +116,29 @@ def listen(host: str, port: int, *, is_shared: bool = False) -> socket.socket:
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, STALLED_SECONDS * 1000)
+    # In the kernel, and so in one read: a body is not taken before somebody asks for it.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, UNREAD_BYTES)
     listener.listen(BACKLOG)
     return listener
+
+
+def configure(app: Application, settings: Settings) -> uvicorn.Config:
+    """Say how uvicorn serves the application, within its limits."""
+    return uvicorn.Config(
+        app,
+        loop="uvloop",
+        http=protocol_with(app.connections),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        # The protocol reads X-Forwarded-For itself, by ANNEX_TRUSTED_PROXIES.
+        proxy_headers=False,
+        timeout_keep_alive=settings.keep_alive_seconds,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        backlog=BACKLOG,
+    )
 
 
 def url_of(host: str, port: int) -> str:
@@ -149,17 +173,7 @@ def serve(
     with contextlib.closing(listener):
         asyncio.run(check(settings))
         app = create_app(settings)
-        config = uvicorn.Config(
-            app,
-            loop="uvloop",
-            http="httptools",
-            lifespan="on",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            timeout_graceful_shutdown=GRACE_SECONDS,
-            backlog=BACKLOG,
-        )
+        config = configure(app, settings)
         url = url_of(host, listener.getsockname()[1])
         server = Server(app, config, ready and (lambda: ready(url)), leave_with)
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:

@@ -1,9 +1,12 @@
 """What the environment decides; read once, checked before anything starts."""
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 from dotenv import dotenv_values
@@ -14,6 +17,23 @@ PREFIX = "ANNEX_"
 DEVELOPMENT_SECRET = "for development only, never in production"
 # Supabase's CLI gives every local project the same secret.
 PUBLIC_SECRETS = {DEVELOPMENT_SECRET, "super-secret-jwt-token-with-at-least-32-characters-long"}
+
+HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
+PORTS = {"http": 80, "https": 443}
+LIBPQ_WORDS = {
+    "host", "port", "dbname", "user", "password",
+    "sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl", "target_session_attrs",
+}  # fmt: skip
+LIBPQ_HINTS = {
+    "pgbouncer": "take it out and set ANNEX_TRANSACTION_POOLER=true for a transaction pooler",
+    "connect_timeout": "take it out; a connection is given up after 5 s",
+    "channel_binding": "only prefer and disable work here",
+    "gssencmode": "only prefer and disable work here",
+    "options": "take it out; what a role needs is set on the role (ALTER ROLE … SET …)",
+    "application_name": "take it out; Annex calls itself annex",
+}
+DROPPED = {"channel_binding": ("prefer", "disable"), "gssencmode": ("prefer", "disable")}
+"""Words whose values leave nothing to do."""
 
 
 class SettingsError(Exception):
@@ -54,6 +74,26 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     rate_limit_window_seconds: Annotated[int, msgspec.Meta(ge=1)] = 60
     processes: Annotated[int, msgspec.Meta(ge=1)] = 1
     """How many `annex serve` share the rate limit; each divides its part among its workers."""
+    trusted_proxies: list[str] = []
+    """Addresses or CIDR blocks of proxies whose X-Forwarded-For is believed."""
+    max_failures_per_address: Annotated[int, msgspec.Meta(ge=1)] = 60
+    """Refused credentials of one client address in a minute."""
+    max_connections_per_address: Annotated[int, msgspec.Meta(ge=1)] = 256
+    """Connections of one client address; more than its streams, as requests need some, too."""
+    max_header_bytes: Annotated[int, msgspec.Meta(ge=4096, le=1_048_576)] = 65_536
+    header_seconds: Annotated[float, msgspec.Meta(gt=0, le=300)] = 10
+    """A request's headers must have arrived after these."""
+    body_seconds: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 30
+    """A request's body must have arrived after these, counted while the server reads."""
+    body_bytes_per_second: Annotated[int, msgspec.Meta(ge=0)] = 1024
+    """A body that arrives more slowly is refused."""
+    keep_alive_seconds: Annotated[int, msgspec.Meta(ge=1, le=3600)] = 65
+    """A connection without a request stays open so long; longer than a proxy before it keeps it."""
+    max_streams_per_principal: Annotated[int, msgspec.Meta(ge=1)] = 20
+    max_streams_per_workspace: Annotated[int, msgspec.Meta(ge=1)] = 2000
+    max_streams_per_address: Annotated[int, msgspec.Meta(ge=1)] = 200
+    max_filters_per_workspace: Annotated[int, msgspec.Meta(ge=1)] = 200
+    """Different filters of one workspace's open streams."""
     event_retention_days: Annotated[int, msgspec.Meta(ge=1, le=3650)] | None = None
     """Days after which the worker deletes events, of every workspace.
 
@@ -76,97 +116,181 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     """Read the settings from `.env`, when there is one, and the environment, which wins.
 
-    Raises `SettingsError` with one sentence that says what to set.
+    Raises `SettingsError` with one sentence for each setting that is missing or wrong.
     """
-    given = read_given(environ)
+    environ = environment() if environ is None else environ
+    given, wrong = read_given(environ)
     for field in msgspec.structs.fields(Settings):
-        if field.required and field.name not in given:
-            raise SettingsError(
-                f"{PREFIX}{field.name.upper()} is not set; see .env.example, or run `annex dev` "
-                "for a server that needs no settings."
+        name = PREFIX + field.name.upper()
+        if field.required and not environ.get(name):
+            wrong.append(
+                f"{name} is not set; see .env.example, or run `annex dev` for a server that needs "
+                "no settings."
             )
-    settings = convert(given)
-    check(settings)
+    # What could not be read is not judged a second time.
+    defaults = {"database_url": "postgresql://", "worker_database_url": "postgresql://"}
+    settings = Settings(**{**defaults, **given})
+    wrong += mistakes(settings, environ)
+    if wrong:
+        raise SettingsError("\n".join(wrong))
     return settings
 
 
-def read_given(environ: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Read what is set in `.env` and the environment, which wins; unchecked."""
-    if environ is None:
-        dotenv = {k: v for k, v in dotenv_values(Path(".env")).items() if v is not None}
-        environ = {**dotenv, **os.environ}
-    given: dict[str, Any] = {}
+def environment() -> dict[str, str]:
+    """Return what is set in `.env` and in the environment, which wins."""
+    dotenv = {k: v for k, v in dotenv_values(Path(".env")).items() if v is not None}
+    return {**dotenv, **os.environ}
+
+
+def read_given(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
+    """Read what is set; returns the values, and a sentence for each that is not usable."""
+    given, wrong = dict[str, Any](), list[str]()
     for field in msgspec.structs.fields(Settings):
-        if value := environ.get(PREFIX + field.name.upper()):
-            is_list = field.type == list[str]
-            given[field.name] = [v.strip() for v in value.split(",")] if is_list else value
-    return given
+        name = PREFIX + field.name.upper()
+        if not (value := environ.get(name)):
+            continue
+        try:
+            given[field.name] = read_value(field, value)
+        except msgspec.ValidationError as error:
+            detail = str(error).partition(" - at `$")[0]
+            wrong.append(f"{name} is not usable: {detail[0].lower()}{detail[1:]}.")
+        except ValueError as error:
+            wrong.append(f"{name} is not usable: {error}.")
+    return given, wrong
 
 
-def convert(given: Mapping[str, Any]) -> Settings:
-    """Make settings of texts; raises `SettingsError` that names the wrong one."""
-    try:
-        return msgspec.convert(dict(given), Settings, strict=False)
-    except msgspec.ValidationError as error:
-        detail, _, where = str(error).partition(" - at `$.")
-        name = PREFIX + where.rstrip("`").split("[")[0].upper()
-        raise SettingsError(f"{name} is not usable: {detail[0].lower()}{detail[1:]}.") from None
+def read_value(field: Any, value: str) -> Any:
+    """Read one setting; raises `ValidationError`, or `ValueError` with what is wrong."""
+    if field.type == list[str]:
+        parts = [part.strip() for part in value.split(",") if part.strip()]
+        read = {"cors_origins": normal_origin, "trusted_proxies": proxy}.get(field.name, str)
+        return [read(part) for part in parts]
+    if field.name == "supabase_url":
+        return project_url(value)
+    if field.type is int and not value.isascii():
+        raise ValueError("write digits")
+    return msgspec.convert(value, field.type, strict=False)
 
 
-def check(settings: Settings) -> None:
-    """Refuse settings that are unsafe or cannot work; raises `SettingsError`."""
+def mistakes(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
+    """Yield a sentence for each setting that is unsafe or cannot work."""
     for name, value in (
         ("DATABASE_URL", settings.database_url),
         ("WORKER_DATABASE_URL", settings.worker_database_url),
     ):
-        if database_url(name, value).port == 6543 and not settings.transaction_pooler:
-            raise SettingsError(
+        try:
+            port = database_url(name, value).port
+        except SettingsError as error:
+            yield str(error)
+            continue
+        if port == 6543 and not settings.transaction_pooler:
+            yield (
                 f"{PREFIX}{name} is on port 6543, Supabase's transaction pooler; set "
                 f"{PREFIX}TRANSACTION_POOLER=true, or take port 5432."
             )
-    if not settings.supabase_url and not settings.jwt_secret:
-        raise SettingsError(
+    if not settings.jwt_secret and not environ.get("ANNEX_SUPABASE_URL"):
+        yield (
             "ANNEX_SUPABASE_URL is not set, so no user's token could be verified; set it to "
             "https://<ref>.supabase.co."
         )
     for value in settings.operator_key_hashes:
         if len(value) != 64 or not all(c in "0123456789abcdef" for c in value):
-            raise SettingsError(
+            yield (
                 "ANNEX_OPERATOR_KEY_HASHES takes SHA-256 hashes of 64 hex digits; "
                 "`annex operator-key` makes a key and its hash."
             )
+            break
     if settings.is_development:
         return
-    if not settings.issuer:
-        raise SettingsError(
-            "ANNEX_SUPABASE_URL or ANNEX_JWT_ISSUER must name who issues the tokens."
-        )
+    if not settings.issuer and not environ.get("ANNEX_SUPABASE_URL"):
+        yield "ANNEX_SUPABASE_URL or ANNEX_JWT_ISSUER must name who issues the tokens."
     if settings.secret_key in PUBLIC_SECRETS or len(settings.secret_key) < 32:
-        raise SettingsError(
+        yield (
             "ANNEX_SECRET_KEY is the development default or shorter than 32 characters; set one "
             "of your own, such as the output of `openssl rand -base64 32`."
         )
     if settings.jwt_secret is not None and (
         settings.jwt_secret in PUBLIC_SECRETS or len(settings.jwt_secret) < 32
     ):
-        raise SettingsError(
+        yield (
             "ANNEX_JWT_SECRET is a publicly known default or shorter than 32 characters; take your "
             "project's own from its dashboard."
         )
 
 
+def normal_origin(text: str) -> str:
+    """Write an origin as browsers send it (RFC 6454, section 6.2); raises `ValueError`."""
+    if text == "*":
+        return text
+    parts = parse_url(text)
+    if (
+        parts is None
+        or parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or parts.path not in ("", "/")
+        or parts.query
+        or parts.fragment
+        or parts.username is not None
+        or not HOST.fullmatch(parts.hostname)
+    ):
+        raise ValueError("an origin is written https://app.example.com, without a path or wildcard")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    port = "" if parts.port in (None, PORTS[parts.scheme]) else f":{parts.port}"
+    return f"{parts.scheme}://{host}{port}"
+
+
+def project_url(text: str) -> str:
+    """Read the URL of a Supabase project, without the slash at its end; raises `ValueError`."""
+    parts = parse_url(text)
+    if (
+        parts is None
+        or parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or parts.path not in ("", "/")
+        or parts.query
+        or parts.fragment
+        or parts.username is not None
+    ):
+        raise ValueError("write the project's URL, https://<ref>.supabase.co, without a path")
+    return text.strip().rstrip("/")
+
+
+def parse_url(text: str) -> SplitResult | None:
+    """Split a URL; None when it is none."""
+    try:
+        parts = urlsplit(text.strip())
+        _ = parts.port
+    except ValueError:
+        return None
+    return parts
+
+
+def proxy(text: str) -> str:
+    """Read the address or CIDR block of a proxy; raises `ValueError`."""
+    try:
+        found = ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError("write addresses or CIDR blocks, such as 10.0.0.0/8") from None
+    return str(found)
+
+
 def database_url(name: str, value: str) -> URL:
     """Read a libpq-style URL; a driver that its scheme names is left out.
 
-    Raises `SettingsError` naming the setting.
+    Raises `SettingsError` naming the setting, also for a parameter that has no meaning here.
     """
     try:
         url = make_url(value)
         scheme = url.drivername.split("+")[0]
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         scheme = ""
     if scheme not in ("postgresql", "postgres"):
         raise SettingsError(
             f"{PREFIX}{name} is not a Postgres URL; write postgresql://user:password@host:5432/database."
         )
-    return url.set(drivername="postgresql")
+    query = {k: v for k, v in url.query.items() if v not in DROPPED.get(k, ())}
+    for word in query:
+        if word not in LIBPQ_WORDS:
+            hint = LIBPQ_HINTS.get(word, f"known are {', '.join(sorted(LIBPQ_WORDS))}")
+            raise SettingsError(f"{PREFIX}{name} has the parameter {word[:40]!r}; {hint}.")
+    return url.set(drivername="postgresql", query=query)

@@ -98,6 +98,13 @@ async def follow(
             # A cursor that we wrote for this feed shows that its bearer has read it before.
             has_read = hub.cursors.read(feed.id, last_event_id) is not None
             runtime.tickets.read(ticket, request.scope["path"], is_reconnect=has_read)
+        leave = runtime.streams.enter(
+            principal=principal.name,
+            workspace=str(feed),
+            address=runtime.connections.addresses.of(request.scope),
+            filtered=wanted,
+        )
+        ending.append(leave)
     except (RateLimited, Unavailable):
         if ticket is None:
             raise

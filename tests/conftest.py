@@ -15,7 +15,6 @@ import httpx
 import msgspec
 import pytest
 import schemathesis
-import uvicorn
 import yaml
 
 from app.auth.keys import Key
@@ -24,7 +23,7 @@ from app.dev.migrations import apply
 from app.dev.postgres import THROWAWAY, EmbeddedPostgres
 from app.http.application import Application
 from app.main import create_app
-from app.server import Server, listen
+from app.server import Server, configure, listen
 from app.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -38,6 +37,17 @@ SECRETS = Secrets(
     api_key=str(Key("sk", "t" * 12, "t" * 32)),
     operator_key=str(Key("op", "o" * 12, "o" * 32)),
 )
+
+# All clients of a test have one address, and some tests open thousands of streams.
+UNLIMITED = {
+    "rate_limit_requests": 1_000_000,
+    "max_failures_per_address": 1_000_000,
+    "max_connections_per_address": 100_000,
+    "max_streams_per_principal": 100_000,
+    "max_streams_per_workspace": 100_000,
+    "max_streams_per_address": 100_000,
+    "max_filters_per_workspace": 100_000,
+}
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -137,7 +147,7 @@ def settings_for(database: TestDatabase, **others: Any) -> Settings:
         "api_url": others.pop("database_url", database.url("annex_api")),
         "worker_url": others.pop("worker_database_url", database.url("annex_worker")),
     }
-    others = {"log_level": "error", "rate_limit_requests": 1_000_000, **others}
+    others = {"log_level": "error", **UNLIMITED, **others}
     return demo_settings(SECRETS, **urls, **others)
 
 
@@ -156,14 +166,8 @@ async def running(database: TestDatabase, port: int = 0, **others: Any) -> Async
     settings = settings_for(database, **others)
     app = create_app(settings)
     listener = listen("127.0.0.1", port)
-    config = uvicorn.Config(
-        app,
-        http="httptools",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=2,
-    )
+    config = configure(app, settings)
+    config.timeout_graceful_shutdown = 2
     server = Server(app, config)
     with contextlib.closing(listener):
         serving = asyncio.create_task(server._serve([listener]))

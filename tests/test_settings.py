@@ -53,6 +53,15 @@ def test_lists_are_separated_by_commas() -> None:
         ({"ANNEX_JWT_SECRET": PUBLIC}, "ANNEX_JWT_SECRET is a publicly known default"),
         ({"ANNEX_OPERATOR_KEY_HASHES": "abc"}, "ANNEX_OPERATOR_KEY_HASHES takes SHA-256"),
         ({"ANNEX_SUPABASE_URL": ""}, "ANNEX_SUPABASE_URL is not set"),
+        ({"ANNEX_SUPABASE_URL": "abc.supabase.co"}, "ANNEX_SUPABASE_URL is not usable"),
+        ({"ANNEX_SUPABASE_URL": "https://a.example/auth/v1"}, "ANNEX_SUPABASE_URL is not usable"),
+        ({"ANNEX_CORS_ORIGINS": "https://a.example/x"}, "ANNEX_CORS_ORIGINS is not usable"),
+        ({"ANNEX_CORS_ORIGINS": "https://*.a.example"}, "ANNEX_CORS_ORIGINS is not usable"),
+        ({"ANNEX_TRUSTED_PROXIES": "proxy"}, "ANNEX_TRUSTED_PROXIES is not usable"),
+        ({"ANNEX_DATABASE_URL": "postgresql://h/d?pgbouncer=true"}, "ANNEX_TRANSACTION_POOLER"),
+        ({"ANNEX_DATABASE_URL": "postgresql://h/d?channel_binding=require"}, "only prefer"),
+        ({"ANNEX_DATABASE_URL": "postgresql://h/d?connect_timeout=1"}, "take it out"),
+        ({"ANNEX_DATABASE_URL": "postgresql://h:x/d"}, "ANNEX_DATABASE_URL is not a Postgres URL"),
         ({"ANNEX_TRANSACTION_POOLER": "maybe"}, "ANNEX_TRANSACTION_POOLER is not usable"),
         (
             {"ANNEX_DATABASE_URL": "postgresql://annex_api@pooler:6543/annex"},
@@ -63,6 +72,28 @@ def test_lists_are_separated_by_commas() -> None:
 def test_an_unusable_setting_is_named(change: dict[str, Any], said: str) -> None:
     with pytest.raises(SettingsError, match=said):
         read_settings(GOOD | change)
+
+
+def test_every_mistake_is_reported_at_once() -> None:
+    change = {"ANNEX_POOL_SIZE": "0", "ANNEX_SECRET_KEY": "short", "ANNEX_DATABASE_URL": "x"}
+    with pytest.raises(SettingsError) as caught:
+        read_settings(GOOD | change)
+    said = str(caught.value).splitlines()
+    assert len(said) == 3
+    assert all(any(name in line for line in said) for name in change)
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("https://App.Example.com/", "https://app.example.com"),
+        ("HTTPS://a.example:443", "https://a.example"),
+        ("http://localhost:3000", "http://localhost:3000"),
+        ("*", "*"),
+    ],
+)
+def test_an_origin_is_written_as_browsers_send_it(given: str, read: str) -> None:
+    assert read_settings({**GOOD, "ANNEX_CORS_ORIGINS": given}).cors_origins == [read]
 
 
 def test_development_allows_the_defaults_that_everybody_knows() -> None:

@@ -37,12 +37,14 @@ async def authenticate(request: Request[Any, Any, Any]) -> Principal:
     if scheme.lower() != "bearer" or not credential:
         raise MissingCredentials("Send `Authorization: Bearer <access token or key>`.")
     runtime = runtime_of(request)
-    if credential.startswith("annex_"):
-        key = keys.Key.read(credential)
-        if key.kind == "op":
-            return keys.operator(key, runtime.settings.operator_key_hashes)
-        return await keys.look_up(runtime.database.api, key.prefix, key)
-    return await runtime.tokens.verify(credential)
+    address = runtime.connections.addresses.of(request.scope)
+    with runtime.failures.attempt(address, credential):
+        if credential.startswith("annex_"):
+            key = keys.Key.read(credential)
+            if key.kind == "op":
+                return keys.operator(key, runtime.settings.operator_key_hashes)
+            return await keys.look_up(runtime.database.api, key.prefix, key)
+        return await runtime.tokens.verify(credential)
 
 
 async def refresh(runtime: Runtime, principal: Principal) -> Principal:

@@ -19,6 +19,10 @@ log = structlog.get_logger()
 
 LEEWAY_SECONDS = 30
 REFRESH_SECONDS = 600
+"""A key set of this age is fetched again, while it stays in use."""
+MAX_AGE_SECONDS = 6 * 3600
+"""The key set is used for so long while it cannot be fetched."""
+MAX_EXP = 10**11
 UNKNOWN_KID_SECONDS = 60
 RETRY_SECONDS = 1
 MAX_VERDICTS = 20_000
@@ -44,6 +48,7 @@ class Tokens:
         self.fetched_at = float("-inf")
         self.tried_at = float("-inf")
         self.fetching = asyncio.Lock()
+        self.refreshing: asyncio.Task[None] | None = None
         self.verdicts: OrderedDict[bytes, tuple[str | None, Principal]] = OrderedDict()
 
     async def verify(self, token: str) -> Principal:
@@ -53,7 +58,7 @@ class Tokens:
             kid, principal = known
             if principal.has_expired:
                 del self.verdicts[digest]
-            elif kid is None or time.monotonic() - self.fetched_at < REFRESH_SECONDS:
+            elif kid is None or self.is_usable():
                 return principal
         kid, principal = await self.check(token)
         self.verdicts[digest] = (kid, principal)
@@ -95,23 +100,38 @@ class Tokens:
             raise TokenExpired("The token has expired; refresh the session.") from None
         except jwt.InvalidTokenError as error:
             raise InvalidToken(f"The token is not accepted: {str(error).rstrip('.')}.") from None
+        except (ArithmeticError, ValueError, TypeError, RecursionError):
+            raise InvalidToken("The token's claims are not what they should be.") from None
         return kid, as_user(claims)
+
+    def is_usable(self) -> bool:
+        """Say whether the key set is young enough; fetches an older one anew in the background."""
+        age = time.monotonic() - self.fetched_at
+        is_due = time.monotonic() - self.tried_at >= UNKNOWN_KID_SECONDS
+        is_idle = self.refreshing is None or self.refreshing.done()
+        if REFRESH_SECONDS <= age < MAX_AGE_SECONDS and is_due and is_idle:
+            self.tried_at = time.monotonic()
+            self.refreshing = asyncio.create_task(self.fetch())
+        return age < MAX_AGE_SECONDS
 
     async def find_key(self, kid: str) -> jwt.PyJWK:
         """Return a key of the project's set.
 
-        Fetched again every 10 min, and for an unknown `kid` once a minute.
+        For an unknown `kid` the set is fetched once a minute, and waited for. Raises `Unavailable`
+        when no set of a usable age is at hand.
         """
-        async with self.fetching:
-            now = time.monotonic()
-            is_wanted = kid not in self.keys or now - self.fetched_at >= REFRESH_SECONDS
-            pause = UNKNOWN_KID_SECONDS if self.keys else RETRY_SECONDS
-            if is_wanted and now - self.tried_at >= pause:
-                self.tried_at = now
-                await self.fetch()
+        if not (self.is_usable() and kid in self.keys):
+            async with self.fetching:
+                has_set = self.fetched_at > float("-inf")
+                pause = UNKNOWN_KID_SECONDS if has_set else RETRY_SECONDS
+                now = time.monotonic()
+                is_wanted = kid not in self.keys or not self.is_usable()
+                if is_wanted and now - self.tried_at >= pause:
+                    self.tried_at = now
+                    await self.fetch()
+        if not self.is_usable():
+            raise Unavailable("The project's key set cannot be reached; try again in a moment.")
         if kid not in self.keys:
-            if self.fetched_at == float("-inf"):
-                raise Unavailable("The project's key set cannot be reached; try again in a moment.")
             raise InvalidToken("The token is signed by a key that the project does not have.")
         return self.keys[kid]
 
@@ -124,14 +144,27 @@ class Tokens:
         try:
             response = await self.http.get(self.url, timeout=5)
             response.raise_for_status()
-            found = jwt.PyJWKSet.from_dict(msgspec.json.decode(response.content, type=dict))
+            found = read_set(response.content)
         except (httpx.HTTPError, ValueError, jwt.PyJWKSetError, jwt.PyJWKError) as error:
             log.warning("the key set cannot be fetched", url=self.url, error=str(error))
             return
-        self.keys = {k.key_id: k for k in found.keys if k.key_id}
+        self.keys = found
         self.fetched_at = time.monotonic()
         for digest in [d for d, (kid, _) in self.verdicts.items() if kid and kid not in self.keys]:
             del self.verdicts[digest]
+
+
+def read_set(content: bytes) -> dict[str, jwt.PyJWK]:
+    """Read a key set; one without keys is a set, too. Raises what PyJWT and msgspec raise."""
+    document = msgspec.json.decode(content, type=dict)
+    if document.get("keys") == []:
+        return {}
+    return {k.key_id: k for k in jwt.PyJWKSet.from_dict(document).keys if k.key_id}
+
+
+def is_text(text: str) -> bool:
+    """Say whether a text can be encoded; JSON may hold half of a surrogate pair, or NUL."""
+    return "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def as_user(claims: dict[str, object]) -> Principal:
@@ -148,7 +181,12 @@ def as_user(claims: dict[str, object]) -> Principal:
     except ValueError:
         raise InvalidToken("The token's sub is not a user's id.") from None
     email, session_id, expires_at = claims.get("email"), claims.get("session_id"), claims["exp"]
-    assert isinstance(expires_at, int | float)
+    if isinstance(expires_at, bool) or not isinstance(expires_at, int | float):
+        raise InvalidToken("The token's exp is not a number.")
+    if not expires_at < MAX_EXP:
+        raise InvalidToken("The token's exp is out of range.")
+    if not all(is_text(t) for t in (email, session_id) if isinstance(t, str)):
+        raise InvalidToken("The token's email or session_id is not Unicode text.")
     return Principal(
         kind="user",
         id=str(user_id),

@@ -11,7 +11,7 @@ import msgspec
 
 from app.auth.keys import Key
 from app.dev import DevError
-from app.settings import Settings, SettingsError, convert, read_given, read_settings
+from app.settings import Settings, SettingsError, environment, read_given, read_settings
 
 ISSUER = "annex-dev"
 # What `annex dev` decides itself, whatever the environment says.
@@ -55,14 +55,17 @@ def local_settings(drawn: Secrets, api_url: str, worker_url: str) -> Settings:
 
     The database is the embedded one, and it stays a development server.
     """
-    given = {k: v for k, v in read_given().items() if k not in OWN}
+    read, wrong = read_given(environment())
+    if wrong:
+        raise SettingsError("\n".join(wrong))
+    given = {k: v for k, v in read.items() if k not in OWN}
     given.setdefault("log_level", "warning")
-    demo = msgspec.to_builtins(demo_settings(drawn, api_url, worker_url))
+    demo = demo_settings(drawn, api_url, worker_url)
     given["operator_key_hashes"] = [
-        *demo["operator_key_hashes"],
+        *demo.operator_key_hashes,
         *given.get("operator_key_hashes", []),
     ]
-    return convert(demo | given)
+    return msgspec.structs.replace(demo, **given)
 
 
 def demo_settings(drawn: Secrets, api_url: str, worker_url: str, **others: Any) -> Settings:

@@ -11,24 +11,30 @@ import structlog
 from litestar import Litestar, Request
 from litestar.types import Message, Scope
 
-from app.errors import NotFound, causes, from_msgspec
+from app.errors import NotFound, UnsupportedMediaType, causes, from_msgspec
 from app.http.media_types import JSON
 from app.http.media_types import check as check_media_type
+from app.http.protocol import Connections
 from app.settings import SettingsError
 
 log = structlog.get_logger()
 
 ALWAYS = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
+LISTS = (b"if-match", b"if-none-match")
 SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,100}")
 
 
 class Application(Litestar):
     """Litestar that gives every request an id, and answers HEAD (RFC 9110, section 9.3.2)."""
 
+    connections: Connections
+    """The limits of the server's connections."""
+
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             await self.live(scope, receive, send)
             return
+        scope["headers"] = join_lists(scope["headers"])
         state = scope.setdefault("state", {})
         state["request_id"] = request_id(scope)
         state["began_at"] = time.perf_counter()
@@ -80,6 +86,15 @@ class StrictRequest(Request[Any, Any, Any]):
             raise from_msgspec(error) from None
         except msgspec.DecodeError:
             return await super().json()
+
+
+def join_lists(headers: Any) -> Any:
+    """Join the lines of the lists that we read (RFC 9110, section 5.3); others stay as they are."""
+    joined = [h for h in headers if h[0] not in LISTS]
+    for name in LISTS:
+        if lines := [value for given, value in headers if given == name]:
+            joined.append((name, b", ".join(lines)))
+    return joined
 
 
 def request_id(scope: Any) -> str:
@@ -161,6 +176,8 @@ async def check_request(request: Request[Any, Any, Any]) -> None:
         raise NotFound("There is nothing at this path; leave the slash at its end out.")
     if request.method not in ("POST", "PUT", "PATCH"):
         return
+    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+        raise UnsupportedMediaType("Send the body as it is, without a Content-Encoding.")
     handler = request.route_handler
     taken = handler.opt.get("request_media_types", JSON if handler.parsed_data_field else None)
     if taken:  # an operation without a body needs no Content-Type

@@ -1,54 +1,127 @@
 """Rate limits: one token bucket a caller (draft-ietf-httpapi-ratelimit-headers)."""
 
+import contextlib
+import hashlib
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from app.errors import RateLimited
+from app.errors import RateLimited, TooManyFailures, Unauthorized
 from app.settings import Settings
 
 MAX_CALLERS = 50_000
+KNOWN_SECONDS = 600.0
+"""How long a credential that was accepted is let past the failures of others."""
 
 
-class Limiter:
-    """Lets each caller make a number of requests at once, refilled evenly over a window.
+class Buckets:
+    """A token bucket for each key: so many tokens at once, refilled evenly over a window.
 
     No library here: those at hand count in fixed or sliding windows or wait, and cost more than the
     check is worth.
     """
 
+    def __init__(
+        self, capacity: int, window_seconds: float, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.capacity = capacity
+        self.per_second = capacity / window_seconds
+        self.clock = clock
+        self.found: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def tokens(self, key: str) -> float:
+        """Return how many tokens a key has now."""
+        if key not in self.found:
+            return float(self.capacity)
+        tokens, then = self.found[key]
+        return min(float(self.capacity), tokens + (self.clock() - then) * self.per_second)
+
+    def take(self, key: str, count: float = 1) -> tuple[bool, float]:
+        """Take tokens; returns whether there were enough, and how many are left."""
+        tokens = self.tokens(key)
+        is_enough = tokens >= count
+        tokens -= count if is_enough else 0
+        self.found.pop(key, None)
+        self.found[key] = (tokens, self.clock())
+        if len(self.found) > MAX_CALLERS:
+            # The one that called longest ago: its bucket is the fullest.
+            self.found.popitem(last=False)
+        return is_enough, tokens
+
+    def wait(self, tokens: float, count: float = 1) -> int:
+        """Return the seconds until that many tokens are there."""
+        return max(1, math.ceil((min(count, self.capacity) - tokens) / self.per_second))
+
+
+class Limiter:
+    """Lets each caller make a number of requests at once."""
+
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self.capacity = max(1, settings.rate_limit_requests // settings.processes)
-        self.per_second = self.capacity / settings.rate_limit_window_seconds
-        self.clock = clock
-        self.policy = f'"default";q={self.capacity};w={settings.rate_limit_window_seconds}'
-        self.buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        window = settings.rate_limit_window_seconds
+        self.buckets = Buckets(self.capacity, window, clock)
+        self.policy = f'"default";q={self.capacity};w={window}'
 
     def take(self, caller: str, state: dict[str, Any]) -> None:
         """Take one token; raises `RateLimited` when there is none.
 
         The headers go to the request's state.
         """
-        now = self.clock()
-        tokens, then = self.buckets.pop(caller, (float(self.capacity), now))
-        tokens = min(self.capacity, tokens + (now - then) * self.per_second)
-        is_over = tokens < 1
-        tokens -= not is_over
-        self.buckets[caller] = (tokens, now)
-        if len(self.buckets) > MAX_CALLERS:
-            # The one that called longest ago: its bucket is the fullest.
-            self.buckets.popitem(last=False)
-        full_in = math.ceil((self.capacity - tokens) / self.per_second)
+        is_enough, tokens = self.buckets.take(caller)
+        full_in = math.ceil((self.capacity - tokens) / self.buckets.per_second)
         headers = {
             "RateLimit-Policy": self.policy,
             "RateLimit": f'"default";r={int(tokens)};t={full_in}',
         }
-        if is_over:
-            wait = math.ceil((1 - tokens) / self.per_second)
+        if not is_enough:
+            wait = self.buckets.wait(tokens)
             raise RateLimited(
                 f"More than {self.capacity} requests; wait {wait} s.",
                 headers={**headers, "Retry-After": str(wait)},
             )
         state["headers"] = headers
+
+
+class Failures:
+    """Budgets failed credentials per client address, before the database is asked.
+
+    A credential that was accepted lately is tried all the same: others behind the same address must
+    not lose their access because one of them guesses.
+    """
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+        capacity = max(1, settings.max_failures_per_address // settings.processes)
+        self.buckets = Buckets(capacity, 60, clock)
+        self.clock = clock
+        self.known: OrderedDict[bytes, float] = OrderedDict()
+        self.refused = 0
+
+    @contextlib.contextmanager
+    def attempt(self, address: str, credential: str) -> Iterator[None]:
+        """Let a credential be verified in here; counts an `Unauthorized` that comes of it.
+
+        Raises `TooManyFailures` while the address has spent its budget.
+        """
+        digest = hashlib.sha256(credential.encode("utf-8", "surrogatepass")).digest()
+        accepted_at = self.known.get(digest)
+        is_known = accepted_at is not None and self.clock() - accepted_at < KNOWN_SECONDS
+        tokens = self.buckets.tokens(address)
+        if tokens < 1 and not is_known:
+            self.refused += 1
+            wait = self.buckets.wait(tokens)
+            raise TooManyFailures(
+                f"Too many credentials from this address were refused; wait {wait} s.",
+                headers={"Retry-After": str(wait)},
+            )
+        try:
+            yield
+        except Unauthorized:
+            self.known.pop(digest, None)
+            self.buckets.take(address)
+            raise
+        self.known.pop(digest, None)
+        self.known[digest] = self.clock()
+        if len(self.known) > MAX_CALLERS:
+            self.known.popitem(last=False)

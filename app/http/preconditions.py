@@ -6,10 +6,11 @@ from typing import Annotated, Any
 from litestar import Response
 from litestar.params import HeaderParameter
 
-from app.errors import PreconditionFailed
+from app.errors import InvalidRequest, PreconditionFailed
 
 ETAG = re.compile(r'(?:W/)?"([^"]*)"')
-STRONG = re.compile(r'(?<!W/)"([^"]*)"(?= *(?:,|\Z))')
+# A list may have empty members (RFC 9110, section 5.6.1), a tag may have commas.
+TAGS = re.compile(r'[ \t,]*(?:W/)?"[^"]*"(?:[ \t]*,[ \t,]*(?:W/)?"[^"]*")*[ \t,]*')
 
 # A list of tags or a star (RFC 9110, section 13.1.1), as the contract has it.
 LIST = r'^ *(\*|(W/)?"[^"]*"( *, *(W/)?"[^"]*")*) *$'
@@ -38,7 +39,10 @@ def expected_versions(if_match: str | None) -> list[int] | None:
     """
     if if_match is None or if_match.strip() == "*":
         return None
-    digits = STRONG.findall(if_match)
+    if not TAGS.fullmatch(if_match):
+        raise InvalidRequest('If-Match takes entity tags, such as "3".')
+    tags = [found.group() for found in ETAG.finditer(if_match)]
+    digits = [t.strip('"') for t in tags if not t.startswith("W/")]
     return [int(d) for d in digits if d.isascii() and d.isdigit() and len(d) < 10]
 
 

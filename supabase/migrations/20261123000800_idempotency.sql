@@ -22,7 +22,7 @@ alter table annex.idempotency_keys enable row level security, force row level se
 create policy idempotency_keys_owner on annex.idempotency_keys to annex_owner using (true) with check (true);
 create policy idempotency_keys_own on annex.idempotency_keys to annex_api
   using (principal = (select annex.principal())) with check (principal = (select annex.principal()));
-grant select, insert, update on annex.idempotency_keys to annex_api;
+grant select, insert, update (fingerprint, status, headers, body, expires_at) on annex.idempotency_keys to annex_api;
 
 -- Delete at most a number of expired answers; returns how many went.
 create function annex.purge_idempotency_keys(max_rows integer default 10000) returns bigint

@@ -314,7 +314,19 @@ async def test_the_key_set_is_fetched_again_after_a_while(
     for passed, requests in ((0, 1), (module.REFRESH_SECONDS - 1, 1), (1, 2), (1, 2)):
         clock.now += passed
         await tokens.verify(token)
+        if tokens.refreshing:
+            await tokens.refreshing
         assert project.requests == requests
+
+
+async def test_a_set_without_keys_is_a_set(
+    tokens: Tokens, project: Project, keys: list[SigningKey]
+) -> None:
+    project.has()
+    for _ in range(2):
+        with pytest.raises(InvalidToken):
+            await tokens.verify(keys[0].sign(iss=project.issuer))
+    assert project.requests == 1
 
 
 async def test_a_vanished_key_takes_its_verdicts_along(
@@ -369,7 +381,6 @@ async def test_a_refused_token_leaves_no_verdict(tokens: Tokens, keys: list[Sign
     ("status", "document"),
     [
         (500, {"keys": []}),
-        (200, {"keys": []}),
         (200, {"keys": 5}),
         (200, {"keys": [5]}),
         (200, []),

@@ -172,6 +172,7 @@ def settings_for(postgres: EmbeddedPostgres) -> Settings:
         postgres.url("annex_worker", DATABASE),
         log_level="warning",
         rate_limit_requests=1_000_000_000,
+        max_connections_per_address=1_000_000,
     )
 
 

@@ -56,7 +56,7 @@ async def test_an_event_shows_as_it_was_published(
         "subject": "invoice:1",
         "topics": ["project:42", "billing"],
         "actor": "user:jane",
-        "permission": "members:read",
+        "permission": "events:read",
         "context": {"ip": "::1"},
         "occurred_at": "2026-01-02T03:04:05Z",
     }

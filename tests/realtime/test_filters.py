@@ -230,6 +230,8 @@ def test_every_part_of_a_filter_has_to_match() -> None:
         ("a.*.*", None, None),
         (None, ",", None),
         (None, "a\0", None),
+        (",".join(["a.b"] * 21), None, None),
+        (None, ",".join(["a"] * 21), None),
         (None, None, ["a:1"]),
         (None, None, ["data:1"]),
         (None, None, ["data.a"]),

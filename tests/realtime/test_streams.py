@@ -732,7 +732,7 @@ async def test_a_reader_that_leaves_in_any_moment_costs_no_connection(
     pool = server.app.state.runtime.database.api
     await until(lambda: lent(pool) == 0)
     await until(lambda: not hub.channels[UUID(tenant.id)].groups)
-    assert hub.counts.connections == 0
+    await until(lambda: hub.counts.connections == 0)
     assert (await tenant.owner.client.get(tenant.path)).status_code == 200
 
 

@@ -107,6 +107,11 @@ class Bench:
             postgres.url("annex_worker", "annex"),
             log_level="warning",
             rate_limit_requests=1_000_000_000,
+            # All readers of the bench have one address.
+            max_connections_per_address=1_000_000,
+            max_streams_per_address=1_000_000,
+            max_streams_per_workspace=1_000_000,
+            max_streams_per_principal=1_000_000,
         )
         self.teams = min(TEAMS, connections // rows.READERS)
         self.results = Results()

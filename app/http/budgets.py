@@ -1,0 +1,74 @@
+"""Budgets of what tenants share: streams and their filters."""
+
+from collections import Counter
+from collections.abc import Callable, Hashable
+
+from app.errors import TooManyFilters, TooManyStreams
+from app.settings import Settings
+
+STREAM_RETRY_SECONDS = 10
+
+
+class StreamBudget:
+    """Counts the open streams of each principal, workspace and address, and their filters.
+
+    Each process holds its part of a limit, as it does of the rate limit.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        part = settings.processes
+        self.limits = {
+            "principal": max(1, settings.max_streams_per_principal // part),
+            "workspace": max(1, settings.max_streams_per_workspace // part),
+            "address": max(1, settings.max_streams_per_address // part),
+        }
+        self.max_filters = max(1, settings.max_filters_per_workspace // part)
+        self.open = Counter[tuple[str, str]]()
+        self.filters = dict[str, Counter[Hashable]]()
+        self.refused = Counter[str]()
+
+    def enter(
+        self, *, principal: str, workspace: str, address: str, filtered: Hashable
+    ) -> Callable[[], None]:
+        """Count a stream; returns what gives its place back, however often that is called.
+
+        Raises `TooManyStreams` or `TooManyFilters`, and counts nothing then.
+        """
+        keys = [("principal", principal), ("workspace", workspace), ("address", address)]
+        for kind, value in keys:
+            if self.open[kind, value] >= self.limits[kind]:
+                self.refused[TooManyStreams.code] += 1
+                raise TooManyStreams(
+                    f"This {kind} has {self.limits[kind]} streams open; close some.",
+                    headers={"Retry-After": str(STREAM_RETRY_SECONDS)},
+                )
+        in_use = self.filters.get(workspace, Counter())
+        if filtered not in in_use and len(in_use) >= self.max_filters:
+            self.refused[TooManyFilters.code] += 1
+            raise TooManyFilters(
+                f"The workspace's streams use {self.max_filters} different filters; share some.",
+                headers={"Retry-After": str(STREAM_RETRY_SECONDS)},
+            )
+        self.filters.setdefault(workspace, in_use)[filtered] += 1
+        self.open.update(keys)
+        is_open = True
+
+        def leave() -> None:
+            nonlocal is_open
+            if not is_open:
+                return
+            is_open = False
+            for key in keys:
+                drop(self.open, key)
+            drop(self.filters[workspace], filtered)
+            if not self.filters[workspace]:
+                del self.filters[workspace]
+
+        return leave
+
+
+def drop(counter: "Counter[tuple[str, str]] | Counter[Hashable]", key: Hashable) -> None:
+    """Count one less, and forget what is no more."""
+    counter[key] -= 1  # type: ignore[index]
+    if counter[key] <= 0:  # type: ignore[index]
+        del counter[key]

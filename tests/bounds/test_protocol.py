@@ -1,0 +1,193 @@
+"""What one client may send and hold, tried from a raw socket beside a client that behaves."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.conftest import Callers, Running, TestDatabase, new_tenant, running
+
+LIMITS: dict[str, Any] = {
+    "header_seconds": 0.5,
+    "body_seconds": 2,
+    "keep_alive_seconds": 1,
+    "max_header_bytes": 65_536,
+}
+GET = b"GET /health HTTP/1.1\r\nHost: x\r\n"
+
+
+@pytest.fixture
+async def limited(database: TestDatabase) -> AsyncIterator[Running]:
+    """A server with short deadlines."""
+    async with running(database, **LIMITS) as live:
+        yield live
+
+
+async def connect(live: Running) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    host, port = live.url.removeprefix("http://").split(":")
+    return await asyncio.open_connection(host, int(port), limit=2**20)
+
+
+async def answer(reader: asyncio.StreamReader, seconds: float = 10) -> tuple[int, Any]:
+    """Read one answer to the end of the connection; (0, None) when there is none."""
+    raw = b""
+    async with asyncio.timeout(seconds):
+        with contextlib.suppress(ConnectionError):
+            while chunk := await reader.read(2**20):
+                raw += chunk
+    if not raw:
+        return 0, None
+    head, _, body = raw.partition(b"\r\n\r\n")
+    problem = msgspec.json.decode(body) if b"problem+json" in head else body
+    return int(head.split()[1]), problem
+
+
+async def ask(live: Running, *parts: bytes, pause: float = 0) -> tuple[int, Any]:
+    """Send the parts, with pauses between them, and read the answer."""
+    reader, writer = await connect(live)
+    try:
+        for part in parts:
+            with contextlib.suppress(ConnectionError):
+                writer.write(part)
+                await writer.drain()
+            if pause:
+                await asyncio.sleep(pause)
+        return await answer(reader)
+    finally:
+        writer.close()
+
+
+def filled(count: int) -> bytes:
+    """A request whose head has that many bytes, as they are counted: target, names, values."""
+    name = b"x-filler"
+    used = len(b"/health") + len(b"Host") + 1 + 4 + len(b"Connection") + 5 + 4
+    value = b"a" * (count - used - len(name) - 4)
+    return GET + b"Connection: close\r\n" + name + b": " + value + b"\r\n\r\n"
+
+
+async def test_headers_up_to_the_limit_are_taken(limited: Running) -> None:
+    # The request line and its white space are in the limit of the bytes received.
+    assert (await ask(limited, filled(60_000)))[0] == 200
+
+
+async def test_larger_headers_are_refused(limited: Running) -> None:
+    status, problem = await ask(limited, filled(65_537))
+    assert (status, problem["code"]) == (431, "headers_too_large")
+
+
+async def test_a_header_line_without_an_end_is_refused(limited: Running) -> None:
+    status, problem = await ask(limited, GET + b"x: ", *[b"a" * 16_384] * 8)
+    assert (status, problem["code"]) == (431, "headers_too_large")
+
+
+async def test_too_many_headers_are_refused(limited: Running) -> None:
+    status, problem = await ask(limited, GET + b"a: b\r\n" * 200 + b"\r\n")
+    assert (status, problem["code"]) == (431, "headers_too_large")
+
+
+async def test_trailers_are_bounded_too(limited: Running, callers: Callers) -> None:
+    head = b"POST /api/v1/workspaces HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    began = time.monotonic()
+    reader, writer = await connect(limited)
+    with contextlib.suppress(ConnectionError):
+        writer.write(head + b"0\r\nx: ")
+        for _ in range(64):
+            writer.write(b"a" * 16_384)
+            await writer.drain()
+    await answer(reader)
+    writer.close()
+    assert time.monotonic() - began < 8
+
+
+async def test_late_headers_are_refused(limited: Running) -> None:
+    status, problem = await ask(limited, GET, b"a: b\r\n", pause=0.4)
+    assert (status, problem["code"]) == (408, "request_timeout")
+
+
+async def test_a_client_that_sends_nothing_is_closed(limited: Running) -> None:
+    assert await ask(limited) == (0, None)
+
+
+async def test_an_idle_connection_is_closed_and_an_active_one_kept(limited: Running) -> None:
+    reader, writer = await connect(limited)
+    for _ in range(3):
+        writer.write(GET + b"\r\n")
+        assert b"200 OK" in await reader.readuntil(b"\r\n\r\n")
+        await asyncio.sleep(0.6)
+    async with asyncio.timeout(5):
+        while await reader.read(1000):
+            pass
+    writer.close()
+
+
+async def test_a_body_that_dribbles_is_refused_and_holds_nothing(limited: Running) -> None:
+    callers = Callers(limited)
+    tenant = await new_tenant(callers)
+    token = tenant.owner.client.headers["authorization"].encode()
+    head = (
+        b"POST " + tenant.path.encode() + b"/events HTTP/1.1\r\nHost: x\r\nAuthorization: " + token
+    ) + b"\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
+    attacks = [
+        asyncio.create_task(ask(limited, head + b"{", *[b" "] * 9, pause=0.25)) for _ in range(20)
+    ]
+    await asyncio.sleep(0.3)
+    for _ in range(10):
+        began = time.monotonic()
+        assert (await tenant.owner.client.get(f"{tenant.path}/events")).status_code == 200
+        assert time.monotonic() - began < 2
+    for status, problem in await asyncio.gather(*attacks):
+        assert (status, problem["code"]) == (408, "request_timeout")
+    await callers.close()
+
+
+async def test_what_is_not_http_is_a_problem(limited: Running) -> None:
+    for sent in (
+        b"\x16\x03\x01garbage\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+    ):
+        status, problem = await ask(limited, sent)
+        assert (status, problem["code"]) == (400, "invalid_request")
+
+
+async def test_http_1_0_gets_no_chunks(limited: Running) -> None:
+    status, body = await ask(limited, b"GET /openapi.yaml HTTP/1.0\r\n\r\n")
+    assert status == 200
+    assert body.startswith(b"openapi")
+
+
+async def test_an_address_has_so_many_connections(database: TestDatabase) -> None:
+    async with running(database, **LIMITS, max_connections_per_address=3) as live:
+        held = [await connect(live) for _ in range(3)]
+        await asyncio.sleep(0.05)
+        status, problem = await ask(live)
+        assert (status, problem["code"]) == (429, "too_many_connections")
+        for _, writer in held:
+            writer.close()
+        await asyncio.sleep(1.2)
+        assert (await ask(live, GET + b"Connection: close\r\n\r\n"))[0] == 200
+
+
+async def test_a_trusted_proxy_has_more(database: TestDatabase) -> None:
+    others: dict[str, Any] = {"max_connections_per_address": 3, "trusted_proxies": ["127.0.0.1"]}
+    async with running(database, **LIMITS, **others) as live:
+        held = [await connect(live) for _ in range(6)]
+        assert (await ask(live, GET + b"Connection: close\r\n\r\n"))[0] == 200
+        for _, writer in held:
+            writer.close()
+
+
+async def test_wrong_keys_are_budgeted_and_accepted_ones_go_on(database: TestDatabase) -> None:
+    async with running(database, max_failures_per_address=5) as live:
+        callers = Callers(live)
+        tenant = await new_tenant(callers)
+        stranger = callers.client("annex_sk_wrong")
+        answers = [await stranger.get("/api/v1/workspaces") for _ in range(8)]
+        assert [a.status_code for a in answers] == [401] * 5 + [429] * 3
+        assert answers[-1].json()["code"] == "too_many_failures"
+        assert int(answers[-1].headers["retry-after"]) > 0
+        assert (await tenant.owner.client.get("/api/v1/workspaces")).status_code == 200
+        await callers.close()
