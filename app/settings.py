@@ -222,35 +222,18 @@ def normal_origin(text: str) -> str:
     """Write an origin as browsers send it (RFC 6454, section 6.2); raises `ValueError`."""
     if text == "*":
         return text
-    parts = parse_url(text)
-    if (
-        parts is None
-        or parts.scheme not in ("http", "https")
-        or not parts.hostname
-        or parts.path not in ("", "/")
-        or parts.query
-        or parts.fragment
-        or parts.username is not None
-        or not HOST.fullmatch(parts.hostname)
-    ):
+    parts = parse_site(text)
+    name = (parts and parts.hostname) or ""
+    if parts is None or not HOST.fullmatch(name):
         raise ValueError("an origin is written https://app.example.com, without a path or wildcard")
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    host = f"[{name}]" if ":" in name else name
     port = "" if parts.port in (None, PORTS[parts.scheme]) else f":{parts.port}"
     return f"{parts.scheme}://{host}{port}"
 
 
 def project_url(text: str) -> str:
     """Read the URL of a Supabase project, without the slash at its end; raises `ValueError`."""
-    parts = parse_url(text)
-    if (
-        parts is None
-        or parts.scheme not in ("http", "https")
-        or not parts.hostname
-        or parts.path not in ("", "/")
-        or parts.query
-        or parts.fragment
-        or parts.username is not None
-    ):
+    if parse_site(text) is None:
         raise ValueError("write the project's URL, https://<ref>.supabase.co, without a path")
     return text.strip().rstrip("/")
 
@@ -261,6 +244,22 @@ def parse_url(text: str) -> SplitResult | None:
         parts = urlsplit(text.strip())
         _ = parts.port
     except ValueError:
+        return None
+    return parts
+
+
+def parse_site(text: str) -> SplitResult | None:
+    """Split the URL of a site: scheme, host and perhaps a port, nothing else; None for others."""
+    parts = parse_url(text)
+    if (
+        parts is None
+        or parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or parts.path not in ("", "/")
+        or parts.query
+        or parts.fragment
+        or parts.username is not None
+    ):
         return None
     return parts
 
