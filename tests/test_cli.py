@@ -67,8 +67,17 @@ def sentence(result: Result) -> str:
     return line
 
 
-def test_a_missing_setting_is_named(tmp_path: Path) -> None:
-    assert "ANNEX_DATABASE_URL is not set" in sentence(annex("serve", cwd=tmp_path))
+def test_every_missing_setting_is_named_at_once(tmp_path: Path) -> None:
+    result = annex("serve", cwd=tmp_path)
+    first, *others = result.err.strip().splitlines()
+    assert result.code == 1
+    assert first.startswith("annex: ANNEX_DATABASE_URL is not set")
+    assert [line.split()[0] for line in others] == [
+        "ANNEX_WORKER_DATABASE_URL",
+        "ANNEX_SUPABASE_URL",
+        "ANNEX_SUPABASE_URL",
+        "ANNEX_SECRET_KEY",
+    ]
 
 
 async def test_a_superuser_is_refused(database: TestDatabase, tmp_path: Path) -> None:

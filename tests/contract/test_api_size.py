@@ -1,6 +1,4 @@
-"""A project of 150 operations is checked offline within a second of CPU."""
-
-import time
+"""A project of 150 operations agrees with its contract; `make bench-drift` times the same."""
 
 from alembic_readonly_check.api.columns import check_columns
 from alembic_readonly_check.api.external import check_external
@@ -23,24 +21,21 @@ from tests.contract.api_fixtures.shop import (
 COPIES = 17
 
 
-def test_150_operations_are_checked_in_a_second_of_cpu() -> None:
+def test_150_operations_agree_with_their_contract() -> None:
     text = copied_contract()
     apps = [
         app_of_text(APP.replace('path="/api"', f'path="/api{number}"')) for number in range(COPIES)
     ]
     schema = schema_of_text(TABLES)
     rules = ApiRules()
-    start = time.process_time()
     contract = parse_contract(text, "docs/openapi.yaml")
     routes = [route for app in apps for route in routes_of(app, ROOT)]
     found = check_routes(contract, routes, rules)
     found += check_structs(contract, routes, ROOT)
     found += check_columns(contract, schema, rules, "shop")
     found += check_external(contract, EXTERNAL, "docs/external_apis.md", rules)
-    spent = time.process_time() - start
     assert len(contract.operations) >= 150
     assert found == []
-    assert spent < 1
 
 
 def copied_contract() -> str:
