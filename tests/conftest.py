@@ -21,7 +21,7 @@ import yaml
 from app.auth.keys import Key
 from app.dev.demo import Secrets, demo_settings, mint_token
 from app.dev.migrations import apply
-from app.dev.postgres import THROWAWAY, EmbeddedPostgres
+from app.dev.postgres import THROWAWAY, EmbeddedPostgres, chosen
 from app.http.application import Application
 from app.main import create_app
 from app.server import Server, configure, listen
@@ -74,9 +74,8 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
 def postgres(worker_id: str) -> Iterator[EmbeddedPostgres]:
     """A server of this worker's own, thrown away at the end."""
     folder = ROOT / ".data" / f"tests-{worker_id}-{os.getpid()}"
-    version = int(os.environ.get("ANNEX_TEST_POSTGRES", "18"))
     settings = {**THROWAWAY, "max_connections": "120", "max_prepared_transactions": "20"}
-    with EmbeddedPostgres(folder, version=version, settings=settings) as server:
+    with EmbeddedPostgres(folder, version=chosen(), settings=settings) as server:
         yield server
     shutil.rmtree(folder, ignore_errors=True)
 
