@@ -9,6 +9,7 @@ from uuid import UUID
 import rich_click as click
 
 from app import __version__
+from app.resources import resource
 from app.settings import SettingsError, read_settings
 
 DATA = Path(".data")
@@ -144,9 +145,8 @@ def migrate(url: str) -> None:
     For a hosted Supabase project use `supabase db push` instead.
     """
     from app.dev.migrations import apply
-    from app.dev.server import SUPABASE
 
-    applied = asyncio.run(apply(url, SUPABASE / "migrations"))
+    applied = asyncio.run(apply(url, resource("supabase/migrations")))
     for name in applied:
         click.echo(f"Applied {name}")
     if not applied:

