@@ -23,5 +23,4 @@ EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s \
   CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health', timeout=2)"]
 # SIGTERM: streams are told to reconnect elsewhere, then the process ends.
-ENTRYPOINT ["annex"]
-CMD ["serve", "--host", "0.0.0.0"]
+CMD ["annex", "serve", "--host", "0.0.0.0"]
