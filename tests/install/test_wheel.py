@@ -36,7 +36,11 @@ def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 def bare(**others: str) -> dict[str, str]:
     ours = ("ANNEX_", "VIRTUAL_ENV", "PYTHON")
-    return {k: v for k, v in os.environ.items() if not k.startswith(ours)} | others
+    path = f"{Path(UV).parent}:{os.environ['PATH']}"
+    return {k: v for k, v in os.environ.items() if not k.startswith(ours)} | {
+        "PATH": path,
+        **others,
+    }
 
 
 def done(*command: str | Path, cwd: Path) -> str:
@@ -136,7 +140,8 @@ def test_the_wheel_says_what_it_is(wheel: Path) -> None:
 
 
 def test_build_makes_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
-    done(BIN / "python", "-m", "build", "--outdir", tmp_path, ROOT, cwd=tmp_path)
+    build = (BIN / "python", "-m", "build", "--installer", "uv", "--outdir", tmp_path, ROOT)
+    done(*build, cwd=tmp_path)
     (built,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(built) as one, zipfile.ZipFile(wheel) as other:
         assert {i.filename: i.CRC for i in one.filelist} == {
@@ -144,7 +149,7 @@ def test_build_makes_the_same_wheel(wheel: Path, tmp_path: Path) -> None:
         }
 
 
-def test_it_serves_from_an_empty_folder_and_says_what_dev_lacks(
+async def test_it_serves_from_an_empty_folder_and_says_what_dev_lacks(
     installed: Path, database: TestDatabase, tmp_path: Path
 ) -> None:
     assert done(installed / "annex", "--version", cwd=tmp_path) == f"annex, version {VERSION}\n"
