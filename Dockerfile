@@ -10,7 +10,7 @@ COPY db_models db_models
 COPY docs docs
 COPY supabase supabase
 ENV UV_PROJECT_ENVIRONMENT=/annex UV_PYTHON_DOWNLOADS=never UV_COMPILE_BYTECODE=1
-RUN uv sync --quiet --no-cache --no-dev --no-editable
+RUN uv sync --quiet --no-dev --no-editable
 
 FROM python:3.11-slim
 RUN useradd --system --no-create-home --uid 10001 annex
