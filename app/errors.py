@@ -1,16 +1,17 @@
 """Everything that can go wrong for a caller, as problem details (RFC 9457).
 
 Problem
- ├ InvalidRequest 400 ─ InvalidCursor
+ ├ InvalidRequest 400 ─ InvalidCursor, UnknownRole
  ├ Unauthorized 401 ─ MissingCredentials, InvalidToken, TokenExpired, NotAToken, InvalidKey,
  │                    InvalidTicket
- ├ Forbidden 403 ─ UserRequired, OperatorRequired, SecondFactorRequired
+ ├ Forbidden 403 ─ UserRequired, OperatorRequired, SecondFactorRequired, NotGrantable,
+ │                 KeyRequired, AddressNotAllowed
  ├ NotFound 404, MethodNotAllowed 405, RequestTimeout 408
- ├ Conflict 409 ─ SlugTaken, RequestInProgress
+ ├ Conflict 409 ─ SlugTaken, LastOwner, RoleInUse, LimitReached, RequestInProgress
  ├ PreconditionFailed 412, TooLarge 413, UnsupportedMediaType 415, KeyReused 422
  ├ RateLimited 429 ─ TooManyFailures, TooManyConnections, TooManyStreams, TooManyFilters
  ├ HeadersTooLarge 431
- └ InternalError 500, Unavailable 503
+ └ InternalError 500, NotConfigured 501, Unavailable 503
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -67,6 +68,12 @@ class InvalidCursor(InvalidRequest):
     """The cursor is not one of this list's."""
 
     code = "invalid_cursor"
+
+
+class UnknownRole(InvalidRequest):
+    """The workspace has no such role."""
+
+    code = "unknown_role"
 
 
 class Unauthorized(Problem):
@@ -138,6 +145,24 @@ class SecondFactorRequired(Forbidden):
     code = "second_factor_required"
 
 
+class NotGrantable(Forbidden):
+    """The caller may not give or take this much."""
+
+    code = "not_grantable"
+
+
+class KeyRequired(Forbidden):
+    """Only an API key itself can do this."""
+
+    code = "key_required"
+
+
+class AddressNotAllowed(Forbidden):
+    """The key is not taken from this address."""
+
+    code = "address_not_allowed"
+
+
 class NotFound(Problem):
     """There is no such thing in the caller's sight."""
 
@@ -166,6 +191,24 @@ class SlugTaken(Conflict):
     """The slug is taken."""
 
     code = "slug_taken"
+
+
+class LastOwner(Conflict):
+    """The last owner stays."""
+
+    code = "last_owner"
+
+
+class RoleInUse(Conflict):
+    """A member holds the role."""
+
+    code = "role_in_use"
+
+
+class LimitReached(Conflict):
+    """The workspace has as many of these as it may have."""
+
+    code = "limit_reached"
 
 
 class RequestInProgress(Conflict):
@@ -240,6 +283,12 @@ class InternalError(Problem):
     status, code = 500, "internal_error"
 
 
+class NotConfigured(Problem):
+    """The server lacks a setting that this needs."""
+
+    status, code = 501, "not_configured"
+
+
 class Unavailable(Problem):
     """Something that Annex depends on cannot be reached."""
 
@@ -261,6 +310,24 @@ CONSTRAINTS: dict[str, Problem] = {
     ),
     "workspaces_metadata_check": InvalidRequest(
         "The metadata is larger than 16 KiB.", errors=[FieldError("/metadata", "over 16 KiB")]
+    ),
+    "workspaces_allowed_email_domains_check": InvalidRequest(
+        "Domains are written in lower case, such as example.com, and in 10,000 characters.",
+        errors=[FieldError("/allowed_email_domains", "not domains")],
+    ),
+    "members_metadata_check": InvalidRequest(
+        "The metadata is larger than 16 KiB.", errors=[FieldError("/metadata", "over 16 KiB")]
+    ),
+    "api_keys_metadata_check": InvalidRequest(
+        "The metadata is larger than 16 KiB.", errors=[FieldError("/metadata", "over 16 KiB")]
+    ),
+    "api_key_expires_at": InvalidRequest(
+        "The key would have expired already; choose a later time.",
+        errors=[FieldError("/expires_at", "in the past")],
+    ),
+    "role_without_sight": InvalidRequest(
+        "Every role holds workspace:read.",
+        errors=[FieldError("/permissions", "without workspace:read")],
     ),
     "profiles_user_id_fkey": InvalidToken(
         "The user of this token no longer exists; sign in again."
@@ -309,6 +376,8 @@ def from_database(error: asyncpg.PostgresError) -> Problem | None:
     # Only the server's own have a severity: asyncpg raises the same for arguments we made wrong.
     if isinstance(error, asyncpg.DataError) and getattr(error, "severity", None):
         return InvalidRequest(f"A value cannot be stored: {error.args[0]}.")
+    if isinstance(error, asyncpg.StatementTooComplexError):
+        return InvalidRequest("The request is nested too deeply.")
     if isinstance(error, asyncpg.DeadlockDetectedError | asyncpg.SerializationError):
         return Unavailable("Another request was in the way; send this one again.")
     if isinstance(

@@ -2,9 +2,12 @@
 
 from litestar import Router
 
+from controllers.api_keys import ApiKeyController
+from controllers.checks import CheckController
 from controllers.events import EventController
 from controllers.members import MemberController
 from controllers.profiles import ProfileController
+from controllers.roles import RoleController
 from controllers.service import ServiceController
 from controllers.stream import StreamController
 from controllers.workspaces import WorkspaceController
@@ -17,6 +20,9 @@ CONTROLLERS = (
             ProfileController,
             WorkspaceController,
             MemberController,
+            RoleController,
+            CheckController,
+            ApiKeyController,
             EventController,
             StreamController,
         ],

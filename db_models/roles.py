@@ -1,5 +1,5 @@
 from datetime import datetime
-from typing import Any
+from typing import Self
 from uuid import UUID
 
 from sqlalchemy import (
@@ -61,7 +61,7 @@ class Role(Base):
     version: Mapped[int] = mapped_column(server_default=text("1"))
 
     @classmethod
-    def of(cls, workspace_id: ColumnElement[UUID]) -> Select[Any]:
+    def of(cls, workspace_id: ColumnElement[UUID]) -> Select[Self, bool]:
         """Select one workspace's own roles and the built-in ones."""
         is_builtin = cls.workspace_id.is_(None).label("is_builtin")
         mine = or_(cls.workspace_id.is_(None), cls.workspace_id == workspace_id)

@@ -41,9 +41,7 @@ class Workspace(Base):
             "event_retention_days between 1 and 3650",
             name="workspaces_event_retention_days_check",
         ),
-        CheckConstraint(
-            "member_limit between 1 and 1000000", name="workspaces_member_limit_check"
-        ),
+        CheckConstraint("member_limit between 1 and 1000000", name="workspaces_member_limit_check"),
         CheckConstraint(
             "array_ndims(allowed_email_domains) = 1 and cardinality(allowed_email_domains) <= 100"
             " and array_position(allowed_email_domains, null) is null"

@@ -5,6 +5,7 @@ import msgspec
 ProblemCode = Literal[
     "invalid_request",
     "invalid_cursor",
+    "unknown_role",
     "unauthorized",
     "missing_credentials",
     "invalid_token",
@@ -16,11 +17,17 @@ ProblemCode = Literal[
     "user_required",
     "operator_required",
     "second_factor_required",
+    "not_grantable",
+    "key_required",
+    "address_not_allowed",
     "not_found",
     "method_not_allowed",
     "request_timeout",
     "conflict",
     "slug_taken",
+    "last_owner",
+    "role_in_use",
+    "limit_reached",
     "request_in_progress",
     "precondition_failed",
     "too_large",
@@ -33,6 +40,7 @@ ProblemCode = Literal[
     "too_many_filters",
     "headers_too_large",
     "internal_error",
+    "not_configured",
     "unavailable",
 ]
 

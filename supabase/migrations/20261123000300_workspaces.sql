@@ -582,7 +582,8 @@ end
 $$;
 grant execute on function annex.remove_member(uuid, uuid, integer[]) to annex_api, authenticated;
 
--- Create a workspace's own role, or replace it. With versions, only one of those is replaced; with is_new, none is.
+-- Create a workspace's own role, or replace it. With versions, only one of those is replaced; is_new only creates, or, if
+-- false, only replaces.
 -- Permissions and roles to give are never above the author's, before as after; nobody replaces the role that they hold.
 -- Returns the role; its created_at is now() if it is new. Raises forbidden, not_grantable, unknown_role,
 -- role_without_sight, limit_reached, precondition_failed.
@@ -593,7 +594,7 @@ create function annex.put_role(
   permissions text[],
   grantable text[] default '{}',
   versions integer[] default null,
-  is_new boolean default false
+  is_new boolean default null
 ) returns annex.roles
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
@@ -608,7 +609,9 @@ begin
     raise exception 'A workspace has at most 100 roles of its own.'
       using errcode = 'check_violation', constraint = 'limit_reached';
   end if;
-  if (before.id is not null and is_new) or (versions is not null and not coalesce(before.version = any (versions), false)) then
+  if coalesce(is_new = (before.id is not null), false)
+    or (versions is not null and not coalesce(before.version = any (versions), false))
+  then
     raise exception 'The resource has changed since; read it again and repeat the change.'
       using errcode = 'check_violation', constraint = 'precondition_failed';
   end if;
