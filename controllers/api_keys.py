@@ -33,11 +33,11 @@ class ApiKeyController(Controller):
         opt=may(Permission.KEYS_MANAGE),
     )
     async def create_api_key(
-        self, write: Writing, once: Idempotent, data: JSONBody[s.ApiKeyCreate]
+        self, once: Idempotent, data: JSONBody[s.ApiKeyCreate]
     ) -> Response[s.ApiKeyWithSecret]:
         """Create an API key."""
         values, answer = api_keys.creation(data)
-        return await once.respond(write, api_keys.created, values, answer, api_keys.SECRETS)
+        return await once.respond(api_keys.created, values, answer, api_keys.SECRETS)
 
     @delete(
         "/workspaces/{ws:str}/api-keys/{key_id:uuid}",
@@ -58,7 +58,6 @@ class ApiKeyController(Controller):
     )
     async def rotate_api_key(
         self,
-        write: Writing,
         once: Idempotent,
         key_id: FromPath[UUID],
         data: JSONBody[s.ApiKeyRotate],
@@ -66,7 +65,7 @@ class ApiKeyController(Controller):
     ) -> Response[s.ApiKeyWithSecret]:
         """Replace an API key by a new one."""
         values, answer = api_keys.rotation(key_id, data, expected_versions(if_match))
-        return await once.respond(write, api_keys.rotated, values, answer, api_keys.SECRETS)
+        return await once.respond(api_keys.rotated, values, answer, api_keys.SECRETS)
 
     @post("/api-keys/verify", operation_id="verifyApiKey", status_code=200, opt=may("any"))
     async def verify_api_key(

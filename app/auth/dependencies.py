@@ -21,6 +21,7 @@ from app.errors import (
 )
 from app.http.links import link_next
 from app.principals import Principal
+from app.request_state import state_of
 from app.runtime import runtime_of
 
 
@@ -86,7 +87,7 @@ async def refresh(request: Request[Any, Any, Any], principal: Principal) -> Prin
 async def provide_principal(request: Request[Any, Any, Any]) -> Principal:
     """Give a handler its caller, within the caller's rate limit."""
     principal = await authenticate(request)
-    limiter, state = runtime_of(request).limiter, request.scope["state"]
+    limiter, state = runtime_of(request).limiter, state_of(request.scope)
     limiter.take(principal.name, state, principal.rate_limit_per_minute)
     permission = request.route_handler.opt["permission"]
     if permission == "user" and principal.kind != "user":
@@ -107,20 +108,18 @@ def scope_of(request: Request[Any, Any, Any], principal: Principal) -> Scope:
     return Scope(principal, named.get("ws"), permission)
 
 
-async def provide_read(
-    request: Request[Any, Any, Any], principal: NamedDependency[Principal]
-) -> Read:
+# These call `provide_principal` themselves: a dependency of a dependency costs as much as both do.
+async def provide_read(request: Request[Any, Any, Any]) -> Read:
     """Give a handler its way to read: one statement."""
-    pool = runtime_of(request).database.api
-    return Read(pool, scope_of(request, principal), partial(link_next, request))
+    scope = scope_of(request, await provide_principal(request))
+    return Read(runtime_of(request).database.api, scope, partial(link_next, request))
 
 
-async def provide_write(
-    request: Request[Any, Any, Any], principal: NamedDependency[Principal]
-) -> Write:
+async def provide_write(request: Request[Any, Any, Any]) -> Write:
     """Give a handler its way to write; nothing is opened yet."""
+    scope = scope_of(request, await provide_principal(request))
     runtime = runtime_of(request)
-    return Write(runtime.database.api, scope_of(request, principal), runtime.tail.wake)
+    return Write(runtime.database.api, scope, runtime.tail.wake)
 
 
 Caller = NamedDependency[Principal]

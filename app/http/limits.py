@@ -6,9 +6,9 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from app.errors import RateLimited, TooManyFailures, Unauthorized
+from app.request_state import RequestState
 from app.settings import Settings
 
 MAX_CALLERS = 50_000
@@ -70,20 +70,24 @@ class Limiter:
         """Make this process's part of a limit."""
         return Buckets(max(1, count // self.processes), window, self.clock)
 
-    def take(self, caller: str, state: dict[str, Any], per_minute: int | None = None) -> None:
+    def take(self, caller: str, state: RequestState, per_minute: int | None = None) -> None:
         """Take one token; raises `RateLimited` when there is none.
 
         `per_minute` is the caller's own limit, beside everybody's. The headers go to the request's
         state.
         """
-        state["headers"] = draw(self.buckets, "default", self.window, caller)
+        state.headers.update(self.spend(caller, per_minute))
+
+    def spend(self, caller: str, per_minute: int | None = None) -> dict[str, str]:
+        """Do what `take` does for no request; returns the headers."""
+        headers = draw(self.buckets, "default", self.window, caller)
         if per_minute is None:
-            return
+            return headers
         if per_minute not in self.of_rates:
             self.of_rates[per_minute] = self.part(per_minute, 60)
             if len(self.of_rates) > MAX_RATES:
                 self.of_rates.popitem(last=False)
-        state["headers"] = draw(self.of_rates[per_minute], "key", 60, caller)
+        return draw(self.of_rates[per_minute], "key", 60, caller)
 
 
 def draw(buckets: Buckets, name: str, window: int, caller: str) -> dict[str, str]:

@@ -149,7 +149,7 @@ async def verify(read: Read, limiter: Limiter, asked: s.ApiKeyVerification) -> s
     reason = fault(found, asked)
     if reason == "valid":
         try:
-            limiter.take(f"api_key:{found.id}", {}, found.rate_limit_per_minute)
+            limiter.spend(f"api_key:{found.id}", found.rate_limit_per_minute)
             await note_use(read.pool, found.id)
         except RateLimited:
             reason = "rate_limited"
