@@ -90,8 +90,7 @@ def demo_settings(drawn: Secrets, api_url: str, worker_url: str, **others: Any) 
         jwt_secret=drawn.jwt_secret,
         jwt_issuer=ISSUER,
         operator_key_hashes=[Key.read(drawn.operator_key).hash.hex()],
-        signing_key=drawn.signing_key,
-        **others,
+        **{"signing_key": drawn.signing_key, **others},
     )
 
 
