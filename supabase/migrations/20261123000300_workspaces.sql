@@ -10,6 +10,8 @@ create table annex.workspaces (
   metadata jsonb not null default '{}',
   require_aal2 boolean not null default false,
   event_retention_days integer,
+  member_limit integer,
+  allowed_email_domains text[],
   created_by uuid,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
@@ -24,6 +26,7 @@ create table annex.workspaces (
   ),
   constraint workspaces_name_check check (char_length(name) between 1 and 200),
   constraint workspaces_event_retention_days_check check (event_retention_days between 1 and 3650),
+  constraint workspaces_member_limit_check check (member_limit between 1 and 1000000),
   constraint workspaces_external_id_check check (char_length(external_id) between 1 and 200),
   constraint workspaces_metadata_check check (
     jsonb_typeof(metadata) = 'object' and octet_length(metadata::text) <= 16384
