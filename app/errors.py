@@ -11,7 +11,8 @@ Problem
  │                InvitationClosed, RequestInProgress
  ├ InvitationGone 410
  ├ PreconditionFailed 412, TooLarge 413, UnsupportedMediaType 415, KeyReused 422
- ├ RateLimited 429 ─ TooManyMails, TooManyFailures, TooManyConnections, TooManyStreams, TooManyFilters
+ ├ RateLimited 429 ─ TooManyMails, TooManyFailures, TooManyConnections, TooManyStreams,
+ │                   TooManyFilters
  ├ HeadersTooLarge 431
  └ InternalError 500, Unavailable 503
 """

@@ -3,6 +3,8 @@
 from litestar import Router
 
 from controllers.events import EventController
+from controllers.invitations import InvitationController, RecipientController
+from controllers.join_rules import JoinRuleController
 from controllers.members import MemberController
 from controllers.profiles import ProfileController
 from controllers.service import ServiceController
@@ -17,6 +19,9 @@ CONTROLLERS = (
             ProfileController,
             WorkspaceController,
             MemberController,
+            InvitationController,
+            RecipientController,
+            JoinRuleController,
             EventController,
             StreamController,
         ],

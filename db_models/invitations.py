@@ -37,7 +37,8 @@ class Invitation(Base):
         ),
         UniqueConstraint("token_hash", name="invitations_token_hash_key"),
         CheckConstraint(
-            "email = annex.fold_email(email) and annex.email_domain(email) is not null",
+            "email is null or email = annex.fold_email(email)"
+            " and annex.email_domain(email) is not null",
             name="invitations_email_check",
         ),
         CheckConstraint("role ~ '^[a-z][a-z0-9_-]{0,62}$'", name="invitations_role_check"),

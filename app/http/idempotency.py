@@ -33,21 +33,29 @@ class Once(msgspec.Struct, frozen=True):
     fingerprint: bytes
 
     async def respond(
-        self, write: Write, build: Of, values: dict[str, Any], answer: Answer
+        self,
+        write: Write,
+        build: Of,
+        values: dict[str, Any],
+        answer: Answer,
+        *,
+        kept: Answer | None = None,
     ) -> Response[Any]:
         """Call a definer function and answer, or replay the finished answer for 24 hours.
 
         The answer is stored in the call's own transaction, so it exists exactly if its effects do.
-        Only a success is kept: a failed request may be sent again. Raises `RequestInProgress`
-        while the first still runs, `KeyReused` for another body.
+        Only a success is kept: a failed request may be sent again. An answer that holds a secret is
+        not kept: what `kept` makes is replayed in its place. Raises `RequestInProgress` while the
+        first still runs, `KeyReused` for another body.
         """
         if self.key is None:
             return answer(await write.call(build, values))
         async with write.work() as work:
             response = await self.kept(work)
             if response is None:
-                response = answer(await work.call(build, values))
-                await self.keep(work, response)
+                rows = await work.call(build, values)
+                response = answer(rows)
+                await self.keep(work, response if kept is None else kept(rows))
         return response
 
     async def kept(self, work: Work) -> Response[Any] | None:

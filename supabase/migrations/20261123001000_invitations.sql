@@ -50,7 +50,7 @@ create table annex.invitations (
   constraint invitations_user_id_fkey foreign key (user_id) references annex.profiles (user_id) on delete set null,
   constraint invitations_token_hash_key unique (token_hash),
   constraint invitations_email_check check (
-    email = annex.fold_email(email) and annex.email_domain(email) is not null
+    email is null or email = annex.fold_email(email) and annex.email_domain(email) is not null
   ),
   constraint invitations_role_check check (role ~ '^[a-z][a-z0-9_-]{0,62}$'),
   constraint invitations_status_check check (
