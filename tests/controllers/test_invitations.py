@@ -313,8 +313,8 @@ VOID = {
     "inviter deleted": "delete from auth.users where $1::uuid is not null and id = $2",
     "workspace deleted": "update annex.workspaces set deleted_at = now()"
     " where id = $1 and $2::uuid is not null",
-    "domain no longer allowed": "update annex.workspaces set allowed_email_domains = '{else.example}'"
-    " where id = $1 and $2::uuid is not null",
+    "domain no longer allowed": "update annex.workspaces"
+    " set allowed_email_domains = '{else.example}' where id = $1 and $2::uuid is not null",
     "expired": "update annex.invitations set expires_at = now()"
     " where workspace_id = $1 and $2::uuid is not null",
 }
