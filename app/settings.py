@@ -294,8 +294,8 @@ def smtp_url(text: str) -> str:
 
 def sender(text: str) -> str:
     """Read a sender's name and address; raises `ValueError`."""
-    name, address = parseaddr(text)
-    if not re.fullmatch(r"[^@\s<>]+@[A-Za-z0-9.-]+", address) or not name.isprintable():
+    address = parseaddr(text)[1]
+    if not re.fullmatch(r"[^@\s<>]+@[A-Za-z0-9.-]+", address) or not text.strip().isprintable():
         raise ValueError("write a sender such as Acme <no-reply@example.com>")
     return text.strip()
 

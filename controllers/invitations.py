@@ -42,8 +42,8 @@ class InvitationController(Controller):
             write,
             invitations.created,
             issue.creation(data),
-            issue.several(),
-            kept=issue.several(is_secret=True),
+            issue.several,
+            invitations.SECRETS,
         )
 
     @delete(
@@ -77,8 +77,8 @@ class InvitationController(Controller):
             write,
             invitations.resent,
             issue.resending(invitation_id),
-            issue.one(),
-            kept=issue.one(is_secret=True),
+            issue.one,
+            invitations.SECRETS,
         )
 
     @post(

@@ -72,12 +72,45 @@ def smallest(schema: dict[str, Any]) -> Any:
     return {}
 
 
-async def path_of(operation: Operation, tenant: Tenant) -> str:
+async def new_invitation(callers: Callers, tenant: Tenant, path: str) -> dict[str, Any]:
+    """Invite somebody; for what is approved, make a user's request."""
+    user = await callers.user()
+    body = {"role": "viewer", "emails": [user.email]}
+    made = (await tenant.owner.client.post(f"{tenant.path}/invitations", json=body)).json()
+    invitation = made["data"][0]["invitation_id"]
+    if path.endswith("/approve"):
+        async with callers.server.database.connect("postgres") as admin:
+            await admin.execute("insert into annex.profiles (user_id) values ($1)", user.user_id)
+            await admin.execute(
+                "update annex.invitations set status = 'requested', user_id = $2 where id = $1",
+                UUID(invitation),
+                user.user_id,
+            )
+    return {"id": invitation}
+
+
+async def new_join_rule(callers: Callers, tenant: Tenant, _: str) -> dict[str, Any]:
+    """Make a rule of a provider that nobody has."""
+    body = {"kind": "sso", "value": str(uuid4()), "role": "viewer"}
+    path = f"{tenant.path}/join-rules"
+    made: dict[str, Any] = (await callers.operator().client.post(path, json=body)).json()
+    return made
+
+
+SEEDS = {"invitations": new_invitation, "join-rules": new_join_rule}
+"""Makes what an operation names, in a workspace that has none, or uses it up."""
+GIVES = {"createInvitations", "resendInvitation", "approveInvitation"}
+"""Operations that give the role of a viewer, and so take its permissions too."""
+
+
+async def path_of(callers: Callers, operation: Operation, tenant: Tenant) -> str:
     """Fill a path in; what it names in the workspace is the first in the list above it."""
     path = operation.path.replace("{ws}", tenant.id)
     while found := re.search(r"/\{(\w+)\}", path):
         above = path[: found.start()]
         items = (await tenant.owner.client.get(above)).json()["data"]
+        if seed := SEEDS.get(above.rpartition("/")[2]):
+            items = [await seed(callers, tenant, path)]
         if above.endswith("/events"):
             # Annex's own name a permission each; one of the workspace's own does not.
             made = await tenant.owner.client.post(above, json={"type": "test.made"})
@@ -88,12 +121,27 @@ async def path_of(operation: Operation, tenant: Tenant) -> str:
     return path
 
 
-async def status_of(caller: Caller, operation: Operation, path: str) -> int:
+async def claimable(callers: Callers, caller: Caller) -> str:
+    """Let a caller sign in by an SSO provider of their own, which they may then claim."""
+    provider = str(uuid4())
+    async with callers.server.database.connect("postgres") as admin:
+        await admin.execute(
+            "update auth.users set raw_app_meta_data = jsonb_build_object('provider', $2::text)"
+            " where id = $1",
+            caller.user_id,
+            f"sso:{provider}",
+        )
+    return provider
+
+
+async def status_of(callers: Callers, caller: Caller, operation: Operation, path: str) -> int:
     """Call an operation and return the status; a stream is closed right away."""
     options: dict[str, Any] = {}
     if body := resolved(operation.spec.get("requestBody", {})).get("content"):
         media_type = next(iter(body))
         options["json"] = smallest(body[media_type]["schema"])
+        if named(operation) == "createJoinRule":
+            options["json"] |= {"value": await claimable(callers, caller)}
         options["headers"] = {"Content-Type": media_type}
     method, client = operation.method.upper(), caller.client
     if "x-stream" not in operation.spec:
@@ -174,21 +222,21 @@ OUTSIDERS = {
 async def test_a_workspace_is_out_of_an_outsiders_sight(
     callers: Callers, tenant: Tenant, operation: Operation
 ) -> None:
-    path = await path_of(operation, tenant)
+    path = await path_of(callers, operation, tenant)
     for who, status in OUTSIDERS.items():
         caller = await who(callers, tenant)
-        assert await status_of(caller, operation, path) == status, who.__name__
+        assert await status_of(callers, caller, operation, path) == status, who.__name__
 
 
 @pytest.mark.parametrize("operation", IN_WORKSPACE, ids=named)
 async def test_a_member_may_what_their_role_says(
     callers: Callers, tenant: Tenant, operation: Operation
 ) -> None:
-    path = await path_of(operation, tenant)
     # From the least to the most, as an operation that may be done may be the workspace's last.
     for role in ("viewer", "member", "admin", "owner"):
         member = await role_of(callers, tenant, role)
-        status = await status_of(member, operation, path)
+        path = await path_of(callers, operation, tenant)
+        status = await status_of(callers, member, operation, path)
         may = operation.permission in await builtin(callers, role)
         assert status // 100 == 2 if may else status == 403, (role, status)
 
@@ -197,29 +245,33 @@ async def test_a_member_may_what_their_role_says(
 async def test_a_key_may_what_its_permissions_say(
     callers: Callers, tenant: Tenant, operation: Operation
 ) -> None:
-    path = await path_of(operation, tenant)
+    path = await path_of(callers, operation, tenant)
     others = await every(callers) - {operation.permission}
     without = await callers.key(tenant.id, *others)
-    assert await status_of(without, operation, path) == 403
-    enough = await callers.key(tenant.id, "workspace:read", operation.permission)
-    assert await status_of(enough, operation, path) // 100 == 2
+    assert await status_of(callers, without, operation, path) == 403
+    given = await builtin(callers, "viewer") if named(operation) in GIVES else set[str]()
+    enough = await callers.key(tenant.id, "workspace:read", operation.permission, *given)
+    if named(operation) == "createJoinRule":  # which only a person or an operator can vouch for
+        assert await status_of(callers, enough, operation, path) == 403
+        return
+    assert await status_of(callers, enough, operation, path) // 100 == 2
 
 
 @pytest.mark.parametrize("operation", IN_WORKSPACE, ids=named)
 async def test_an_operator_may_everything(
     callers: Callers, tenant: Tenant, operation: Operation
 ) -> None:
-    path = await path_of(operation, tenant)
-    assert await status_of(callers.operator(), operation, path) // 100 == 2
+    path = await path_of(callers, operation, tenant)
+    assert await status_of(callers, callers.operator(), operation, path) // 100 == 2
 
 
 @pytest.mark.parametrize("operation", IN_WORKSPACE, ids=named)
 async def test_without_a_demanded_second_factor_only_the_workspace_shows(
     callers: Callers, tenant: Tenant, operation: Operation
 ) -> None:
-    path = await path_of(operation, tenant)
+    path = await path_of(callers, operation, tenant)
     member = await owner_without_factor(callers, tenant)
-    status = await status_of(member, operation, path)
+    status = await status_of(callers, member, operation, path)
     assert status == (200 if operation.permission == "workspace:read" else 403)
 
 
@@ -241,7 +293,7 @@ async def test_outside_workspaces_the_kind_of_caller_decides(
         "operator": {"nobody": 401, "user": 403, "key": 403},
     }[operation.permission]
     for name, caller in everybody.items():
-        status = await status_of(caller, operation, operation.path)
+        status = await status_of(callers, caller, operation, operation.path)
         if name in refused:
             assert status == refused[name], name
         else:

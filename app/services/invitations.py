@@ -1,6 +1,6 @@
 import hashlib
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -19,6 +19,8 @@ from app.schemas.pages import Page
 from app.schemas.problems import FieldError
 from app.settings import Settings
 
+SECRETS = ("token", "accept_url")
+"""Fields of an answer that are told once."""
 PREFIX = "annex_it_"
 """By which scanners and our own logs know a token."""
 
@@ -175,33 +177,24 @@ class Issue(msgspec.Struct, frozen=True):
             "mail_limit": self.settings.max_mails_per_workspace,
         }
 
-    def told(self, rows: Sequence[Any], *, is_secret: bool) -> list[s.IssuedInvitation]:
-        """Tell what became of each; with `is_secret` without tokens."""
+    def told(self, rows: Sequence[Any]) -> list[s.IssuedInvitation]:
+        """Tell what became of each."""
         issued = []
         for (_, email, outcome, invitation_id), token in zip(rows, self.tokens, strict=True):
             is_mailed = email is not None and self.settings.smtp_url is not None
             is_made = outcome in ("created", "resent")
-            shown = token if is_made and not is_mailed and not is_secret else None
+            shown = token if is_made and not is_mailed else None
             url = accept_url(self.settings, shown)
             issued.append(s.IssuedInvitation(email, outcome, invitation_id, shown, url))
         return issued
 
-    def several(self, *, is_secret: bool = False) -> Callable[[Sequence[Any]], Response[Any]]:
-        """Make what answers with all of them."""
+    def several(self, rows: Sequence[Any]) -> Response[s.IssuedInvitations]:
+        """Answer with all of them."""
+        return Response(s.IssuedInvitations(self.told(rows)), status_code=201)
 
-        def answer(rows: Sequence[Any]) -> Response[s.IssuedInvitations]:
-            told = self.told(rows, is_secret=is_secret)
-            return Response(s.IssuedInvitations(told), status_code=201)
-
-        return answer
-
-    def one(self, *, is_secret: bool = False) -> Callable[[Sequence[Any]], Response[Any]]:
-        """Make what answers with the only one."""
-
-        def answer(rows: Sequence[Any]) -> Response[s.IssuedInvitation]:
-            return Response(self.told(rows, is_secret=is_secret)[0], status_code=200)
-
-        return answer
+    def one(self, rows: Sequence[Any]) -> Response[s.IssuedInvitation]:
+        """Answer with the only one."""
+        return Response(self.told(rows)[0], status_code=200)
 
 
 async def look_up(read: Read, token: str) -> s.InvitationOffer:

@@ -163,13 +163,12 @@ async def send(settings: Settings, message: EmailMessage, recipient: str) -> Non
         "local_hostname": socket.gethostname(),
         "timeout": COMMAND_SECONDS,
     }
+    client = aiosmtplib.SMTP(**options)
     try:
         async with asyncio.timeout(SEND_SECONDS):
-            await aiosmtplib.send(
-                message,
-                sender=parseaddr(settings.mail_from)[1],
-                recipients=[recipient],
-                **options,
+            await client.connect()
+            await client.send_message(
+                message, sender=parseaddr(settings.mail_from)[1], recipients=[recipient]
             )
     except aiosmtplib.SMTPRecipientsRefused as error:
         first = error.recipients[0]
@@ -182,3 +181,6 @@ async def send(settings: Settings, message: EmailMessage, recipient: str) -> Non
         raise Refusal(f"{error.code} {error.message}", is_final=False) from None
     except (aiosmtplib.SMTPException, OSError, TimeoutError, ValueError) as error:
         raise Refusal(type(error).__name__, is_final=False) from None
+    finally:
+        # Without QUIT: the server has answered DATA, or has had its time.
+        client.close()

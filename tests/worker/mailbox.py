@@ -33,6 +33,13 @@ class Received(NamedTuple):
         return str(text.get_content()).partition("#token=")[2].split()[0]
 
 
+def abort(protocol: SMTP) -> None:
+    """Cut a connection."""
+    transport: Any = protocol.transport
+    if transport is not None:
+        transport.abort()
+
+
 class Mailbox:
     """Takes mails; `refuse` maps a recipient to a reply, `data` answers after the mail came."""
 
@@ -65,8 +72,7 @@ class Mailbox:
             )
         if self.drop:
             # The mail is taken, and the client never hears of it.
-            assert isinstance(server.transport, asyncio.Transport)
-            server.transport.abort()
+            abort(server)
         return reply
 
     async def start(self) -> None:
@@ -86,8 +92,7 @@ class Mailbox:
         assert self.server is not None
         self.server.close()
         for protocol in self.protocols:
-            if isinstance(protocol.transport, asyncio.Transport):
-                protocol.transport.abort()
+            abort(protocol)
         self.protocols.clear()
         await self.server.wait_closed()
 
