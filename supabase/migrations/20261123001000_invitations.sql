@@ -18,6 +18,8 @@ set role annex_owner;
 create function annex.fold_email(email text) returns text language sql immutable parallel safe as $$
   select lower(email collate "C")
 $$;
+-- Who writes a profile computes its index.
+grant execute on function annex.fold_email(text) to annex_api;
 
 -- The domain of an address, in lower case; null where the address is not one that can be invited: ASCII, a local part
 -- without quotes (RFC 5322, section 3.2.3) and a domain name of two labels or more (RFC 1035, section 2.3.1; A-labels).
