@@ -27,6 +27,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException, InternalServerException, ValidationException
 
 from app.field_errors import as_pointer, field_error, in_json_words
+from app.request_state import state_of
 from app.schemas.problems import FieldError, ProblemCode
 from app.schemas.problems import Problem as ProblemBody
 
@@ -469,7 +470,7 @@ def describe(problem: Problem, request: Request[Any, Any, Any]) -> ProblemBody:
     """Write a problem as the answer to a request."""
     # As it was sent: a URI reference, and with the slash at its end that Litestar takes off.
     instance = request.scope["raw_path"].decode("latin-1")
-    return describe_at(problem, instance, request.scope["state"].get("request_id", ""))
+    return describe_at(problem, instance, state_of(request.scope).request_id)
 
 
 def describe_at(problem: Problem, instance: str, request_id: str) -> ProblemBody:
@@ -495,7 +496,7 @@ def to_problem(request: Request[Any, Any, Any], error: Exception) -> Response[Pr
     """Answer any exception as `application/problem+json`; the one handler."""
     problem = read(error)
     if isinstance(problem, InternalError) and not has_left(error):
-        request_id = request.scope["state"].get("request_id")
+        request_id = state_of(request.scope).request_id
         log.error("unexpected", path=request.scope["path"], request_id=request_id, exc_info=error)
     return Response(
         describe(problem, request),

@@ -19,7 +19,7 @@ from app.database.check import check_database
 from app.database.pools import Database
 from app.errors import to_problem
 from app.http.addresses import Addresses
-from app.http.application import Application, StrictRequest, check_request, finish_headers
+from app.http.application import Application, StrictRequest, check_request
 from app.http.budgets import StreamBudget
 from app.http.idempotency import provide_once
 from app.http.limits import Failures, Limiter
@@ -65,7 +65,6 @@ def create_app(
         lifespan=[partial(lifespan, settings)],
         exception_handlers={Exception: to_problem},
         before_request=check_request,
-        before_send=[finish_headers],
         cors_config=CORSConfig(
             allow_origins=settings.cors_origins,
             allow_origin_regex=LOCALHOST if settings.is_development else None,

@@ -32,14 +32,12 @@ class InvitationController(Controller):
     async def create_invitations(
         self,
         request: Request[Any, Any, Any],
-        write: Writing,
         once: Idempotent,
         data: JSONBody[s.InvitationCreate],
     ) -> Response[s.IssuedInvitations]:
         """Invite addresses, or make a link that several users may follow."""
         issue = invitations.Issue.of(runtime_of(request).settings, len(data.emails or [""]))
         return await once.respond(
-            write,
             invitations.created,
             issue.creation(data),
             issue.several,
@@ -67,14 +65,12 @@ class InvitationController(Controller):
     async def resend_invitation(
         self,
         request: Request[Any, Any, Any],
-        write: Writing,
         once: Idempotent,
         invitation_id: FromPath[UUID],
     ) -> Response[s.IssuedInvitation]:
         """Send an open or expired invitation again, with a new token."""
         issue = invitations.Issue.of(runtime_of(request).settings, 1)
         return await once.respond(
-            write,
             invitations.resent,
             issue.resending(invitation_id),
             issue.one,
@@ -113,8 +109,8 @@ class RecipientController(Controller):
         "/invitations/respond", operation_id="respondToInvitation", opt=may("user"), status_code=200
     )
     async def respond_to_invitation(
-        self, write: Writing, once: Idempotent, data: JSONBody[s.InvitationResponse]
+        self, once: Idempotent, data: JSONBody[s.InvitationResponse]
     ) -> Response[s.Joining]:
         """Accept or decline an invitation, or join by a rule."""
         build, values = invitations.response(data)
-        return await once.respond(write, build, values, invitations.joining)
+        return await once.respond(build, values, invitations.joining)

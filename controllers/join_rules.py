@@ -34,11 +34,11 @@ class JoinRuleController(Controller):
         opt=may(Permission.INVITATIONS_MANAGE),
     )
     async def create_join_rule(
-        self, write: Writing, once: Idempotent, data: JSONBody[s.JoinRuleCreate]
+        self, once: Idempotent, data: JSONBody[s.JoinRuleCreate]
     ) -> Response[s.JoinRule]:
         """Let users of a domain or of an SSO provider join."""
         values = join_rules.creation(data)
-        return await once.respond(write, join_rules.created, values, join_rules.answer)
+        return await once.respond(join_rules.created, values, join_rules.answer)
 
     @delete(
         "/workspaces/{ws:str}/join-rules/{join_rule_id:uuid}",

@@ -17,6 +17,7 @@ from app.realtime.feeds import Sight
 from app.realtime.replay import Source
 from app.realtime.responses import HEADERS, EventStream
 from app.realtime.streams import Stream, asking, busy, refused
+from app.request_state import state_of
 from app.runtime import runtime_of
 from app.schemas import stream as s
 
@@ -83,7 +84,7 @@ async def follow(
     hub = runtime.hub
     if not hub.admit():
         return at_once(busy())
-    ending = request.scope["state"]["ending"]
+    ending = state_of(request.scope).ending
     ending.append(hub.release)
     authorized_at = hub.head
     try:
@@ -91,7 +92,7 @@ async def follow(
             principal, is_by_ticket = await identify(
                 request, ticket, is_reconnect=last_event_id is not None
             )
-            runtime.limiter.take(principal.name, request.scope["state"])
+            runtime.limiter.take(principal.name, state_of(request.scope))
             source = source_of(request, principal, ws)
             feed, sight = await source.sight()
         if ticket is not None and is_by_ticket and last_event_id is not None:

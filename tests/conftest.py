@@ -12,6 +12,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 import httpx
+import hypothesis
 import msgspec
 import pytest
 import schemathesis
@@ -29,6 +30,9 @@ from app.settings import Settings
 ROOT = Path(__file__).parent.parent
 CONTRACT = ROOT / "docs" / "openapi.yaml"
 MIGRATING_ROLE = "supabase_postgres"
+# No deadline an example and no random seed: a busy machine or a lucky draw must not fail a test.
+hypothesis.settings.register_profile("annex", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("annex")
 # For test parameters, which every worker of xdist must collect alike.
 NOBODYS_ID = "0190b000-0000-7000-8000-0000000000ff"
 SECRETS = Secrets(

@@ -13,6 +13,7 @@ from app.database.work import Write
 from app.errors import InvalidKey, MissingCredentials, OperatorRequired, UserRequired
 from app.http.links import link_next
 from app.principals import Principal
+from app.request_state import state_of
 from app.runtime import Runtime, runtime_of
 
 
@@ -66,7 +67,7 @@ async def refresh(runtime: Runtime, principal: Principal) -> Principal:
 async def provide_principal(request: Request[Any, Any, Any]) -> Principal:
     """Give a handler its caller, within the caller's rate limit."""
     principal = await authenticate(request)
-    runtime_of(request).limiter.take(principal.name, request.scope["state"])
+    runtime_of(request).limiter.take(principal.name, state_of(request.scope))
     permission = request.route_handler.opt["permission"]
     if permission == "user" and principal.kind != "user":
         raise UserRequired("Only a signed-in user can do this; send a user's access token.")
@@ -81,20 +82,18 @@ def scope_of(request: Request[Any, Any, Any], principal: Principal) -> Scope:
     return Scope(principal, request.path_params.get("ws"), permission)
 
 
-async def provide_read(
-    request: Request[Any, Any, Any], principal: NamedDependency[Principal]
-) -> Read:
+# These call `provide_principal` themselves: a dependency of a dependency costs as much as both do.
+async def provide_read(request: Request[Any, Any, Any]) -> Read:
     """Give a handler its way to read: one statement."""
-    pool = runtime_of(request).database.api
-    return Read(pool, scope_of(request, principal), partial(link_next, request))
+    scope = scope_of(request, await provide_principal(request))
+    return Read(runtime_of(request).database.api, scope, partial(link_next, request))
 
 
-async def provide_write(
-    request: Request[Any, Any, Any], principal: NamedDependency[Principal]
-) -> Write:
+async def provide_write(request: Request[Any, Any, Any]) -> Write:
     """Give a handler its way to write; nothing is opened yet."""
+    scope = scope_of(request, await provide_principal(request))
     runtime = runtime_of(request)
-    return Write(runtime.database.api, scope_of(request, principal), runtime.tail.wake)
+    return Write(runtime.database.api, scope, runtime.tail.wake)
 
 
 Caller = NamedDependency[Principal]

@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 import db_models as m
 from app.database.reads import Of
-from app.database.work import Work, Write
+from app.database.work import Work, Write, Writing
 from app.errors import InvalidRequest, KeyReused, RequestInProgress
 
 KEPT = timedelta(hours=24)
@@ -26,15 +26,15 @@ Answer = Callable[[Sequence[Any]], Response[Any]]
 
 
 class Once(msgspec.Struct, frozen=True):
-    """A POST's idempotency key, if it has one; keys are per principal and route."""
+    """A POST's way to write, once for its idempotency key; keys are per principal and route."""
 
+    write: Write
     key: str | None
     route: str
     fingerprint: bytes
 
     async def respond(
         self,
-        write: Write,
         build: Of,
         values: dict[str, Any],
         answer: Answer,
@@ -48,8 +48,8 @@ class Once(msgspec.Struct, frozen=True):
         place. Raises `RequestInProgress` while the first still runs, `KeyReused` for another body.
         """
         if self.key is None:
-            return answer(await write.call(build, values))
-        async with write.work() as work:
+            return answer(await self.write.call(build, values))
+        async with self.write.work() as work:
             response = await self.kept(work)
             if response is None:
                 response = answer(await work.call(build, values))
@@ -115,14 +115,14 @@ def without(content: Any, secrets: Sequence[str]) -> Any:
 
 
 async def provide_once(
-    request: Request[Any, Any, Any], idempotency_key: IdempotencyKey = None
+    request: Request[Any, Any, Any], write: Writing, idempotency_key: IdempotencyKey = None
 ) -> Once:
     """Give a POST its idempotency key; reads the body, before any transaction is opened."""
     route = f"{request.method} {request.scope['path']}"
     if idempotency_key is None:
-        return Once(None, route, b"")
+        return Once(write, None, route, b"")
     content = request.headers.get("content-type", "").encode() + b"\n" + await request.body()
-    return Once(unquote(idempotency_key), route, hashlib.sha256(content).digest())
+    return Once(write, unquote(idempotency_key), route, hashlib.sha256(content).digest())
 
 
 def unquote(key: str) -> str:

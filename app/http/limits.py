@@ -6,9 +6,9 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from app.errors import RateLimited, TooManyFailures, Unauthorized
+from app.request_state import RequestState
 from app.settings import Settings
 
 MAX_CALLERS = 50_000
@@ -64,7 +64,7 @@ class Limiter:
         self.buckets = Buckets(self.capacity, window, clock)
         self.policy = f'"default";q={self.capacity};w={window}'
 
-    def take(self, caller: str, state: dict[str, Any]) -> None:
+    def take(self, caller: str, state: RequestState) -> None:
         """Take one token; raises `RateLimited` when there is none.
 
         The headers go to the request's state.
@@ -81,7 +81,7 @@ class Limiter:
                 f"More than {self.capacity} requests; wait {wait} s.",
                 headers={**headers, "Retry-After": str(wait)},
             )
-        state["headers"] = headers
+        state.headers.update(headers)
 
 
 class Failures:
