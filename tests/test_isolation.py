@@ -105,7 +105,11 @@ async def made_key(callers: Callers, tenant: Tenant) -> str:
 
 
 async def made_invitation(callers: Callers, tenant: Tenant) -> str:
-    body = {"role": "viewer", "emails": [(await callers.user()).email]}
+    return await invited(tenant, await callers.user())
+
+
+async def invited(tenant: Tenant, user: Caller) -> str:
+    body = {"role": "viewer", "emails": [user.email]}
     made = (await tenant.owner.client.post(f"{tenant.path}/invitations", json=body)).json()
     return str(made["data"][0]["invitation_id"])
 
@@ -113,7 +117,7 @@ async def made_invitation(callers: Callers, tenant: Tenant) -> str:
 async def made_request(callers: Callers, tenant: Tenant) -> str:
     """Make an invitation that is a user's own request to join."""
     user = await callers.user()
-    invitation = await made_invitation(callers, tenant)
+    invitation = await invited(tenant, user)
     async with callers.server.database.connect("postgres") as admin:
         await admin.execute("insert into annex.profiles (user_id) values ($1)", user.user_id)
         await admin.execute(
