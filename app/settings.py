@@ -105,6 +105,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     Without it they stay, except where a workspace has its own limit.
     """
+    workspace_grace_days: Annotated[int, msgspec.Meta(ge=0, le=3650)] = 30
+    """Days after which the worker deletes a workspace that was deleted, with all but its events."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @property

@@ -39,6 +39,7 @@ create table annex.workspaces (
   )
 );
 create unique index workspaces_slug_key on annex.workspaces (slug) where deleted_at is null;
+create index workspaces_deleted_at_idx on annex.workspaces (deleted_at) where deleted_at is not null;
 
 -- Every permission there is; checks and the built-in roles draw on this one list.
 create function annex.permissions() returns text[] language sql immutable parallel safe as $$
