@@ -679,9 +679,16 @@ declare
   caller uuid := annex.user_id();
   question record;
   held record;
+  asked uuid;
   status text;
 begin
   perform annex.require(check_permissions.workspace_id, 'workspace:read');
+  if exists (
+    select from jsonb_array_elements(questions) q where (q.value ->> 'user_id')::uuid is distinct from caller
+      and q.value ->> 'user_id' is not null
+  ) then
+    perform annex.require(check_permissions.workspace_id, 'members:read');
+  end if;
   if jsonb_array_length(questions) not between 1 and 20 then
     raise exception '1 to 20 questions at once' using errcode = 'program_limit_exceeded';
   end if;
@@ -690,10 +697,11 @@ begin
       nullif((q.value ->> 'user_id')::uuid, caller) as other
     from jsonb_array_elements(questions) with ordinality as q (value, n)
   loop
-    if question.other is not null then
-      perform annex.require(check_permissions.workspace_id, 'members:read');
+    -- Looked up once for all questions about one and the same that follow each other.
+    if question.n = 1 or question.other is distinct from asked then
+      select g.permissions, g.needs_aal2 into held from annex.grants(check_permissions.workspace_id, question.other) g;
+      asked := question.other;
     end if;
-    select g.permissions, g.needs_aal2 into held from annex.grants(check_permissions.workspace_id, question.other) g;
     ordinal := question.n;
     user_id := coalesce(question.other, caller);
     allowed := coalesce(question.permission = any (held.permissions), false);
