@@ -5,11 +5,15 @@ Problem
  ├ Unauthorized 401 ─ MissingCredentials, InvalidToken, TokenExpired, NotAToken, InvalidKey,
  │                    InvalidTicket
  ├ Forbidden 403 ─ UserRequired, OperatorRequired, SecondFactorRequired, NotGrantable,
- │                 KeyRequired, AddressNotAllowed
+ │                 KeyRequired, AddressNotAllowed, EmailUnconfirmed, InvitationForAnother,
+ │                 DomainNotClaimable
  ├ NotFound 404, MethodNotAllowed 405, RequestTimeout 408
- ├ Conflict 409 ─ SlugTaken, LastOwner, RoleInUse, LimitReached, RequestInProgress
+ ├ Conflict 409 ─ SlugTaken, LastOwner, RoleInUse, AlreadyMember, LimitReached,
+ │                DomainNotAllowed, RuleTaken, InvitationClosed, RequestInProgress
+ ├ InvitationGone 410
  ├ PreconditionFailed 412, TooLarge 413, UnsupportedMediaType 415, KeyReused 422
- ├ RateLimited 429 ─ TooManyFailures, TooManyConnections, TooManyStreams, TooManyFilters
+ ├ RateLimited 429 ─ TooManyMails, TooManyFailures, TooManyConnections, TooManyStreams,
+ │                   TooManyFilters
  ├ HeadersTooLarge 431
  └ InternalError 500, NotConfigured 501, Unavailable 503
 """
@@ -164,6 +168,24 @@ class AddressNotAllowed(Forbidden):
     code = "address_not_allowed"
 
 
+class EmailUnconfirmed(Forbidden):
+    """The user's address is not confirmed."""
+
+    code = "email_unconfirmed"
+
+
+class InvitationForAnother(Forbidden):
+    """The invitation is to another address."""
+
+    code = "invitation_for_another"
+
+
+class DomainNotClaimable(Forbidden):
+    """The caller may not claim this domain or provider."""
+
+    code = "domain_not_claimable"
+
+
 class NotFound(Problem):
     """There is no such thing in the caller's sight."""
 
@@ -206,16 +228,46 @@ class RoleInUse(Conflict):
     code = "role_in_use"
 
 
+class AlreadyMember(Conflict):
+    """The user is a member already."""
+
+    code = "already_member"
+
+
 class LimitReached(Conflict):
     """The workspace has as many of these as it may have."""
 
     code = "limit_reached"
 
 
+class DomainNotAllowed(Conflict):
+    """The workspace does not allow members of this domain."""
+
+    code = "domain_not_allowed"
+
+
+class RuleTaken(Conflict):
+    """Another rule has this domain or provider."""
+
+    code = "rule_taken"
+
+
+class InvitationClosed(Conflict):
+    """The invitation is not open for this."""
+
+    code = "invitation_closed"
+
+
 class RequestInProgress(Conflict):
     """The first request with this Idempotency-Key is still running."""
 
     code = "request_in_progress"
+
+
+class InvitationGone(Problem):
+    """The invitation can no longer be accepted."""
+
+    status, code = 410, "invitation_gone"
 
 
 class PreconditionFailed(Problem):
@@ -246,6 +298,12 @@ class RateLimited(Problem):
     """Too many requests by this caller."""
 
     status, code = 429, "rate_limited"
+
+
+class TooManyMails(RateLimited):
+    """The workspace has sent its mails for today."""
+
+    code = "too_many_mails"
 
 
 class TooManyFailures(RateLimited):
@@ -332,6 +390,13 @@ CONSTRAINTS: dict[str, Problem] = {
     ),
     "profiles_user_id_fkey": InvalidToken(
         "The user of this token no longer exists; sign in again."
+    ),
+    "join_rules_kind_value_key": RuleTaken(
+        "Another rule has this domain or provider; ask the operator if it is yours."
+    ),
+    "join_rules_value_check": InvalidRequest(
+        "This is no domain name of two labels or more, or no UUID of a provider.",
+        errors=[FieldError("/value", "is not one of its kind")],
     ),
     "events_type_reserved": InvalidRequest(
         "Types that begin with `annex.` are drawn by Annex itself; choose another name.",

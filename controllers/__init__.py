@@ -5,6 +5,8 @@ from litestar import Router
 from controllers.api_keys import ApiKeyController
 from controllers.checks import CheckController
 from controllers.events import EventController
+from controllers.invitations import InvitationController, RecipientController
+from controllers.join_rules import JoinRuleController
 from controllers.members import MemberController
 from controllers.profiles import ProfileController
 from controllers.roles import RoleController
@@ -23,6 +25,9 @@ CONTROLLERS = (
             RoleController,
             CheckController,
             ApiKeyController,
+            InvitationController,
+            RecipientController,
+            JoinRuleController,
             EventController,
             StreamController,
         ],

@@ -245,15 +245,27 @@ class Callers:
         self.clients.append(client)
         return client
 
-    async def user(self, *, aal: str = "aal1", user_id: UUID | None = None) -> Caller:
+    async def user(
+        self,
+        *,
+        aal: str = "aal1",
+        user_id: UUID | None = None,
+        email: str | None = None,
+        is_confirmed: bool = True,
+        provider: str = "email",
+    ) -> Caller:
         """Make a signed-in user, known to Supabase."""
         user_id = user_id or uuid4()
-        email = f"{user_id.hex[:12]}@example.com"
+        email = email or f"{user_id.hex[:12]}@example.com"
         async with self.server.database.connect("postgres") as admin:
             await admin.execute(
-                "insert into auth.users (id, email) values ($1, $2) on conflict do nothing",
+                "insert into auth.users (id, email, email_confirmed_at, raw_app_meta_data)"
+                " values ($1, $2, case when $3 then now() end,"
+                " jsonb_build_object('provider', $4::text)) on conflict do nothing",
                 user_id,
                 email,
+                is_confirmed,
+                provider,
             )
         token = mint_token(self.server.settings, str(user_id), email, aal=aal)
         claims = {"role": "authenticated", "sub": str(user_id), "email": email, "aal": aal}

@@ -80,7 +80,8 @@ async def path_of(callers: Callers, operation: Operation, tenant: Tenant) -> str
     names = re.findall(r"\{(\w+)\}", path)
     assert {*names} <= {*MAKERS}, f"say how to make what {operation.path} names"
     for name in names:
-        path = path.replace(f"{{{name}}}", await MAKERS[name](callers, tenant))
+        make = made_request if path.endswith("/approve") else MAKERS[name]
+        path = path.replace(f"{{{name}}}", await make(callers, tenant))
     return path
 
 
@@ -103,11 +104,44 @@ async def made_key(callers: Callers, tenant: Tenant) -> str:
     return str((await callers.key(tenant.id, "workspace:read", grantable=[])).claims["sub"])
 
 
+async def made_invitation(callers: Callers, tenant: Tenant) -> str:
+    return await invited(tenant, await callers.user())
+
+
+async def invited(tenant: Tenant, user: Caller) -> str:
+    body = {"role": "viewer", "emails": [user.email]}
+    made = (await tenant.owner.client.post(f"{tenant.path}/invitations", json=body)).json()
+    return str(made["data"][0]["invitation_id"])
+
+
+async def made_request(callers: Callers, tenant: Tenant) -> str:
+    """Make an invitation that is a user's own request to join."""
+    user = await callers.user()
+    invitation = await invited(tenant, user)
+    async with callers.server.database.connect("postgres") as admin:
+        await admin.execute("insert into annex.profiles (user_id) values ($1)", user.user_id)
+        await admin.execute(
+            "update annex.invitations set status = 'requested', user_id = $2 where id = $1",
+            UUID(invitation),
+            user.user_id,
+        )
+    return invitation
+
+
+async def made_join_rule(callers: Callers, tenant: Tenant) -> str:
+    """Make a rule of a provider that nobody has."""
+    body = {"kind": "sso", "value": str(uuid4()), "role": "viewer"}
+    made = await callers.operator().client.post(f"{tenant.path}/join-rules", json=body)
+    return str(made.json()["id"])
+
+
 MAKERS: dict[str, Callable[[Callers, Tenant], Awaitable[str]]] = {
     "event_id": made_event,
     "key": made_role,
     "user_id": made_member,
     "key_id": made_key,
+    "invitation_id": made_invitation,
+    "join_rule_id": made_join_rule,
 }
 
 
@@ -125,12 +159,31 @@ async def own_role(callers: Callers, tenant: Tenant, *permissions: str) -> str:
     return name
 
 
-async def status_of(caller: Caller, operation: Operation, path: str) -> int:
+GIVES = {"createInvitations", "resendInvitation", "approveInvitation", "createJoinRule"}
+"""Operations that give the role of a viewer, and so take its permissions too."""
+
+
+async def claimable(callers: Callers, caller: Caller) -> str:
+    """Let a caller sign in by an SSO provider of their own, which they may then claim."""
+    provider = str(uuid4())
+    async with callers.server.database.connect("postgres") as admin:
+        await admin.execute(
+            "update auth.users set raw_app_meta_data = jsonb_build_object('provider', $2::text)"
+            " where id = $1",
+            caller.user_id,
+            f"sso:{provider}",
+        )
+    return provider
+
+
+async def status_of(callers: Callers, caller: Caller, operation: Operation, path: str) -> int:
     """Call an operation and return the status; a stream is closed right away."""
     options: dict[str, Any] = {}
     if body := resolved(operation.spec.get("requestBody", {})).get("content"):
         media_type = next(iter(body))
         options["json"] = smallest(body[media_type]["schema"])
+        if named(operation) == "createJoinRule":
+            options["json"] |= {"value": await claimable(callers, caller)}
         options["headers"] = {"Content-Type": media_type}
     method, client = operation.method.upper(), caller.client
     if "x-stream" not in operation.spec:
@@ -263,10 +316,10 @@ async def test_a_workspace_is_out_of_an_outsiders_sight(
     outsiders = {who: await who(callers, tenant) for who in OUTSIDERS}
     before = await rows(callers, tenant.id)
     for who, status in OUTSIDERS.items():
-        assert await status_of(outsiders[who], operation, path) == status, who.__name__
+        assert await status_of(callers, outsiders[who], operation, path) == status, who.__name__
     assert await rows(callers, tenant.id) == before
     # And what they were refused is there to be had.
-    assert await status_of(tenant.owner, operation, path) // 100 == 2
+    assert await status_of(callers, tenant.owner, operation, path) // 100 == 2
 
 
 async def rows(callers: Callers, workspace_id: str) -> dict[str, str]:
@@ -310,7 +363,7 @@ async def test_a_member_may_what_their_role_says(
     for role in ("viewer", "member", custom, "admin", "owner"):
         path = await path_of(callers, operation, tenant)
         member = await role_of(callers, tenant, role)
-        status = await status_of(member, operation, path)
+        status = await status_of(callers, member, operation, path)
         may = operation.permission in (CUSTOM if role == custom else await builtin(callers, role))
         assert status // 100 == 2 if may else status == 403, (role, status)
     assert await rows(callers, other.id) == theirs
@@ -323,11 +376,14 @@ async def test_a_key_may_what_its_permissions_say(
 ) -> None:
     path = await path_of(callers, operation, tenant)
     others = await every(callers) - {operation.permission}
-    for permissions in (others, {"workspace:read", operation.permission}):
+    given = await builtin(callers, "viewer") if named(operation) in GIVES else set[str]()
+    for permissions in (others, {"workspace:read", operation.permission, *given}):
         key = await callers.key(tenant.id, *permissions)
         caller = await exchanged(callers, key) if is_exchanged else key
-        status = await status_of(caller, operation, path)
-        assert status == 403 if permissions is others else status // 100 == 2, status
+        status = await status_of(callers, caller, operation, path)
+        # Only a person or an operator can vouch for a domain or a provider.
+        is_refused = permissions is others or named(operation) == "createJoinRule"
+        assert status == 403 if is_refused else status // 100 == 2, status
 
 
 @pytest.mark.parametrize("operation", IN_WORKSPACE, ids=named)
@@ -335,7 +391,7 @@ async def test_an_operator_may_everything(
     callers: Callers, tenant: Tenant, operation: Operation
 ) -> None:
     path = await path_of(callers, operation, tenant)
-    assert await status_of(callers.operator(), operation, path) // 100 == 2
+    assert await status_of(callers, callers.operator(), operation, path) // 100 == 2
 
 
 @pytest.mark.parametrize("operation", IN_WORKSPACE, ids=named)
@@ -344,7 +400,7 @@ async def test_without_a_demanded_second_factor_only_the_workspace_shows(
 ) -> None:
     path = await path_of(callers, operation, tenant)
     member = await owner_without_factor(callers, tenant)
-    status = await status_of(member, operation, path)
+    status = await status_of(callers, member, operation, path)
     assert status == (200 if operation.permission == "workspace:read" else 403)
 
 
@@ -359,7 +415,7 @@ async def test_of_oneself_the_lesser_permission_is_enough(
         member = await role_of(callers, tenant, role)
         path = operation.path.replace("{ws}", tenant.id)
         path = path.replace("{user_id}", str(member.user_id))
-        assert await status_of(member, operation, path) // 100 == 2
+        assert await status_of(callers, member, operation, path) // 100 == 2
 
 
 @pytest.mark.parametrize("operation", ELSEWHERE, ids=named)
@@ -382,7 +438,7 @@ async def test_outside_workspaces_the_kind_of_caller_decides(
         "operator": {"nobody": 401, "user": 403, "key": 403, "exchanged": 403},
     }[operation.permission]
     for name, caller in everybody.items():
-        status = await status_of(caller, operation, operation.path)
+        status = await status_of(callers, caller, operation, operation.path)
         if name in refused:
             assert status == refused[name], name
         else:
@@ -417,7 +473,7 @@ async def test_an_id_of_another_workspace_is_not_found_in_ones_own(
             continue
         path = (await path_of(callers, operation, other)).replace(other.id, tenant.id)
         theirs = await rows(callers, other.id)
-        status = await status_of(tenant.owner, operation, path)
+        status = await status_of(callers, tenant.owner, operation, path)
         # To put a role makes one's own of that name.
         assert status == 404 or (named(operation) == "putRole" and status == 201), path
         assert await rows(callers, other.id) == theirs

@@ -44,8 +44,8 @@ class Once(msgspec.Struct, frozen=True):
 
         The answer is stored in the call's own transaction, so it exists exactly if its effects do.
         Only a success is kept: a failed request may be sent again. Of the answer's fields, those
-        named in `secrets` are never stored: a replay has null in their place. Raises
-        `RequestInProgress` while the first still runs, `KeyReused` for another body.
+        named in `secrets` are never stored, nor those of its items: a replay has null in their
+        place. Raises `RequestInProgress` while the first still runs, `KeyReused` for another body.
         """
         if self.key is None:
             return answer(await self.write.call(build, values))
@@ -90,7 +90,7 @@ class Once(msgspec.Struct, frozen=True):
 
     async def keep(self, work: Work, response: Response[Any], secrets: Sequence[str]) -> None:
         """Store an answer without its secrets; takes the place of one that has expired."""
-        content = msgspec.structs.replace(response.content, **dict.fromkeys(secrets))
+        content = without(response.content, secrets)
         kept = {
             "fingerprint": self.fingerprint,
             "status": response.status_code or 201,
@@ -103,6 +103,15 @@ class Once(msgspec.Struct, frozen=True):
         mine = {"principal": work.scope.principal.name, "route": self.route, "key": self.key}
         statement = insert(m.IdempotencyKey).values(**mine, **kept)
         await work.rows(statement.on_conflict_do_update(index_elements=list(mine), set_=kept))
+
+
+def without(content: Any, secrets: Sequence[str]) -> Any:
+    """Set fields of an answer to null; of a list's answer, those of its items."""
+    if not secrets:
+        return content
+    if isinstance(items := getattr(content, "data", None), list):
+        return msgspec.structs.replace(content, data=[without(item, secrets) for item in items])
+    return msgspec.structs.replace(content, **dict.fromkeys(secrets))
 
 
 async def provide_once(

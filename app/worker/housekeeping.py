@@ -1,4 +1,4 @@
-"""The worker's jobs that keep the database in order: partitions, and what has had its time."""
+"""The worker's job that keeps the database in order, and the list of all that it runs."""
 
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -9,14 +9,15 @@ import structlog
 from app.database.pools import Database, Driver
 from app.logs import configure_logging
 from app.settings import Settings
+from app.worker.mails import mailing
 from app.worker.runner import Job, Runner
 
 log = structlog.get_logger()
 
 EVERY_SECONDS = 3600
 GRACE_DAYS = 30
-ANSWERS = 10_000
-EVENTS = 1000
+ANSWERS = MAILS = 10_000
+EVENTS = INVITATIONS = 1000
 """Rows that one transaction deletes: tens of milliseconds, so that nothing waits for it."""
 STEP_SECONDS = 60.0
 """How long one statement may take, of the server and of the network."""
@@ -42,6 +43,8 @@ async def tidy(
         "partitions_dropped": drop_partitions,
         "answers_deleted": purge_answers,
         "workspace_rows_deleted": partial(purge_workspaces, grace_days=grace_days),
+        "invitations_expired": expire_invitations,
+        "mails_deleted": purge_mails,
     }
     done = dict[str, int]()
     for name, step in steps.items():
@@ -64,10 +67,24 @@ async def drop_partitions(driver: Driver) -> int:
 
 
 async def purge_answers(driver: Driver) -> int:
-    """Delete expired answers, in batches; returns how many."""
+    """Delete expired answers; returns how many."""
+    return await repeat(driver, "select annex.purge_idempotency_keys($1)", ANSWERS)
+
+
+async def expire_invitations(driver: Driver) -> int:
+    """Close the invitations whose time is over; returns how many."""
+    return await repeat(driver, "select annex.expire_invitations($1)", INVITATIONS)
+
+
+async def purge_mails(driver: Driver) -> int:
+    """Delete mails that ended long ago; returns how many."""
+    return await repeat(driver, "select annex.purge_mails($1)", MAILS)
+
+
+async def repeat(driver: Driver, statement: str, size: int) -> int:
+    """Do a step in batches until one finds nothing; returns how many rows in all."""
     gone = 0
-    statement = "select annex.purge_idempotency_keys($1)"
-    while batch := await driver.fetchval(statement, ANSWERS, timeout=STEP_SECONDS):
+    while batch := await driver.fetchval(statement, size, timeout=STEP_SECONDS):
         gone += batch
     return gone
 
@@ -103,12 +120,10 @@ async def work(settings: Settings) -> None:
     """Run the worker by itself, on connections of its own, until cancelled."""
     configure_logging(settings)
     async with Database(settings) as database:
-        limits = settings.event_retention_days, settings.workspace_grace_days
-        await runner(database, *limits).run()
+        await runner(database, settings).run()
 
 
-def runner(
-    database: Database, retention_days: int | None = None, grace_days: int = GRACE_DAYS
-) -> Runner:
-    """Make what `annex worker` runs."""
-    return Runner(database, jobs=[housekeeping(retention_days, grace_days)])
+def runner(database: Database, settings: Settings) -> Runner:
+    """Make what `annex worker` runs; raises `SettingsError` for templates that cannot be used."""
+    tidying = housekeeping(settings.event_retention_days, settings.workspace_grace_days)
+    return Runner(database, jobs=[tidying, *mailing(settings)])

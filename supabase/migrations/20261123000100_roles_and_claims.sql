@@ -113,7 +113,7 @@ grant execute on function annex.principal() to annex_api, annex_worker, authenti
 
 -- The first number of an advisory lock: a class for each use, so that no key of one use can be another's lock.
 create function annex.lock_class(use text) returns integer language sql immutable parallel safe as $$
-  select 1095653376 + array_position(array['sequencer', 'partitions', 'expiry', 'idempotency'], use)
+  select 1095653376 + array_position(array['sequencer', 'partitions', 'expiry', 'idempotency', 'mails'], use)
 $$;
 grant execute on function annex.lock_class(text) to annex_api, annex_worker;
 

@@ -65,6 +65,8 @@ class Tenants(NamedTuple):
                 return "feed_id", self.theirs
             case "readers":
                 return "name", "test"
+            case "public_mail_domains":
+                return "domain", "gmail.com"
             case _:
                 return "workspace_id", self.theirs
 
@@ -84,6 +86,7 @@ async def tenants(admin: Connection) -> Tenants:
         head = await admin.fetchval("select coalesce(max(pos), 0) from annex.log")
         await insert(admin, "log", "event_id", pos=head + 1, **owned)
         await insert(admin, "retentions", "feed_id", feed_id=workspace, retained_from=1)
+        await new_invitation(admin, workspace)
     await admin.execute("insert into annex.readers (name) values ('test') on conflict do nothing")
     for owner in (me, them):
         await remember(admin, f"user:{owner}")
@@ -94,6 +97,24 @@ async def new_role(admin: Connection, workspace: UUID, key: str, *permissions: s
     """Make a workspace's own role."""
     named = {"key": key, "name": key, "permissions": list(permissions)}
     await insert(admin, "roles", "id", workspace_id=workspace, **named)
+
+
+async def new_invitation(admin: Connection, workspace: UUID) -> None:
+    """Make an invitation in the outbox, a removed user and a joining rule."""
+    address = f"{uuid4().hex[:12]}@example.org"
+    owned: dict[str, Any] = {"workspace_id": workspace}
+    invited = await insert(
+        admin,
+        "invitations",
+        email=address,
+        role="viewer",
+        token_hash=uuid4().bytes * 2,
+        expires_at=await admin.fetchval("select now() + interval '1 day'"),
+        **owned,
+    )
+    await insert(admin, "mails", invitation_id=invited, recipient=address, **owned)
+    await insert(admin, "removals", "user_id", user_id=await new_user(admin), **owned)
+    await insert(admin, "join_rules", kind="sso", value=str(uuid4()), role="viewer", **owned)
 
 
 async def remember(connection: Connection, principal: str) -> None:
@@ -250,6 +271,12 @@ async def test_definer_functions_ask_for_the_callers_rights_in_that_workspace(
         "annex.delete_workspace($1)",
         "annex.publish($1, 'test.made')",
         """annex.publish_events($1, '[{"type": "test.made", "source": "test"}]')""",
+        "annex.create_invitations($1, '{a@b.example}', '{}', 'viewer', 1, 1, true, 1)",
+        "annex.revoke_invitation($1, $1)",
+        "annex.resend_invitation($1, $1, null, true, 1)",
+        "annex.approve_invitation($1, $1)",
+        "annex.create_join_rule($1, 'domain', 'b.example', 'viewer')",
+        "annex.delete_join_rule($1, $1)",
     )
     async with session(database, way, tenants) as connection:
         for call in calls:
@@ -266,8 +293,9 @@ async def test_ones_own_workspace_is_visible(
         assert await count(connection, "workspaces", "id", tenants.mine) == 1
         assert await count(connection, "members", "workspace_id", tenants.mine) == 1
         assert await count(connection, "roles", "workspace_id", tenants.mine) == 1
-        # One was made, five are changes to rows; those of keys need keys:read.
-        seen = 4 if "key" in way else 6
+        # One was made, seven are changes to rows; those of the key, the invitation and the rule
+        # need permissions of their own.
+        seen = 4 if "key" in way else 8
         assert await count(connection, "events", "workspace_id", tenants.mine) == seen
 
 
@@ -425,7 +453,10 @@ NOUNS = {
     "member": "members:read",
     "role": "roles:read",
     "api_key": "keys:read",
+    "invitation": "invitations:read",
+    "join_rule": "invitations:read",
 }
+BY_PERMISSION = {p: {n for n, needed in NOUNS.items() if needed == p} for p in NOUNS.values()}
 SEEN = "select distinct split_part(type, '.', 2) from annex.events where workspace_id = $1"
 
 
@@ -467,7 +498,7 @@ async def test_a_user_sees_the_events_whose_permission_they_hold(
         (["events:read"], {"made"}),
         (["events:read", "events:audit"], {"made", "login"}),
         (["events:read", *NOUNS.values()], {"made", *NOUNS}),
-        *[(["events:read", needed], {"made", noun}) for noun, needed in NOUNS.items()],
+        *[(["events:read", needed], {"made", *nouns}) for needed, nouns in BY_PERMISSION.items()],
     ],
 )
 async def test_a_key_sees_the_events_whose_permission_it_has(
@@ -594,9 +625,10 @@ async def test_an_operator_sees_every_workspace_and_no_secret(
     async with database.connect("annex_api", OPERATOR) as connection:
         seen = set(await their_rows(admin, connection, tenants))
         others = {"members", "profiles", "roles", "api_keys", "events", "log", "retentions"}
-        assert seen == {"workspaces", *others}
-        with pytest.raises(Denied):
-            await connection.fetch("select secret_hash from annex.api_keys")
+        assert seen == {"workspaces", "invitations", "join_rules", *others}
+        for secret in ("secret_hash from annex.api_keys", "token_hash from annex.invitations"):
+            with pytest.raises(Denied):
+                await connection.fetch(f"select {secret}")
 
 
 async def test_the_worker_moves_its_readers_and_removes_none(
