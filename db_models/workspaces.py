@@ -58,6 +58,11 @@ class Workspace(Base):
             name="workspaces_metadata_check",
         ),
         Index(
+            "workspaces_deleted_at_idx",
+            "deleted_at",
+            postgresql_where=text("deleted_at is not null"),
+        ),
+        Index(
             "workspaces_slug_key", "slug", unique=True, postgresql_where=text("deleted_at is null")
         ),
     )

@@ -50,7 +50,18 @@ async def test_the_live_application_keeps_the_contract(
     headers = dict(tenant.owner.client.headers)
     base_url = callers.server.url
     events = (await tenant.owner.client.get(f"{tenant.path}/events")).json()["data"]
-    there = {"ws": tenant.id, "event_id": events[0]["id"], "code": "conflict", "file": "start.js"}
+    made = await tenant.owner.client.post(
+        f"{tenant.path}/api-keys", json={"name": "k", "permissions": ["workspace:read"]}
+    )
+    there = {
+        "ws": tenant.id,
+        "event_id": events[0]["id"],
+        "user_id": str(tenant.owner.user_id),
+        "key": "auditor",
+        "key_id": made.json()["id"],
+        "code": "conflict",
+        "file": "start.js",
+    }
 
     def check(mode: GenerationMode, count: int) -> int:
         seen = 0

@@ -15,6 +15,7 @@ from app.worker.runner import Job, Runner
 log = structlog.get_logger()
 
 EVERY_SECONDS = 3600
+GRACE_DAYS = 30
 ANSWERS = MAILS = 10_000
 EVENTS = INVITATIONS = 1000
 """Rows that one transaction deletes: tens of milliseconds, so that nothing waits for it."""
@@ -22,21 +23,26 @@ STEP_SECONDS = 60.0
 """How long one statement may take, of the server and of the network."""
 
 
-def housekeeping(retention_days: int | None = None) -> Job:
+def housekeeping(retention_days: int | None = None, grace_days: int = GRACE_DAYS) -> Job:
     """Make the job; `retention_days` is the installation's limit for events.
 
-    Several processes may run it: every step repeats safely, and one at a time expires events.
+    `grace_days` is how long the row of a deleted workspace stays. Several processes may run it:
+    every step repeats safely, and one at a time expires events.
     """
-    return Job("housekeeping", EVERY_SECONDS, partial(tidy, retention_days=retention_days))
+    steps = partial(tidy, retention_days=retention_days, grace_days=grace_days)
+    return Job("housekeeping", EVERY_SECONDS, steps)
 
 
-async def tidy(database: Database, retention_days: int | None = None) -> None:
+async def tidy(
+    database: Database, retention_days: int | None = None, grace_days: int = GRACE_DAYS
+) -> None:
     """Take every step once; a step that fails does not keep the others from their turn."""
     steps: dict[str, Callable[[Driver], Awaitable[int]]] = {
         "partitions_made": roll_partitions,
         "events_expired": partial(expire_events, retention_days=retention_days),
         "partitions_dropped": drop_partitions,
         "answers_deleted": purge_answers,
+        "workspace_rows_deleted": partial(purge_workspaces, grace_days=grace_days),
         "invitations_expired": expire_invitations,
         "mails_deleted": purge_mails,
     }
@@ -83,6 +89,15 @@ async def repeat(driver: Driver, statement: str, size: int) -> int:
     return gone
 
 
+async def purge_workspaces(driver: Driver, grace_days: int) -> int:
+    """Delete workspaces whose grace period is over, in batches; returns how many rows went."""
+    gone = 0
+    statement = "select annex.purge_workspaces($1)"
+    while batch := await driver.fetchval(statement, grace_days, timeout=STEP_SECONDS):
+        gone += batch
+    return gone
+
+
 async def expire_events(driver: Driver, retention_days: int | None) -> int:
     """Delete the events of all workspaces that have expired, in batches; returns how many.
 
@@ -110,5 +125,5 @@ async def work(settings: Settings) -> None:
 
 def runner(database: Database, settings: Settings) -> Runner:
     """Make what `annex worker` runs; raises `SettingsError` for templates that cannot be used."""
-    jobs = [housekeeping(settings.event_retention_days), *mailing(settings)]
-    return Runner(database, jobs=jobs)
+    tidying = housekeeping(settings.event_retention_days, settings.workspace_grace_days)
+    return Runner(database, jobs=[tidying, *mailing(settings)])

@@ -39,6 +39,7 @@ create table annex.workspaces (
   )
 );
 create unique index workspaces_slug_key on annex.workspaces (slug) where deleted_at is null;
+create index workspaces_deleted_at_idx on annex.workspaces (deleted_at) where deleted_at is not null;
 
 -- Every permission there is; checks and the built-in roles draw on this one list.
 create function annex.permissions() returns text[] language sql immutable parallel safe as $$
@@ -112,15 +113,15 @@ create trigger roles_touch before update on annex.roles for each row execute fun
 create trigger members_touch before update on annex.members for each row execute function annex.touch();
 
 -- BEFORE trigger of a table with workspace_id and role: refuse a role that the workspace does not have. A foreign key could
--- not lead to built-in roles and to the workspace's own at once. The lock keeps the role until the commit; built-in roles
--- never go.
+-- not lead to built-in roles and to the workspace's own at once. Built-in roles never go; one of the workspace's own is
+-- written as it is: who deletes it waits for that, then sees who holds it, or fails in a snapshot of before.
 create function annex.check_role() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
   if new.role in ('owner', 'admin', 'member', 'viewer') then
     return new;
   end if;
-  perform from annex.roles r where r.workspace_id = new.workspace_id and r.key = new.role for key share;
+  update annex.roles r set name = r.name where r.workspace_id = new.workspace_id and r.key = new.role;
   if not found then
     raise exception 'There is no role % in this workspace.', new.role
       using errcode = 'foreign_key_violation', constraint = 'unknown_role';
@@ -678,9 +679,16 @@ declare
   caller uuid := annex.user_id();
   question record;
   held record;
+  asked uuid;
   status text;
 begin
   perform annex.require(check_permissions.workspace_id, 'workspace:read');
+  if exists (
+    select from jsonb_array_elements(questions) q where (q.value ->> 'user_id')::uuid is distinct from caller
+      and q.value ->> 'user_id' is not null
+  ) then
+    perform annex.require(check_permissions.workspace_id, 'members:read');
+  end if;
   if jsonb_array_length(questions) not between 1 and 20 then
     raise exception '1 to 20 questions at once' using errcode = 'program_limit_exceeded';
   end if;
@@ -689,10 +697,11 @@ begin
       nullif((q.value ->> 'user_id')::uuid, caller) as other
     from jsonb_array_elements(questions) with ordinality as q (value, n)
   loop
-    if question.other is not null then
-      perform annex.require(check_permissions.workspace_id, 'members:read');
+    -- Looked up once for all questions about one and the same that follow each other.
+    if question.n = 1 or question.other is distinct from asked then
+      select g.permissions, g.needs_aal2 into held from annex.grants(check_permissions.workspace_id, question.other) g;
+      asked := question.other;
     end if;
-    select g.permissions, g.needs_aal2 into held from annex.grants(check_permissions.workspace_id, question.other) g;
     ordinal := question.n;
     user_id := coalesce(question.other, caller);
     allowed := coalesce(question.permission = any (held.permissions), false);

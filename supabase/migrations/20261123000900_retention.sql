@@ -103,4 +103,33 @@ end
 $$;
 grant execute on function annex.expire_events(uuid, integer, integer) to annex_worker;
 
+-- Delete one batch of a workspace that was deleted so many days ago: its members first, then the rest with its row. What
+-- refers to it goes along; its events stay for as long as the installation keeps them. Returns how many rows of members
+-- and workspaces went, 0 if there is nothing left.
+create function annex.purge_workspaces(grace_days integer, max_rows integer default 1000) returns integer
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  old uuid;
+  gone integer;
+begin
+  select w.id into old from annex.workspaces w
+  where w.deleted_at < now() - make_interval(days => greatest(grace_days, 0))
+  order by w.deleted_at limit 1 for update skip locked;
+  if old is null then
+    return 0;
+  end if;
+  delete from annex.members m
+  where m.workspace_id = old and m.user_id in (
+    select n.user_id from annex.members n where n.workspace_id = old order by n.user_id limit max_rows
+  );
+  get diagnostics gone = row_count;
+  if gone < max_rows then
+    delete from annex.workspaces w where w.id = old;
+    gone := gone + 1;
+  end if;
+  return gone;
+end
+$$;
+grant execute on function annex.purge_workspaces(integer, integer) to annex_worker;
+
 reset role;

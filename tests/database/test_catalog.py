@@ -277,6 +277,20 @@ async def test_python_and_sql_know_the_same_permissions(catalog: Connection) -> 
     assert await catalog.fetchval("select annex.permissions()") == [*Permission]
 
 
+async def test_what_users_write_about_themselves_decides_nothing(catalog: Connection) -> None:
+    found = await catalog.fetch(
+        "select prosrc from pg_proc where pronamespace = 'annex'::regnamespace union all"
+        " select pg_get_expr(polqual, polrelid) from pg_policy where polqual is not null"
+    )
+    written = [row[0] for row in found]
+    for folder in ("app/auth", "app/database", "app/services", "controllers"):
+        for file in (ROOT / folder).rglob("*.py"):
+            # A comment may say why not.
+            written += re.findall(r"[\"']\w*user_metadata\w*[\"']", file.read_text())
+    assert len(written) > 50
+    assert not any("user_metadata" in text for text in written)
+
+
 async def test_no_use_of_an_advisory_lock_is_anothers(catalog: Connection) -> None:
     classes = await catalog.fetch(
         "select distinct m[1] as use, annex.lock_class(m[1]) as number from pg_proc,"

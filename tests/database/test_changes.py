@@ -37,6 +37,7 @@ CHANGES = [
     Change("roles", "delete from annex.roles", ["role.deleted"]),
     Change("api_keys", "update annex.api_keys set revoked_at = now()", ["api_key.updated"]),
     Change("api_keys", "update annex.api_keys set secret_hash = secret_hash", []),
+    Change("api_keys", "update annex.api_keys set last_used_at = now()", []),
     Change("api_keys", "delete from annex.api_keys", ["api_key.deleted"]),
 ]
 
@@ -196,6 +197,9 @@ RIGHTS = [
     ("api_keys", "update annex.api_keys set permissions = '{}'", "api_key:{key}"),
     ("api_keys", "update annex.api_keys set expires_at = now()", "api_key:{key}"),
     ("api_keys", "update annex.api_keys set revoked_at = now()", "api_key:{key}"),
+    ("api_keys", "update annex.api_keys set allowed_addresses = '{::1}'", "api_key:{key}"),
+    ("api_keys", "update annex.api_keys set rate_limit_per_minute = 1", None),
+    ("roles", "update annex.roles set grantable = '{*}'", None),
     ("api_keys", "delete from annex.api_keys", "api_key:{key}"),
 ]
 

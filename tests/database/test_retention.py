@@ -12,7 +12,14 @@ import pytest
 from app.database.pools import Database
 from app.worker.housekeeping import tidy
 from tests.conftest import TestDatabase, settings_for
-from tests.database.conftest import Connection, insert, new_user, new_workspace
+from tests.database.conftest import (
+    Connection,
+    insert,
+    join,
+    new_key,
+    new_user,
+    new_workspace,
+)
 
 EXPIRE = "select workspace_id, is_last, expired from annex.expire_events($1, $2, $3)"
 FLOOR = "select annex.uuid7_floor($1)"
@@ -273,6 +280,40 @@ async def test_housekeeping_expires_in_batches(
     await old.add(other, *[90] * 3, 9)
     await tidy(pools, 30)
     assert (len(await old.left(mine)), len(await old.left(other))) == (1, 1)
+
+
+REFERRING = """
+select conrelid::regclass::text, a.attname from pg_constraint c
+join pg_attribute a on a.attrelid = c.conrelid and a.attnum = c.conkey[1]
+where c.contype = 'f' and c.confrelid = 'annex.workspaces'::regclass
+"""
+
+
+async def test_a_deleted_workspace_is_purged_after_its_grace(old: Old, pools: Database) -> None:
+    mine, other, live = [await old.workspace() for _ in range(3)]
+    for workspace in (mine, other, live):
+        await new_key(old.admin, workspace)
+        await old.add(workspace, 1)
+        for _ in range(3):
+            await join(old.admin, workspace, await new_user(old.admin), "viewer")
+    delete = "update annex.workspaces set deleted_at = now() - $2::interval where id = $1"
+    await old.admin.execute(delete, mine, timedelta(days=31))
+    await old.admin.execute(delete, other, timedelta(days=29))
+    async with old.database.connect("annex_worker") as worker:
+        # In batches, as the worker does it.
+        steps = [await worker.fetchval("select annex.purge_workspaces(30, 2)") for _ in range(4)]
+    assert sum(steps) == 5
+    assert steps[-1] == 0
+    await tidy(pools)
+    referring = await old.admin.fetch(REFERRING)
+    assert {table for table, _ in referring} >= {"annex.members", "annex.roles", "annex.api_keys"}
+    for table, column in (*referring, ("annex.workspaces", "id")):
+        count = f"select count(*) from {table} where {column} = $1"
+        assert await old.admin.fetchval(count, mine) == 0, table
+    for workspace, members in ((other, 4), (live, 4)):
+        count = "select count(*) from annex.members where workspace_id = $1"
+        assert await old.admin.fetchval(count, workspace) == members
+    assert len(await old.left(mine)) >= 1
 
 
 async def test_what_cannot_be_done_does_not_keep_the_rest_from_its_turn(
