@@ -5,16 +5,17 @@ Problem
  ├ Unauthorized 401 ─ MissingCredentials, InvalidToken, TokenExpired, NotAToken, InvalidKey,
  │                    InvalidTicket
  ├ Forbidden 403 ─ UserRequired, OperatorRequired, SecondFactorRequired, NotGrantable,
- │                 EmailUnconfirmed, InvitationForAnother, DomainNotClaimable
+ │                 KeyRequired, AddressNotAllowed, EmailUnconfirmed, InvitationForAnother,
+ │                 DomainNotClaimable
  ├ NotFound 404, MethodNotAllowed 405, RequestTimeout 408
- ├ Conflict 409 ─ SlugTaken, AlreadyMember, LimitReached, DomainNotAllowed, RuleTaken,
- │                InvitationClosed, RequestInProgress
+ ├ Conflict 409 ─ SlugTaken, LastOwner, RoleInUse, AlreadyMember, LimitReached,
+ │                DomainNotAllowed, RuleTaken, InvitationClosed, RequestInProgress
  ├ InvitationGone 410
  ├ PreconditionFailed 412, TooLarge 413, UnsupportedMediaType 415, KeyReused 422
  ├ RateLimited 429 ─ TooManyMails, TooManyFailures, TooManyConnections, TooManyStreams,
  │                   TooManyFilters
  ├ HeadersTooLarge 431
- └ InternalError 500, Unavailable 503
+ └ InternalError 500, NotConfigured 501, Unavailable 503
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -150,9 +151,21 @@ class SecondFactorRequired(Forbidden):
 
 
 class NotGrantable(Forbidden):
-    """The caller may not give this role."""
+    """The caller may not give or take this much."""
 
     code = "not_grantable"
+
+
+class KeyRequired(Forbidden):
+    """Only an API key itself can do this."""
+
+    code = "key_required"
+
+
+class AddressNotAllowed(Forbidden):
+    """The key is not taken from this address."""
+
+    code = "address_not_allowed"
 
 
 class EmailUnconfirmed(Forbidden):
@@ -201,6 +214,18 @@ class SlugTaken(Conflict):
     """The slug is taken."""
 
     code = "slug_taken"
+
+
+class LastOwner(Conflict):
+    """The last owner stays."""
+
+    code = "last_owner"
+
+
+class RoleInUse(Conflict):
+    """A member holds the role."""
+
+    code = "role_in_use"
 
 
 class AlreadyMember(Conflict):
@@ -317,6 +342,12 @@ class InternalError(Problem):
     status, code = 500, "internal_error"
 
 
+class NotConfigured(Problem):
+    """The server lacks a setting that this needs."""
+
+    status, code = 501, "not_configured"
+
+
 class Unavailable(Problem):
     """Something that Annex depends on cannot be reached."""
 
@@ -338,6 +369,24 @@ CONSTRAINTS: dict[str, Problem] = {
     ),
     "workspaces_metadata_check": InvalidRequest(
         "The metadata is larger than 16 KiB.", errors=[FieldError("/metadata", "over 16 KiB")]
+    ),
+    "workspaces_allowed_email_domains_check": InvalidRequest(
+        "Domains are written in lower case, such as example.com, and in 10,000 characters.",
+        errors=[FieldError("/allowed_email_domains", "not domains")],
+    ),
+    "members_metadata_check": InvalidRequest(
+        "The metadata is larger than 16 KiB.", errors=[FieldError("/metadata", "over 16 KiB")]
+    ),
+    "api_keys_metadata_check": InvalidRequest(
+        "The metadata is larger than 16 KiB.", errors=[FieldError("/metadata", "over 16 KiB")]
+    ),
+    "api_key_expires_at": InvalidRequest(
+        "The key would have expired already; choose a later time.",
+        errors=[FieldError("/expires_at", "in the past")],
+    ),
+    "role_without_sight": InvalidRequest(
+        "Every role holds workspace:read.",
+        errors=[FieldError("/permissions", "without workspace:read")],
     ),
     "profiles_user_id_fkey": InvalidToken(
         "The user of this token no longer exists; sign in again."
@@ -393,6 +442,8 @@ def from_database(error: asyncpg.PostgresError) -> Problem | None:
     # Only the server's own have a severity: asyncpg raises the same for arguments we made wrong.
     if isinstance(error, asyncpg.DataError) and getattr(error, "severity", None):
         return InvalidRequest(f"A value cannot be stored: {error.args[0]}.")
+    if isinstance(error, asyncpg.StatementTooComplexError):
+        return InvalidRequest("The request is nested too deeply.")
     if isinstance(error, asyncpg.DeadlockDetectedError | asyncpg.SerializationError):
         return Unavailable("Another request was in the way; send this one again.")
     if isinstance(

@@ -13,6 +13,7 @@ from litestar.di import Provide
 from litestar.types import ControllerRouterHandler
 
 from app.auth.dependencies import provide_principal, provide_read, provide_write
+from app.auth.signing import Signer
 from app.auth.tickets import Tickets, derive_key
 from app.auth.tokens import Tokens
 from app.database.check import check_database
@@ -94,6 +95,7 @@ async def lifespan(settings: Settings, app: Litestar) -> AsyncIterator[None]:
         )
         tail = Tail(database.worker, hub, notifies=not database.is_pooled)
         failures = Failures(settings)
+        signer = Signer(settings.signing_key, settings.issuer)
         streams = StreamBudget(settings)
         refusals = Refusals(app.connections, failures, streams)
         tasks = [*tail.tasks(), Supervised("hub", hub.keep_time)]
@@ -110,7 +112,8 @@ async def lifespan(settings: Settings, app: Litestar) -> AsyncIterator[None]:
             limiter=Limiter(settings),
             failures=failures,
             streams=streams,
-            tokens=Tokens(settings, http),
+            tokens=Tokens(settings, http, signer),
+            signer=signer,
             tickets=Tickets(settings.secret_key),
         )
         running = [asyncio.create_task(task.keep()) for task in tasks]

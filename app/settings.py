@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import SplitResult, urlsplit
 
+import jwt
 import msgspec
 from dotenv import dotenv_values
 from sqlalchemy.engine import URL, make_url
@@ -63,6 +64,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """At least 32 characters; encrypts cursors and signs stream tickets.
 
     Changing it resets open streams.
+    """
+    signing_key: str | None = None
+    """A private JWK (ES256, with its `kid`) that was imported into the Supabase project.
+
+    Signs the tokens that API keys are exchanged for; without it none is.
     """
     operator_key_hashes: list[str] = []
     """SHA-256 of each `annex_op_…` key, in hex, separated by commas."""
@@ -221,6 +227,14 @@ def mistakes(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
                 "`annex operator-key` makes a key and its hash."
             )
             break
+    if settings.signing_key is not None:
+        try:
+            read_signing_key(settings.signing_key)
+        except ValueError as error:
+            yield (
+                f"ANNEX_SIGNING_KEY is not usable: {error}; `supabase gen signing-key --algorithm"
+                " ES256` makes one."
+            )
     yield from mail_mistakes(settings)
     if settings.is_development:
         return
@@ -238,6 +252,19 @@ def mistakes(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
             "ANNEX_JWT_SECRET is a publicly known default or shorter than 32 characters; take your "
             "project's own from its dashboard."
         )
+
+
+def read_signing_key(text: str) -> jwt.PyJWK:
+    """Read a private JWK (RFC 7517) of the curve P-256 with a `kid`; raises `ValueError`."""
+    try:
+        given = msgspec.json.decode(text, type=dict)
+        key = jwt.PyJWK(given, algorithm="ES256")
+        is_usable = isinstance(given.get("d"), str) and given.get("crv") == "P-256"
+    except (msgspec.MsgspecError, jwt.PyJWTError, ValueError, TypeError) as error:
+        raise ValueError("it is no JWK") from error
+    if not is_usable or not isinstance(key.key_id, str) or not key.key_id:
+        raise ValueError("it is no private P-256 key with a kid")
+    return key
 
 
 def mail_mistakes(settings: Settings) -> Iterator[str]:

@@ -92,7 +92,8 @@ async def follow(
             principal, is_by_ticket = await identify(
                 request, ticket, is_reconnect=last_event_id is not None
             )
-            runtime.limiter.take(principal.name, state_of(request.scope))
+            state, rate = state_of(request.scope), principal.rate_limit_per_minute
+            runtime.limiter.take(principal.name, state, rate)
             source = source_of(request, principal, ws)
             feed, sight = await source.sight()
         if ticket is not None and is_by_ticket and last_event_id is not None:
@@ -148,7 +149,7 @@ async def identify(
             return await authenticate(request), False
     runtime = runtime_of(request)
     principal = runtime.tickets.read(ticket, request.scope["path"], is_reconnect=is_reconnect)
-    return await refresh(runtime, principal), True
+    return await refresh(request, principal), True
 
 
 def source_of(request: Request[Any, Any, Any], principal: Principal, ws: str | None) -> Source:
@@ -160,7 +161,7 @@ def source_of(request: Request[Any, Any, Any], principal: Principal, ws: str | N
 async def look_again(request: Request[Any, Any, Any], source: Source) -> Sight:
     """Look a reader's rights up again, its credential's first."""
     scope = source.read.scope
-    principal = await refresh(runtime_of(request), scope.principal)
+    principal = await refresh(request, scope.principal)
     source.read.scope = msgspec.structs.replace(scope, principal=principal)
     _, sight = await source.sight()
     return sight

@@ -43,6 +43,14 @@ class Workspace(Base):
         ),
         CheckConstraint("member_limit between 1 and 1000000", name="workspaces_member_limit_check"),
         CheckConstraint(
+            "array_ndims(allowed_email_domains) = 1 and cardinality(allowed_email_domains) <= 100"
+            " and array_position(allowed_email_domains, null) is null"
+            " and array_to_string(allowed_email_domains, ',')"
+            " ~ '^[a-z0-9-]+([.][a-z0-9-]+)+(,[a-z0-9-]+([.][a-z0-9-]+)+)*$'"
+            " and char_length(array_to_string(allowed_email_domains, ',')) <= 10000",
+            name="workspaces_allowed_email_domains_check",
+        ),
+        CheckConstraint(
             "char_length(external_id) between 1 and 200", name="workspaces_external_id_check"
         ),
         CheckConstraint(

@@ -19,7 +19,7 @@ import schemathesis
 import yaml
 
 from app.auth.keys import Key
-from app.dev.demo import Secrets, demo_settings, mint_token
+from app.dev.demo import Secrets, demo_settings, mint_token, new_signing_key
 from app.dev.migrations import apply
 from app.dev.postgres import THROWAWAY, EmbeddedPostgres
 from app.http.application import Application
@@ -40,6 +40,7 @@ SECRETS = Secrets(
     jwt_secret="a jwt secret for tests, long enough to pass",
     api_key=str(Key("sk", "t" * 12, "t" * 32)),
     operator_key=str(Key("op", "o" * 12, "o" * 32)),
+    signing_key=new_signing_key(),
 )
 
 # All clients of a test have one address, and some tests open thousands of streams.
@@ -270,24 +271,25 @@ class Callers:
         claims = {"role": "authenticated", "sub": str(user_id), "email": email, "aal": aal}
         return Caller(self.client(token), user_id, email, claims)
 
-    async def key(self, workspace_id: str, *permissions: str) -> Caller:
-        """Make an API key of a workspace."""
+    async def key(self, workspace_id: str, *permissions: str, **columns: Any) -> Caller:
+        """Make an API key of a workspace, which may give every role that it holds itself."""
         key = Key.make("sk")
         async with self.server.database.connect("postgres") as admin:
+            values = {
+                "workspace_id": UUID(workspace_id),
+                "name": "Test",
+                "prefix": key.prefix,
+                "secret_hash": key.hash,
+                "permissions": list(permissions),
+                "grantable": ["owner", "admin", "member", "viewer", "*"],
+                **columns,
+            }
+            places = ", ".join(f"${n}" for n in range(1, len(values) + 1))
             key_id = await admin.fetchval(
-                "insert into annex.api_keys (workspace_id, name, prefix, secret_hash, permissions)"
-                " values ($1, 'Test', $2, $3, $4) returning id",
-                UUID(workspace_id),
-                key.prefix,
-                key.hash,
-                list(permissions),
+                f"insert into annex.api_keys ({', '.join(values)}) values ({places}) returning id",
+                *values.values(),
             )
-        claims = {
-            "role": "annex_key",
-            "sub": str(key_id),
-            "workspace_id": workspace_id,
-            "permissions": list(permissions),
-        }
+        claims = {"role": "annex_key", "sub": str(key_id)}
         return Caller(self.client(str(key)), None, None, claims)
 
     def operator(self) -> Caller:

@@ -18,6 +18,8 @@ ProblemCode = Literal[
     "operator_required",
     "second_factor_required",
     "not_grantable",
+    "key_required",
+    "address_not_allowed",
     "email_unconfirmed",
     "invitation_for_another",
     "domain_not_claimable",
@@ -26,6 +28,8 @@ ProblemCode = Literal[
     "request_timeout",
     "conflict",
     "slug_taken",
+    "last_owner",
+    "role_in_use",
     "already_member",
     "limit_reached",
     "domain_not_allowed",
@@ -45,6 +49,7 @@ ProblemCode = Literal[
     "too_many_filters",
     "headers_too_large",
     "internal_error",
+    "not_configured",
     "unavailable",
 ]
 

@@ -268,8 +268,10 @@ create trigger members_record after insert or update or delete on annex.members
 create trigger roles_record after insert or update or delete on annex.roles
   for each row execute function
   annex.record_change('role', 'created', 'updated', 'deleted', 'roles:read', 'key permissions workspace_id');
-create trigger api_keys_record after insert or update or delete on annex.api_keys
-  for each row execute function
-  annex.record_change('api_key', 'created', 'updated', 'deleted', 'keys:read', 'permissions expires_at revoked_at');
+create trigger api_keys_record after insert or delete or update of name, secret_hash, permissions, grantable, metadata,
+  allowed_addresses, rate_limit_per_minute, expires_at, replaced_by, revoked_at
+  on annex.api_keys for each row execute function annex.record_change(
+    'api_key', 'created', 'updated', 'deleted', 'keys:read', 'permissions allowed_addresses expires_at revoked_at'
+  );
 
 reset role;

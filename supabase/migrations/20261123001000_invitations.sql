@@ -110,37 +110,32 @@ create trigger members_removal after delete on annex.members
   for each row execute function annex.record_removal();
 
 -- Say whether a principal may give a role in a workspace now, by what the tables say of them and not by claims: to check
--- who invited again when the invitation is accepted. The role must exist, the principal hold invitations:manage and all
--- permissions of the role; a user's own role must name it as grantable as well. An operator may give every role.
+-- who invited again when the invitation is accepted. The role must exist, and the principal hold invitations:manage and
+-- all permissions of the role, and may give it. An operator may give every role.
 create function annex.may_give(workspace_id uuid, giver text, role text) returns boolean
 language plpgsql stable as $$
 #variable_conflict use_column
 declare
+  kind text := split_part(giver, ':', 1);
   giver_id text := split_part(giver, ':', 2);
   wanted annex.roles;
+  held record;
 begin
   select r.* into wanted from annex.roles r
   where r.key = may_give.role and (r.workspace_id is null or r.workspace_id = may_give.workspace_id);
   if not found then
     return false;
+  elsif kind = 'user' then
+    select g.permissions, g.grantable into held from annex.grants(may_give.workspace_id, giver_id::uuid) g;
+  elsif kind = 'api_key' then
+    select k.permissions, k.grantable into held from annex.api_keys k
+    where k.id = giver_id::uuid and k.workspace_id = may_give.workspace_id
+      and k.revoked_at is null and (k.expires_at is null or k.expires_at > now());
+  else
+    return kind = 'operator';
   end if;
-  return case split_part(giver, ':', 1)
-    when 'operator' then true
-    when 'api_key' then exists (
-      select from annex.api_keys k
-      where k.id = giver_id::uuid and k.workspace_id = may_give.workspace_id
-        and k.revoked_at is null and (k.expires_at is null or k.expires_at > now())
-        and 'invitations:manage' = any (k.permissions) and wanted.permissions <@ k.permissions
-    )
-    when 'user' then exists (
-      select from annex.members m
-      join annex.roles r on r.key = m.role and (r.workspace_id is null or r.workspace_id = m.workspace_id)
-      where m.workspace_id = may_give.workspace_id and m.user_id = giver_id::uuid and m.status = 'active'
-        and 'invitations:manage' = any (r.permissions) and wanted.permissions <@ r.permissions
-        and (wanted.key = any (r.grantable) or wanted.workspace_id is not null and r.key in ('owner', 'admin'))
-    )
-    else false
-  end;
+  return found and 'invitations:manage' = any (held.permissions) and wanted.permissions <@ held.permissions
+    and (wanted.key = any (held.grantable) or (wanted.workspace_id is not null and '*' = any (held.grantable)));
 end
 $$;
 
@@ -148,19 +143,6 @@ $$;
 create function annex.role_name(workspace_id uuid, role text) returns text language sql stable as $$
   select r.name from annex.roles r
   where r.key = role_name.role and (r.workspace_id is null or r.workspace_id = role_name.workspace_id)
-$$;
-
--- Raise unless the caller may give a role in a workspace. For Annex's own functions, after annex.require.
-create function annex.require_grantable(workspace_id uuid, role text) returns void
-language plpgsql stable as $$
-begin
-  if annex.role_name(require_grantable.workspace_id, require_grantable.role) is null then
-    raise exception 'The workspace has no such role.' using errcode = 'check_violation', constraint = 'unknown_role';
-  elsif not annex.may_give(require_grantable.workspace_id, annex.principal(), require_grantable.role) then
-    raise exception 'The caller may not give this role.'
-      using errcode = 'insufficient_privilege', constraint = 'not_grantable';
-  end if;
-end
 $$;
 
 -- The calling user's address and provider; raises unless Supabase has confirmed the address.
