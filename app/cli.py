@@ -84,7 +84,7 @@ def serve(host: str, port: int, workers: int) -> None:
 
 @annex.command()
 def worker() -> None:
-    """Keep the database in order beside `annex serve`: partitions, expired answers.
+    """Keep the database in order beside `annex serve`, and send its mails.
 
     Several may run.
     """

@@ -182,7 +182,8 @@ language sql volatile as $$
   where w.id = lock_workspace.workspace_id and w.deleted_at is null for no key update
 $$;
 
--- Make a user a member; the caller holds the workspace's lock, and has checked that the user may join.
+-- Make a user a member; the caller holds the workspace's lock, and has checked that the user may join. The trigger of
+-- members counts the seats.
 create function annex.admit(workspace annex.workspaces, user_id uuid, email text, role text) returns void
 language plpgsql as $$
 begin
@@ -190,11 +191,6 @@ begin
     select from annex.members m where m.workspace_id = workspace.id and m.user_id = admit.user_id
   ) then
     raise exception 'The user is a member already.' using errcode = 'unique_violation', constraint = 'already_member';
-  elsif workspace.member_limit is not null and workspace.member_limit <= (
-    select count(*) from annex.members m where m.workspace_id = workspace.id
-  ) then
-    raise exception 'The workspace has as many members as it may have.'
-      using errcode = 'check_violation', constraint = 'limit_reached';
   end if;
   insert into annex.profiles (user_id, email) values (admit.user_id, admit.email) on conflict do nothing;
   insert into annex.members (workspace_id, user_id, role) values (workspace.id, admit.user_id, admit.role);

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import email
 import email.policy
+import ssl
 from collections.abc import AsyncIterator, Callable
 from email.message import EmailMessage
 from typing import Any, NamedTuple
@@ -52,6 +53,10 @@ class Mailbox:
         self.port = 0
         self.server: asyncio.Server | None = None
         self.protocols: list[SMTP] = []
+        self.options: dict[str, Any] = {}
+        """More of aiosmtpd's: TLS, logins."""
+        self.tls: ssl.SSLContext | None = None
+        """TLS from the start."""
 
     async def handle_RCPT(
         self, _: SMTP, __: Session, envelope: Envelope, address: str, ___: list[str]
@@ -80,11 +85,11 @@ class Mailbox:
         loop = asyncio.get_running_loop()
 
         def connect() -> SMTP:
-            made = SMTP(self, loop=loop, hostname="mail.test", ident="test")
+            made = SMTP(self, loop=loop, hostname="mail.test", ident="test", **self.options)
             self.protocols.append(made)
             return made
 
-        self.server = await loop.create_server(connect, "127.0.0.1", self.port)
+        self.server = await loop.create_server(connect, "127.0.0.1", self.port, ssl=self.tls)
         self.port = self.server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
@@ -102,9 +107,10 @@ class Mailbox:
 
 
 @contextlib.asynccontextmanager
-async def mailbox() -> AsyncIterator[Mailbox]:
-    """Run the server."""
+async def mailbox(tls: ssl.SSLContext | None = None, **options: Any) -> AsyncIterator[Mailbox]:
+    """Run the server; `options` are aiosmtpd's."""
     made = Mailbox()
+    made.tls, made.options = tls, options
     await made.start()
     try:
         yield made

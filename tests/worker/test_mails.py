@@ -4,16 +4,24 @@ import asyncio
 import email
 import email.policy
 import html.parser
+import ssl
 from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
 import pytest
+from aiosmtpd.smtp import AuthResult
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from app.database.pools import Database
 from app.settings import Settings, SettingsError
 from app.worker import mails
+from app.worker.housekeeping import tidy
 from app.worker.letters import Facts, Letters, cleaned, write
 from app.worker.runner import Runner
 from tests.conftest import Callers, Tenant, TestDatabase, new_tenant, running
@@ -371,6 +379,104 @@ async def test_the_worker_sends_by_itself(post: Post) -> None:
     finally:
         running_task.cancel()
         await asyncio.gather(running_task, return_exceptions=True)
+
+
+def certificate(folder: Path) -> ssl.SSLContext:
+    """Make a certificate for 127.0.0.1 that nobody has signed but itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "mail.test")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    (folder / "both.pem").write_bytes(secret + made.public_bytes(pem))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "both.pem")
+    return context
+
+
+def over(box: Mailbox, scheme: str, login: str = "") -> Settings:
+    """Make settings that reach a server in another way."""
+    kept = settings_of(box, smtp_url=f"{scheme}://{login}127.0.0.1:{box.port}")
+    return Settings(database_url="", worker_database_url="", **kept)
+
+
+async def one(settings: Settings) -> None:
+    """Send one mail."""
+    facts = Facts("Acme", "Ada", "Viewer", "https://app.example.com/join#token=t", "tomorrow")
+    message = write(Letters.read().of("en"), facts, str(settings.mail_from), "b@example.org")
+    await mails.send(settings, message, "b@example.org")
+
+
+async def test_mail_goes_over_tls_from_the_start_or_after_starttls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = certificate(tmp_path)
+    async with mailbox(tls=context) as box:
+        # Nobody has signed it, and so nobody is sent anything.
+        with pytest.raises(mails.Refusal):
+            await one(over(box, "smtps"))
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "both.pem"))
+        await one(over(box, "smtps"))
+        assert len(box.received) == 1
+    async with mailbox(tls_context=context, require_starttls=True) as box:
+        await one(over(box, "smtp+starttls"))
+        await one(over(box, "smtp"))
+        assert len(box.received) == 2
+
+
+async def test_without_starttls_nothing_is_sent_in_the_clear() -> None:
+    async with mailbox() as box:
+        with pytest.raises(mails.Refusal) as refused:
+            await one(over(box, "smtp+starttls"))
+        assert not refused.value.is_final
+        assert box.received == []
+
+
+@pytest.mark.parametrize(("password", "is_taken"), [("p%40ss:word", True), ("wrong", False)])
+async def test_a_login_is_that_of_the_url(password: str, is_taken: bool) -> None:
+    logins = []
+
+    def check(*given: Any) -> AuthResult:
+        logins.append((given[4].login, given[4].password))
+        return AuthResult(success=logins[-1] == (b"us/er", b"p@ss:word"), handled=False)
+
+    async with mailbox(authenticator=check, auth_require_tls=False) as box:
+        settings = over(box, "smtp", f"us%2Fer:{password}@")
+        if is_taken:
+            await one(settings)
+            assert (len(logins), len(box.received)) == (1, 1)
+        else:
+            with pytest.raises(mails.Refusal) as refused:
+                await one(settings)
+            assert not refused.value.is_final
+            assert box.received == []
+
+
+async def test_housekeeping_closes_what_is_over_and_forgets_old_mails(post: Post) -> None:
+    first, second = await issue(post.tenant.owner, post.tenant, "a@example.org", "b@example.org")
+    await post.send()
+    await post.execute(
+        "update annex.invitations set expires_at = now() where id = $1",
+        UUID(first["invitation_id"]),
+    )
+    await post.execute(
+        "update annex.mails set created_at = now() - interval '31 days' where recipient = $1",
+        "a@example.org",
+    )
+    await tidy(post.pools)
+    found = await listed(post.tenant)
+    assert found[first["invitation_id"]]["status"] == "expired"
+    assert found[second["invitation_id"]]["status"] == "pending"
+    assert [m["recipient"] for m in await post.outbox()] == ["b@example.org"]
 
 
 HOSTILE = [
