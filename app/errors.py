@@ -6,9 +6,10 @@ Problem
  │                    InvalidTicket
  ├ Forbidden 403 ─ UserRequired, OperatorRequired, SecondFactorRequired
  ├ NotFound 404, MethodNotAllowed 405, RequestTimeout 408
- ├ Conflict 409 ─ SlugTaken, RequestInProgress
+ ├ Conflict 409 ─ SlugTaken, TooManyWorkspaces, RequestInProgress
  ├ PreconditionFailed 412, TooLarge 413, UnsupportedMediaType 415, KeyReused 422
- ├ RateLimited 429 ─ TooManyFailures, TooManyConnections, TooManyStreams, TooManyFilters
+ ├ RateLimited 429 ─ TooManyFailures, TooManyConnections, TooManyStreams, TooManyFilters,
+ │                    TooManyEvents
  ├ HeadersTooLarge 431
  └ InternalError 500, Unavailable 503
 """
@@ -168,6 +169,12 @@ class SlugTaken(Conflict):
     code = "slug_taken"
 
 
+class TooManyWorkspaces(Conflict):
+    """The user has created as many workspaces as a user may."""
+
+    code = "too_many_workspaces"
+
+
 class RequestInProgress(Conflict):
     """The first request with this Idempotency-Key is still running."""
 
@@ -228,6 +235,12 @@ class TooManyFilters(RateLimited):
     code = "too_many_filters"
 
 
+class TooManyEvents(RateLimited):
+    """The workspace published more events or bytes than a minute allows."""
+
+    code = "too_many_events"
+
+
 class HeadersTooLarge(Problem):
     """The headers are too large."""
 
@@ -272,6 +285,9 @@ CONSTRAINTS: dict[str, Problem] = {
     "events_source_reserved": InvalidRequest(
         "The source `annex` is Annex itself; choose another name.",
         errors=[FieldError("/source", "is reserved")],
+    ),
+    "number_out_of_range": InvalidRequest(
+        "A number is outside the range of a double (RFC 7493, section 2.2)."
     ),
     "events_data_check": TooLarge("An event's data is larger than 64 KiB."),
     "events_context_check": InvalidRequest(

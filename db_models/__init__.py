@@ -4,6 +4,7 @@ from db_models.api_keys import ApiKey
 from db_models.base import Base, ReadOnlyMapping
 from db_models.events import Event, EventKey
 from db_models.idempotency import IdempotencyKey
+from db_models.limits import Limit
 from db_models.log import LogEntry, LogState, Pending, Reader, Retention
 from db_models.members import Member
 from db_models.profiles import Profile
@@ -16,6 +17,7 @@ __all__ = [
     "Event",
     "EventKey",
     "IdempotencyKey",
+    "Limit",
     "LogEntry",
     "LogState",
     "Member",

@@ -28,6 +28,8 @@ class ApiKey(Base):
             ondelete="CASCADE",
         ),
         UniqueConstraint("prefix", name="api_keys_prefix_key"),
+        CheckConstraint("annex.is_rfc3339(expires_at)", name="api_keys_expires_at_check"),
+        CheckConstraint("annex.is_rfc3339(revoked_at)", name="api_keys_revoked_at_check"),
         CheckConstraint("char_length(name) between 1 and 100", name="api_keys_name_check"),
         CheckConstraint("prefix ~ '^[0-9A-Za-z]{12}$'", name="api_keys_prefix_check"),
         CheckConstraint("octet_length(secret_hash) = 32", name="api_keys_secret_hash_check"),

@@ -84,6 +84,8 @@ async def template(postgres: EmbeddedPostgres) -> str:
     url = postgres.url("postgres", "template_annex")
     await execute(url, (ROOT / "supabase" / "local" / "platform.sql").read_text())
     await apply(url, ROOT / "supabase" / "migrations", MIGRATING_ROLE)
+    # Some tests' users make hundreds of workspaces.
+    await execute(url, "update annex.limits set value = 1000000 where name = 'workspaces_per_user'")
     return "template_annex"
 
 

@@ -17,6 +17,8 @@ create table annex.api_keys (
   constraint api_keys_pkey primary key (id),
   constraint api_keys_workspace_id_fkey foreign key (workspace_id) references annex.workspaces (id) on delete cascade,
   constraint api_keys_prefix_key unique (prefix),
+  constraint api_keys_expires_at_check check (annex.is_rfc3339(expires_at)),
+  constraint api_keys_revoked_at_check check (annex.is_rfc3339(revoked_at)),
   constraint api_keys_name_check check (char_length(name) between 1 and 100),
   constraint api_keys_prefix_check check (prefix ~ '^[0-9A-Za-z]{12}$'),
   constraint api_keys_secret_hash_check check (octet_length(secret_hash) = 32),

@@ -62,6 +62,8 @@ class Tenants(NamedTuple):
                 return "feed_id", self.theirs
             case "readers":
                 return "name", "test"
+            case "limits":
+                return "name", "workspaces_per_user"
             case _:
                 return "workspace_id", self.theirs
 
