@@ -32,6 +32,7 @@ from app.realtime.tail import Tail
 from app.runtime import Runtime
 from app.settings import Settings, SettingsError, read_settings
 from app.supervision import Supervised
+from app.watchdog import Pace, Watchdog
 from controllers import CONTROLLERS
 
 # Where a dev server serves a page from, on whatever port.
@@ -78,6 +79,7 @@ def create_app(
         openapi_config=None,
         logging_config=None,
     )
+    app.pace = Pace()
     app.connections = Connections(settings, Addresses(settings.trusted_proxies))
     return app
 
@@ -92,13 +94,19 @@ async def lifespan(settings: Settings, app: Litestar) -> AsyncIterator[None]:
             Cursors(derive_key(settings.secret_key, "cursor")),
             capacity=settings.max_streams,
             queries=max(1, settings.pool_size // 2),
+            pace=app.pace,
         )
         tail = Tail(database.worker, hub, notifies=not database.is_pooled)
         failures = Failures(settings)
         streams = StreamBudget(settings)
         refusals = Refusals(app.connections, failures, streams)
-        tasks = [*tail.tasks(), Supervised("hub", hub.keep_time)]
-        metrics = Metrics(hub, tail, tasks, refusals)
+        watchdog = Watchdog()
+        tasks = [
+            *tail.tasks(),
+            Supervised("hub", hub.keep_time),
+            Supervised("watchdog", watchdog.watch),
+        ]
+        metrics = Metrics(hub, tail, tasks, refusals, watchdog)
         tasks.append(Supervised("metrics", metrics.keep_copying))
         app.state.runtime = Runtime(
             settings=settings,
@@ -107,6 +115,7 @@ async def lifespan(settings: Settings, app: Litestar) -> AsyncIterator[None]:
             tail=tail,
             tasks=tasks,
             metrics=metrics,
+            watchdog=watchdog,
             connections=app.connections,
             limiter=Limiter(settings),
             failures=failures,

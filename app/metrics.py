@@ -15,6 +15,7 @@ from app.http.protocol import Connections
 from app.realtime.hub import Hub
 from app.realtime.tail import Tail
 from app.supervision import Supervised
+from app.watchdog import Watchdog
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 COPY_SECONDS = 1.0
@@ -103,7 +104,12 @@ class Metrics:
     """
 
     def __init__(
-        self, hub: Hub, tail: Tail, tasks: Sequence[Supervised], refusals: Refusals
+        self,
+        hub: Hub,
+        tail: Tail,
+        tasks: Sequence[Supervised],
+        refusals: Refusals,
+        watchdog: Watchdog,
     ) -> None:
         # When it is imported, the library asks whether processes share their numbers: not before
         # the one that starts them could say so.
@@ -113,6 +119,7 @@ class Metrics:
         self.hub = hub
         self.tail = tail
         self.refusals = refusals
+        self.watchdog = watchdog
         self.tasks = tasks
         self.registry = own = library.CollectorRegistry()
         self.copied = dict.fromkeys(COUNTERS, 0.0)
@@ -142,6 +149,12 @@ class Metrics:
             "Connections that are open.",
             registry=own,
             multiprocess_mode="livesum",
+        )
+        self.longest_turn = library.Gauge(
+            "annex_loop_longest_turn_seconds",
+            "The longest turn of the event loop in the last one to two minutes.",
+            registry=own,
+            multiprocess_mode="livemax",
         )
         self.restarts = library.Counter(
             "annex_task_restarts",
@@ -174,6 +187,7 @@ class Metrics:
             self.copied[name] = now
         for name, (_, _, read) in GAUGES.items():
             self.gauges[name].set(read(self.hub, self.tail))
+        self.longest_turn.set(self.watchdog.longest)
         self.open_connections.set(self.refusals.connections.total)
         for code, count in self.refusals.read().items():
             self.refused.labels(code).inc(count - self.refused_before.get(code, 0))

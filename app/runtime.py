@@ -16,6 +16,7 @@ from app.realtime.hub import Hub
 from app.realtime.tail import Tail
 from app.settings import Settings
 from app.supervision import Supervised
+from app.watchdog import Watchdog
 
 
 class Runtime(msgspec.Struct, frozen=True):
@@ -28,6 +29,7 @@ class Runtime(msgspec.Struct, frozen=True):
     tasks: list[Supervised]
     """What runs beside requests; while one is down, the process is not ready."""
     metrics: Metrics
+    watchdog: Watchdog
     connections: Connections
     limiter: Limiter
     failures: Failures

@@ -86,8 +86,9 @@ async def follow(
     ending = request.scope["state"]["ending"]
     ending.append(hub.release)
     authorized_at = hub.head
+    address = runtime.connections.addresses.of(request.scope)
     try:
-        async with asking(hub):
+        async with asking(hub, address):
             principal, is_by_ticket = await identify(
                 request, ticket, is_reconnect=last_event_id is not None
             )
@@ -101,7 +102,7 @@ async def follow(
         leave = runtime.streams.enter(
             principal=principal.name,
             workspace=str(feed),
-            address=runtime.connections.addresses.of(request.scope),
+            address=address,
             filtered=wanted,
         )
         ending.append(leave)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, Self, TypeAlias
@@ -11,6 +12,7 @@ import asyncpg
 import msgspec
 from asyncpg.pool import PoolConnectionProxy
 
+from app.database.turns import Turns
 from app.errors import Unavailable, causes
 from app.settings import Settings, database_url
 
@@ -48,7 +50,11 @@ class Database:
     def __init__(self, settings: Settings) -> None:
         self.is_pooled = settings.transaction_pooler
         self.api = Pool(
-            "DATABASE_URL", settings.database_url, settings.pool_size, is_pooled=self.is_pooled
+            "DATABASE_URL",
+            settings.database_url,
+            settings.pool_size,
+            each=settings.max_statements_per_principal,
+            is_pooled=self.is_pooled,
         )
         self.worker = Pool(
             "WORKER_DATABASE_URL", settings.worker_database_url, WORKERS, is_pooled=self.is_pooled
@@ -67,10 +73,14 @@ class Database:
 class Pool:
     """Lends connections of one role; opens them when they are needed."""
 
-    def __init__(self, setting: str, url: str, size: int, *, is_pooled: bool = False) -> None:
+    def __init__(
+        self, setting: str, url: str, size: int, *, each: int | None = None, is_pooled: bool = False
+    ) -> None:
         self.url = database_url(setting, url)
         self.dsn = self.url.render_as_string(hide_password=False)
         self.size = size
+        self.turns = Turns(size, max(1, size - 1) if each is None else each)
+        """Connections are lent by turns of the principals; one of them leaves some to others."""
         self.pool = asyncpg.create_pool(
             self.dsn,
             min_size=0,
@@ -101,13 +111,33 @@ class Pool:
         self.pool.terminate()
 
     @asynccontextmanager
-    async def lend(self) -> AsyncIterator[Driver]:
+    async def lend(self, whose: str | None = None) -> AsyncIterator[Driver]:
         """Lend a connection; one whose state is not known afterwards is closed.
 
-        Raises `Unavailable` when none is free within 10 s or the server does not answer.
+        `whose` is the principal it is for, if there is one. Raises `Unavailable` when none is free
+        within 10 s or the server does not answer.
         """
+        if whose is None:
+            async with self.lent(ACQUIRE_SECONDS) as driver:
+                yield driver
+            return
+        began = time.monotonic()
         try:
-            driver = await self.pool.acquire(timeout=ACQUIRE_SECONDS)
+            async with asyncio.timeout(ACQUIRE_SECONDS):
+                await self.turns.take(whose)
+        except TimeoutError:
+            raise Unavailable("All database connections are busy; try again in a moment.") from None
+        try:
+            async with self.lent(ACQUIRE_SECONDS - (time.monotonic() - began)) as driver:
+                yield driver
+        finally:
+            self.turns.give(whose)
+
+    @asynccontextmanager
+    async def lent(self, seconds: float) -> AsyncIterator[Driver]:
+        """Lend a connection out of turn; waits for one for so long."""
+        try:
+            driver = await self.pool.acquire(timeout=max(0.1, seconds))
         except TimeoutError:
             raise Unavailable("All database connections are busy; try again in a moment.") from None
         except UNREACHABLE as error:

@@ -16,6 +16,7 @@ from app.http.media_types import JSON
 from app.http.media_types import check as check_media_type
 from app.http.protocol import Connections
 from app.settings import SettingsError
+from app.watchdog import Pace
 
 log = structlog.get_logger()
 
@@ -29,11 +30,16 @@ class Application(Litestar):
 
     connections: Connections
     """The limits of the server's connections."""
+    pace: Pace
+    """What all that is cut into steps has of a turn of the loop."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             await self.live(scope, receive, send)
             return
+        if self.pace.is_spent:
+            # Hundreds that arrive at once would take one long turn of the loop.
+            await self.pace.turn()
         scope["headers"] = join_lists(scope["headers"])
         state = scope.setdefault("state", {})
         state["request_id"] = request_id(scope)
