@@ -1,17 +1,21 @@
 """Everything that can go wrong for a caller, as problem details (RFC 9457).
 
 Problem
- ├ InvalidRequest 400 ─ InvalidCursor
+ ├ InvalidRequest 400 ─ InvalidCursor, UnknownRole
  ├ Unauthorized 401 ─ MissingCredentials, InvalidToken, TokenExpired, NotAToken, InvalidKey,
  │                    InvalidTicket
- ├ Forbidden 403 ─ UserRequired, OperatorRequired, SecondFactorRequired
+ ├ Forbidden 403 ─ UserRequired, OperatorRequired, SecondFactorRequired, NotGrantable,
+ │                 KeyRequired, AddressNotAllowed, EmailUnconfirmed, InvitationForAnother,
+ │                 DomainNotClaimable
  ├ NotFound 404, MethodNotAllowed 405, RequestTimeout 408
- ├ Conflict 409 ─ SlugTaken, TooManyWorkspaces, RequestInProgress
+ ├ Conflict 409 ─ SlugTaken, TooManyWorkspaces, LastOwner, RoleInUse, AlreadyMember,
+ │                LimitReached, DomainNotAllowed, RuleTaken, InvitationClosed, RequestInProgress
+ ├ InvitationGone 410
  ├ PreconditionFailed 412, TooLarge 413, UnsupportedMediaType 415, KeyReused 422
- ├ RateLimited 429 ─ TooManyFailures, TooManyConnections, TooManyStreams, TooManyFilters,
- │                    TooManyEvents
+ ├ RateLimited 429 ─ TooManyMails, TooManyFailures, TooManyConnections, TooManyStreams,
+ │                   TooManyFilters, TooManyEvents
  ├ HeadersTooLarge 431
- └ InternalError 500, Unavailable 503
+ └ InternalError 500, NotConfigured 501, Unavailable 503
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +28,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException, InternalServerException, ValidationException
 
 from app.field_errors import as_pointer, field_error, in_json_words
+from app.request_state import state_of
 from app.schemas.problems import FieldError, ProblemCode
 from app.schemas.problems import Problem as ProblemBody
 
@@ -68,6 +73,12 @@ class InvalidCursor(InvalidRequest):
     """The cursor is not one of this list's."""
 
     code = "invalid_cursor"
+
+
+class UnknownRole(InvalidRequest):
+    """The workspace has no such role."""
+
+    code = "unknown_role"
 
 
 class Unauthorized(Problem):
@@ -139,6 +150,42 @@ class SecondFactorRequired(Forbidden):
     code = "second_factor_required"
 
 
+class NotGrantable(Forbidden):
+    """The caller may not give or take this much."""
+
+    code = "not_grantable"
+
+
+class KeyRequired(Forbidden):
+    """Only an API key itself can do this."""
+
+    code = "key_required"
+
+
+class AddressNotAllowed(Forbidden):
+    """The key is not taken from this address."""
+
+    code = "address_not_allowed"
+
+
+class EmailUnconfirmed(Forbidden):
+    """The user's address is not confirmed."""
+
+    code = "email_unconfirmed"
+
+
+class InvitationForAnother(Forbidden):
+    """The invitation is to another address."""
+
+    code = "invitation_for_another"
+
+
+class DomainNotClaimable(Forbidden):
+    """The caller may not claim this domain or provider."""
+
+    code = "domain_not_claimable"
+
+
 class NotFound(Problem):
     """There is no such thing in the caller's sight."""
 
@@ -175,10 +222,58 @@ class TooManyWorkspaces(Conflict):
     code = "too_many_workspaces"
 
 
+class LastOwner(Conflict):
+    """The last owner stays."""
+
+    code = "last_owner"
+
+
+class RoleInUse(Conflict):
+    """A member holds the role."""
+
+    code = "role_in_use"
+
+
+class AlreadyMember(Conflict):
+    """The user is a member already."""
+
+    code = "already_member"
+
+
+class LimitReached(Conflict):
+    """The workspace has as many of these as it may have."""
+
+    code = "limit_reached"
+
+
+class DomainNotAllowed(Conflict):
+    """The workspace does not allow members of this domain."""
+
+    code = "domain_not_allowed"
+
+
+class RuleTaken(Conflict):
+    """Another rule has this domain or provider."""
+
+    code = "rule_taken"
+
+
+class InvitationClosed(Conflict):
+    """The invitation is not open for this."""
+
+    code = "invitation_closed"
+
+
 class RequestInProgress(Conflict):
     """The first request with this Idempotency-Key is still running."""
 
     code = "request_in_progress"
+
+
+class InvitationGone(Problem):
+    """The invitation can no longer be accepted."""
+
+    status, code = 410, "invitation_gone"
 
 
 class PreconditionFailed(Problem):
@@ -209,6 +304,12 @@ class RateLimited(Problem):
     """Too many requests by this caller."""
 
     status, code = 429, "rate_limited"
+
+
+class TooManyMails(RateLimited):
+    """The workspace has sent its mails for today."""
+
+    code = "too_many_mails"
 
 
 class TooManyFailures(RateLimited):
@@ -253,6 +354,12 @@ class InternalError(Problem):
     status, code = 500, "internal_error"
 
 
+class NotConfigured(Problem):
+    """The server lacks a setting that this needs."""
+
+    status, code = 501, "not_configured"
+
+
 class Unavailable(Problem):
     """Something that Annex depends on cannot be reached."""
 
@@ -275,8 +382,33 @@ CONSTRAINTS: dict[str, Problem] = {
     "workspaces_metadata_check": InvalidRequest(
         "The metadata is larger than 16 KiB.", errors=[FieldError("/metadata", "over 16 KiB")]
     ),
+    "workspaces_allowed_email_domains_check": InvalidRequest(
+        "Domains are written in lower case, such as example.com, and in 10,000 characters.",
+        errors=[FieldError("/allowed_email_domains", "not domains")],
+    ),
+    "members_metadata_check": InvalidRequest(
+        "The metadata is larger than 16 KiB.", errors=[FieldError("/metadata", "over 16 KiB")]
+    ),
+    "api_keys_metadata_check": InvalidRequest(
+        "The metadata is larger than 16 KiB.", errors=[FieldError("/metadata", "over 16 KiB")]
+    ),
+    "api_key_expires_at": InvalidRequest(
+        "The key would have expired already; choose a later time.",
+        errors=[FieldError("/expires_at", "in the past")],
+    ),
+    "role_without_sight": InvalidRequest(
+        "Every role holds workspace:read.",
+        errors=[FieldError("/permissions", "without workspace:read")],
+    ),
     "profiles_user_id_fkey": InvalidToken(
         "The user of this token no longer exists; sign in again."
+    ),
+    "join_rules_kind_value_key": RuleTaken(
+        "Another rule has this domain or provider; ask the operator if it is yours."
+    ),
+    "join_rules_value_check": InvalidRequest(
+        "This is no domain name of two labels or more, or no UUID of a provider.",
+        errors=[FieldError("/value", "is not one of its kind")],
     ),
     "events_type_reserved": InvalidRequest(
         "Types that begin with `annex.` are drawn by Annex itself; choose another name.",
@@ -325,6 +457,8 @@ def from_database(error: asyncpg.PostgresError) -> Problem | None:
     # Only the server's own have a severity: asyncpg raises the same for arguments we made wrong.
     if isinstance(error, asyncpg.DataError) and getattr(error, "severity", None):
         return InvalidRequest(f"A value cannot be stored: {error.args[0]}.")
+    if isinstance(error, asyncpg.StatementTooComplexError):
+        return InvalidRequest("The request is nested too deeply.")
     if isinstance(error, asyncpg.DeadlockDetectedError | asyncpg.SerializationError):
         return Unavailable("Another request was in the way; send this one again.")
     if isinstance(
@@ -402,7 +536,7 @@ def describe(problem: Problem, request: Request[Any, Any, Any]) -> ProblemBody:
     """Write a problem as the answer to a request."""
     # As it was sent: a URI reference, and with the slash at its end that Litestar takes off.
     instance = request.scope["raw_path"].decode("latin-1")
-    return describe_at(problem, instance, request.scope["state"].get("request_id", ""))
+    return describe_at(problem, instance, state_of(request.scope).request_id)
 
 
 def describe_at(problem: Problem, instance: str, request_id: str) -> ProblemBody:
@@ -428,7 +562,7 @@ def to_problem(request: Request[Any, Any, Any], error: Exception) -> Response[Pr
     """Answer any exception as `application/problem+json`; the one handler."""
     problem = read(error)
     if isinstance(problem, InternalError) and not has_left(error):
-        request_id = request.scope["state"].get("request_id")
+        request_id = state_of(request.scope).request_id
         log.error("unexpected", path=request.scope["path"], request_id=request_id, exc_info=error)
     return Response(
         describe(problem, request),

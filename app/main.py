@@ -13,13 +13,14 @@ from litestar.di import Provide
 from litestar.types import ControllerRouterHandler
 
 from app.auth.dependencies import provide_principal, provide_read, provide_write
+from app.auth.signing import Signer
 from app.auth.tickets import Tickets, derive_key
 from app.auth.tokens import Tokens
 from app.database.check import check_database
 from app.database.pools import Database
 from app.errors import to_problem
 from app.http.addresses import Addresses
-from app.http.application import Application, StrictRequest, check_request, finish_headers
+from app.http.application import Application, StrictRequest, check_request
 from app.http.budgets import StreamBudget
 from app.http.idempotency import provide_once
 from app.http.limits import Failures, Limiter
@@ -66,7 +67,6 @@ def create_app(
         lifespan=[partial(lifespan, settings)],
         exception_handlers={Exception: to_problem},
         before_request=check_request,
-        before_send=[finish_headers],
         cors_config=CORSConfig(
             allow_origins=settings.cors_origins,
             allow_origin_regex=LOCALHOST if settings.is_development else None,
@@ -98,6 +98,7 @@ async def lifespan(settings: Settings, app: Litestar) -> AsyncIterator[None]:
         )
         tail = Tail(database.worker, hub, notifies=not database.is_pooled)
         failures = Failures(settings)
+        signer = Signer(settings.signing_key, settings.issuer)
         streams = StreamBudget(settings)
         refusals = Refusals(app.connections, failures, streams)
         watchdog = Watchdog()
@@ -120,7 +121,8 @@ async def lifespan(settings: Settings, app: Litestar) -> AsyncIterator[None]:
             limiter=Limiter(settings),
             failures=failures,
             streams=streams,
-            tokens=Tokens(settings, http),
+            tokens=Tokens(settings, http, signer),
+            signer=signer,
             tickets=Tickets(settings.secret_key),
         )
         running = [asyncio.create_task(task.keep()) for task in tasks]

@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 from litestar.connection import ASGIConnection
 
+from app.auth.signing import Signer
 from app.auth.tickets import Tickets
 from app.auth.tokens import Tokens
 from app.database.pools import Database
@@ -35,6 +36,7 @@ class Runtime(msgspec.Struct, frozen=True):
     failures: Failures
     streams: StreamBudget
     tokens: Tokens
+    signer: Signer
     tickets: Tickets
 
 

@@ -7,7 +7,6 @@ from litestar.params import FromPath
 import db_models as m
 from app.auth.dependencies import may
 from app.database.reads import Cursor, Limit, Reading
-from app.database.work import Writing
 from app.filters import EVERYTHING, Filter, Topics, Types, Where
 from app.http.idempotency import Idempotent
 from app.permissions import Permission
@@ -57,11 +56,11 @@ class EventController(Controller):
         ),
     )
     async def publish_event(
-        self, request: Request[Any, Any, Any], write: Writing, once: Idempotent
+        self, request: Request[Any, Any, Any], once: Idempotent
     ) -> Response[s.PublishedEvent]:
         """Publish an event."""
         batch = publishing.one_event(await request.body())
-        return await once.respond(write, *events.publication(batch), events.answer_one)
+        return await once.respond(*events.publication(batch), events.answer_one)
 
     @post(
         "/batch",
@@ -74,11 +73,11 @@ class EventController(Controller):
         ),
     )
     async def publish_events(
-        self, request: Request[Any, Any, Any], write: Writing, once: Idempotent
+        self, request: Request[Any, Any, Any], once: Idempotent
     ) -> Response[s.PublishedEvents]:
         """Publish a batch of up to 500 events."""
         batch = publishing.many_events(await request.body())
-        return await once.respond(write, *events.publication(batch), events.answer)
+        return await once.respond(*events.publication(batch), events.answer)
 
     @post(
         "/cloudevents",
@@ -91,11 +90,11 @@ class EventController(Controller):
         ),
     )
     async def publish_cloud_event(
-        self, request: Request[Any, Any, Any], write: Writing, once: Idempotent
+        self, request: Request[Any, Any, Any], once: Idempotent
     ) -> Response[s.PublishedEvent]:
         """Publish a CloudEvent."""
         batch = publishing.one_cloud_event(await request.body())
-        return await once.respond(write, *events.publication(batch), events.answer_one)
+        return await once.respond(*events.publication(batch), events.answer_one)
 
     @post(
         "/cloudevents/batch",
@@ -108,11 +107,11 @@ class EventController(Controller):
         ),
     )
     async def publish_cloud_events(
-        self, request: Request[Any, Any, Any], write: Writing, once: Idempotent
+        self, request: Request[Any, Any, Any], once: Idempotent
     ) -> Response[s.PublishedEvents]:
         """Publish a batch of up to 500 CloudEvents."""
         batch = publishing.many_cloud_events(await request.body())
-        return await once.respond(write, *events.publication(batch), events.answer)
+        return await once.respond(*events.publication(batch), events.answer)
 
     @get("/{event_id:uuid}", operation_id="getEvent", opt=may(Permission.EVENTS_READ))
     async def get_event(self, read: Reading, event_id: FromPath[UUID]) -> s.Event:

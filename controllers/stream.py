@@ -17,6 +17,7 @@ from app.realtime.feeds import Sight
 from app.realtime.replay import Source
 from app.realtime.responses import HEADERS, EventStream
 from app.realtime.streams import Stream, asking, busy, refused
+from app.request_state import state_of
 from app.runtime import runtime_of
 from app.schemas import stream as s
 
@@ -83,7 +84,7 @@ async def follow(
     hub = runtime.hub
     if not hub.admit():
         return at_once(busy())
-    ending = request.scope["state"]["ending"]
+    ending = state_of(request.scope).ending
     ending.append(hub.release)
     authorized_at = hub.head
     address = runtime.connections.addresses.of(request.scope)
@@ -92,7 +93,8 @@ async def follow(
             principal, is_by_ticket = await identify(
                 request, ticket, is_reconnect=last_event_id is not None
             )
-            runtime.limiter.take(principal.name, request.scope["state"])
+            state, rate = state_of(request.scope), principal.rate_limit_per_minute
+            runtime.limiter.take(principal.name, state, rate)
             source = source_of(request, principal, ws)
             feed, sight = await source.sight()
         if ticket is not None and is_by_ticket and last_event_id is not None:
@@ -148,7 +150,7 @@ async def identify(
             return await authenticate(request), False
     runtime = runtime_of(request)
     principal = runtime.tickets.read(ticket, request.scope["path"], is_reconnect=is_reconnect)
-    return await refresh(runtime, principal), True
+    return await refresh(request, principal), True
 
 
 def source_of(request: Request[Any, Any, Any], principal: Principal, ws: str | None) -> Source:
@@ -160,7 +162,7 @@ def source_of(request: Request[Any, Any, Any], principal: Principal, ws: str | N
 async def look_again(request: Request[Any, Any, Any], source: Source) -> Sight:
     """Look a reader's rights up again, its credential's first."""
     scope = source.read.scope
-    principal = await refresh(runtime_of(request), scope.principal)
+    principal = await refresh(request, scope.principal)
     source.read.scope = msgspec.structs.replace(scope, principal=principal)
     _, sight = await source.sight()
     return sight

@@ -30,11 +30,7 @@ class WorkspaceController(Controller):
 
     @post(operation_id="createWorkspace", opt=may("user"))
     async def create_workspace(
-        self,
-        request: Request[Any, Any, Any],
-        write: Writing,
-        once: Idempotent,
-        data: JSONBody[s.WorkspaceCreate],
+        self, request: Request[Any, Any, Any], once: Idempotent, data: JSONBody[s.WorkspaceCreate]
     ) -> Response[s.Workspace]:
         """Create a workspace and become its owner."""
 
@@ -43,14 +39,14 @@ class WorkspaceController(Controller):
             location = {"Location": f"{request.scope['path']}/{made.id}"}
             return tagged(made, status_code=201, headers=location)
 
-        return await once.respond(write, workspaces.created, workspaces.creation(data), answer)
+        return await once.respond(workspaces.created, workspaces.creation(data), answer)
 
     @get("/{ws:str}", operation_id="getWorkspace", opt=may(Permission.WORKSPACE_READ))
     async def get_workspace(
         self, read: Reading, if_none_match: IfNoneMatch = None
     ) -> Response[s.Workspace]:
         """Show a workspace."""
-        return tagged(await read.one(m.Workspace.of, s.Workspace), if_none_match)
+        return tagged(await read.one(workspaces.one, s.Workspace), if_none_match)
 
     @patch(
         "/{ws:str}",

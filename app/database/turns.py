@@ -19,11 +19,17 @@ class Turns:
         self.under_way = Counter[str]()
         self.waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
 
+    def take_now(self, whose: str) -> bool:
+        """Take a turn if there is one; whoever got it calls `give`."""
+        if not self.free or whose in self.waiting or self.under_way[whose] >= self.each:
+            return False
+        self.free -= 1
+        self.under_way[whose] += 1
+        return True
+
     async def take(self, whose: str) -> None:
         """Wait for a turn; whoever got one calls `give`."""
-        if self.free and whose not in self.waiting and self.under_way[whose] < self.each:
-            self.free -= 1
-            self.under_way[whose] += 1
+        if self.take_now(whose):
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.waiting.setdefault(whose, deque()).append(turn)

@@ -2,19 +2,19 @@
 
 import re
 import time
-from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
 import msgspec
 import structlog
 from litestar import Litestar, Request
-from litestar.types import Message, Scope
+from litestar.types import Message
 
 from app.errors import NotFound, UnsupportedMediaType, causes, from_msgspec
 from app.http.media_types import JSON
 from app.http.media_types import check as check_media_type
 from app.http.protocol import Connections
+from app.request_state import NAME, RequestState
 from app.settings import SettingsError
 from app.watchdog import Pace
 
@@ -41,19 +41,21 @@ class Application(Litestar):
             # Hundreds that arrive at once would take one long turn of the loop.
             await self.pace.turn()
         scope["headers"] = join_lists(scope["headers"])
-        state = scope.setdefault("state", {})
-        state["request_id"] = request_id(scope)
-        state["began_at"] = time.perf_counter()
-        ending: list[Callable[[], None]] = []
-        state["ending"] = ending
         if scope["method"] == "HEAD":
             scope, receive, send = as_get(scope, receive, send)
-        state["send"] = send
+        state = RequestState(request_id(scope), time.perf_counter(), send)
+        scope.setdefault("state", {})[NAME] = state
+
+        async def send_finished(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                finish_headers(message, scope, state)
+            await send(message)
+
         try:
-            await super().__call__(scope, receive, send)
+            await super().__call__(scope, receive, send_finished)
         finally:
             # Also of an answer that was cut off: what a stream holds must not wait for a collector.
-            for end in reversed(ending):
+            for end in reversed(state.ending):
                 end()
 
     async def live(self, scope: Any, receive: Any, send: Any) -> None:
@@ -128,7 +130,7 @@ def as_get(scope: Any, receive: Any, send: Any) -> tuple[Any, Any, Any]:
     return {**scope, "method": "GET"}, receive_head, send_head
 
 
-def methods(scope: Scope) -> list[str]:
+def methods(scope: Any) -> list[str]:
     """List the methods of a request's path; nothing for a path that is not served."""
     handler = scope.get("route_handler")
     for route in scope["litestar_app"].routes:
@@ -137,14 +139,11 @@ def methods(scope: Scope) -> list[str]:
     return []
 
 
-async def finish_headers(message: Message, scope: Scope) -> None:
+def finish_headers(message: Any, scope: Any, state: RequestState) -> None:
     """Add what every answer carries, count the request and log it.
 
     Never its query, which may hold a ticket.
     """
-    if message["type"] != "http.response.start":
-        return
-    state: dict[str, Any] = scope["state"]
     headers = message["headers"] = list(message["headers"])
     if scope.get("method") == "OPTIONS" and (named := methods(scope)):
         # Litestar's own names only the methods of the handler that was registered last.
@@ -152,12 +151,12 @@ async def finish_headers(message: Message, scope: Scope) -> None:
         headers.append((b"allow", ", ".join(named).encode("latin-1")))
     given = {name.lower() for name, _ in headers}
     headers += [h for h in ALWAYS if h[0] not in given]
-    headers.append((b"x-request-id", state.get("request_id", "").encode("latin-1")))
-    for name, value in state.get("headers", {}).items():
+    headers.append((b"x-request-id", state.request_id.encode("latin-1")))
+    for name, value in state.headers.items():
         written = name.lower().encode("latin-1")
         if written not in given:
             headers.append((written, value.encode("latin-1")))
-    seconds = time.perf_counter() - state["began_at"]
+    seconds = time.perf_counter() - state.began_at
     handler = scope.get("route_handler")
     runtime = scope["litestar_app"].state.runtime
     runtime.metrics.observe(
@@ -171,7 +170,7 @@ async def finish_headers(message: Message, scope: Scope) -> None:
         path=scope["path"],
         status=message["status"],
         ms=round(seconds * 1000, 1),
-        request_id=state.get("request_id"),
+        request_id=state.request_id,
     )
 
 

@@ -14,7 +14,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 import db_models as m
 from app.database.reads import Of
-from app.database.work import Work, Write
+from app.database.work import Work, Write, Writing
 from app.errors import InvalidRequest, KeyReused, RequestInProgress
 
 KEPT = timedelta(hours=24)
@@ -26,28 +26,34 @@ Answer = Callable[[Sequence[Any]], Response[Any]]
 
 
 class Once(msgspec.Struct, frozen=True):
-    """A POST's idempotency key, if it has one; keys are per principal and route."""
+    """A POST's way to write, once for its idempotency key; keys are per principal and route."""
 
+    write: Write
     key: str | None
     route: str
     fingerprint: bytes
 
     async def respond(
-        self, write: Write, build: Of, values: dict[str, Any], answer: Answer
+        self,
+        build: Of,
+        values: dict[str, Any],
+        answer: Answer,
+        secrets: Sequence[str] = (),
     ) -> Response[Any]:
         """Call a definer function and answer, or replay the finished answer for 24 hours.
 
         The answer is stored in the call's own transaction, so it exists exactly if its effects do.
-        Only a success is kept: a failed request may be sent again. Raises `RequestInProgress`
-        while the first still runs, `KeyReused` for another body.
+        Only a success is kept: a failed request may be sent again. Of the answer's fields, those
+        named in `secrets` are never stored, nor those of its items: a replay has null in their
+        place. Raises `RequestInProgress` while the first still runs, `KeyReused` for another body.
         """
         if self.key is None:
-            return answer(await write.call(build, values))
-        async with write.work() as work:
+            return answer(await self.write.call(build, values))
+        async with self.write.work() as work:
             response = await self.kept(work)
             if response is None:
                 response = answer(await work.call(build, values))
-                await self.keep(work, response)
+                await self.keep(work, response, secrets)
         return response
 
     async def kept(self, work: Work) -> Response[Any] | None:
@@ -82,15 +88,16 @@ class Once(msgspec.Struct, frozen=True):
             media_type="application/json",
         )
 
-    async def keep(self, work: Work, response: Response[Any]) -> None:
-        """Store an answer; takes the place of one that has expired."""
+    async def keep(self, work: Work, response: Response[Any], secrets: Sequence[str]) -> None:
+        """Store an answer without its secrets; takes the place of one that has expired."""
+        content = without(response.content, secrets)
         kept = {
             "fingerprint": self.fingerprint,
             "status": response.status_code or 201,
             "headers": {
                 n: v for n, v in response.headers.items() if n.lower() in ("etag", "location")
             },
-            "body": msgspec.json.encode(response.content),
+            "body": msgspec.json.encode(content),
             "expires_at": datetime.now(UTC) + KEPT,
         }
         mine = {"principal": work.scope.principal.name, "route": self.route, "key": self.key}
@@ -98,15 +105,24 @@ class Once(msgspec.Struct, frozen=True):
         await work.rows(statement.on_conflict_do_update(index_elements=list(mine), set_=kept))
 
 
+def without(content: Any, secrets: Sequence[str]) -> Any:
+    """Set fields of an answer to null; of a list's answer, those of its items."""
+    if not secrets:
+        return content
+    if isinstance(items := getattr(content, "data", None), list):
+        return msgspec.structs.replace(content, data=[without(item, secrets) for item in items])
+    return msgspec.structs.replace(content, **dict.fromkeys(secrets))
+
+
 async def provide_once(
-    request: Request[Any, Any, Any], idempotency_key: IdempotencyKey = None
+    request: Request[Any, Any, Any], write: Writing, idempotency_key: IdempotencyKey = None
 ) -> Once:
     """Give a POST its idempotency key; reads the body, before any transaction is opened."""
     route = f"{request.method} {request.scope['path']}"
     if idempotency_key is None:
-        return Once(None, route, b"")
+        return Once(write, None, route, b"")
     content = request.headers.get("content-type", "").encode() + b"\n" + await request.body()
-    return Once(unquote(idempotency_key), route, hashlib.sha256(content).digest())
+    return Once(write, unquote(idempotency_key), route, hashlib.sha256(content).digest())
 
 
 def unquote(key: str) -> str:

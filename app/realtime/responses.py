@@ -10,6 +10,7 @@ from litestar.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from app.realtime.streams import Stream, never
+from app.request_state import state_of
 
 HEADERS = {"Cache-Control": "no-cache, no-transform", "X-Accel-Buffering": "no"}
 
@@ -48,7 +49,7 @@ class ASGIEventStream(ASGIStreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self.start_response(send)
         # Middleware and hooks look at the start of an answer only; what follows passes them by.
-        await self.send_body(scope["state"]["send"], receive)
+        await self.send_body(state_of(scope).send, receive)
 
     async def send_body(self, send: Send, receive: Receive) -> None:
         """Send until the stream ends or the client is gone.

@@ -41,6 +41,7 @@ create table if not exists auth.users (
   id uuid primary key,
   email varchar(255),
   email_confirmed_at timestamptz,
+  raw_app_meta_data jsonb,
   is_anonymous boolean not null default false,
   created_at timestamptz not null default now()
 );

@@ -73,19 +73,28 @@ create function annex.claims() returns jsonb language sql stable parallel safe a
 $$;
 grant execute on function annex.claims() to annex_api, annex_worker, authenticated, service_role;
 
--- The same as auth.uid(), without needing a right on Supabase's schema `auth`.
+-- The same as auth.uid(), without needing a right on Supabase's schema `auth`. A token that was exchanged for a key is no
+-- user's, whatever its sub.
 create function annex.user_id() returns uuid language sql stable parallel safe as $$
-  select case when annex.claims() ->> 'role' = 'authenticated' then (annex.claims() ->> 'sub')::uuid end
+  select case
+    when annex.claims() ->> 'role' = 'authenticated' and not annex.claims() ? 'annex_key'
+      then (annex.claims() ->> 'sub')::uuid
+  end
 $$;
 grant execute on function annex.user_id() to annex_api, annex_worker, authenticated, service_role;
 
--- Keys and operators are principals that only the API vouches for. session_user, because inside a definer function
--- current_user is the owner, and because nobody can SET a session_user without being a superuser.
-create function annex.is_key() returns boolean language sql stable parallel safe as $$
-  select session_user = 'annex_api' and coalesce(annex.claims() ->> 'role' = 'annex_key', false)
+-- The calling API key. The API vouches for one by the role annex_key; anybody who verified a token that was exchanged for
+-- one, by the claim annex_key. session_user, because inside a definer function current_user is the owner, and because
+-- nobody can SET a session_user without being a superuser.
+create function annex.key_id() returns uuid language sql stable parallel safe as $$
+  select case annex.claims() ->> 'role'
+    when 'authenticated' then (annex.claims() #>> '{annex_key,id}')::uuid
+    when 'annex_key' then case when session_user = 'annex_api' then (annex.claims() ->> 'sub')::uuid end
+  end
 $$;
-grant execute on function annex.is_key() to annex_api, annex_worker, authenticated, service_role;
+grant execute on function annex.key_id() to annex_api, annex_worker, authenticated, service_role;
 
+-- An operator is a principal that only the API vouches for.
 create function annex.is_operator() returns boolean language sql stable parallel safe as $$
   select session_user = 'annex_api' and coalesce(annex.claims() ->> 'role' = 'annex_operator', false)
 $$;
@@ -95,7 +104,7 @@ grant execute on function annex.is_operator() to annex_api, annex_worker, authen
 create function annex.principal() returns text language sql stable parallel safe as $$
   select case
     when annex.user_id() is not null then 'user:' || annex.user_id()
-    when annex.is_key() then 'api_key:' || (annex.claims() ->> 'sub')
+    when annex.key_id() is not null then 'api_key:' || annex.key_id()
     when annex.is_operator() then 'operator:' || (annex.claims() ->> 'sub')
     else 'system'
   end
@@ -104,7 +113,7 @@ grant execute on function annex.principal() to annex_api, annex_worker, authenti
 
 -- The first number of an advisory lock: a class for each use, so that no key of one use can be another's lock.
 create function annex.lock_class(use text) returns integer language sql immutable parallel safe as $$
-  select 1095653376 + array_position(array['sequencer', 'partitions', 'expiry', 'idempotency'], use)
+  select 1095653376 + array_position(array['sequencer', 'partitions', 'expiry', 'idempotency', 'mails'], use)
 $$;
 grant execute on function annex.lock_class(text) to annex_api, annex_worker;
 
@@ -167,5 +176,26 @@ insert into annex.limits (name, value) values ('workspaces_per_user', 20), ('aud
 create trigger limits_touch before update on annex.limits for each row execute function annex.touch();
 alter table annex.limits enable row level security, force row level security;
 create policy limits_owner on annex.limits to annex_owner using (true) with check (true);
+
+-- Apply a JSON merge patch (RFC 7396, section 2).
+create function annex.merge_patch(target jsonb, patch jsonb) returns jsonb
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+declare
+  merged jsonb := case when jsonb_typeof(target) = 'object' then target else '{}' end;
+  member record;
+begin
+  if jsonb_typeof(patch) <> 'object' then
+    return patch;
+  end if;
+  for member in select p.key, p.value from jsonb_each(patch) p loop
+    if member.value = 'null' then
+      merged := merged - member.key;
+    else
+      merged := merged || jsonb_build_object(member.key, annex.merge_patch(merged -> member.key, member.value));
+    end if;
+  end loop;
+  return merged;
+end
+$$;
 
 reset role;

@@ -234,6 +234,9 @@ begin
       and o.value is distinct from row_now -> o.key;
   end if;
   verb := case
+    -- An invitation is pending, and then accepted, declined, revoked or expired: that is what happened to it.
+    when tg_op = 'UPDATE' and noun = 'invitation' and was ? 'status' and row_now ->> 'status' <> 'pending'
+      then row_now ->> 'status'
     when tg_op = 'INSERT' then tg_argv[1]
     when tg_op = 'DELETE' or (was ? 'deleted_at' and row_now ->> 'deleted_at' is not null) then tg_argv[3]
     else tg_argv[2]
@@ -247,7 +250,8 @@ begin
       case noun
         when 'member' then 'user:' || (row_now ->> 'user_id')
         when 'api_key' then 'api_key:' || (row_now ->> 'id')
-        else '*'
+        when 'workspace' then '*'
+        when 'role' then '*'
       end
     end
   );
@@ -295,8 +299,10 @@ create trigger members_record after insert or update or delete on annex.members
 create trigger roles_record after insert or update or delete on annex.roles
   for each row execute function
   annex.record_change('role', 'created', 'updated', 'deleted', 'roles:read', 'key permissions workspace_id');
-create trigger api_keys_record after insert or update or delete on annex.api_keys
-  for each row execute function
-  annex.record_change('api_key', 'created', 'updated', 'deleted', 'keys:read', 'permissions expires_at revoked_at');
+create trigger api_keys_record after insert or delete or update of name, secret_hash, permissions, grantable, metadata,
+  allowed_addresses, rate_limit_per_minute, expires_at, replaced_by, revoked_at
+  on annex.api_keys for each row execute function annex.record_change(
+    'api_key', 'created', 'updated', 'deleted', 'keys:read', 'permissions allowed_addresses expires_at revoked_at'
+  );
 
 reset role;

@@ -38,7 +38,7 @@ PARSERS: dict[str, Callable[[str], Any]] = {
 
 @pytest.mark.parametrize("name", PARSERS)
 def test_a_parser_answers_or_says_what_is_wrong(name: str) -> None:
-    @settings(max_examples=300, derandomize=True, database=None, deadline=None)
+    @settings(max_examples=300)
     @given(TEXT)
     def run(text: str) -> None:
         with contextlib.suppress(Problem):
@@ -54,7 +54,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=300, derandomize=True, database=None, deadline=None)
+@settings(max_examples=300)
 @given(st.fixed_dictionaries(dict.fromkeys(("exp", "email", "session_id", "aal"), JSON)))
 def test_claims_are_a_user_or_refused(claims: dict[str, Any]) -> None:
     said = {"role": "authenticated", "sub": "0190b000-0000-7000-8000-0000000000ff", **claims}
@@ -62,7 +62,7 @@ def test_claims_are_a_user_or_refused(claims: dict[str, Any]) -> None:
         as_user(said).claims_json.encode()
 
 
-@settings(max_examples=200, derandomize=True, database=None, deadline=None)
+@settings(max_examples=200)
 @given(TEXT)
 def test_settings_are_read_or_refused_in_sentences(text: str) -> None:
     names = ("DATABASE_URL", "SUPABASE_URL", "CORS_ORIGINS", "TRUSTED_PROXIES", "POOL_SIZE")

@@ -301,7 +301,7 @@ SCHEMAS = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(SCHEMAS)
 def test_any_schema_in_3_0_is_the_one_in_3_1(held: Spelled) -> None:
     one, other = schema(held.old), schema(held.new, "3.1.0")
@@ -309,7 +309,7 @@ def test_any_schema_in_3_0_is_the_one_in_3_1(held: Spelled) -> None:
     assert list(compare(other, one, "request")) == []
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(SCHEMAS, SCHEMAS)
 def test_two_schemas_compare_alike_both_ways(one: Spelled, other: Spelled) -> None:
     left, right = schema(one.old), schema(other.new, "3.1.0")

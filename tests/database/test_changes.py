@@ -42,7 +42,7 @@ CHANGES = [
 
 
 class Scene(NamedTuple):
-    """A workspace with a member, a role and a key, whose events are read from here on."""
+    """A workspace with two owners, a role and a key, whose events are read from here on."""
 
     admin: Connection
     workspace: UUID
@@ -52,7 +52,8 @@ class Scene(NamedTuple):
     def one(self, table: str) -> str:
         """Return a condition for the scene's row of a table."""
         column = "id" if table == "workspaces" else "workspace_id"
-        return f"where {column} = '{self.workspace}'"
+        one = f"where {column} = '{self.workspace}'"
+        return f"{one} and user_id = '{self.owner}'" if table == "members" else one
 
     async def drawn(self) -> list[asyncpg.Record]:
         """Return the events since the scene was set, oldest first."""
@@ -69,6 +70,7 @@ class Scene(NamedTuple):
 async def scene(admin: Connection) -> Scene:
     owner = await new_user(admin)
     workspace = await new_workspace(admin, owner)
+    await join(admin, workspace, await new_user(admin), "owner")
     await new_role(admin, workspace)
     await new_key(admin, workspace)
     after = await admin.fetchval("select max(id) from annex.pending")
@@ -95,6 +97,7 @@ async def test_what_is_made_is_one_event_each(scene: Scene) -> None:
     )
     assert [row["type"] for row in rows] == [
         "annex.workspace.created",
+        "annex.member.added",
         "annex.member.added",
         "annex.role.created",
         "annex.api_key.created",
@@ -219,7 +222,7 @@ async def test_a_new_row_names_whose_rights_it_gives(scene: Scene) -> None:
         " join annex.events e using (event_id) where p.workspace_id = $1 order by p.id",
         scene.workspace,
     )
-    named = {row["noun"]: row["rights_of"] for row in rows}
+    named = {row["noun"]: row["rights_of"] for row in reversed(rows)}
     assert (named["workspace"], named["role"]) == ("*", "*")
     assert named["member"] == f"user:{scene.owner}"
     assert named["api_key"].startswith("api_key:")

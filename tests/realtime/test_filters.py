@@ -122,7 +122,7 @@ TEXTS = st.sampled_from(VALUES) | st.text(st.characters(exclude_categories=["Cs"
 CLAUSES = st.builds("data.{}:{}".format, PATHS, TEXTS).filter(lambda c: "\0" not in c)
 
 
-@settings(max_examples=250, deadline=None, derandomize=True)
+@settings(max_examples=250)
 @given(lists(WANTED_TYPES), lists(TOPICS), st.lists(CLAUSES, max_size=2))
 async def test_a_filter_means_the_same_in_sql_and_in_python(
     log: Log, types: str | None, topics: str | None, where: list[str]

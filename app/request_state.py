@@ -1,0 +1,29 @@
+"""What a request carries from its first byte to the end of its answer, typed."""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+NAME = "annex"
+"""Under which a scope's state holds it."""
+
+
+class RequestState(msgspec.Struct):
+    """The request's id, and what its answer needs beside its body."""
+
+    request_id: str
+    began_at: float
+    """In seconds of `time.perf_counter`."""
+    send: Any
+    """The server's own `send`: a stream's messages pass hooks and middleware by."""
+    headers: dict[str, str] = {}
+    """Sent with every answer, unless the answer has set them."""
+    ending: list[Callable[[], None]] = []
+    """Called in reverse order when the answer is over, also when it was cut off."""
+
+
+def state_of(scope: Any) -> RequestState:
+    """Return the state of the request that a scope describes."""
+    found: RequestState = scope["state"][NAME]
+    return found
