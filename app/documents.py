@@ -73,13 +73,14 @@ def check_members(document: Document, pointer: str) -> None:
 def check_patch(patch: Document) -> None:
     """Refuse a merge patch of metadata that is larger than what may come of it.
 
-    Raises `InvalidRequest`, also for a number that is out of range.
+    Raises `InvalidRequest`, also for a number that is out of range or more than 100 levels.
     """
     if sum(len(name) + len(bytes(value)) for name, value in patch.items()) > 4 * MAX_METADATA:
         raise InvalidRequest(
             "The metadata is larger than 16 KiB.", errors=[FieldError("/metadata", "over 16 KiB")]
         )
     check_members(patch, "/metadata")
+    merge(Raw(b"{}"), patch)
 
 
 def merge(target: Raw, patch: Document | None) -> Raw:

@@ -21,7 +21,7 @@ from app.database.pools import Database
 from app.errors import to_problem
 from app.http.addresses import Addresses
 from app.http.application import Application, StrictRequest, check_request
-from app.http.budgets import StreamBudget
+from app.http.budgets import PublishBudget, StreamBudget
 from app.http.idempotency import provide_once
 from app.http.limits import Failures, Limiter
 from app.http.protocol import Connections
@@ -99,8 +99,9 @@ async def lifespan(settings: Settings, app: Litestar) -> AsyncIterator[None]:
         tail = Tail(database.worker, hub, notifies=not database.is_pooled)
         failures = Failures(settings)
         signer = Signer(settings.signing_key, settings.issuer)
-        streams = StreamBudget(settings)
-        refusals = Refusals(app.connections, failures, streams)
+        streams, publishing = StreamBudget(settings), PublishBudget(settings)
+        limiter = Limiter(settings)
+        refusals = Refusals(app.connections, limiter, failures, streams, publishing)
         watchdog = Watchdog()
         tasks = [
             *tail.tasks(),
@@ -118,9 +119,10 @@ async def lifespan(settings: Settings, app: Litestar) -> AsyncIterator[None]:
             metrics=metrics,
             watchdog=watchdog,
             connections=app.connections,
-            limiter=Limiter(settings),
+            limiter=limiter,
             failures=failures,
             streams=streams,
+            publishing=publishing,
             tokens=Tokens(settings, http, signer),
             signer=signer,
             tickets=Tickets(settings.secret_key),

@@ -8,9 +8,9 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from app.errors import TooManyFailures
-from app.http.budgets import StreamBudget
-from app.http.limits import Failures
+from app.errors import RateLimited, TooManyFailures
+from app.http.budgets import PublishBudget, StreamBudget
+from app.http.limits import Failures, Limiter
 from app.http.protocol import Connections
 from app.realtime.hub import Hub
 from app.realtime.tail import Tail
@@ -83,8 +83,17 @@ GAUGES: dict[str, tuple[str, str, Read]] = {
 class Refusals:
     """Reads what the limits refused from where that is counted."""
 
-    def __init__(self, connections: Connections, failures: Failures, streams: StreamBudget) -> None:
+    def __init__(
+        self,
+        connections: Connections,
+        limiter: Limiter,
+        failures: Failures,
+        streams: StreamBudget,
+        publishing: PublishBudget,
+    ) -> None:
         self.connections = connections
+        self.limiter = limiter
+        self.publishing = publishing
         self.failures = failures
         self.streams = streams
 
@@ -93,6 +102,8 @@ class Refusals:
         return {
             **self.connections.refused,
             **self.streams.refused,
+            **self.publishing.refused,
+            RateLimited.code: self.limiter.refused,
             TooManyFailures.code: self.failures.refused,
         }
 

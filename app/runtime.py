@@ -9,7 +9,7 @@ from app.auth.signing import Signer
 from app.auth.tickets import Tickets
 from app.auth.tokens import Tokens
 from app.database.pools import Database
-from app.http.budgets import StreamBudget
+from app.http.budgets import PublishBudget, StreamBudget
 from app.http.limits import Failures, Limiter
 from app.http.protocol import Connections
 from app.metrics import Metrics
@@ -35,6 +35,7 @@ class Runtime(msgspec.Struct, frozen=True):
     limiter: Limiter
     failures: Failures
     streams: StreamBudget
+    publishing: PublishBudget
     tokens: Tokens
     signer: Signer
     tickets: Tickets

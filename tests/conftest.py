@@ -52,6 +52,8 @@ UNLIMITED = {
     "max_streams_per_workspace": 100_000,
     "max_streams_per_address": 100_000,
     "max_filters_per_workspace": 100_000,
+    "max_events_per_minute": 100_000_000,
+    "max_event_bytes_per_minute": 10**12,
 }
 
 

@@ -180,21 +180,21 @@ create policy limits_owner on annex.limits to annex_owner using (true) with chec
 -- Apply a JSON merge patch (RFC 7396, section 2).
 create function annex.merge_patch(target jsonb, patch jsonb) returns jsonb
 language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
-declare
-  merged jsonb := case when jsonb_typeof(target) = 'object' then target else '{}' end;
-  member record;
 begin
   if jsonb_typeof(patch) <> 'object' then
     return patch;
   end if;
-  for member in select p.key, p.value from jsonb_each(patch) p loop
-    if member.value = 'null' then
-      merged := merged - member.key;
-    else
-      merged := merged || jsonb_build_object(member.key, annex.merge_patch(merged -> member.key, member.value));
-    end if;
-  end loop;
-  return merged;
+  -- All members at once: one after the other would copy the object for each.
+  return (
+    select coalesce(jsonb_object_agg(m.key, m.value), '{}') from (
+      select t.key, t.value from jsonb_each(case when jsonb_typeof(target) = 'object' then target else '{}' end) t
+      where not patch ? t.key
+      union all
+      select p.key, annex.merge_patch(
+        case when jsonb_typeof(target) = 'object' then target -> p.key end, p.value)
+      from jsonb_each(patch) p where p.value <> 'null'
+    ) m
+  );
 end
 $$;
 

@@ -243,8 +243,9 @@ from pg_attribute a join pg_class c on c.oid = a.attrelid
 where c.relnamespace = 'annex'::regnamespace and c.relkind in ('r', 'p') and not c.relispartition
   and a.atttypid = 'timestamptz'::regtype and a.attnum > 0 and not a.attisdropped
   -- Set by defaults, triggers and functions of ours alone.
-  and a.attname not in ('created_at', 'updated_at', 'recorded_at', 'deleted_at')
-  and c.relname <> 'idempotency_keys'
+  and a.attname not in ('created_at', 'updated_at', 'recorded_at', 'deleted_at', 'last_used_at',
+    'next_attempt_at', 'leased_until', 'sent_at', 'failed_at', 'removed_at')
+  and not (c.relname in ('idempotency_keys', 'invitations') and a.attname = 'expires_at')
   and not exists (select from pg_constraint k where k.conrelid = c.oid and k.contype = 'c'
     and pg_get_constraintdef(k.oid) like '%annex.is_rfc3339(' || a.attname || ')%')
 """
@@ -292,3 +293,53 @@ async def test_a_list_goes_on_from_the_ends_of_the_calendar(
         assert len(found) < 6
     assert found[:2] == ["9999-12-31T23:59:59.999998Z"] * 2
     assert found[3:] == ["0001-01-01T00:00:00.000001Z"] * 2
+
+
+@pytest.mark.parametrize("number", OUTSIDE)
+async def test_metadata_of_members_and_keys_is_held_to_the_same(
+    number: str, callers: Callers, tenant: Tenant
+) -> None:
+    client, body = tenant.owner.client, f'"metadata": {{"a": {number}}}}}'
+    member = await add_member(callers, tenant, "viewer")
+    changed = await client.patch(
+        f"{tenant.path}/members/{member.user_id}", content="{" + body, headers=JSON
+    )
+    made = await client.post(
+        f"{tenant.path}/api-keys",
+        content='{"name": "x", "permissions": ["events:read"], ' + body,
+        headers=JSON,
+    )
+    assert [a.status_code for a in (changed, made)] == [400, 400]
+
+
+async def test_a_large_merge_in_sql_costs_no_more_than_it_is_long(
+    owner: "asyncpg.Connection[Any]",
+) -> None:
+    await owner.execute("set statement_timeout = '4s'")
+    merged = await owner.fetchval(
+        "select annex.merge_patch(o.doc, o.doc || '{\"x\": null}') = o.doc from (select"
+        " jsonb_object_agg('k' || n, n) as doc from generate_series(1, 100000) n) o"
+    )
+    await owner.execute("reset statement_timeout")
+    assert merged
+
+
+async def test_a_merge_in_sql_follows_rfc_7396(owner: "asyncpg.Connection[Any]") -> None:
+    # Appendix A of the RFC.
+    for target, patch, result in (
+        ('{"a":"b"}', '{"a":"c"}', '{"a":"c"}'),
+        ('{"a":"b"}', '{"b":"c"}', '{"a":"b","b":"c"}'),
+        ('{"a":"b"}', '{"a":null}', "{}"),
+        ('{"a":"b","b":"c"}', '{"a":null}', '{"b":"c"}'),
+        ('{"a":["b"]}', '{"a":"c"}', '{"a":"c"}'),
+        ('{"a":"c"}', '{"a":["b"]}', '{"a":["b"]}'),
+        ('{"a":{"b":"c"}}', '{"a":{"b":"d","c":null}}', '{"a":{"b":"d"}}'),
+        ('{"a":[{"b":"c"}]}', '{"a":[1]}', '{"a":[1]}'),
+        ('["a","b"]', '["c","d"]', '["c","d"]'),
+        ('{"a":"b"}', '["c"]', '["c"]'),
+        ('{"e":null}', '{"a":1}', '{"e":null,"a":1}'),
+        ("[1,2]", '{"a":"b","c":null}', '{"a":"b"}'),
+        ("{}", '{"a":{"bb":{"ccc":null}}}', '{"a":{"bb":{}}}'),
+    ):
+        found = "select annex.merge_patch($1::text::jsonb, $2::text::jsonb) = $3::text::jsonb"
+        assert await owner.fetchval(found, target, patch, result), (target, patch)
