@@ -452,8 +452,6 @@ def from_database(error: asyncpg.PostgresError) -> Problem | None:
     for kind in subclasses():
         if kind.code == constraint:
             return kind(error.args[0])
-    if isinstance(error, asyncpg.InsufficientPrivilegeError):
-        return Forbidden("The caller's role in the workspace does not allow this.")
     # Only the server's own have a severity: asyncpg raises the same for arguments we made wrong.
     if isinstance(error, asyncpg.DataError) and getattr(error, "severity", None):
         return InvalidRequest(f"A value cannot be stored: {error.args[0]}.")
@@ -502,8 +500,6 @@ def read(error: Exception) -> Problem:
         # Only what a caller sends is decoded from bytes, or followed to any depth.
         if isinstance(cause, UnicodeDecodeError):
             return InvalidRequest("The body is not UTF-8.")
-        if isinstance(cause, RecursionError):
-            return InvalidRequest("The request is nested too deeply.")
     return InternalError("Something failed here; tell support the request_id.")
 
 
@@ -526,6 +522,8 @@ def from_validation(error: ValidationException) -> Problem:
 def from_msgspec(error: Exception, within: str = "") -> "InvalidRequest":
     """Say where a body is wrong; `within` is the pointer to the part that was decoded."""
     message, _, path = str(error).partition(" - at `")
+    if isinstance(error, RecursionError):
+        return InvalidRequest("The request is nested too deeply.")
     if not isinstance(error, msgspec.ValidationError):
         return InvalidRequest(f"The body is not JSON: {message}.")
     wrong = field_error(message, within + as_pointer(path.rstrip("`")))

@@ -7,12 +7,12 @@ from functools import partial
 from typing import Any
 
 import httpx
-from litestar import Litestar
+from litestar import Litestar, Request
 from litestar.config.cors import CORSConfig
 from litestar.di import Provide
 from litestar.types import ControllerRouterHandler
 
-from app.auth.dependencies import provide_principal, provide_read, provide_write
+from app.auth.dependencies import admit, provide_principal, provide_read, provide_write
 from app.auth.signing import Signer
 from app.auth.tickets import Tickets, derive_key
 from app.auth.tokens import Tokens
@@ -66,7 +66,7 @@ def create_app(
         },
         lifespan=[partial(lifespan, settings)],
         exception_handlers={Exception: to_problem},
-        before_request=check_request,
+        before_request=before_request,
         cors_config=CORSConfig(
             allow_origins=settings.cors_origins,
             allow_origin_regex=LOCALHOST if settings.is_development else None,
@@ -82,6 +82,12 @@ def create_app(
     app.pace = Pace()
     app.connections = Connections(settings, Addresses(settings.trusted_proxies))
     return app
+
+
+async def before_request(request: Request[Any, Any, Any]) -> None:
+    """Refuse what can be refused before a body is read."""
+    await check_request(request)
+    await admit(request)
 
 
 @contextlib.asynccontextmanager

@@ -22,6 +22,7 @@ log = structlog.get_logger()
 
 ALWAYS = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
 LISTS = (b"if-match", b"if-none-match")
+LAST = b"last-event-id"
 SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,100}")
 
 
@@ -90,7 +91,7 @@ class StrictRequest(Request[Any, Any, Any]):
             return await super().json()
         try:
             return msgspec.json.decode(body, type=field.annotation)
-        except msgspec.ValidationError as error:
+        except (msgspec.ValidationError, RecursionError) as error:
             raise from_msgspec(error) from None
         except msgspec.DecodeError:
             return await super().json()
@@ -102,6 +103,10 @@ def join_lists(headers: Any) -> Any:
     for name in LISTS:
         if lines := [value for given, value in headers if given == name]:
             joined.append((name, b", ".join(lines)))
+    # Sent by a client that resumed more than once, or joined by a proxy: the last one counts.
+    if lines := [value for given, value in joined if given == LAST]:
+        joined = [h for h in joined if h[0] != LAST]
+        joined.append((LAST, lines[-1].rpartition(b",")[2].strip()))
     return joined
 
 

@@ -56,7 +56,7 @@ def decoded(body: bytes | Raw, kind: type[T], within: str = "") -> T:
     """Decode JSON; raises `InvalidRequest` with a pointer to what is wrong."""
     try:
         return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise explained(from_msgspec(error, within)) from None
 
 
