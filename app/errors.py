@@ -8,12 +8,12 @@ Problem
  │                 KeyRequired, AddressNotAllowed, EmailUnconfirmed, InvitationForAnother,
  │                 DomainNotClaimable
  ├ NotFound 404, MethodNotAllowed 405, RequestTimeout 408
- ├ Conflict 409 ─ SlugTaken, LastOwner, RoleInUse, AlreadyMember, LimitReached,
- │                DomainNotAllowed, RuleTaken, InvitationClosed, RequestInProgress
+ ├ Conflict 409 ─ SlugTaken, TooManyWorkspaces, LastOwner, RoleInUse, AlreadyMember,
+ │                LimitReached, DomainNotAllowed, RuleTaken, InvitationClosed, RequestInProgress
  ├ InvitationGone 410
  ├ PreconditionFailed 412, TooLarge 413, UnsupportedMediaType 415, KeyReused 422
  ├ RateLimited 429 ─ TooManyMails, TooManyFailures, TooManyConnections, TooManyStreams,
- │                   TooManyFilters
+ │                   TooManyFilters, TooManyEvents
  ├ HeadersTooLarge 431
  └ InternalError 500, NotConfigured 501, Unavailable 503
 """
@@ -216,6 +216,12 @@ class SlugTaken(Conflict):
     code = "slug_taken"
 
 
+class TooManyWorkspaces(Conflict):
+    """The user has created as many workspaces as a user may."""
+
+    code = "too_many_workspaces"
+
+
 class LastOwner(Conflict):
     """The last owner stays."""
 
@@ -330,6 +336,12 @@ class TooManyFilters(RateLimited):
     code = "too_many_filters"
 
 
+class TooManyEvents(RateLimited):
+    """The workspace published more events or bytes than a minute allows."""
+
+    code = "too_many_events"
+
+
 class HeadersTooLarge(Problem):
     """The headers are too large."""
 
@@ -406,6 +418,9 @@ CONSTRAINTS: dict[str, Problem] = {
         "The source `annex` is Annex itself; choose another name.",
         errors=[FieldError("/source", "is reserved")],
     ),
+    "number_out_of_range": InvalidRequest(
+        "A number is outside the range of a double (RFC 7493, section 2.2)."
+    ),
     "events_data_check": TooLarge("An event's data is larger than 64 KiB."),
     "events_context_check": InvalidRequest(
         "An event's context is larger than 16 KiB.", errors=[FieldError("/context", "over 16 KiB")]
@@ -437,8 +452,6 @@ def from_database(error: asyncpg.PostgresError) -> Problem | None:
     for kind in subclasses():
         if kind.code == constraint:
             return kind(error.args[0])
-    if isinstance(error, asyncpg.InsufficientPrivilegeError):
-        return Forbidden("The caller's role in the workspace does not allow this.")
     # Only the server's own have a severity: asyncpg raises the same for arguments we made wrong.
     if isinstance(error, asyncpg.DataError) and getattr(error, "severity", None):
         return InvalidRequest(f"A value cannot be stored: {error.args[0]}.")
@@ -487,8 +500,6 @@ def read(error: Exception) -> Problem:
         # Only what a caller sends is decoded from bytes, or followed to any depth.
         if isinstance(cause, UnicodeDecodeError):
             return InvalidRequest("The body is not UTF-8.")
-        if isinstance(cause, RecursionError):
-            return InvalidRequest("The request is nested too deeply.")
     return InternalError("Something failed here; tell support the request_id.")
 
 
@@ -511,6 +522,8 @@ def from_validation(error: ValidationException) -> Problem:
 def from_msgspec(error: Exception, within: str = "") -> "InvalidRequest":
     """Say where a body is wrong; `within` is the pointer to the part that was decoded."""
     message, _, path = str(error).partition(" - at `")
+    if isinstance(error, RecursionError):
+        return InvalidRequest("The request is nested too deeply.")
     if not isinstance(error, msgspec.ValidationError):
         return InvalidRequest(f"The body is not JSON: {message}.")
     wrong = field_error(message, within + as_pointer(path.rstrip("`")))

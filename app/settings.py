@@ -76,6 +76,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Origins whose pages may call the API, separated by commas."""
     pool_size: Annotated[int, msgspec.Meta(ge=1, le=200)] = 10
     """Connections of one process for requests."""
+    max_statements_per_principal: Annotated[int, msgspec.Meta(ge=1)] = 8
+    """Of those connections, at most so many serve one principal at once."""
     max_streams: Annotated[int, msgspec.Meta(ge=1)] = 10_000
     """Streams that one process holds open at once; who comes then is told to come back later."""
     rate_limit_requests: Annotated[int, msgspec.Meta(ge=1)] = 1200
@@ -103,6 +105,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_streams_per_address: Annotated[int, msgspec.Meta(ge=1)] = 200
     max_filters_per_workspace: Annotated[int, msgspec.Meta(ge=1)] = 200
     """Different filters of one workspace's open streams."""
+    max_events_per_minute: Annotated[int, msgspec.Meta(ge=1)] = 6000
+    """Events that one workspace publishes over HTTP in a minute."""
+    max_event_bytes_per_minute: Annotated[int, msgspec.Meta(ge=1)] = 16_777_216
+    """Bytes of the bodies of those requests."""
     event_retention_days: Annotated[int, msgspec.Meta(ge=1, le=3650)] | None = None
     """Days after which the worker deletes events, of every workspace.
 

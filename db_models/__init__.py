@@ -6,6 +6,7 @@ from db_models.events import Event, EventKey
 from db_models.idempotency import IdempotencyKey
 from db_models.invitations import Invitation, Removal
 from db_models.join_rules import JoinRule, PublicMailDomain
+from db_models.limits import Limit
 from db_models.log import LogEntry, LogState, Pending, Reader, Retention
 from db_models.mails import Mail
 from db_models.members import Member
@@ -21,6 +22,7 @@ __all__ = [
     "IdempotencyKey",
     "Invitation",
     "JoinRule",
+    "Limit",
     "LogEntry",
     "LogState",
     "Mail",

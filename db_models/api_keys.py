@@ -38,6 +38,8 @@ class ApiKey(Base):
             ondelete="SET NULL",
         ),
         UniqueConstraint("prefix", name="api_keys_prefix_key"),
+        CheckConstraint("annex.is_rfc3339(expires_at)", name="api_keys_expires_at_check"),
+        CheckConstraint("annex.is_rfc3339(revoked_at)", name="api_keys_revoked_at_check"),
         UniqueConstraint("replaced_by", name="api_keys_replaced_by_key"),
         CheckConstraint("char_length(name) between 1 and 100", name="api_keys_name_check"),
         CheckConstraint("prefix ~ '^[0-9A-Za-z]{12}$'", name="api_keys_prefix_check"),
@@ -50,7 +52,7 @@ class ApiKey(Base):
             name="api_keys_grantable_check",
         ),
         CheckConstraint(
-            "jsonb_typeof(metadata) = 'object' and octet_length(metadata::text) <= 16384",
+            "jsonb_typeof(metadata) = 'object' and annex.json_bytes(metadata) <= 16384",
             name="api_keys_metadata_check",
         ),
         CheckConstraint(

@@ -54,9 +54,10 @@ class Workspace(Base):
             "char_length(external_id) between 1 and 200", name="workspaces_external_id_check"
         ),
         CheckConstraint(
-            "jsonb_typeof(metadata) = 'object' and octet_length(metadata::text) <= 16384",
+            "jsonb_typeof(metadata) = 'object' and annex.json_bytes(metadata) <= 16384",
             name="workspaces_metadata_check",
         ),
+        Index("workspaces_created_by_idx", "created_by"),
         Index(
             "workspaces_deleted_at_idx",
             "deleted_at",

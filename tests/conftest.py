@@ -52,6 +52,8 @@ UNLIMITED = {
     "max_streams_per_workspace": 100_000,
     "max_streams_per_address": 100_000,
     "max_filters_per_workspace": 100_000,
+    "max_events_per_minute": 100_000_000,
+    "max_event_bytes_per_minute": 10**12,
 }
 
 
@@ -88,6 +90,8 @@ async def template(postgres: EmbeddedPostgres) -> str:
     url = postgres.url("postgres", "template_annex")
     await execute(url, (ROOT / "supabase" / "local" / "platform.sql").read_text())
     await apply(url, ROOT / "supabase" / "migrations", MIGRATING_ROLE)
+    # Some tests' users make hundreds of workspaces.
+    await execute(url, "update annex.limits set value = 1000000 where name = 'workspaces_per_user'")
     return "template_annex"
 
 

@@ -86,8 +86,10 @@ async def refresh(request: Request[Any, Any, Any], principal: Principal) -> Prin
 
 async def provide_principal(request: Request[Any, Any, Any]) -> Principal:
     """Give a handler its caller, within the caller's rate limit."""
-    principal = await authenticate(request)
     limiter, state = runtime_of(request).limiter, state_of(request.scope)
+    if state.principal is not None:
+        return state.principal
+    principal = await authenticate(request)
     limiter.take(principal.name, state, principal.rate_limit_per_minute)
     permission = request.route_handler.opt["permission"]
     if permission == "user" and principal.kind != "user":
@@ -96,7 +98,15 @@ async def provide_principal(request: Request[Any, Any, Any]) -> Principal:
         raise KeyRequired("Only an API key can do this; send the key itself.")
     if permission == "operator" and principal.kind != "operator":
         raise OperatorRequired("Only an operator can do this; send an operator's key.")
+    state.principal = principal
     return principal
+
+
+async def admit(request: Request[Any, Any, Any]) -> None:
+    """Authenticate before a body is read: a stranger's is not buffered beyond 64 KiB."""
+    handler = request.route_handler
+    if handler.parsed_data_field is not None and handler.opt["permission"] != "public":
+        await provide_principal(request)
 
 
 def scope_of(request: Request[Any, Any, Any], principal: Principal) -> Scope:

@@ -144,7 +144,7 @@ class Read:
 
     async def fetch(self, statement: Compiled, values: dict[str, Any]) -> Sequence[Any]:
         """Run a statement of one round trip on a connection that is lent for it alone."""
-        async with self.pool.lend() as driver:
+        async with self.pool.lend(self.scope.principal.name) as driver:
             return await driver.fetch(statement.sql, *statement.arguments(values))
 
 

@@ -52,6 +52,12 @@ class Buckets:
             self.found.popitem(last=False)
         return is_enough, tokens
 
+    def spend(self, key: str, count: float) -> None:
+        """Take tokens that may not be there; the key waits until its debt is paid."""
+        tokens = self.tokens(key) - count
+        self.take(key, 0)
+        self.found[key] = (tokens, self.clock())
+
     def wait(self, tokens: float, count: float = 1) -> int:
         """Return the seconds until that many tokens are there."""
         return max(1, math.ceil((min(count, self.capacity) - tokens) / self.per_second))
@@ -65,6 +71,7 @@ class Limiter:
         self.window = settings.rate_limit_window_seconds
         self.buckets = self.part(settings.rate_limit_requests, self.window)
         self.of_rates: OrderedDict[int, Buckets] = OrderedDict()
+        self.refused = 0
 
     def part(self, count: int, window: int) -> Buckets:
         """Make this process's part of a limit."""
@@ -80,6 +87,13 @@ class Limiter:
 
     def spend(self, caller: str, per_minute: int | None = None) -> dict[str, str]:
         """Do what `take` does for no request; returns the headers."""
+        try:
+            return self.draw(caller, per_minute)
+        except RateLimited:
+            self.refused += 1
+            raise
+
+    def draw(self, caller: str, per_minute: int | None) -> dict[str, str]:
         headers = draw(self.buckets, "default", self.window, caller)
         if per_minute is None:
             return headers

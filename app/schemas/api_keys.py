@@ -3,7 +3,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, Meta, Raw, UnsetType
 
 from app.permissions import Permission
 from app.schemas.pages import Page
@@ -54,7 +54,7 @@ class ApiKeyCreate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[^\x00]+\Z")]
     permissions: Permissions
     grantable: Grantable | UnsetType = UNSET
-    metadata: dict[str, Any] | UnsetType = UNSET
+    metadata: dict[str, Raw] | UnsetType = UNSET
     allowed_addresses: Annotated[list[AddressText], Meta(max_length=50)] | UnsetType = UNSET
     rate_limit_per_minute: Rate | None = None
     expires_at: Annotated[datetime, Meta(tz=True)] | None = None

@@ -3,7 +3,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, Meta, Raw, UnsetType
 
 from app.schemas.pages import Page
 
@@ -39,4 +39,4 @@ class MemberPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     role: RoleKey | UnsetType = UNSET
     status: Status | UnsetType = UNSET
-    metadata: dict[str, Any] | UnsetType | None = UNSET
+    metadata: dict[str, Raw] | UnsetType | None = UNSET

@@ -3,7 +3,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import msgspec
-from msgspec import UNSET, Meta, UnsetType
+from msgspec import UNSET, Meta, Raw, UnsetType
 
 from app.permissions import Permission
 from app.schemas.pages import Page
@@ -56,7 +56,7 @@ class WorkspaceCreate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: Name
     slug: Slug | UnsetType = UNSET
     external_id: ExternalId | None = None
-    metadata: dict[str, Any] | UnsetType = UNSET
+    metadata: dict[str, Raw] | UnsetType = UNSET
     require_aal2: bool | UnsetType = UNSET
     event_retention_days: Days | None = None
     allowed_email_domains: Domains | None = None
@@ -68,7 +68,7 @@ class WorkspacePatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: Name | UnsetType = UNSET
     slug: Slug | UnsetType = UNSET
     external_id: ExternalId | UnsetType | None = UNSET
-    metadata: dict[str, Any] | UnsetType | None = UNSET
+    metadata: dict[str, Raw] | UnsetType | None = UNSET
     require_aal2: bool | UnsetType = UNSET
     event_retention_days: Days | UnsetType | None = UNSET
     member_limit: Seats | UnsetType | None = UNSET

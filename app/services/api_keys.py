@@ -13,6 +13,7 @@ from sqlalchemy.types import DateTime, Integer, LargeBinary, Text, Uuid
 import db_models as m
 from app.auth.keys import Key, note_use
 from app.database.reads import Read, columns
+from app.documents import check_members
 from app.errors import InvalidKey, InvalidRequest, RateLimited
 from app.http.addresses import is_within, network, read_address
 from app.http.limits import Limiter
@@ -77,6 +78,8 @@ def inspected(_: ColumnElement[UUID]) -> Select[Any]:
 
 def creation(new: s.ApiKeyCreate) -> tuple[dict[str, Any], Answer]:
     """Draw a key; returns the parameters of `created`, and what makes the answer."""
+    if new.metadata:
+        check_members(new.metadata, "/metadata")
     key = Key.make("sk")
     values = {
         "name": new.name,

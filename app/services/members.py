@@ -10,6 +10,7 @@ from sqlalchemy.types import Integer, Text, Uuid
 import db_models as m
 from app.database.reads import columns
 from app.database.work import Write
+from app.documents import check_patch
 from app.schemas import members as s
 
 NOTHING = msgspec.Raw(b"null")
@@ -94,6 +95,8 @@ async def change(
 
     Raises what `annex.update_member` raises.
     """
+    if patch.metadata:
+        check_patch(patch.metadata)
     given = {k: v for k, v in msgspec.structs.asdict(patch).items() if v is not UNSET}
     if "metadata" in given and given["metadata"] is None:
         given["metadata"] = NOTHING

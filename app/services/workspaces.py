@@ -1,8 +1,7 @@
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
-import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, Raw
 from msgspec.structs import asdict
 from sqlalchemy import (
     Column,
@@ -24,6 +23,7 @@ import db_models as m
 from app.database.reads import columns, selected
 from app.database.statements import out_of_sight
 from app.database.work import Write
+from app.documents import check_members, check_patch, merge
 from app.errors import SecondFactorRequired
 from app.http.preconditions import stale
 from app.principals import Principal
@@ -80,7 +80,12 @@ def created(_: ColumnElement[UUID]) -> Select[Any]:
 
 
 def creation(new: s.WorkspaceCreate) -> dict[str, Any]:
-    """Return the parameters of `created`; a taken slug raises `SlugTaken` when it is called."""
+    """Return the parameters of `created`; a taken slug raises `SlugTaken` when it is called.
+
+    Raises `InvalidRequest` for metadata with a number that is out of range.
+    """
+    if new.metadata:
+        check_members(new.metadata, "/metadata")
     return {name: value or None for name, value in asdict(new).items()}
 
 
@@ -96,6 +101,8 @@ async def change(write: Write, patch: s.WorkspacePatch, versions: list[int] | No
     `versions` are those that If-Match accepts.
     """
     check_own_factor(write.scope.principal, patch.require_aal2)
+    if patch.metadata:
+        check_patch(patch.metadata)
     values = {k: v for k, v in asdict(patch).items() if v is not UNSET}
     async with write.work() as work:
         assert work.access is not None
@@ -108,7 +115,7 @@ async def change(write: Write, patch: s.WorkspacePatch, versions: list[int] | No
         if versions is not None and before.version not in versions:
             raise stale()
         if "metadata" in values:
-            values["metadata"] = merge(decoded(before.metadata), values["metadata"])
+            values["metadata"] = merge(cast(Raw, before.metadata), values["metadata"])
         if not values:
             return before
         # `metadata` is taken by SQLAlchemy, so the attribute is `metadata_`.
@@ -123,25 +130,3 @@ def check_own_factor(principal: Principal, require_aal2: Any) -> None:
     """Refuse a demand for a second factor by a user without one: they would lock themselves out."""
     if require_aal2 is True and principal.kind == "user" and principal.aal != "aal2":
         raise SecondFactorRequired("Raise your own session to aal2 before you demand it of others.")
-
-
-def decoded(value: Any) -> dict[str, Any]:
-    """Decode what came from the database as undecoded JSON."""
-    found: dict[str, Any] = msgspec.json.decode(value)
-    return found
-
-
-def merge(target: dict[str, Any], patch: dict[str, Any] | None) -> dict[str, Any]:
-    """Apply a JSON merge patch (RFC 7396, section 2) to an object; None clears it."""
-    if patch is None:
-        return {}
-    merged = dict(target)
-    for name, value in patch.items():
-        if value is None:
-            merged.pop(name, None)
-        elif isinstance(value, dict):
-            inner = merged.get(name)
-            merged[name] = merge(inner if isinstance(inner, dict) else {}, value)
-        else:
-            merged[name] = value
-    return merged

@@ -117,6 +117,39 @@ create function annex.lock_class(use text) returns integer language sql immutabl
 $$;
 grant execute on function annex.lock_class(text) to annex_api, annex_worker;
 
+-- Refuse numbers outside a double's range (RFC 7493, section 2.2), and a zero with more than 400 decimal places. A few bytes
+-- of such numbers print as gigabytes, so nothing is printed here. Returns true.
+create function annex.check_numbers(document jsonb) returns boolean
+language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp as $$
+begin
+  if exists (
+    select from jsonb_path_query(document, 'strict $.** ? (@ > 1e300 || @ < 1e-300 && (@ > -1e-300 || @ < -1e300))') n
+    where abs(n::numeric) > 1.7976931348623158e308 or (n::numeric <> 0 and abs(n::numeric) < 4.9e-324)
+      or (n::numeric = 0 and scale(n::numeric) > 400)
+  ) then
+    raise exception 'A number is outside the range of a double (RFC 7493, section 2.2).'
+      using errcode = 'numeric_value_out_of_range', constraint = 'number_out_of_range';
+  end if;
+  return true;
+end
+$$;
+grant execute on function annex.check_numbers(jsonb) to annex_api;
+
+-- How long a document is as text, for checks. Its numbers are looked at before it is printed. One expression, so that a
+-- check takes it in; the exact look is taken only where a number is zero, tiny or huge.
+create function annex.json_bytes(document jsonb) returns integer language sql immutable parallel safe
+return case
+  when not document @? 'strict $.** ? (@ > 1e300 || @ < 1e-300 && (@ > -1e-300 || @ < -1e300))'
+    or annex.check_numbers(document) then octet_length(document::text)
+end;
+grant execute on function annex.json_bytes(jsonb) to annex_api;
+
+-- Says if a time has four digits for the year (RFC 3339), as clients read it: not infinite, not BC. Nor the very first and last
+-- microsecond, which drivers in Python take for infinity.
+create function annex.is_rfc3339(moment timestamptz) returns boolean language sql immutable parallel safe
+return moment > timestamptz '0001-01-01 00:00:00+00' and moment < timestamptz '9999-12-31 23:59:59.999999+00';
+grant execute on function annex.is_rfc3339(timestamptz) to annex_api;
+
 -- BEFORE UPDATE on every mutable table: a write that changes nothing leaves version, and so the ETag, alone.
 create function annex.touch() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
 begin
@@ -128,24 +161,40 @@ begin
 end
 $$;
 
+-- The installation's limits that also hold in plain SQL, where no setting of the API reaches. Operators change them.
+create table annex.limits (
+  name text not null,
+  value integer not null,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  version integer not null default 1,
+  constraint limits_pkey primary key (name),
+  constraint limits_name_check check (name in ('workspaces_per_user', 'audit_retention_days')),
+  constraint limits_value_check check (value between 0 and 1000000)
+);
+insert into annex.limits (name, value) values ('workspaces_per_user', 20), ('audit_retention_days', 365);
+create trigger limits_touch before update on annex.limits for each row execute function annex.touch();
+alter table annex.limits enable row level security, force row level security;
+create policy limits_owner on annex.limits to annex_owner using (true) with check (true);
+
 -- Apply a JSON merge patch (RFC 7396, section 2).
 create function annex.merge_patch(target jsonb, patch jsonb) returns jsonb
 language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
-declare
-  merged jsonb := case when jsonb_typeof(target) = 'object' then target else '{}' end;
-  member record;
 begin
   if jsonb_typeof(patch) <> 'object' then
     return patch;
   end if;
-  for member in select p.key, p.value from jsonb_each(patch) p loop
-    if member.value = 'null' then
-      merged := merged - member.key;
-    else
-      merged := merged || jsonb_build_object(member.key, annex.merge_patch(merged -> member.key, member.value));
-    end if;
-  end loop;
-  return merged;
+  -- All members at once: one after the other would copy the object for each.
+  return (
+    select coalesce(jsonb_object_agg(m.key, m.value), '{}') from (
+      select t.key, t.value from jsonb_each(case when jsonb_typeof(target) = 'object' then target else '{}' end) t
+      where not patch ? t.key
+      union all
+      select p.key, annex.merge_patch(
+        case when jsonb_typeof(target) = 'object' then target -> p.key end, p.value)
+      from jsonb_each(patch) p where p.value <> 'null'
+    ) m
+  );
 end
 $$;
 

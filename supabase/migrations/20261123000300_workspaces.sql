@@ -35,7 +35,7 @@ create table annex.workspaces (
   ),
   constraint workspaces_external_id_check check (char_length(external_id) between 1 and 200),
   constraint workspaces_metadata_check check (
-    jsonb_typeof(metadata) = 'object' and octet_length(metadata::text) <= 16384
+    jsonb_typeof(metadata) = 'object' and annex.json_bytes(metadata) <= 16384
   )
 );
 create unique index workspaces_slug_key on annex.workspaces (slug) where deleted_at is null;
@@ -100,9 +100,10 @@ create table annex.members (
   constraint members_workspace_id_fkey foreign key (workspace_id) references annex.workspaces (id) on delete cascade,
   constraint members_user_id_fkey foreign key (user_id) references annex.profiles (user_id) on delete cascade,
   constraint members_role_check check (role ~ '^[a-z][a-z0-9_-]{0,62}$'),
+  constraint members_joined_at_check check (annex.is_rfc3339(joined_at)),
   constraint members_status_check check (status in ('active', 'suspended')),
   constraint members_metadata_check check (
-    jsonb_typeof(metadata) = 'object' and octet_length(metadata::text) <= 16384
+    jsonb_typeof(metadata) = 'object' and annex.json_bytes(metadata) <= 16384
   )
 );
 create index members_user_id_idx on annex.members (user_id, workspace_id);

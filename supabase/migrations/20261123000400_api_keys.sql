@@ -27,6 +27,8 @@ create table annex.api_keys (
   constraint api_keys_replaced_by_fkey foreign key (replaced_by) references annex.api_keys (id) on delete set null,
   constraint api_keys_prefix_key unique (prefix),
   constraint api_keys_replaced_by_key unique (replaced_by),
+  constraint api_keys_expires_at_check check (annex.is_rfc3339(expires_at)),
+  constraint api_keys_revoked_at_check check (annex.is_rfc3339(revoked_at)),
   constraint api_keys_name_check check (char_length(name) between 1 and 100),
   constraint api_keys_prefix_check check (prefix ~ '^[0-9A-Za-z]{12}$'),
   constraint api_keys_secret_hash_check check (octet_length(secret_hash) = 32),
@@ -36,7 +38,7 @@ create table annex.api_keys (
     and array_to_string(grantable, ',') ~ '^(([*]|[a-z][a-z0-9_-]{0,62})(,([*]|[a-z][a-z0-9_-]{0,62}))*)?$'
   ),
   constraint api_keys_metadata_check check (
-    jsonb_typeof(metadata) = 'object' and octet_length(metadata::text) <= 16384
+    jsonb_typeof(metadata) = 'object' and annex.json_bytes(metadata) <= 16384
   ),
   constraint api_keys_allowed_addresses_check check (
     cardinality(allowed_addresses) <= 50 and array_position(allowed_addresses, null) is null

@@ -259,6 +259,37 @@ begin
 end
 $$;
 
+create index workspaces_created_by_idx on annex.workspaces (created_by);
+
+-- BEFORE INSERT on workspaces: a user has so many, an anonymous one none. Those deleted within the last hour count too, or
+-- making and deleting them would have no bound. What SQL of your own makes for users is not counted against anybody.
+create function annex.check_workspace_budget() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  caller uuid := annex.user_id();
+  most integer := (select l.value from annex.limits l where l.name = 'workspaces_per_user');
+begin
+  if caller is null then
+    return new;
+  end if;
+  if (annex.claims() -> 'is_anonymous') = 'true' then
+    raise exception 'An anonymous user cannot create workspaces; link an identity to the account first.'
+      using errcode = 'insufficient_privilege', constraint = 'user_required';
+  end if;
+  -- Locked, so that two requests of one user cannot both take the last place.
+  perform from annex.profiles p where p.user_id = caller for no key update;
+  if (select count(*) from annex.workspaces w
+    where w.created_by = caller and (w.deleted_at is null or w.deleted_at > now() - interval '1 hour')) >= most
+  then
+    raise exception 'A user has at most % workspaces; delete one that is not needed.', most
+      using errcode = 'program_limit_exceeded', constraint = 'too_many_workspaces';
+  end if;
+  return new;
+end
+$$;
+
+create trigger workspaces_budget before insert on annex.workspaces
+  for each row execute function annex.check_workspace_budget();
 create trigger workspaces_record after insert or update or delete on annex.workspaces
   for each row execute function
   annex.record_change('workspace', 'created', 'updated', 'deleted', 'workspace:read', 'require_aal2 deleted_at');

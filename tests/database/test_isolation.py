@@ -65,6 +65,8 @@ class Tenants(NamedTuple):
                 return "feed_id", self.theirs
             case "readers":
                 return "name", "test"
+            case "limits":
+                return "name", "workspaces_per_user"
             case "public_mail_domains":
                 return "domain", "gmail.com"
             case _:
