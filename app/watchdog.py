@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import deque
 
 TICK_SECONDS = 0.01
 KEPT_SECONDS = 60.0
@@ -56,10 +57,14 @@ class Watchdog:
 
 
 class Pace:
-    """Tells work of many small steps when a turn of the loop has been long enough."""
+    """Tells work of many small steps when a turn of the loop has been long enough.
+
+    Those who wait go on one after the other, in the order in which they came.
+    """
 
     def __init__(self) -> None:
         self.until: float | None = None
+        self.waiting: deque[asyncio.Future[None]] = deque()
 
     @property
     def is_spent(self) -> bool:
@@ -70,11 +75,25 @@ class Pace:
             asyncio.get_running_loop().call_soon(self.begin)
         return now >= self.until
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether what begins now should wait: for the next turn, or behind others."""
+        return bool(self.waiting) or self.is_spent
+
     def begin(self) -> None:
-        """Begin a turn."""
+        """Begin a turn with the one who has waited for longest."""
         self.until = None
+        while self.waiting:
+            following = self.waiting.popleft()
+            if not following.done():
+                following.set_result(None)
+                # Counts from here on, and begins the next turn.
+                _ = self.is_spent
+                return
 
     async def turn(self) -> None:
-        """Let the rest of the loop go on, if this turn has been long enough."""
-        while self.is_spent:  # noqa: ASYNC110 - there is nothing to be told
-            await asyncio.sleep(0)
+        """Wait for a turn: the rest of the loop goes on meanwhile."""
+        _ = self.is_spent
+        following = asyncio.get_running_loop().create_future()
+        self.waiting.append(following)
+        await following

@@ -38,7 +38,7 @@ class Application(Litestar):
         if scope["type"] != "http":
             await self.live(scope, receive, send)
             return
-        if self.pace.is_spent:
+        if self.pace.is_busy:
             # Hundreds that arrive at once would take one long turn of the loop.
             await self.pace.turn()
         scope["headers"] = join_lists(scope["headers"])

@@ -150,7 +150,8 @@ async def test_work_of_many_steps_lets_others_go_on() -> None:
             end = time.monotonic() + 0.002
             while time.monotonic() < end:
                 pass
-            await pace.turn()
+            if pace.is_spent:
+                await pace.turn()
 
     tasks = [asyncio.create_task(work()) for _ in range(3)]
     while not all(t.done() for t in tasks):
@@ -158,3 +159,35 @@ async def test_work_of_many_steps_lets_others_go_on() -> None:
         turns += 1
     # 600 ms of work, at 10 ms a turn of all three together.
     assert turns > 30
+
+
+async def test_what_has_one_thing_to_do_is_not_held_up_by_what_has_many() -> None:
+    pace, done = Pace(), list[str]()
+
+    def work(seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            pass
+
+    async def many() -> None:
+        for _ in range(200):
+            work(0.002)
+            if pace.is_spent:
+                await pace.turn()
+        done.append("many")
+
+    async def one() -> None:
+        if pace.is_busy:
+            await pace.turn()
+        work(0.0005)
+        done.append("one")
+
+    long = asyncio.create_task(many())
+    await asyncio.sleep(0)
+    short = [asyncio.create_task(one()) for _ in range(10)]
+    gone = asyncio.create_task(one())
+    await asyncio.sleep(0)
+    gone.cancel()
+    await asyncio.gather(long, *short, gone, return_exceptions=True)
+    assert done.count("one") >= 10
+    assert done[-1] == "many"
