@@ -1,5 +1,6 @@
 """What a publisher sends, read into events: our own JSON, or CloudEvents; pure functions."""
 
+from datetime import UTC
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -67,13 +68,23 @@ def explained(problem: InvalidRequest) -> InvalidRequest:
 
 def checked(events: list[s.EventCreate]) -> list[s.EventCreate]:
     """Fill in what the contract says of an absent field; raises `TooLarge` for too much data."""
-    for event in events:
-        if event.data is not UNSET and len(event.data) > MAX_DATA_BYTES:
-            raise TooLarge("An event's data is larger than 64 KiB.")
-    return [
-        msgspec.structs.replace(event, source="api") if event.source is UNSET else event
-        for event in events
-    ]
+    return [filled_in(event) for event in events]
+
+
+def filled_in(event: s.EventCreate) -> s.EventCreate:
+    """Fill one event in, its time in UTC: RFC 3339 has offsets that Postgres does not take.
+
+    Raises `InvalidRequest` for a time before year 1 or after year 9999 in UTC.
+    """
+    if event.data is not UNSET and len(event.data) > MAX_DATA_BYTES:
+        raise TooLarge("An event's data is larger than 64 KiB.")
+    given: dict[str, Any] = {"source": "api"} if event.source is UNSET else {}
+    if event.occurred_at is not None:
+        try:
+            given["occurred_at"] = event.occurred_at.astimezone(UTC)
+        except OverflowError:
+            raise InvalidRequest("An event's time is outside the years 1 to 9999 in UTC.") from None
+    return msgspec.structs.replace(event, **given) if given else event
 
 
 def from_cloud_event(body: Raw, within: str) -> s.EventCreate:
