@@ -36,7 +36,7 @@ def annex() -> None:
     type=click.Path(path_type=Path, file_okay=False),
     default=DATA,
     show_default=True,
-    help="Folder that keeps the database; also holds dev.json while the server runs.",
+    help="Folder that keeps the database; also holds dev.json and dev.env while the server runs.",
 )
 @click.option("--fresh", is_flag=True, help="Throw the folder's database away and start over.")
 def dev(host: str, port: int, data: Path, fresh: bool) -> None:

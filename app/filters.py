@@ -191,7 +191,7 @@ def split(name: str, text: str | None) -> tuple[str, ...]:
     """
     if text is None:
         return ()
-    items = tuple(t.strip() for t in text.split(","))
+    items = tuple(t.strip(" ") for t in text.split(","))
     if len(items) > MAX_PATTERNS:
         raise InvalidRequest(
             f"`{name}` takes at most {MAX_PATTERNS} names.",

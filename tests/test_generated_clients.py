@@ -1,4 +1,4 @@
-"""What four generators make of docs/openapi.yaml: it compiles strictly, and works live.
+"""What generators and linters make of docs/openapi.yaml: clients compile strictly and work live.
 
 Needs node and the packages of tests/clients (`make clients`), which `.ci/run` installs.
 """
@@ -76,3 +76,21 @@ async def test_the_generated_python_client_works(tenant: Tenant) -> None:
     typed = ("--strict", "--config-file=", "--follow-imports=silent")
     await run(sys.executable, "-m", "mypy", *typed, "with_python.py", env=found)
     await run(sys.executable, "with_python.py", env={**found, **whereabouts(tenant)})
+
+
+@pytest.mark.parametrize(
+    "linter",
+    [
+        ("redocly", "lint", "--config=linters/redocly.yaml", CONTRACT),
+        ("spectral", "lint", "--ruleset=linters/spectral.yaml", "--fail-severity=hint", CONTRACT),
+    ],
+    ids=lambda linter: str(linter[0]),
+)
+async def test_a_linter_finds_nothing_but_the_listed_exceptions(
+    linter: tuple[str | Path, ...],
+) -> None:
+    await run(BIN / linter[0], *linter[1:])
+
+
+def test_the_lock_file_records_no_address_to_download_from() -> None:
+    assert '"resolved"' not in (CLIENTS / "package-lock.json").read_text()

@@ -1,6 +1,7 @@
 """Demo data and development secrets: what `annex dev` prints and leaves in `dev.json`."""
 
 import secrets
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -156,6 +157,29 @@ def facts(settings: Settings, drawn: Secrets, url: str) -> dict[str, Any]:
     }
 
 
+def json_text(found: dict[str, Any]) -> str:
+    """Write the facts for programs: `dev.json`."""
+    return msgspec.json.format(msgspec.json.encode(found)).decode()
+
+
+def shell_lines(found: dict[str, Any]) -> str:
+    """Write the facts that examples need for a shell: `dev.env`, read with `. .data/dev.env`."""
+    named = {
+        "ANNEX_URL": found["url"],
+        "ANNEX_WORKSPACE": found["workspace"]["slug"],
+        "ANNEX_KEY": found["api_key"],
+        "ANNEX_TOKEN": found["users"]["owner"]["token"],
+        "ANNEX_PSQL": admin_url(found),
+    }
+    return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in named.items())
+
+
+def admin_url(found: dict[str, Any]) -> str:
+    """Return the embedded database's URL for a person, who may do anything there."""
+    url: str = found["database_url"]
+    return url.replace("annex_api", "postgres", 1)
+
+
 def token_settings(data: Path) -> Settings:
     """Find the settings to sign a token with: the environment's, else those of a data folder.
 
@@ -187,7 +211,7 @@ Annex is up.
   API       {url}/api/v1          contract  {url}/openapi.yaml
   Docs      {url}/docs
   Live      {url}/live#workspace={found["workspace"]["slug"]}&token={key}
-  Postgres  psql '{found["database_url"].replace("annex_api", "postgres", 1)}'
+  Postgres  psql '{admin_url(found)}'
 
   Owner's token  {token}
   API key        {key}

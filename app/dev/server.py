@@ -7,11 +7,18 @@ from functools import partial
 from pathlib import Path
 
 import asyncpg
-import msgspec
 
 from app.auth.keys import Key
 from app.database.pools import Database
-from app.dev.demo import Secrets, demo_settings, facts, local_settings, seed
+from app.dev.demo import (
+    Secrets,
+    demo_settings,
+    facts,
+    json_text,
+    local_settings,
+    seed,
+    shell_lines,
+)
 from app.dev.migrations import apply
 from app.dev.postgres import EmbeddedPostgres
 from app.http.application import Application
@@ -75,18 +82,20 @@ def run(
         settings = local_settings(
             drawn, postgres.url("annex_api", DATABASE), postgres.url("annex_worker", DATABASE)
         )
-        file = data / "dev.json"
+        files = {data / "dev.env": shell_lines, data / "dev.json": json_text}
 
         def ready(url: str) -> None:
             found = facts(settings, drawn, url)
-            file.touch(mode=0o600)
-            file.write_bytes(msgspec.json.format(msgspec.json.encode(found)))
+            for file, write in files.items():
+                file.touch(mode=0o600)
+                file.write_text(write(found))
             greet(found)
 
         try:
             serve(settings, host, port, ready=ready, beside=[partial(work, settings)])
         finally:
-            file.unlink(missing_ok=True)
+            for file in files:
+                file.unlink(missing_ok=True)
 
 
 async def work(settings: Settings, database: Database) -> None:

@@ -17,6 +17,7 @@ Key = Annotated[str, Meta(min_length=1, max_length=200, pattern=NO_NUL)]
 Subject = Annotated[str, Meta(min_length=1, max_length=500, pattern=NO_NUL)]
 Topic = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^,\x00]+\Z")]
 Topics = Annotated[list[Topic], Meta(max_length=20)]
+TOPIC_LIST = r"^([^,\x00]{1,200}(,[^,\x00]{1,200}){0,19},?)?\Z"
 Actor = Annotated[str, Meta(min_length=1, max_length=200, pattern=NO_NUL)]
 
 JsonMediaType = Annotated[
@@ -81,7 +82,7 @@ class CloudEvent(msgspec.Struct, frozen=True):
     datacontenttype: JsonMediaType | None = None
     dataschema: Annotated[str, Meta(max_length=2048, pattern=r"^[^\x00]*\Z")] | None = None
     data: Raw | UnsetType = UNSET
-    topics: Annotated[str, Meta(max_length=4020)] | None = None
+    topics: Annotated[str, Meta(max_length=4020, pattern=TOPIC_LIST)] | None = None
     actor: Actor | None = None
 
 

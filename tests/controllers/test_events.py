@@ -155,6 +155,16 @@ async def test_a_batch_that_the_database_refuses_leaves_nothing_behind(
     assert again["is_duplicate"] is False
 
 
+@pytest.mark.parametrize("batch", [False, True])
+async def test_a_time_with_an_offset_that_postgres_does_not_take_is_kept_in_utc(
+    tenant: Tenant, key: Caller, batch: bool
+) -> None:
+    event = {"type": "x", "occurred_at": "2026-01-02T03:04:05+19:00"}
+    assert (await publish(key, tenant, [event] if batch else event)).status_code == 201
+    [found] = await listed(key, tenant)
+    assert found["occurred_at"] == "2026-01-01T08:04:05Z"
+
+
 async def test_data_of_exactly_64_kib_is_taken(tenant: Tenant, key: Caller) -> None:
     data = "x" * (65_536 - 2)
     assert (await publish(key, tenant, {"type": "x", "data": data})).status_code == 201
@@ -328,7 +338,7 @@ async def test_a_cloud_event_needs_its_required_attributes(
         ({"id": ""}, "/1/id"),
         ({"time": "noon"}, "/1/time"),
         ({"topics": ",".join(map(str, range(21)))}, "/1/topics"),
-        ({"topics": "x" * 201}, "/1/topics/0"),
+        ({"topics": "x" * 201}, "/1/topics"),
         ({"data_base64": "AA=="}, "/1/data_base64"),
         ({"datacontenttype": "text/xml", "data": "<a/>"}, "/1/datacontenttype"),
     ],

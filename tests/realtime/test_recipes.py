@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import os
-import re
 import shutil
 import signal
 import sys
@@ -17,22 +16,20 @@ from playwright.async_api import Browser, BrowserContext, Page, Route
 from playwright.async_api import TimeoutError as NotInTime
 
 from tests.conftest import ROOT, Tenant, TestDatabase, running
+from tests.guides.blocks import blocks
 from tests.realtime.reader import calling, elsewhere, new_tenant, number, until
 
 RECIPES = {
-    name: code
-    for code, name in re.findall(
-        r"^```\w+\n((?://|#) ([\w-]+\.\w+):.*?)^```$",
-        (ROOT / "docs" / "realtime.md").read_text(),
-        re.DOTALL | re.MULTILINE,
-    )
+    block.name: block.code
+    for block in blocks("docs/realtime.md", (ROOT / "docs" / "realtime.md").read_text())
+    if block.name is not None
 }
 STARTS = {
     "follow.js": """([api, workspace, token]) => import("/follow.js").then(({ follow }) => {
-      window.stop = follow({ api, workspace, token: async () => token, ...into });
+      window.stop = follow({ api, workspace, accessToken: async () => token, ...into });
     })""",
     "tab.js": """([api, workspace, token]) => import("/tab.js").then(({ followShared }) => {
-      followShared({ api, workspace, user: "me", token: async () => token, ...into });
+      followShared({ api, workspace, user: "me", accessToken: async () => token, ...into });
     })""",
     "follow-fetch.js": """([api, workspace, token]) => import("/follow-fetch.js").then(
       ({ follow }) => {
@@ -41,10 +38,11 @@ STARTS = {
           if (name === "message") into.onEvent(JSON.parse(data));
           else if (got.length === 0) into.onList([]);
         };
-        follow({ url, token: async () => token, onMessage })
+        follow({ url, accessToken: async () => token, onMessage })
           .catch((error) => into.onRefused(JSON.parse(error.message)));
       })""",
 }
+PROGRAMS = {"follow.py", "follow.sh"}
 PAGE = """<!doctype html><title>A page of the customer's</title><script>
   let got = [];
   const into = {
@@ -56,7 +54,7 @@ PAGE = """<!doctype html><title>A page of the customer's</title><script>
 
 
 def test_every_recipe_of_the_document_is_tried_here() -> None:
-    assert RECIPES.keys() == {*STARTS, "stream-worker.js", "follow.py", "follow.sh"}
+    assert RECIPES.keys() == {*STARTS, *PROGRAMS, "stream-worker.js", "print.mjs"}
 
 
 @pytest.fixture
@@ -324,7 +322,7 @@ async def test_a_recipe_for_programs_gets_every_event_once(
             "ANNEX_WORKSPACE": tenant.slug,
             "ANNEX_KEY": key.client.headers["authorization"].removeprefix("Bearer "),
         }
-        hub, cursor = server.app.state.runtime.hub, tmp_path / "cursor"
+        hub, cursor = server.app.state.runtime.hub, tmp_path / f"{recipe}.cursor"
         async with process(tmp_path, program, recipe, env=env) as lines:
             # An admitted stream does not stand in the log yet; one that waits does.
             await until(lambda: bool(hub.waiting()), 20)
