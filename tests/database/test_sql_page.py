@@ -12,8 +12,8 @@ from tests.conftest import ROOT, TestDatabase, new_database
 from tests.database.conftest import exchanged, join, key, new_user, new_workspace, postgrest, user
 
 PAGE = (ROOT / "docs" / "sql.md").read_text()
-SQL = re.findall(r"```sql\n(.*?)```", PAGE, re.DOTALL)
-PLAN = re.findall(r"```text\n(.*?)```", PAGE, re.DOTALL)[0]
+SQL = re.findall(r"```sql manual\n(.*?)```", PAGE, re.DOTALL)
+PLAN = re.findall(r"```text manual\n(.*?)```", PAGE, re.DOTALL)[0]
 pytestmark = pytest.mark.timeout(120)
 
 
