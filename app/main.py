@@ -18,7 +18,6 @@ from app.auth.tickets import Tickets, derive_key
 from app.auth.tokens import Tokens
 from app.database.check import check_database
 from app.database.pools import Database
-from app.errors import to_problem
 from app.http.addresses import Addresses
 from app.http.application import Application, StrictRequest, check_request
 from app.http.budgets import PublishBudget, StreamBudget
@@ -27,6 +26,7 @@ from app.http.limits import Failures, Limiter
 from app.http.protocol import Connections
 from app.logs import configure_logging
 from app.metrics import Metrics, Refusals
+from app.problems import to_problem
 from app.realtime.cursors import Cursors
 from app.realtime.hub import Hub
 from app.realtime.tail import Tail

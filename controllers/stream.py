@@ -13,10 +13,11 @@ from app.auth.dependencies import Caller, authenticate, may, refresh
 from app.auth.tickets import COOKIE
 from app.auth.tickets import Ticket as Used
 from app.database.statements import Scope
-from app.errors import NotFound, Problem, RateLimited, Unauthorized, Unavailable, describe
+from app.errors import NotFound, Problem, RateLimited, Unauthorized, Unavailable
 from app.filters import Filter, Topics, Types, Where
 from app.permissions import Permission
 from app.principals import Principal
+from app.problems import describe
 from app.realtime.feeds import Sight
 from app.realtime.replay import Source
 from app.realtime.responses import HEADERS, EventStream

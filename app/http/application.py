@@ -10,10 +10,11 @@ import structlog
 from litestar import Litestar, Request
 from litestar.types import Message
 
-from app.errors import NotFound, UnsupportedMediaType, causes, from_msgspec
+from app.errors import NotFound, UnsupportedMediaType, causes
 from app.http.media_types import JSON
 from app.http.media_types import check as check_media_type
 from app.http.protocol import Connections
+from app.problems import from_msgspec
 from app.request_state import NAME, RequestState
 from app.settings import SettingsError
 from app.watchdog import Pace

@@ -18,15 +18,9 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
-from app.errors import (
-    HeadersTooLarge,
-    InvalidRequest,
-    Problem,
-    RequestTimeout,
-    TooManyConnections,
-    describe_at,
-)
+from app.errors import HeadersTooLarge, InvalidRequest, Problem, RequestTimeout, TooManyConnections
 from app.http.addresses import Addresses
+from app.problems import describe_at
 from app.settings import Settings
 
 PIECE_BYTES = 16 * 1024

@@ -7,7 +7,8 @@ import msgspec
 from msgspec import UNSET, Meta, Raw
 
 from app.documents import check_members, check_numbers
-from app.errors import InvalidRequest, TooLarge, from_msgspec
+from app.errors import InvalidRequest, TooLarge
+from app.problems import from_msgspec
 from app.schemas import events as s
 from app.schemas.problems import FieldError
 

@@ -3,7 +3,8 @@
 import asyncpg
 import pytest
 
-from app.errors import InternalError, InvalidRequest, from_msgspec, read
+from app.errors import InternalError, InvalidRequest
+from app.problems import from_msgspec, read
 from tests.bounds.test_protocol import ask
 from tests.conftest import Callers, Tenant, TestDatabase, running
 
