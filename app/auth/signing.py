@@ -9,7 +9,7 @@ import jwt
 from app.errors import NotConfigured
 from app.principals import Principal
 from app.schemas.api_keys import ApiKeyToken
-from app.settings import read_signing_key
+from app.setting_values import read_signing_key
 
 ALGORITHM = "ES256"
 CLAIM = "annex_key"

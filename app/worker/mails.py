@@ -20,7 +20,8 @@ import structlog
 
 from app.database.pools import Database
 from app.services.invitations import accept_url, hash_of, new_token
-from app.settings import SMTP_SCHEMES, Settings
+from app.setting_values import SMTP_SCHEMES
+from app.settings import Settings
 from app.worker.letters import Facts, Letters, write
 from app.worker.runner import Job
 
