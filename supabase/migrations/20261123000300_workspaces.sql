@@ -220,9 +220,9 @@ create trigger workspaces_operators_own before update of member_limit on annex.w
 -- that checks a permission asks here. Without the second factor that a workspace demands, only workspace:read is left,
 -- so that a client can see that one is needed. A key's row is looked up each time, so no token gives more than the key has
 -- now. An operator is granted everything, a workspace at a time.
--- With of_user, what that user is granted once they have passed every factor.
+-- With of_user or of_key, what that user is granted once they have passed every factor, or that key.
 -- For Annex's own functions, which run as the owner with a search_path of their own; nobody else may call it.
-create function annex.grants(only_id uuid default null, of_user uuid default null)
+create function annex.grants(only_id uuid default null, of_user uuid default null, of_key uuid default null)
 returns table (workspace_id uuid, permissions text[], needs_aal2 boolean, role text, grantable text[])
 language plpgsql stable as $$
 #variable_conflict use_column
@@ -230,7 +230,7 @@ declare
   claims jsonb := annex.claims();
   caller text := claims ->> 'role';
 begin
-  if of_user is not null or (caller = 'authenticated' and not claims ? 'annex_key') then
+  if of_user is not null or (of_key is null and caller = 'authenticated' and not claims ? 'annex_key') then
     return query
       select m.workspace_id,
         case when n.aal2 then array(select 'workspace:read' where 'workspace:read' = any (r.permissions))
@@ -242,12 +242,12 @@ begin
       lateral (select of_user is null and w.require_aal2 and claims ->> 'aal' is distinct from 'aal2' as aal2) n
       where m.user_id = coalesce(of_user, (claims ->> 'sub')::uuid)
         and m.workspace_id = coalesce(only_id, m.workspace_id) and m.status = 'active';
-  elsif caller = 'authenticated' or (caller = 'annex_key' and session_user = 'annex_api') then
+  elsif of_key is not null or caller = 'authenticated' or (caller = 'annex_key' and session_user = 'annex_api') then
     return query
       select w.id, k.permissions, false, null::text, k.grantable
       from annex.api_keys k
       join annex.workspaces w on w.id = k.workspace_id and w.deleted_at is null
-      where k.id = annex.key_id() and w.id = coalesce(only_id, w.id)
+      where k.id = coalesce(of_key, annex.key_id()) and w.id = coalesce(only_id, w.id)
         and k.revoked_at is null and (k.expires_at is null or k.expires_at > statement_timestamp());
   elsif caller = 'annex_operator' and session_user = 'annex_api' and only_id is not null then
     return query
@@ -327,29 +327,70 @@ begin
 end
 $$;
 
+-- Raise unless a row has one of the versions that the caller knows; with none given, any will do. For Annex's own functions.
+create function annex.require_version(version integer, versions integer[]) returns void
+language plpgsql immutable as $$
+begin
+  if versions is not null and not coalesce(version = any (versions), false) then
+    raise exception 'The resource has changed since; read it again and repeat the change.'
+      using errcode = 'check_violation', constraint = 'precondition_failed';
+  end if;
+end
+$$;
+
+-- The calling user; raises for every other caller. For Annex's own functions.
+create function annex.require_user() returns uuid
+language plpgsql stable as $$
+declare
+  caller uuid := annex.user_id();
+begin
+  if caller is null then
+    raise exception 'Only a signed-in user can do this; send a user''s access token.'
+      using errcode = 'insufficient_privilege', constraint = 'user_required';
+  end if;
+  return caller;
+end
+$$;
+
+-- Lock a workspace, so that one at a time joins it, invites into it, makes its keys, or changes its roles or rules; every
+-- such function takes this lock before any other. Returns its row; null where it has been deleted.
+create function annex.lock_workspace(workspace_id uuid) returns annex.workspaces
+language sql volatile as $$
+  select w.* from annex.workspaces w
+  where w.id = lock_workspace.workspace_id and w.deleted_at is null for no key update
+$$;
+
+-- A role of a workspace, or a built-in one, by its key; its id is null where there is none.
+create function annex.find_role(workspace_id uuid, key text) returns annex.roles language sql stable as $$
+  select r.* from annex.roles r
+  where r.key = find_role.key and (r.workspace_id is null or r.workspace_id = find_role.workspace_id)
+$$;
+
+-- Say whether one who holds these permissions and may give these roles may give a role: their list names it, or has a star
+-- and the role is the workspace's own, and they hold all that it holds.
+create function annex.is_grantable(given annex.roles, permissions text[], grantable text[]) returns boolean
+language sql immutable as $$
+  select given.permissions <@ permissions
+    and (given.key = any (grantable) or (given.workspace_id is not null and '*' = any (grantable)))
+$$;
+
 -- Raise what keeps the caller from giving a role: that there is none of this name, that the caller's own role or key does
 -- not name it among those to give, or that it holds a permission that the caller lacks. To take a role away, or to act on
 -- somebody who holds it, asks the same. For Annex's own functions, wherever a role is given.
 create function annex.require_grantable(workspace_id uuid, role text) returns void
 language plpgsql stable as $$
 declare
-  given annex.roles;
-  held record;
+  given annex.roles := annex.find_role(require_grantable.workspace_id, require_grantable.role);
 begin
-  select r.* into given from annex.roles r
-  where r.key = require_grantable.role and (r.workspace_id is null or r.workspace_id = require_grantable.workspace_id);
-  if not found then
+  if given.id is null then
     raise exception 'There is no role % in this workspace.', require_grantable.role
       using errcode = 'foreign_key_violation', constraint = 'unknown_role';
+  elsif not exists (
+    select from annex.grants(require_grantable.workspace_id) g where annex.is_grantable(given, g.permissions, g.grantable)
+  ) then
+    raise exception 'The role % is not the caller''s to give or to take.', require_grantable.role
+      using errcode = 'insufficient_privilege', constraint = 'not_grantable';
   end if;
-  select g.permissions, g.grantable into held from annex.grants(require_grantable.workspace_id) g;
-  if (
-    require_grantable.role = any (held.grantable) or (given.workspace_id is not null and '*' = any (held.grantable))
-  ) and given.permissions <@ held.permissions then
-    return;
-  end if;
-  raise exception 'The role % is not the caller''s to give or to take.', require_grantable.role
-    using errcode = 'insufficient_privilege', constraint = 'not_grantable';
 end
 $$;
 
@@ -409,16 +450,12 @@ create function annex.create_workspace(
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
 declare
-  caller uuid := annex.user_id();
+  caller uuid := annex.require_user();
   plain text := regexp_replace(normalize(create_workspace.name, NFKD), '[\u0300-\u036f]', '', 'g');
   stem text := nullif(trim(both '-' from left(regexp_replace(lower(plain), '[^a-z0-9]+', '-', 'g'), 50)), '');
   made text := coalesce(create_workspace.slug, stem, 'workspace');
   created annex.workspaces;
 begin
-  if caller is null then
-    raise exception 'Only a signed-in user can do this; send a user''s access token.'
-      using errcode = 'insufficient_privilege', constraint = 'user_required';
-  end if;
   if coalesce(create_workspace.require_aal2, false) and annex.claims() ->> 'aal' is distinct from 'aal2' then
     raise exception 'Raise your own session to aal2 before you demand it of others.'
       using errcode = 'insufficient_privilege', constraint = 'second_factor_required';
@@ -465,8 +502,7 @@ begin
   if not found then
     -- Looked at once more: another request may have deleted it meanwhile.
     perform annex.require(delete_workspace.workspace_id, 'workspace:delete');
-    raise exception 'The resource has changed since; read it again and repeat the change.'
-      using errcode = 'check_violation', constraint = 'precondition_failed';
+    perform annex.require_version(null, coalesce(versions, '{}'));
   end if;
 end
 $$;
@@ -488,10 +524,8 @@ begin
   where m.workspace_id = lock_member.workspace_id and m.user_id = member_id for update;
   if not found then
     raise exception 'There is no such member here.' using errcode = 'foreign_key_violation', constraint = 'not_found';
-  elsif versions is not null and locked.version <> all (versions) then
-    raise exception 'The resource has changed since; read it again and repeat the change.'
-      using errcode = 'check_violation', constraint = 'precondition_failed';
   end if;
+  perform annex.require_version(locked.version, versions);
   return locked;
 end
 $$;
@@ -511,7 +545,7 @@ begin
     raise exception 'Nobody changes the role that they hold.'
       using errcode = 'insufficient_privilege', constraint = 'forbidden';
   end if;
-  perform from annex.workspaces w where w.id = lock_role.workspace_id for no key update;
+  perform annex.lock_workspace(lock_role.workspace_id);
   select r.* into locked from annex.roles r
   where r.workspace_id = lock_role.workspace_id and r.key = lock_role.key for update;
   return locked;
@@ -611,12 +645,8 @@ begin
     raise exception 'A workspace has at most 100 roles of its own.'
       using errcode = 'check_violation', constraint = 'limit_reached';
   end if;
-  if coalesce(is_new = (before.id is not null), false)
-    or (versions is not null and not coalesce(before.version = any (versions), false))
-  then
-    raise exception 'The resource has changed since; read it again and repeat the change.'
-      using errcode = 'check_violation', constraint = 'precondition_failed';
-  end if;
+  -- Where it is there and should be new, or the other way round, no version will do.
+  perform annex.require_version(before.version, case when is_new = (before.id is not null) then '{}' else versions end);
   if not 'workspace:read' = any (put_role.permissions) then
     raise exception 'Every role holds workspace:read.'
       using errcode = 'check_violation', constraint = 'role_without_sight';
@@ -656,10 +686,7 @@ begin
     raise exception 'There is no such role here.' using errcode = 'foreign_key_violation', constraint = 'not_found';
   end if;
   perform annex.require_grantable(delete_role.workspace_id, delete_role.key);
-  if versions is not null and before.version <> all (versions) then
-    raise exception 'The resource has changed since; read it again and repeat the change.'
-      using errcode = 'check_violation', constraint = 'precondition_failed';
-  end if;
+  perform annex.require_version(before.version, versions);
   delete from annex.roles r where r.id = before.id;
   update annex.roles r set grantable = array_remove(r.grantable, before.key)
   where r.workspace_id = delete_role.workspace_id and before.key = any (r.grantable);

@@ -105,10 +105,8 @@ begin
   where k.workspace_id = lock_api_key.workspace_id and k.id = lock_api_key.id for update;
   if not found then
     raise exception 'There is no such key here.' using errcode = 'foreign_key_violation', constraint = 'not_found';
-  elsif versions is not null and locked.version <> all (versions) then
-    raise exception 'The resource has changed since; read it again and repeat the change.'
-      using errcode = 'check_violation', constraint = 'precondition_failed';
   end if;
+  perform annex.require_version(locked.version, versions);
   return locked;
 end
 $$;
@@ -169,7 +167,7 @@ declare
   made annex.api_keys;
 begin
   perform annex.require(create_api_key.workspace_id, 'keys:manage');
-  perform from annex.workspaces w where w.id = create_api_key.workspace_id for no key update;
+  perform annex.lock_workspace(create_api_key.workspace_id);
   if (
     select count(*) from annex.api_keys k
     where k.workspace_id = create_api_key.workspace_id and k.revoked_at is null

@@ -117,43 +117,28 @@ language plpgsql stable as $$
 #variable_conflict use_column
 declare
   kind text := split_part(giver, ':', 1);
-  giver_id text := split_part(giver, ':', 2);
-  wanted annex.roles;
-  held record;
+  giver_id uuid := case when kind in ('user', 'api_key') then split_part(giver, ':', 2) end;
+  wanted annex.roles := annex.find_role(may_give.workspace_id, may_give.role);
 begin
-  select r.* into wanted from annex.roles r
-  where r.key = may_give.role and (r.workspace_id is null or r.workspace_id = may_give.workspace_id);
-  if not found then
-    return false;
-  elsif kind = 'user' then
-    select g.permissions, g.grantable into held from annex.grants(may_give.workspace_id, giver_id::uuid) g;
-  elsif kind = 'api_key' then
-    select k.permissions, k.grantable into held from annex.api_keys k
-    where k.id = giver_id::uuid and k.workspace_id = may_give.workspace_id
-      and k.revoked_at is null and (k.expires_at is null or k.expires_at > now());
-  else
-    return kind = 'operator';
+  if wanted.id is null or giver_id is null then
+    return wanted.id is not null and kind = 'operator';
   end if;
-  return found and 'invitations:manage' = any (held.permissions) and wanted.permissions <@ held.permissions
-    and (wanted.key = any (held.grantable) or (wanted.workspace_id is not null and '*' = any (held.grantable)));
+  return exists (
+    select from annex.grants(
+      may_give.workspace_id,
+      of_user => case kind when 'user' then giver_id end,
+      of_key => case kind when 'api_key' then giver_id end
+    ) g
+    where 'invitations:manage' = any (g.permissions) and annex.is_grantable(wanted, g.permissions, g.grantable)
+  );
 end
-$$;
-
--- The name of a role of a workspace or of a built-in one; null where there is none.
-create function annex.role_name(workspace_id uuid, role text) returns text language sql stable as $$
-  select r.name from annex.roles r
-  where r.key = role_name.role and (r.workspace_id is null or r.workspace_id = role_name.workspace_id)
 $$;
 
 -- The calling user's address and provider; raises unless Supabase has confirmed the address.
 create function annex.confirmed_caller(out user_id uuid, out email text, out provider text)
 language plpgsql stable as $$
 begin
-  user_id := annex.user_id();
-  if user_id is null then
-    raise exception 'Only a signed-in user can do this; send a user''s access token.'
-      using errcode = 'insufficient_privilege', constraint = 'user_required';
-  end if;
+  user_id := annex.require_user();
   select u.email, u.provider into email, provider from annex.find_user(user_id) u;
   if email is null then
     raise exception 'Confirm your email address first.'
@@ -172,14 +157,6 @@ begin
     where j.workspace_id = is_proof.workspace_id and j.kind = 'sso' and 'sso:' || j.value = is_proof.provider
   );
 end
-$$;
-
--- Lock a workspace, so that one at a time joins it, invites into it or changes its rules; every such function takes this
--- lock before any other. Returns its row; null where it has been deleted.
-create function annex.lock_workspace(workspace_id uuid) returns annex.workspaces
-language sql volatile as $$
-  select w.* from annex.workspaces w
-  where w.id = lock_workspace.workspace_id and w.deleted_at is null for no key update
 $$;
 
 -- Make a user a member; the caller holds the workspace's lock, and has checked that the user may join. The trigger of
@@ -317,10 +294,8 @@ begin
   if not found then
     raise exception 'There is no such invitation here.'
       using errcode = 'no_data_found', constraint = 'not_found';
-  elsif versions is not null and found_one.version <> all (versions) then
-    raise exception 'The resource has changed since; read it again and repeat the change.'
-      using errcode = 'check_violation', constraint = 'precondition_failed';
   end if;
+  perform annex.require_version(found_one.version, versions);
   return found_one;
 end
 $$;

@@ -84,7 +84,7 @@ begin
   return query
     select m.id, m.lease_id, m.recipient, m.attempts, w.name,
       coalesce((select p.display_name from annex.profiles p where i.invited_by = 'user:' || p.user_id), ''),
-      annex.role_name(i.workspace_id, i.role),
+      (annex.find_role(i.workspace_id, i.role)).name,
       coalesce(
         (
           select p.locale from annex.profiles p
