@@ -17,6 +17,16 @@ from app.services import events, publishing
 NEWEST_FIRST = [m.Event.workspace_id, m.Event.id]
 
 
+def publishing_of(struct: str, media_type: str) -> dict[str, Any]:
+    """Say who may publish, and what the handler reads itself from its body."""
+    return may(
+        Permission.EVENTS_PUBLISH,
+        request_struct=struct,
+        request_media_types=[media_type],
+        statuses=[200, 201],
+    )
+
+
 class EventController(Controller):
     path = "/workspaces/{ws:str}/events"
     tags = ("events",)
@@ -48,12 +58,7 @@ class EventController(Controller):
 
     @post(
         operation_id="publishEvent",
-        opt=may(
-            Permission.EVENTS_PUBLISH,
-            request_media_types=["application/json"],
-            request_struct="app.schemas.events:EventCreate",
-            statuses=[200, 201],
-        ),
+        opt=publishing_of("app.schemas.events:EventCreate", "application/json"),
     )
     async def publish_event(
         self, request: Request[Any, Any, Any], once: Idempotent
@@ -65,12 +70,7 @@ class EventController(Controller):
     @post(
         "/batch",
         operation_id="publishEvents",
-        opt=may(
-            Permission.EVENTS_PUBLISH,
-            request_media_types=["application/json"],
-            request_struct="app.services.publishing:EVENTS",
-            statuses=[200, 201],
-        ),
+        opt=publishing_of("app.services.publishing:EVENTS", "application/json"),
     )
     async def publish_events(
         self, request: Request[Any, Any, Any], once: Idempotent
@@ -82,12 +82,7 @@ class EventController(Controller):
     @post(
         "/cloudevents",
         operation_id="publishCloudEvent",
-        opt=may(
-            Permission.EVENTS_PUBLISH,
-            request_media_types=["application/cloudevents+json"],
-            request_struct="app.schemas.events:CloudEvent",
-            statuses=[200, 201],
-        ),
+        opt=publishing_of("app.schemas.events:CloudEvent", "application/cloudevents+json"),
     )
     async def publish_cloud_event(
         self, request: Request[Any, Any, Any], once: Idempotent
@@ -99,11 +94,8 @@ class EventController(Controller):
     @post(
         "/cloudevents/batch",
         operation_id="publishCloudEvents",
-        opt=may(
-            Permission.EVENTS_PUBLISH,
-            request_media_types=["application/cloudevents-batch+json"],
-            request_struct="app.services.publishing:CLOUD_EVENT_BATCH",
-            statuses=[200, 201],
+        opt=publishing_of(
+            "app.services.publishing:CLOUD_EVENT_BATCH", "application/cloudevents-batch+json"
         ),
     )
     async def publish_cloud_events(

@@ -107,12 +107,16 @@ class Read:
             last = items[-1]
         elif len(items) < len(rows):
             last = item(*rows[-1][:-1])  # where a filtered page stopped to look
-        following = None
-        if last is not None:
-            following = encode_cursor([getattr(last, a.key) for a in keys])
-            self.link(following)
         others = more(access) if more is not None and access is not None else {}
-        return page_type(data=items, page=Page(next=following), **others)
+        return page_type(data=items, page=self.page_after(last, keys), **others)
+
+    def page_after(self, last: Any, by: Sequence[Attribute]) -> Page:
+        """Say where the page after an item begins, in the answer and its Link; None is the end."""
+        if last is None:
+            return Page(next=None)
+        following = encode_cursor([getattr(last, a.key) for a in by])
+        self.link(following)
+        return Page(next=following)
 
     async def one(self, of: Of, struct: type[StructT], **equal: Any) -> StructT:
         """Read the one row whose attributes have these values; raises `NotFound`."""

@@ -12,10 +12,9 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import Boolean, DateTime, Integer, LargeBinary, Text, Uuid
 
 import db_models as m
-from app.database.reads import Of, Read, decode_cursor, encode_cursor
+from app.database.reads import Of, Read, decode_cursor
 from app.errors import InvalidRequest
 from app.schemas import invitations as s
-from app.schemas.pages import Page
 from app.schemas.problems import FieldError
 from app.settings import Settings
 
@@ -156,6 +155,14 @@ class Issue(msgspec.Struct, frozen=True):
         """Make tokens."""
         return cls(settings, [new_token() for _ in range(count)])
 
+    @property
+    def mailing(self) -> dict[str, Any]:
+        """The parameters that say whether, and how many, mails are queued."""
+        return {
+            "is_mailed": self.settings.smtp_url is not None,
+            "mail_limit": self.settings.max_mails_per_workspace,
+        }
+
     def creation(self, new: s.InvitationCreate) -> dict[str, Any]:
         """Return the parameters of `created`."""
         return {
@@ -164,8 +171,7 @@ class Issue(msgspec.Struct, frozen=True):
             "role": new.role,
             "max_uses": new.max_uses or None,
             "lifetime_hours": new.lifetime_hours or None,
-            "is_mailed": self.settings.smtp_url is not None,
-            "mail_limit": self.settings.max_mails_per_workspace,
+            **self.mailing,
         }
 
     def resending(self, invitation_id: UUID) -> dict[str, Any]:
@@ -173,8 +179,7 @@ class Issue(msgspec.Struct, frozen=True):
         return {
             "invitation_id": invitation_id,
             "hash": hash_of(self.tokens[0]),
-            "is_mailed": self.settings.smtp_url is not None,
-            "mail_limit": self.settings.max_mails_per_workspace,
+            **self.mailing,
         }
 
     def told(self, rows: Sequence[Any]) -> list[s.IssuedInvitation]:
@@ -208,14 +213,12 @@ async def list_mine(read: Read, cursor: str | None, limit: int) -> s.InvitationO
 
     Raises `InvalidCursor`.
     """
-    after_id = None if cursor is None else decode_cursor(cursor, [m.Invitation.id])[0]
+    order = [m.Invitation.id]
+    after_id = None if cursor is None else decode_cursor(cursor, order)[0]
     _, rows = await read.rows(mine, {"after_id": after_id, "limit_": limit + 1})
     offers = [s.InvitationOffer(*row) for row in rows[:limit]]
-    following = None
-    if len(rows) > limit:
-        following = encode_cursor([offers[-1].id])
-        read.link(following)
-    return s.InvitationOfferPage(offers, Page(following))
+    page = read.page_after(offers[-1] if len(rows) > limit else None, order)
+    return s.InvitationOfferPage(offers, page)
 
 
 def response(given: s.InvitationResponse) -> tuple[Of, dict[str, Any]]:

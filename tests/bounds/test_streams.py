@@ -7,7 +7,8 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
-from tests.conftest import Callers, Running, Tenant, TestDatabase, new_tenant, running
+from tests.conftest import Tenant, TestDatabase, new_tenant, running
+from tests.realtime.reader import calling
 
 
 @asynccontextmanager
@@ -16,15 +17,6 @@ async def opened(tenant: Tenant, query: str = "") -> AsyncIterator[httpx.Respons
     path = f"{tenant.path}/stream{query}"
     async with tenant.owner.client.stream("GET", path) as response:
         yield response
-
-
-@asynccontextmanager
-async def calling(server: Running) -> AsyncIterator[Callers]:
-    callers = Callers(server)
-    try:
-        yield callers
-    finally:
-        await callers.close()
 
 
 @pytest.mark.parametrize(
