@@ -9,45 +9,41 @@ from pathlib import Path
 
 import pytest
 
+from tests.uv import CERTIFICATES, UV
+
 ROOT = Path(__file__).parents[2]
 FOREIGN = Path(__file__).parent / "foreign"
 NEWEST = "2026-11-22T00:00:00Z"
 
 
-@pytest.fixture(scope="module")
-def uv() -> str:
-    own = ROOT / ".tools/uv/bin/uv"
-    return str(own) if own.is_file() else shutil.which("uv") or str(own)
-
-
 def call(*command: str, cwd: Path | None = None, **variables: str) -> str:
     done = subprocess.run(
-        command, cwd=cwd, env=os.environ | variables, capture_output=True, text=True
+        command, cwd=cwd, env=os.environ | CERTIFICATES | variables, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr + done.stdout
     return done.stdout
 
 
 @pytest.fixture(scope="module")
-def wheel(uv: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Build the wheel from a copy of the folder alone."""
     folder = tmp_path_factory.mktemp("package")
     source = folder / "source"
     shutil.copytree(
         ROOT / "app/contract", source, ignore=shutil.ignore_patterns("__pycache__", "dist")
     )
-    call(uv, "build", "--quiet", "--wheel", "--out-dir", str(folder), str(source))
+    call(UV, "build", "--quiet", "--wheel", "--out-dir", str(folder), str(source))
     (built,) = folder.glob("*.whl")
     return built
 
 
 @pytest.fixture(scope="module")
-def command(uv: str, wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def command(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     environment = tmp_path_factory.mktemp("environment") / "venv"
-    call(uv, "venv", "--quiet", "--python", sys.executable, str(environment))
+    call(UV, "venv", "--quiet", "--python", sys.executable, str(environment))
     python = environment / "bin/python"
     call(
-        *(uv, "pip", "install", "--quiet", "--python", str(python), "--exclude-newer", NEWEST),
+        *(UV, "pip", "install", "--quiet", "--python", str(python), "--exclude-newer", NEWEST),
         *(str(wheel), "sqlalchemy==2.0.*"),
         cwd=wheel.parent,
     )
@@ -91,7 +87,11 @@ def test_it_finds_planted_drift_with_sqlalchemy_2_0_and_no_litestar(
     path = tmp_path / "sql/changes/0002_tables.sql"
     path.write_text(path.read_text("utf-8").replace("varchar(50)", "varchar(51)"))
     done = subprocess.run(
-        [str(command)], cwd=tmp_path, env=os.environ | variables, capture_output=True, text=True
+        [str(command)],
+        cwd=tmp_path,
+        env=os.environ | CERTIFICATES | variables,
+        capture_output=True,
+        text=True,
     )
     assert (done.returncode, "DC303 error public.customers.name" in done.stdout) == (1, True)
     (tmp_path / "pyproject.toml").write_text(text)

@@ -70,15 +70,17 @@ def stranger() -> Iterator["subprocess.Popen[bytes]"]:
 
 def start_elsewhere(data: Path, then: str) -> "subprocess.Popen[str]":
     """Start a server in another process and return once it answers."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", STARTER, str(data), str(VERSION), then],
-        cwd=CHECKOUT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
+    said = data.with_name("starter.log")
+    with said.open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", STARTER, str(data), str(VERSION), then],
+            cwd=CHECKOUT,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+        )
     assert process.stdout is not None
-    assert process.stdout.readline() == "started\n"
+    assert process.stdout.readline() == "started\n", said.read_text()
     return process
 
 

@@ -18,9 +18,9 @@ import msgspec
 import pytest
 
 from tests.conftest import ROOT, SECRETS, TestDatabase
+from tests.uv import CERTIFICATES, UV
 
 BIN = Path(sys.executable).parent
-UV = os.environ.get("UV") or shutil.which("uv") or str(ROOT / ".tools/uv/bin/uv")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 BEFORE = PROJECT["tool"]["uv"]["exclude-newer"]
 VERSION = PROJECT["project"]["version"]
@@ -39,6 +39,7 @@ def bare(**others: str) -> dict[str, str]:
     path = f"{Path(UV).parent}:{os.environ['PATH']}"
     return {k: v for k, v in os.environ.items() if not k.startswith(ours)} | {
         "PATH": path,
+        **CERTIFICATES,
         **others,
     }
 
