@@ -81,21 +81,17 @@ async def purge_mails(driver: Driver) -> int:
     return await repeat(driver, "select annex.purge_mails($1)", MAILS)
 
 
-async def repeat(driver: Driver, statement: str, size: int) -> int:
+async def repeat(driver: Driver, statement: str, argument: int) -> int:
     """Do a step in batches until one finds nothing; returns how many rows in all."""
     gone = 0
-    while batch := await driver.fetchval(statement, size, timeout=STEP_SECONDS):
+    while batch := await driver.fetchval(statement, argument, timeout=STEP_SECONDS):
         gone += batch
     return gone
 
 
 async def purge_workspaces(driver: Driver, grace_days: int) -> int:
-    """Delete workspaces whose grace period is over, in batches; returns how many rows went."""
-    gone = 0
-    statement = "select annex.purge_workspaces($1)"
-    while batch := await driver.fetchval(statement, grace_days, timeout=STEP_SECONDS):
-        gone += batch
-    return gone
+    """Delete workspaces whose grace period is over; returns how many rows went."""
+    return await repeat(driver, "select annex.purge_workspaces($1)", grace_days)
 
 
 async def expire_events(driver: Driver, retention_days: int | None) -> int:
