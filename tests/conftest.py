@@ -2,9 +2,11 @@
 
 import asyncio
 import contextlib
+import functools
+import inspect
 import os
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -55,6 +57,26 @@ UNLIMITED = {
     "max_events_per_minute": 100_000_000,
     "max_event_bytes_per_minute": 10**12,
 }
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Limit tests on the loop there: what a signal's handler raises inside uvloop is lost."""
+    for item in items:
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+            marker = item.get_closest_marker("timeout")
+            seconds = float(marker.args[0] if marker else item.config.getini("timeout"))
+            item.obj = limited(item.obj, seconds)
+
+
+def limited(test: Callable[..., Any], seconds: float) -> Callable[..., Any]:
+    """Let a test fail when it takes longer, and the next one begin."""
+
+    @functools.wraps(test)
+    async def run(*given: Any, **named: Any) -> None:
+        async with asyncio.timeout(seconds):
+            await test(*given, **named)
+
+    return run
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
