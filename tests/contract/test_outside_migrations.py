@@ -126,6 +126,7 @@ def test_a_command_of_the_projects_own_migrates(folder: Path) -> None:
     ],
 )
 def test_a_command_that_fails(folder: Path, command: str, sentence: str) -> None:
-    result = configure(folder, f"command = {command}")
+    # Some systems have a python3 and no python.
+    result = configure(folder, f"command = {command.replace('python', sys.executable)}")
     assert (result.exit_code, result.stdout) == (2, "")
     assert sentence in result.stderr
