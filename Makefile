@@ -35,11 +35,15 @@ test-faults: .venv/.synced ## Break what can break, and hold every reader to wha
 	@$(BIN)/pytest -n $(JOBS) --dist worksteal --timeout 120 tests/faults $(ARGS)
 
 # No package needs its install script; one of them would report to its maker.
+# What compares times runs alone, so that no other test is the neighbour that it measures.
+NEIGHBOURS := tests/bounds/test_neighbours.py
+
 clients: ## Install the generators and linters that the tests run on the contract (needs node and npm)
 	@cd tests/clients && npm ci --silent --no-audit --no-fund --ignore-scripts
 
 test-bounds: .venv/.synced ## Attack the server's limits beside a client that behaves
-	@$(BIN)/pytest -n $(JOBS) --dist loadfile tests/bounds $(ARGS)
+	@$(BIN)/pytest -n $(JOBS) --dist loadfile $(or $(ARGS),--ignore $(NEIGHBOURS)) tests/bounds
+	@$(if $(ARGS),,$(BIN)/pytest -n 1 $(NEIGHBOURS))
 
 chaos: .venv/.synced ## The same for longer, with other seeds (SECONDS=600, SEED=…)
 	@$(BIN)/python -m tests.faults --jobs $(JOBS) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED))
