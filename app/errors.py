@@ -1,16 +1,21 @@
 """Everything that can go wrong for a caller, as problem details (RFC 9457).
 
 Problem
- ├ InvalidRequest 400 ─ InvalidCursor
+ ├ InvalidRequest 400 ─ InvalidCursor, UnknownRole
  ├ Unauthorized 401 ─ MissingCredentials, InvalidToken, TokenExpired, NotAToken, InvalidKey,
  │                    InvalidTicket
- ├ Forbidden 403 ─ UserRequired, OperatorRequired, SecondFactorRequired
+ ├ Forbidden 403 ─ UserRequired, OperatorRequired, SecondFactorRequired, NotGrantable,
+ │                 KeyRequired, AddressNotAllowed, EmailUnconfirmed, InvitationForAnother,
+ │                 DomainNotClaimable
  ├ NotFound 404, MethodNotAllowed 405, RequestTimeout 408
- ├ Conflict 409 ─ SlugTaken, RequestInProgress
+ ├ Conflict 409 ─ SlugTaken, TooManyWorkspaces, LastOwner, RoleInUse, AlreadyMember,
+ │                LimitReached, DomainNotAllowed, RuleTaken, InvitationClosed, RequestInProgress
+ ├ InvitationGone 410
  ├ PreconditionFailed 412, TooLarge 413, UnsupportedMediaType 415, KeyReused 422
- ├ RateLimited 429 ─ TooManyFailures, TooManyConnections, TooManyStreams, TooManyFilters
+ ├ RateLimited 429 ─ TooManyMails, TooManyFailures, TooManyConnections, TooManyStreams,
+ │                   TooManyFilters, TooManyEvents
  ├ HeadersTooLarge 431
- └ InternalError 500, Unavailable 503
+ └ InternalError 500, NotConfigured 501, Unavailable 503
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -68,6 +73,12 @@ class InvalidCursor(InvalidRequest):
     """The cursor is not one of this list's."""
 
     code = "invalid_cursor"
+
+
+class UnknownRole(InvalidRequest):
+    """The workspace has no such role."""
+
+    code = "unknown_role"
 
 
 class Unauthorized(Problem):
@@ -139,6 +150,42 @@ class SecondFactorRequired(Forbidden):
     code = "second_factor_required"
 
 
+class NotGrantable(Forbidden):
+    """The caller may not give or take this much."""
+
+    code = "not_grantable"
+
+
+class KeyRequired(Forbidden):
+    """Only an API key itself can do this."""
+
+    code = "key_required"
+
+
+class AddressNotAllowed(Forbidden):
+    """The key is not taken from this address."""
+
+    code = "address_not_allowed"
+
+
+class EmailUnconfirmed(Forbidden):
+    """The user's address is not confirmed."""
+
+    code = "email_unconfirmed"
+
+
+class InvitationForAnother(Forbidden):
+    """The invitation is to another address."""
+
+    code = "invitation_for_another"
+
+
+class DomainNotClaimable(Forbidden):
+    """The caller may not claim this domain or provider."""
+
+    code = "domain_not_claimable"
+
+
 class NotFound(Problem):
     """There is no such thing in the caller's sight."""
 
@@ -169,10 +216,64 @@ class SlugTaken(Conflict):
     code = "slug_taken"
 
 
+class TooManyWorkspaces(Conflict):
+    """The user has created as many workspaces as a user may."""
+
+    code = "too_many_workspaces"
+
+
+class LastOwner(Conflict):
+    """The last owner stays."""
+
+    code = "last_owner"
+
+
+class RoleInUse(Conflict):
+    """A member holds the role."""
+
+    code = "role_in_use"
+
+
+class AlreadyMember(Conflict):
+    """The user is a member already."""
+
+    code = "already_member"
+
+
+class LimitReached(Conflict):
+    """The workspace has as many of these as it may have."""
+
+    code = "limit_reached"
+
+
+class DomainNotAllowed(Conflict):
+    """The workspace does not allow members of this domain."""
+
+    code = "domain_not_allowed"
+
+
+class RuleTaken(Conflict):
+    """Another rule has this domain or provider."""
+
+    code = "rule_taken"
+
+
+class InvitationClosed(Conflict):
+    """The invitation is not open for this."""
+
+    code = "invitation_closed"
+
+
 class RequestInProgress(Conflict):
     """The first request with this Idempotency-Key is still running."""
 
     code = "request_in_progress"
+
+
+class InvitationGone(Problem):
+    """The invitation can no longer be accepted."""
+
+    status, code = 410, "invitation_gone"
 
 
 class PreconditionFailed(Problem):
@@ -205,6 +306,12 @@ class RateLimited(Problem):
     status, code = 429, "rate_limited"
 
 
+class TooManyMails(RateLimited):
+    """The workspace has sent its mails for today."""
+
+    code = "too_many_mails"
+
+
 class TooManyFailures(RateLimited):
     """Too many credentials from this address were refused."""
 
@@ -229,6 +336,12 @@ class TooManyFilters(RateLimited):
     code = "too_many_filters"
 
 
+class TooManyEvents(RateLimited):
+    """The workspace published more events or bytes than a minute allows."""
+
+    code = "too_many_events"
+
+
 class HeadersTooLarge(Problem):
     """The headers are too large."""
 
@@ -239,6 +352,12 @@ class InternalError(Problem):
     """Something failed here."""
 
     status, code = 500, "internal_error"
+
+
+class NotConfigured(Problem):
+    """The server lacks a setting that this needs."""
+
+    status, code = 501, "not_configured"
 
 
 class Unavailable(Problem):
@@ -263,8 +382,33 @@ CONSTRAINTS: dict[str, Problem] = {
     "workspaces_metadata_check": InvalidRequest(
         "The metadata is larger than 16 KiB.", errors=[FieldError("/metadata", "over 16 KiB")]
     ),
+    "workspaces_allowed_email_domains_check": InvalidRequest(
+        "Domains are written in lower case, such as example.com, and in 10,000 characters.",
+        errors=[FieldError("/allowed_email_domains", "not domains")],
+    ),
+    "members_metadata_check": InvalidRequest(
+        "The metadata is larger than 16 KiB.", errors=[FieldError("/metadata", "over 16 KiB")]
+    ),
+    "api_keys_metadata_check": InvalidRequest(
+        "The metadata is larger than 16 KiB.", errors=[FieldError("/metadata", "over 16 KiB")]
+    ),
+    "api_key_expires_at": InvalidRequest(
+        "The key would have expired already; choose a later time.",
+        errors=[FieldError("/expires_at", "in the past")],
+    ),
+    "role_without_sight": InvalidRequest(
+        "Every role holds workspace:read.",
+        errors=[FieldError("/permissions", "without workspace:read")],
+    ),
     "profiles_user_id_fkey": InvalidToken(
         "The user of this token no longer exists; sign in again."
+    ),
+    "join_rules_kind_value_key": RuleTaken(
+        "Another rule has this domain or provider; ask the operator if it is yours."
+    ),
+    "join_rules_value_check": InvalidRequest(
+        "This is no domain name of two labels or more, or no UUID of a provider.",
+        errors=[FieldError("/value", "is not one of its kind")],
     ),
     "events_type_reserved": InvalidRequest(
         "Types that begin with `annex.` are drawn by Annex itself; choose another name.",
@@ -273,6 +417,9 @@ CONSTRAINTS: dict[str, Problem] = {
     "events_source_reserved": InvalidRequest(
         "The source `annex` is Annex itself; choose another name.",
         errors=[FieldError("/source", "is reserved")],
+    ),
+    "number_out_of_range": InvalidRequest(
+        "A number is outside the range of a double (RFC 7493, section 2.2)."
     ),
     "events_data_check": TooLarge("An event's data is larger than 64 KiB."),
     "events_context_check": InvalidRequest(
@@ -305,11 +452,11 @@ def from_database(error: asyncpg.PostgresError) -> Problem | None:
     for kind in subclasses():
         if kind.code == constraint:
             return kind(error.args[0])
-    if isinstance(error, asyncpg.InsufficientPrivilegeError):
-        return Forbidden("The caller's role in the workspace does not allow this.")
     # Only the server's own have a severity: asyncpg raises the same for arguments we made wrong.
     if isinstance(error, asyncpg.DataError) and getattr(error, "severity", None):
         return InvalidRequest(f"A value cannot be stored: {error.args[0]}.")
+    if isinstance(error, asyncpg.StatementTooComplexError):
+        return InvalidRequest("The request is nested too deeply.")
     if isinstance(error, asyncpg.DeadlockDetectedError | asyncpg.SerializationError):
         return Unavailable("Another request was in the way; send this one again.")
     if isinstance(
@@ -353,8 +500,6 @@ def read(error: Exception) -> Problem:
         # Only what a caller sends is decoded from bytes, or followed to any depth.
         if isinstance(cause, UnicodeDecodeError):
             return InvalidRequest("The body is not UTF-8.")
-        if isinstance(cause, RecursionError):
-            return InvalidRequest("The request is nested too deeply.")
     return InternalError("Something failed here; tell support the request_id.")
 
 
@@ -377,6 +522,8 @@ def from_validation(error: ValidationException) -> Problem:
 def from_msgspec(error: Exception, within: str = "") -> "InvalidRequest":
     """Say where a body is wrong; `within` is the pointer to the part that was decoded."""
     message, _, path = str(error).partition(" - at `")
+    if isinstance(error, RecursionError):
+        return InvalidRequest("The request is nested too deeply.")
     if not isinstance(error, msgspec.ValidationError):
         return InvalidRequest(f"The body is not JSON: {message}.")
     wrong = field_error(message, within + as_pointer(path.rstrip("`")))

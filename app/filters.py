@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 from decimal import Decimal
+from functools import cached_property
 from typing import Annotated, Any, Protocol
 
 import msgspec
@@ -93,7 +94,7 @@ def is_same(a: Any, b: Any) -> bool:
     return type(a) is type(b) and bool(a == b)
 
 
-class Filter(msgspec.Struct, frozen=True):
+class Filter(msgspec.Struct, frozen=True, dict=True):
     """Which events a reader wants; an empty part lets everything through."""
 
     types: tuple[str, ...] = ()
@@ -115,14 +116,21 @@ class Filter(msgspec.Struct, frozen=True):
         wanted = cls(split("types", types), split("topics", topics), tuple(clauses))
         return EVERYTHING if wanted == EVERYTHING else wanted
 
+    @cached_property
+    def compiled(self) -> tuple[frozenset[str], tuple[str, ...], frozenset[str]]:
+        """Whole types, beginnings of types, topics: each compared at once."""
+        return (
+            frozenset(t for t in self.types if not t.endswith("*")),
+            tuple(t[:-1] for t in self.types if t.endswith("*")),
+            frozenset(self.topics),
+        )
+
     def matches(self, event: HasFilteredParts) -> bool:
         """Say whether an event passes."""
-        if self.types and not any(
-            event.type.startswith(t[:-1]) if t.endswith("*") else event.type == t
-            for t in self.types
-        ):
+        names, prefixes, topics = self.compiled
+        if self.types and event.type not in names and not event.type.startswith(prefixes):
             return False
-        if self.topics and not any(t in event.topics for t in self.topics):
+        if topics and topics.isdisjoint(event.topics):
             return False
         return all(clause.matches(event.data) for clause in self.where)
 

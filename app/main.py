@@ -7,12 +7,13 @@ from functools import partial
 from typing import Any
 
 import httpx
-from litestar import Litestar
+from litestar import Litestar, Request
 from litestar.config.cors import CORSConfig
 from litestar.di import Provide
 from litestar.types import ControllerRouterHandler
 
-from app.auth.dependencies import provide_principal, provide_read, provide_write
+from app.auth.dependencies import admit, provide_principal, provide_read, provide_write
+from app.auth.signing import Signer
 from app.auth.tickets import Tickets, derive_key
 from app.auth.tokens import Tokens
 from app.database.check import check_database
@@ -20,7 +21,7 @@ from app.database.pools import Database
 from app.errors import to_problem
 from app.http.addresses import Addresses
 from app.http.application import Application, StrictRequest, check_request
-from app.http.budgets import StreamBudget
+from app.http.budgets import PublishBudget, StreamBudget
 from app.http.idempotency import provide_once
 from app.http.limits import Failures, Limiter
 from app.http.protocol import Connections
@@ -32,6 +33,7 @@ from app.realtime.tail import Tail
 from app.runtime import Runtime
 from app.settings import Settings, SettingsError, read_settings
 from app.supervision import Supervised
+from app.watchdog import Pace, Watchdog
 from controllers import CONTROLLERS
 
 # Where a dev server serves a page from, on whatever port.
@@ -64,7 +66,7 @@ def create_app(
         },
         lifespan=[partial(lifespan, settings)],
         exception_handlers={Exception: to_problem},
-        before_request=check_request,
+        before_request=before_request,
         cors_config=CORSConfig(
             allow_origins=settings.cors_origins,
             allow_origin_regex=LOCALHOST if settings.is_development else None,
@@ -77,8 +79,15 @@ def create_app(
         openapi_config=None,
         logging_config=None,
     )
+    app.pace = Pace()
     app.connections = Connections(settings, Addresses(settings.trusted_proxies))
     return app
+
+
+async def before_request(request: Request[Any, Any, Any]) -> None:
+    """Refuse what can be refused before a body is read."""
+    await check_request(request)
+    await admit(request)
 
 
 @contextlib.asynccontextmanager
@@ -91,13 +100,21 @@ async def lifespan(settings: Settings, app: Litestar) -> AsyncIterator[None]:
             Cursors(derive_key(settings.secret_key, "cursor")),
             capacity=settings.max_streams,
             queries=max(1, settings.pool_size // 2),
+            pace=app.pace,
         )
         tail = Tail(database.worker, hub, notifies=not database.is_pooled)
         failures = Failures(settings)
-        streams = StreamBudget(settings)
-        refusals = Refusals(app.connections, failures, streams)
-        tasks = [*tail.tasks(), Supervised("hub", hub.keep_time)]
-        metrics = Metrics(hub, tail, tasks, refusals)
+        signer = Signer(settings.signing_key, settings.issuer)
+        streams, publishing = StreamBudget(settings), PublishBudget(settings)
+        limiter = Limiter(settings)
+        refusals = Refusals(app.connections, limiter, failures, streams, publishing)
+        watchdog = Watchdog()
+        tasks = [
+            *tail.tasks(),
+            Supervised("hub", hub.keep_time),
+            Supervised("watchdog", watchdog.watch),
+        ]
+        metrics = Metrics(hub, tail, tasks, refusals, watchdog)
         tasks.append(Supervised("metrics", metrics.keep_copying))
         app.state.runtime = Runtime(
             settings=settings,
@@ -106,11 +123,14 @@ async def lifespan(settings: Settings, app: Litestar) -> AsyncIterator[None]:
             tail=tail,
             tasks=tasks,
             metrics=metrics,
+            watchdog=watchdog,
             connections=app.connections,
-            limiter=Limiter(settings),
+            limiter=limiter,
             failures=failures,
             streams=streams,
-            tokens=Tokens(settings, http),
+            publishing=publishing,
+            tokens=Tokens(settings, http, signer),
+            signer=signer,
             tickets=Tickets(settings.secret_key),
         )
         running = [asyncio.create_task(task.keep()) for task in tasks]

@@ -8,13 +8,14 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from app.errors import TooManyFailures
-from app.http.budgets import StreamBudget
-from app.http.limits import Failures
+from app.errors import RateLimited, TooManyFailures
+from app.http.budgets import PublishBudget, StreamBudget
+from app.http.limits import Failures, Limiter
 from app.http.protocol import Connections
 from app.realtime.hub import Hub
 from app.realtime.tail import Tail
 from app.supervision import Supervised
+from app.watchdog import Watchdog
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 COPY_SECONDS = 1.0
@@ -82,8 +83,17 @@ GAUGES: dict[str, tuple[str, str, Read]] = {
 class Refusals:
     """Reads what the limits refused from where that is counted."""
 
-    def __init__(self, connections: Connections, failures: Failures, streams: StreamBudget) -> None:
+    def __init__(
+        self,
+        connections: Connections,
+        limiter: Limiter,
+        failures: Failures,
+        streams: StreamBudget,
+        publishing: PublishBudget,
+    ) -> None:
         self.connections = connections
+        self.limiter = limiter
+        self.publishing = publishing
         self.failures = failures
         self.streams = streams
 
@@ -92,6 +102,8 @@ class Refusals:
         return {
             **self.connections.refused,
             **self.streams.refused,
+            **self.publishing.refused,
+            RateLimited.code: self.limiter.refused,
             TooManyFailures.code: self.failures.refused,
         }
 
@@ -103,7 +115,12 @@ class Metrics:
     """
 
     def __init__(
-        self, hub: Hub, tail: Tail, tasks: Sequence[Supervised], refusals: Refusals
+        self,
+        hub: Hub,
+        tail: Tail,
+        tasks: Sequence[Supervised],
+        refusals: Refusals,
+        watchdog: Watchdog,
     ) -> None:
         # When it is imported, the library asks whether processes share their numbers: not before
         # the one that starts them could say so.
@@ -113,6 +130,7 @@ class Metrics:
         self.hub = hub
         self.tail = tail
         self.refusals = refusals
+        self.watchdog = watchdog
         self.tasks = tasks
         self.registry = own = library.CollectorRegistry()
         self.copied = dict.fromkeys(COUNTERS, 0.0)
@@ -142,6 +160,12 @@ class Metrics:
             "Connections that are open.",
             registry=own,
             multiprocess_mode="livesum",
+        )
+        self.longest_turn = library.Gauge(
+            "annex_loop_longest_turn_seconds",
+            "The longest turn of the event loop in the last one to two minutes.",
+            registry=own,
+            multiprocess_mode="livemax",
         )
         self.restarts = library.Counter(
             "annex_task_restarts",
@@ -174,6 +198,7 @@ class Metrics:
             self.copied[name] = now
         for name, (_, _, read) in GAUGES.items():
             self.gauges[name].set(read(self.hub, self.tail))
+        self.longest_turn.set(self.watchdog.longest)
         self.open_connections.set(self.refusals.connections.total)
         for code, count in self.refusals.read().items():
             self.refused.labels(code).inc(count - self.refused_before.get(code, 0))

@@ -2,11 +2,10 @@
 
 import time
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 from uuid import UUID
 
 import msgspec
-from msgspec import Meta
 
 
 class Principal(msgspec.Struct, frozen=True, kw_only=True, dict=True):
@@ -22,9 +21,13 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     session_id: str | None = None
     is_anonymous: bool = False
     workspace_id: UUID | None = None
-    permissions: Annotated[tuple[str, ...], Meta(max_length=100)] = ()
+    """A key's."""
     prefix: str | None = None
     """A key's public part, by which it is looked up again."""
+    rate_limit_per_minute: int | None = None
+    """A key's own, within the limit of every caller."""
+    is_exchanged: bool = False
+    """A token that was exchanged for a key came, and not the key itself."""
     key_hash: str | None = None
     """An operator key's, by which it is looked up again in the settings."""
 
@@ -51,12 +54,7 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True, dict=True):
                 "is_anonymous": self.is_anonymous,
             }
         elif self.kind == "api_key":
-            claims = {
-                "role": "annex_key",
-                "sub": self.id,
-                "workspace_id": str(self.workspace_id),
-                "permissions": self.permissions,
-            }
+            claims = {"role": "annex_key", "sub": self.id}
         elif self.kind == "operator":
             claims = {"role": "annex_operator", "sub": self.id}
         else:

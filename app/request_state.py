@@ -5,6 +5,8 @@ from typing import Any
 
 import msgspec
 
+from app.principals import Principal
+
 NAME = "annex"
 """Under which a scope's state holds it."""
 
@@ -17,6 +19,8 @@ class RequestState(msgspec.Struct):
     """In seconds of `time.perf_counter`."""
     send: Any
     """The server's own `send`: a stream's messages pass hooks and middleware by."""
+    principal: Principal | None = None
+    """The caller, once it is known."""
     headers: dict[str, str] = {}
     """Sent with every answer, unless the answer has set them."""
     ending: list[Callable[[], None]] = []

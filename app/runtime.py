@@ -5,10 +5,11 @@ from typing import Any
 import msgspec
 from litestar.connection import ASGIConnection
 
+from app.auth.signing import Signer
 from app.auth.tickets import Tickets
 from app.auth.tokens import Tokens
 from app.database.pools import Database
-from app.http.budgets import StreamBudget
+from app.http.budgets import PublishBudget, StreamBudget
 from app.http.limits import Failures, Limiter
 from app.http.protocol import Connections
 from app.metrics import Metrics
@@ -16,6 +17,7 @@ from app.realtime.hub import Hub
 from app.realtime.tail import Tail
 from app.settings import Settings
 from app.supervision import Supervised
+from app.watchdog import Watchdog
 
 
 class Runtime(msgspec.Struct, frozen=True):
@@ -28,11 +30,14 @@ class Runtime(msgspec.Struct, frozen=True):
     tasks: list[Supervised]
     """What runs beside requests; while one is down, the process is not ready."""
     metrics: Metrics
+    watchdog: Watchdog
     connections: Connections
     limiter: Limiter
     failures: Failures
     streams: StreamBudget
+    publishing: PublishBudget
     tokens: Tokens
+    signer: Signer
     tickets: Tickets
 
 

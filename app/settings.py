@@ -3,11 +3,13 @@
 import os
 import re
 from collections.abc import Iterator, Mapping
+from email.utils import parseaddr
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import SplitResult, urlsplit
 
+import jwt
 import msgspec
 from dotenv import dotenv_values
 from sqlalchemy.engine import URL, make_url
@@ -19,6 +21,8 @@ DEVELOPMENT_SECRET = "for development only, never in production"
 PUBLIC_SECRETS = {DEVELOPMENT_SECRET, "super-secret-jwt-token-with-at-least-32-characters-long"}
 
 HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
+SMTP_SCHEMES = {"smtp": 25, "smtp+starttls": 587, "smtps": 465}
+"""Schemes of SMTP servers, and their ports."""
 PORTS = {"http": 80, "https": 443}
 LIBPQ_WORDS = {
     "host", "port", "dbname", "user", "password",
@@ -61,12 +65,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
     Changing it resets open streams.
     """
+    signing_key: str | None = None
+    """A private JWK (ES256, with its `kid`) that was imported into the Supabase project.
+
+    Signs the tokens that API keys are exchanged for; without it none is.
+    """
     operator_key_hashes: list[str] = []
     """SHA-256 of each `annex_op_…` key, in hex, separated by commas."""
     cors_origins: list[str] = []
     """Origins whose pages may call the API, separated by commas."""
     pool_size: Annotated[int, msgspec.Meta(ge=1, le=200)] = 10
     """Connections of one process for requests."""
+    max_statements_per_principal: Annotated[int, msgspec.Meta(ge=1)] = 8
+    """Of those connections, at most so many serve one principal at once."""
     max_streams: Annotated[int, msgspec.Meta(ge=1)] = 10_000
     """Streams that one process holds open at once; who comes then is told to come back later."""
     rate_limit_requests: Annotated[int, msgspec.Meta(ge=1)] = 1200
@@ -94,11 +105,29 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_streams_per_address: Annotated[int, msgspec.Meta(ge=1)] = 200
     max_filters_per_workspace: Annotated[int, msgspec.Meta(ge=1)] = 200
     """Different filters of one workspace's open streams."""
+    max_events_per_minute: Annotated[int, msgspec.Meta(ge=1)] = 6000
+    """Events that one workspace publishes over HTTP in a minute."""
+    max_event_bytes_per_minute: Annotated[int, msgspec.Meta(ge=1)] = 16_777_216
+    """Bytes of the bodies of those requests."""
     event_retention_days: Annotated[int, msgspec.Meta(ge=1, le=3650)] | None = None
     """Days after which the worker deletes events, of every workspace.
 
     Without it they stay, except where a workspace has its own limit.
     """
+    workspace_grace_days: Annotated[int, msgspec.Meta(ge=0, le=3650)] = 30
+    """Days after which the worker deletes a workspace that was deleted, with all but its events."""
+    app_url: str | None = None
+    """The page of your own application on which users accept: links are this URL and a token."""
+    smtp_url: str | None = None
+    """`smtps://user:password@host`, `smtp+starttls://…` or `smtp://…`; none: no mails."""
+    mail_from: str | None = None
+    """The sender of every mail, `Acme <no-reply@example.com>`."""
+    mail_templates: str | None = None
+    """A folder whose files take the place of Annex's own templates."""
+    max_mails_per_workspace: Annotated[int, msgspec.Meta(ge=1)] = 500
+    """Mails that one workspace may queue in 24 hours."""
+    max_mails_per_address: Annotated[int, msgspec.Meta(ge=1)] = 10
+    """Mails that one mailbox gets in 24 hours, of all workspaces; more wait."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @property
@@ -165,8 +194,14 @@ def read_value(field: Any, value: str) -> Any:
         parts = [part.strip() for part in value.split(",") if part.strip()]
         read = {"cors_origins": normal_origin, "trusted_proxies": proxy}.get(field.name, str)
         return [read(part) for part in parts]
-    if field.name == "supabase_url":
-        return project_url(value)
+    reader = {
+        "supabase_url": project_url,
+        "app_url": page_url,
+        "smtp_url": smtp_url,
+        "mail_from": sender,
+    }.get(field.name)
+    if reader is not None:
+        return reader(value)
     if field.type is int and not value.isascii():
         raise ValueError("write digits")
     return msgspec.convert(value, field.type, strict=False)
@@ -200,6 +235,15 @@ def mistakes(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
                 "`annex operator-key` makes a key and its hash."
             )
             break
+    if settings.signing_key is not None:
+        try:
+            read_signing_key(settings.signing_key)
+        except ValueError as error:
+            yield (
+                f"ANNEX_SIGNING_KEY is not usable: {error}; `supabase gen signing-key --algorithm"
+                " ES256` makes one."
+            )
+    yield from mail_mistakes(settings)
     if settings.is_development:
         return
     if not settings.issuer and not environ.get("ANNEX_SUPABASE_URL"):
@@ -216,6 +260,79 @@ def mistakes(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
             "ANNEX_JWT_SECRET is a publicly known default or shorter than 32 characters; take your "
             "project's own from its dashboard."
         )
+
+
+def read_signing_key(text: str) -> jwt.PyJWK:
+    """Read a private JWK (RFC 7517) of the curve P-256 with a `kid`; raises `ValueError`."""
+    try:
+        given = msgspec.json.decode(text, type=dict)
+        key = jwt.PyJWK(given, algorithm="ES256")
+        is_usable = isinstance(given.get("d"), str) and given.get("crv") == "P-256"
+    except (msgspec.MsgspecError, jwt.PyJWTError, ValueError, TypeError) as error:
+        raise ValueError("it is no JWK") from error
+    if not is_usable or not isinstance(key.key_id, str) or not key.key_id:
+        raise ValueError("it is no private P-256 key with a kid")
+    return key
+
+
+def mail_mistakes(settings: Settings) -> Iterator[str]:
+    """Yield a sentence for each setting without which a mail could not be sent, or safely."""
+    if settings.smtp_url is not None:
+        for name in ("mail_from", "app_url"):
+            if getattr(settings, name) is None:
+                yield f"{PREFIX}{name.upper()} is not set, and {PREFIX}SMTP_URL needs it."
+    if settings.mail_templates is not None and not Path(settings.mail_templates).is_dir():
+        yield f"{PREFIX}MAIL_TEMPLATES is no folder."
+    if settings.is_development:
+        return
+    smtp = urlsplit(settings.smtp_url or "")
+    if smtp.scheme == "smtp" and smtp.password is not None:
+        yield (
+            f"{PREFIX}SMTP_URL would send its password in the clear; write smtps:// or "
+            "smtp+starttls://."
+        )
+    if settings.app_url is not None and urlsplit(settings.app_url).scheme != "https":
+        yield f"{PREFIX}APP_URL must begin with https://, as its links carry tokens."
+
+
+def page_url(text: str) -> str:
+    """Read the URL of a page; raises `ValueError`."""
+    parts = parse_url(text)
+    if (
+        parts is None
+        or parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or parts.username is not None
+        or "#" in text
+        or any(c.isspace() or not c.isprintable() for c in text.strip())
+    ):
+        raise ValueError("write the URL of a page, https://app.example.com/join, without #")
+    return text.strip()
+
+
+def smtp_url(text: str) -> str:
+    """Read the URL of an SMTP server; raises `ValueError`."""
+    parts = parse_url(text)
+    if (
+        parts is None
+        or parts.scheme not in SMTP_SCHEMES
+        or not parts.hostname
+        or parts.path not in ("", "/")
+        or parts.query
+        or parts.fragment
+    ):
+        raise ValueError(
+            "write smtps://user:password@host:465, smtp+starttls://… (587) or smtp://… (25)"
+        )
+    return text.strip()
+
+
+def sender(text: str) -> str:
+    """Read a sender's name and address; raises `ValueError`."""
+    address = parseaddr(text)[1]
+    if not re.fullmatch(r"[^@\s<>]+@[A-Za-z0-9.-]+", address) or not text.strip().isprintable():
+        raise ValueError("write a sender such as Acme <no-reply@example.com>")
+    return text.strip()
 
 
 def normal_origin(text: str) -> str:

@@ -2,9 +2,14 @@
 
 from litestar import Router
 
+from controllers.api_keys import ApiKeyController
+from controllers.checks import CheckController
 from controllers.events import EventController
+from controllers.invitations import InvitationController, RecipientController
+from controllers.join_rules import JoinRuleController
 from controllers.members import MemberController
 from controllers.profiles import ProfileController
+from controllers.roles import RoleController
 from controllers.service import ServiceController
 from controllers.stream import StreamController
 from controllers.workspaces import WorkspaceController
@@ -17,6 +22,12 @@ CONTROLLERS = (
             ProfileController,
             WorkspaceController,
             MemberController,
+            RoleController,
+            CheckController,
+            ApiKeyController,
+            InvitationController,
+            RecipientController,
+            JoinRuleController,
             EventController,
             StreamController,
         ],

@@ -8,7 +8,7 @@ import db_models as m
 from app.auth.dependencies import may
 from app.database.reads import Cursor, Limit, Reading
 from app.filters import EVERYTHING, Filter, Topics, Types, Where
-from app.http.idempotency import Idempotent
+from app.http.idempotency import Answer, Idempotent, Once
 from app.permissions import Permission
 from app.runtime import runtime_of
 from app.schemas import events as s
@@ -60,7 +60,7 @@ class EventController(Controller):
     ) -> Response[s.PublishedEvent]:
         """Publish an event."""
         batch = publishing.one_event(await request.body())
-        return await once.respond(*events.publication(batch), events.answer_one)
+        return await publish(request, once, batch, events.answer_one)
 
     @post(
         "/batch",
@@ -77,7 +77,7 @@ class EventController(Controller):
     ) -> Response[s.PublishedEvents]:
         """Publish a batch of up to 500 events."""
         batch = publishing.many_events(await request.body())
-        return await once.respond(*events.publication(batch), events.answer)
+        return await publish(request, once, batch, events.answer)
 
     @post(
         "/cloudevents",
@@ -94,7 +94,7 @@ class EventController(Controller):
     ) -> Response[s.PublishedEvent]:
         """Publish a CloudEvent."""
         batch = publishing.one_cloud_event(await request.body())
-        return await once.respond(*events.publication(batch), events.answer_one)
+        return await publish(request, once, batch, events.answer_one)
 
     @post(
         "/cloudevents/batch",
@@ -111,9 +111,23 @@ class EventController(Controller):
     ) -> Response[s.PublishedEvents]:
         """Publish a batch of up to 500 CloudEvents."""
         batch = publishing.many_cloud_events(await request.body())
-        return await once.respond(*events.publication(batch), events.answer)
+        return await publish(request, once, batch, events.answer)
 
     @get("/{event_id:uuid}", operation_id="getEvent", opt=may(Permission.EVENTS_READ))
     async def get_event(self, read: Reading, event_id: FromPath[UUID]) -> s.Event:
         """Show an event."""
         return await read.one(m.Event.of, s.Event, id=event_id)
+
+
+async def publish(
+    request: Request[Any, Any, Any], once: Once, batch: list[s.EventCreate], answer: Answer
+) -> Response[Any]:
+    """Publish within the workspace's budget; raises `TooManyEvents`."""
+    budget, scope = runtime_of(request).publishing, once.write.scope
+    assert scope.ws is not None
+    budget.check(scope.principal.name, scope.ws)
+    response = await once.respond(*events.publication(batch), answer)
+    if workspace_id := once.write.workspace_id:
+        size = len(await request.body())
+        budget.count(scope.principal.name, scope.ws, workspace_id, len(batch), size)
+    return response

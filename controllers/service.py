@@ -14,15 +14,16 @@ from litestar import Controller, MediaType, Request, Response, get
 from litestar.params import FromPath
 from swagger_ui_bundle import swagger_ui_path  # type: ignore[import-untyped]
 
-from app import __version__
+from app import __version__, static
 from app.auth.dependencies import Caller, may
 from app.errors import NotFound, Unavailable, subclasses
 from app.metrics import MEDIA_TYPE
 from app.remedies import REMEDIES
+from app.resources import resource
 from app.runtime import runtime_of
 from app.schemas import service as s
 
-CONTRACT = Path(__file__).parent.parent / "docs" / "openapi.yaml"
+CONTRACT = resource("docs/openapi.yaml")
 ASSETS = {
     "swagger-ui.css": "text/css",
     "swagger-ui-bundle.js": "text/javascript",
@@ -62,7 +63,7 @@ LIVE_POLICY = (
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'; trusted-types 'none'"
 )
-LIVE = Path(__file__).parent.parent / "app" / "static" / "live.html"
+LIVE = Path(static.__file__).parent / "live.html"
 INDEX = """Annex
 
 /docs           the API's documentation

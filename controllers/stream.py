@@ -1,13 +1,17 @@
 import contextlib
+import time
 from functools import partial
 from typing import Annotated, Any
 
 import msgspec
 from litestar import Controller, Request, get, post
+from litestar.datastructures import Cookie
 from litestar.params import FromPath, HeaderParameter, JSONBody, QueryParameter
 from litestar.response import Response
 
 from app.auth.dependencies import Caller, authenticate, may, refresh
+from app.auth.tickets import COOKIE
+from app.auth.tickets import Ticket as Used
 from app.database.statements import Scope
 from app.errors import NotFound, Problem, RateLimited, Unauthorized, Unavailable, describe
 from app.filters import Filter, Topics, Types, Where
@@ -51,6 +55,8 @@ class StreamController(Controller):
     ) -> Response[Any]:
         """Follow a workspace's events live."""
         wanted = Filter.read(types, topics, where)
+        if ticket is None and "authorization" not in request.headers:
+            ticket = request.cookies.get(COOKIE)
         return await follow(request, ws, wanted, last_event_id, first_event_id, ticket)
 
     @post("/stream/tickets", operation_id="createStreamTicket", opt=may("any"))
@@ -59,13 +65,16 @@ class StreamController(Controller):
         request: Request[Any, Any, Any],
         principal: Caller,
         data: JSONBody[s.StreamTicketCreate],
-    ) -> s.StreamTicket:
+    ) -> Response[s.StreamTicket]:
         """Make a ticket with which an EventSource opens a stream."""
         parts = data.path.split("/")
         if parts[:4] != ["", "api", "v1", "workspaces"] or parts[5:] != ["stream"]:
             raise NotFound("There is no stream at this path.")
+        runtime = runtime_of(request)
+        epoch, pos = runtime.hub.epoch, runtime.hub.head
         await source_of(request, principal, parts[4]).sight()
-        return runtime_of(request).tickets.issue(principal, data.path)
+        made = runtime.tickets.issue(principal, data.path, epoch, pos)
+        return Response(made, cookies=[cookie_of(made, data.path)])
 
 
 async def follow(
@@ -87,22 +96,28 @@ async def follow(
     ending = state_of(request.scope).ending
     ending.append(hub.release)
     authorized_at = hub.head
+    address = runtime.connections.addresses.of(request.scope)
     try:
-        async with asking(hub):
-            principal, is_by_ticket = await identify(
+        async with asking(hub, address):
+            principal, used = await identify(
                 request, ticket, is_reconnect=last_event_id is not None
             )
-            runtime.limiter.take(principal.name, state_of(request.scope))
+            state, rate = state_of(request.scope), principal.rate_limit_per_minute
+            runtime.limiter.take(principal.name, state, rate)
             source = source_of(request, principal, ws)
             feed, sight = await source.sight()
-        if ticket is not None and is_by_ticket and last_event_id is not None:
-            # A cursor that we wrote for this feed shows that its bearer has read it before.
-            has_read = hub.cursors.read(feed.id, last_event_id) is not None
-            runtime.tickets.read(ticket, request.scope["path"], is_reconnect=has_read)
+        if ticket is not None and used is not None and last_event_id is not None:
+            # A cursor of this feed, and none of before the ticket, which its stream cannot have
+            # given: whoever finds a ticket later learns nothing of the past.
+            cursor = hub.cursors.read(feed.id, last_event_id)
+            is_its_own = cursor is not None and (
+                cursor.epoch != used.epoch or cursor.pos >= used.pos
+            )
+            runtime.tickets.read(ticket, request.scope["path"], is_reconnect=is_its_own)
         leave = runtime.streams.enter(
             principal=principal.name,
             workspace=str(feed),
-            address=runtime.connections.addresses.of(request.scope),
+            address=address,
             filtered=wanted,
         )
         ending.append(leave)
@@ -139,16 +154,32 @@ def at_once(content: bytes) -> Response[Any]:
 
 async def identify(
     request: Request[Any, Any, Any], ticket: str | None, *, is_reconnect: bool
-) -> tuple[Principal, bool]:
-    """Return the reader, by a valid bearer credential or else its ticket; says if by ticket."""
+) -> tuple[Principal, Used | None]:
+    """Return the reader, by a valid bearer credential or else its ticket, and that ticket."""
     if ticket is None:
-        return await authenticate(request), False
+        return await authenticate(request), None
     if "authorization" in request.headers:
         with contextlib.suppress(Unauthorized):
-            return await authenticate(request), False
-    runtime = runtime_of(request)
-    principal = runtime.tickets.read(ticket, request.scope["path"], is_reconnect=is_reconnect)
-    return await refresh(runtime, principal), True
+            return await authenticate(request), None
+    tickets = runtime_of(request).tickets
+    used = tickets.read(ticket, request.scope["path"], is_reconnect=is_reconnect)
+    return await refresh(request, used.principal), used
+
+
+def cookie_of(made: s.StreamTicket, path: str) -> Cookie:
+    """Make the cookie that says the same as a ticket's URL: sent to its stream alone.
+
+    Out of the reach of scripts, of other sites and of plain HTTP (RFC 6265bis, section 5.7).
+    """
+    return Cookie(
+        COOKIE,
+        value=made.ticket,
+        path=path,
+        max_age=max(0, int(made.expires_at.timestamp() - time.time())),
+        secure=True,
+        httponly=True,
+        samesite="strict",
+    )
 
 
 def source_of(request: Request[Any, Any, Any], principal: Principal, ws: str | None) -> Source:
@@ -160,7 +191,7 @@ def source_of(request: Request[Any, Any, Any], principal: Principal, ws: str | N
 async def look_again(request: Request[Any, Any, Any], source: Source) -> Sight:
     """Look a reader's rights up again, its credential's first."""
     scope = source.read.scope
-    principal = await refresh(runtime_of(request), scope.principal)
+    principal = await refresh(request, scope.principal)
     source.read.scope = msgspec.structs.replace(scope, principal=principal)
     _, sight = await source.sight()
     return sight

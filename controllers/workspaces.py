@@ -46,7 +46,7 @@ class WorkspaceController(Controller):
         self, read: Reading, if_none_match: IfNoneMatch = None
     ) -> Response[s.Workspace]:
         """Show a workspace."""
-        return tagged(await read.one(m.Workspace.of, s.Workspace), if_none_match)
+        return tagged(await read.one(workspaces.one, s.Workspace), if_none_match)
 
     @patch(
         "/{ws:str}",

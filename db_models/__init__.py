@@ -4,7 +4,11 @@ from db_models.api_keys import ApiKey
 from db_models.base import Base, ReadOnlyMapping
 from db_models.events import Event, EventKey
 from db_models.idempotency import IdempotencyKey
+from db_models.invitations import Invitation, Removal
+from db_models.join_rules import JoinRule, PublicMailDomain
+from db_models.limits import Limit
 from db_models.log import LogEntry, LogState, Pending, Reader, Retention
+from db_models.mails import Mail
 from db_models.members import Member
 from db_models.profiles import Profile
 from db_models.roles import Role
@@ -16,13 +20,19 @@ __all__ = [
     "Event",
     "EventKey",
     "IdempotencyKey",
+    "Invitation",
+    "JoinRule",
+    "Limit",
     "LogEntry",
     "LogState",
+    "Mail",
     "Member",
     "Pending",
     "Profile",
+    "PublicMailDomain",
     "ReadOnlyMapping",
     "Reader",
+    "Removal",
     "Retention",
     "Role",
     "Workspace",

@@ -37,15 +37,12 @@ class Event(Base):
         ),
         CheckConstraint("char_length(actor) between 1 and 200", name="events_actor_check"),
         CheckConstraint("permission = any (annex.permissions())", name="events_permission_check"),
-        CheckConstraint("octet_length(data::text) <= 131072", name="events_data_check"),
+        CheckConstraint("annex.json_bytes(data) <= 131072", name="events_data_check"),
         CheckConstraint(
-            "jsonb_typeof(context) = 'object' and octet_length(context::text) <= 16384",
+            "jsonb_typeof(context) = 'object' and annex.json_bytes(context) <= 16384",
             name="events_context_check",
         ),
-        CheckConstraint(
-            "extract(year from occurred_at at time zone 'UTC') between 1 and 9999",
-            name="events_occurred_at_check",
-        ),
+        CheckConstraint("annex.is_rfc3339(occurred_at)", name="events_occurred_at_check"),
         Index("events_workspace_id_idx", "workspace_id", "event_id"),
         Index(
             "events_user_id_idx",

@@ -16,6 +16,7 @@ class IdempotencyKey(Base):
         CheckConstraint(
             "octet_length(fingerprint) = 32", name="idempotency_keys_fingerprint_check"
         ),
+        CheckConstraint("octet_length(body) <= 65536", name="idempotency_keys_body_check"),
         CheckConstraint("status between 200 and 299", name="idempotency_keys_status_check"),
         Index("idempotency_keys_expires_at_idx", "expires_at"),
     )

@@ -82,3 +82,4 @@ class Retention(Base):
     __tablename__ = "retentions"
     feed_id: Mapped[UUID] = mapped_column(primary_key=True)
     retained_from: Mapped[int] = mapped_column(BigInteger)
+    swept_until: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))

@@ -35,9 +35,10 @@ class Member(Base):
             ondelete="CASCADE",
         ),
         CheckConstraint("role ~ '^[a-z][a-z0-9_-]{0,62}$'", name="members_role_check"),
+        CheckConstraint("annex.is_rfc3339(joined_at)", name="members_joined_at_check"),
         CheckConstraint("status in ('active', 'suspended')", name="members_status_check"),
         CheckConstraint(
-            "jsonb_typeof(metadata) = 'object' and octet_length(metadata::text) <= 16384",
+            "jsonb_typeof(metadata) = 'object' and annex.json_bytes(metadata) <= 16384",
             name="members_metadata_check",
         ),
         Index("members_user_id_idx", "user_id", "workspace_id"),

@@ -7,6 +7,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     ForeignKeyConstraint,
+    Index,
     Select,
     Table,
     func,
@@ -30,6 +31,7 @@ class Profile(Base):
             ["user_id"], ["auth.users.id"], name="profiles_user_id_fkey", ondelete="CASCADE"
         ),
         CheckConstraint("char_length(email) between 1 and 320", name="profiles_email_check"),
+        Index("profiles_email_idx", text("annex.fold_email(email)")),
         CheckConstraint("char_length(display_name) <= 200", name="profiles_display_name_check"),
         CheckConstraint(
             "char_length(avatar_url) between 1 and 2048", name="profiles_avatar_url_check"

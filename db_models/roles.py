@@ -1,10 +1,15 @@
 from datetime import datetime
+from typing import Self
 from uuid import UUID
 
 from sqlalchemy import (
     CheckConstraint,
+    ColumnElement,
     ForeignKeyConstraint,
+    Select,
     UniqueConstraint,
+    or_,
+    select,
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
@@ -38,6 +43,12 @@ class Role(Base):
         ),
         CheckConstraint("char_length(name) between 1 and 100", name="roles_name_check"),
         CheckConstraint("permissions <@ annex.permissions()", name="roles_permissions_check"),
+        CheckConstraint(
+            "cardinality(grantable) <= 101 and array_position(grantable, null) is null"
+            " and array_to_string(grantable, ',')"
+            " ~ '^(([*]|[a-z][a-z0-9_-]{0,62})(,([*]|[a-z][a-z0-9_-]{0,62}))*)?$'",
+            name="roles_grantable_check",
+        ),
     )
     id: Mapped[UUID] = mapped_column(primary_key=True, server_default=text("annex.uuid7()"))
     workspace_id: Mapped[UUID | None]
@@ -48,3 +59,10 @@ class Role(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
     updated_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
     version: Mapped[int] = mapped_column(server_default=text("1"))
+
+    @classmethod
+    def of(cls, workspace_id: ColumnElement[UUID]) -> Select[Self, bool]:
+        """Select one workspace's own roles and the built-in ones."""
+        is_builtin = cls.workspace_id.is_(None).label("is_builtin")
+        mine = or_(cls.workspace_id.is_(None), cls.workspace_id == workspace_id)
+        return select(cls, is_builtin).where(mine)

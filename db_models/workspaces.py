@@ -11,7 +11,9 @@ from sqlalchemy import (
     select,
     text,
 )
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.types import Text
 
 from db_models.base import Base
 
@@ -39,12 +41,27 @@ class Workspace(Base):
             "event_retention_days between 1 and 3650",
             name="workspaces_event_retention_days_check",
         ),
+        CheckConstraint("member_limit between 1 and 1000000", name="workspaces_member_limit_check"),
+        CheckConstraint(
+            "array_ndims(allowed_email_domains) = 1 and cardinality(allowed_email_domains) <= 100"
+            " and array_position(allowed_email_domains, null) is null"
+            " and array_to_string(allowed_email_domains, ',')"
+            " ~ '^[a-z0-9-]+([.][a-z0-9-]+)+(,[a-z0-9-]+([.][a-z0-9-]+)+)*$'"
+            " and char_length(array_to_string(allowed_email_domains, ',')) <= 10000",
+            name="workspaces_allowed_email_domains_check",
+        ),
         CheckConstraint(
             "char_length(external_id) between 1 and 200", name="workspaces_external_id_check"
         ),
         CheckConstraint(
-            "jsonb_typeof(metadata) = 'object' and octet_length(metadata::text) <= 16384",
+            "jsonb_typeof(metadata) = 'object' and annex.json_bytes(metadata) <= 16384",
             name="workspaces_metadata_check",
+        ),
+        Index("workspaces_created_by_idx", "created_by"),
+        Index(
+            "workspaces_deleted_at_idx",
+            "deleted_at",
+            postgresql_where=text("deleted_at is not null"),
         ),
         Index(
             "workspaces_slug_key", "slug", unique=True, postgresql_where=text("deleted_at is null")
@@ -57,6 +74,8 @@ class Workspace(Base):
     metadata_: Mapped[dict[str, Any]] = mapped_column("metadata", server_default=text("'{}'"))
     require_aal2: Mapped[bool] = mapped_column(server_default=text("false"))
     event_retention_days: Mapped[int | None]
+    member_limit: Mapped[int | None]
+    allowed_email_domains: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
     created_by: Mapped[UUID | None]
     created_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
     updated_at: Mapped[datetime] = mapped_column(server_default=text("now()"))

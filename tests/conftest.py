@@ -19,9 +19,9 @@ import schemathesis
 import yaml
 
 from app.auth.keys import Key
-from app.dev.demo import Secrets, demo_settings, mint_token
+from app.dev.demo import Secrets, demo_settings, mint_token, new_signing_key
 from app.dev.migrations import apply
-from app.dev.postgres import THROWAWAY, EmbeddedPostgres
+from app.dev.postgres import THROWAWAY, EmbeddedPostgres, chosen
 from app.http.application import Application
 from app.main import create_app
 from app.server import Server, configure, listen
@@ -40,6 +40,7 @@ SECRETS = Secrets(
     jwt_secret="a jwt secret for tests, long enough to pass",
     api_key=str(Key("sk", "t" * 12, "t" * 32)),
     operator_key=str(Key("op", "o" * 12, "o" * 32)),
+    signing_key=new_signing_key(),
 )
 
 # All clients of a test have one address, and some tests open thousands of streams.
@@ -51,6 +52,8 @@ UNLIMITED = {
     "max_streams_per_workspace": 100_000,
     "max_streams_per_address": 100_000,
     "max_filters_per_workspace": 100_000,
+    "max_events_per_minute": 100_000_000,
+    "max_event_bytes_per_minute": 10**12,
 }
 
 
@@ -74,9 +77,8 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
 def postgres(worker_id: str) -> Iterator[EmbeddedPostgres]:
     """A server of this worker's own, thrown away at the end."""
     folder = ROOT / ".data" / f"tests-{worker_id}-{os.getpid()}"
-    version = int(os.environ.get("ANNEX_TEST_POSTGRES", "18"))
     settings = {**THROWAWAY, "max_connections": "120", "max_prepared_transactions": "20"}
-    with EmbeddedPostgres(folder, version=version, settings=settings) as server:
+    with EmbeddedPostgres(folder, version=chosen(), settings=settings) as server:
         yield server
     shutil.rmtree(folder, ignore_errors=True)
 
@@ -88,6 +90,8 @@ async def template(postgres: EmbeddedPostgres) -> str:
     url = postgres.url("postgres", "template_annex")
     await execute(url, (ROOT / "supabase" / "local" / "platform.sql").read_text())
     await apply(url, ROOT / "supabase" / "migrations", MIGRATING_ROLE)
+    # Some tests' users make hundreds of workspaces.
+    await execute(url, "update annex.limits set value = 1000000 where name = 'workspaces_per_user'")
     return "template_annex"
 
 
@@ -244,38 +248,51 @@ class Callers:
         self.clients.append(client)
         return client
 
-    async def user(self, *, aal: str = "aal1", user_id: UUID | None = None) -> Caller:
+    async def user(
+        self,
+        *,
+        aal: str = "aal1",
+        user_id: UUID | None = None,
+        email: str | None = None,
+        is_confirmed: bool = True,
+        provider: str = "email",
+    ) -> Caller:
         """Make a signed-in user, known to Supabase."""
         user_id = user_id or uuid4()
-        email = f"{user_id.hex[:12]}@example.com"
+        email = email or f"{user_id.hex[:12]}@example.com"
         async with self.server.database.connect("postgres") as admin:
             await admin.execute(
-                "insert into auth.users (id, email) values ($1, $2) on conflict do nothing",
+                "insert into auth.users (id, email, email_confirmed_at, raw_app_meta_data)"
+                " values ($1, $2, case when $3 then now() end,"
+                " jsonb_build_object('provider', $4::text)) on conflict do nothing",
                 user_id,
                 email,
+                is_confirmed,
+                provider,
             )
         token = mint_token(self.server.settings, str(user_id), email, aal=aal)
         claims = {"role": "authenticated", "sub": str(user_id), "email": email, "aal": aal}
         return Caller(self.client(token), user_id, email, claims)
 
-    async def key(self, workspace_id: str, *permissions: str) -> Caller:
-        """Make an API key of a workspace."""
+    async def key(self, workspace_id: str, *permissions: str, **columns: Any) -> Caller:
+        """Make an API key of a workspace, which may give every role that it holds itself."""
         key = Key.make("sk")
         async with self.server.database.connect("postgres") as admin:
+            values = {
+                "workspace_id": UUID(workspace_id),
+                "name": "Test",
+                "prefix": key.prefix,
+                "secret_hash": key.hash,
+                "permissions": list(permissions),
+                "grantable": ["owner", "admin", "member", "viewer", "*"],
+                **columns,
+            }
+            places = ", ".join(f"${n}" for n in range(1, len(values) + 1))
             key_id = await admin.fetchval(
-                "insert into annex.api_keys (workspace_id, name, prefix, secret_hash, permissions)"
-                " values ($1, 'Test', $2, $3, $4) returning id",
-                UUID(workspace_id),
-                key.prefix,
-                key.hash,
-                list(permissions),
+                f"insert into annex.api_keys ({', '.join(values)}) values ({places}) returning id",
+                *values.values(),
             )
-        claims = {
-            "role": "annex_key",
-            "sub": str(key_id),
-            "workspace_id": workspace_id,
-            "permissions": list(permissions),
-        }
+        claims = {"role": "annex_key", "sub": str(key_id)}
         return Caller(self.client(str(key)), None, None, claims)
 
     def operator(self) -> Caller:

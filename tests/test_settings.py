@@ -1,11 +1,16 @@
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from app.dev.demo import new_signing_key
 from app.settings import DEVELOPMENT_SECRET, SettingsError, read_settings
 
 PUBLIC = "super-secret-jwt-token-with-at-least-32-characters-long"
+JWK = msgspec.json.decode(new_signing_key())
+PUBLIC_JWK = msgspec.json.encode({k: v for k, v in JWK.items() if k != "d"}).decode()
+NAMELESS_JWK = msgspec.json.encode({k: v for k, v in JWK.items() if k != "kid"}).decode()
 GOOD = {
     "ANNEX_DATABASE_URL": "postgresql://annex_api@localhost/annex",
     "ANNEX_WORKER_DATABASE_URL": "postgres://annex_worker@localhost/annex?sslmode=require",
@@ -46,6 +51,11 @@ def test_lists_are_separated_by_commas() -> None:
         ({"ANNEX_POOL_SIZE": "0"}, "ANNEX_POOL_SIZE is not usable"),
         ({"ANNEX_EVENT_RETENTION_DAYS": "0"}, "ANNEX_EVENT_RETENTION_DAYS is not usable"),
         ({"ANNEX_EVENT_RETENTION_DAYS": "3651"}, "ANNEX_EVENT_RETENTION_DAYS is not usable"),
+        ({"ANNEX_WORKSPACE_GRACE_DAYS": "-1"}, "ANNEX_WORKSPACE_GRACE_DAYS is not usable"),
+        ({"ANNEX_SIGNING_KEY": "secret"}, "ANNEX_SIGNING_KEY is not usable: it is no JWK"),
+        ({"ANNEX_SIGNING_KEY": "{}"}, "ANNEX_SIGNING_KEY is not usable: it is no JWK"),
+        ({"ANNEX_SIGNING_KEY": PUBLIC_JWK}, "it is no private P-256 key with a kid"),
+        ({"ANNEX_SIGNING_KEY": NAMELESS_JWK}, "it is no private P-256 key with a kid"),
         ({"ANNEX_ENVIRONMENT": "test"}, "ANNEX_ENVIRONMENT is not usable"),
         ({"ANNEX_SECRET_KEY": ""}, "ANNEX_SECRET_KEY is the development default"),
         ({"ANNEX_SECRET_KEY": DEVELOPMENT_SECRET}, "ANNEX_SECRET_KEY is the development default"),
@@ -57,6 +67,20 @@ def test_lists_are_separated_by_commas() -> None:
         ({"ANNEX_SUPABASE_URL": "https://a.example/auth/v1"}, "ANNEX_SUPABASE_URL is not usable"),
         ({"ANNEX_CORS_ORIGINS": "https://a.example/x"}, "ANNEX_CORS_ORIGINS is not usable"),
         ({"ANNEX_CORS_ORIGINS": "https://*.a.example"}, "ANNEX_CORS_ORIGINS is not usable"),
+        ({"ANNEX_APP_URL": "app.example.com"}, "ANNEX_APP_URL is not usable"),
+        ({"ANNEX_APP_URL": "javascript:alert(1)//a"}, "ANNEX_APP_URL is not usable"),
+        ({"ANNEX_APP_URL": "https://a@b.example"}, "ANNEX_APP_URL is not usable"),
+        ({"ANNEX_APP_URL": "https://a.example/#/join"}, "ANNEX_APP_URL is not usable"),
+        ({"ANNEX_APP_URL": "http://a.example"}, "ANNEX_APP_URL must begin with https"),
+        ({"ANNEX_SMTP_URL": "mail.example.com"}, "ANNEX_SMTP_URL is not usable"),
+        ({"ANNEX_SMTP_URL": "https://mail.example.com"}, "ANNEX_SMTP_URL is not usable"),
+        ({"ANNEX_SMTP_URL": "smtps://mail.example.com/x"}, "ANNEX_SMTP_URL is not usable"),
+        ({"ANNEX_SMTP_URL": "smtps://m.example"}, "ANNEX_MAIL_FROM is not set"),
+        ({"ANNEX_SMTP_URL": "smtps://m.example"}, "ANNEX_APP_URL is not set"),
+        ({"ANNEX_SMTP_URL": "smtp://u:p@m.example"}, "ANNEX_SMTP_URL would send its password"),
+        ({"ANNEX_MAIL_FROM": "nobody"}, "ANNEX_MAIL_FROM is not usable"),
+        ({"ANNEX_MAIL_FROM": "a@b.example\r\nBcc: c@d.example"}, "ANNEX_MAIL_FROM is not usable"),
+        ({"ANNEX_MAIL_TEMPLATES": "/nowhere"}, "ANNEX_MAIL_TEMPLATES is no folder"),
         ({"ANNEX_TRUSTED_PROXIES": "proxy"}, "ANNEX_TRUSTED_PROXIES is not usable"),
         ({"ANNEX_DATABASE_URL": "postgresql://h/d?pgbouncer=true"}, "ANNEX_TRANSACTION_POOLER"),
         ({"ANNEX_DATABASE_URL": "postgresql://h/d?channel_binding=require"}, "only prefer"),

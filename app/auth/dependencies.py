@@ -3,6 +3,7 @@
 from functools import partial
 from typing import Any
 
+import msgspec
 from litestar import Request
 from litestar.di import NamedDependency
 
@@ -10,18 +11,25 @@ from app.auth import keys
 from app.database.reads import Read
 from app.database.statements import Scope
 from app.database.work import Write
-from app.errors import InvalidKey, MissingCredentials, OperatorRequired, UserRequired
+from app.errors import (
+    InvalidKey,
+    InvalidRequest,
+    KeyRequired,
+    MissingCredentials,
+    OperatorRequired,
+    UserRequired,
+)
 from app.http.links import link_next
 from app.principals import Principal
 from app.request_state import state_of
-from app.runtime import Runtime, runtime_of
+from app.runtime import runtime_of
 
 
 def may(permission: str, **others: Any) -> dict[str, Any]:
     """Say in a handler's `opt` who may call it, and what else its signature does not show.
 
-    `public`, `any` (whoever is authenticated), `user`, `operator`, or a permission in the path's
-    workspace.
+    `public`, `any` (whoever is authenticated), `user`, `key`, `operator`, or a permission in the
+    path's workspace. `own_permission` is enough for a user who names themselves in the path.
     `request_media_types` are checked here (`app.http.application`); the others, such as
     `response_media_types`, are for the drift check.
     """
@@ -33,26 +41,31 @@ async def authenticate(request: Request[Any, Any, Any]) -> Principal:
 
     Raises an `Unauthorized` that says what is wrong with it.
     """
+    if len(request.headers.getall("authorization", [])) > 1:
+        raise InvalidRequest("Send one Authorization header.")
     scheme, _, credential = request.headers.get("authorization", "").partition(" ")
     credential = credential.strip()
     if scheme.lower() != "bearer" or not credential:
         raise MissingCredentials("Send `Authorization: Bearer <access token or key>`.")
     runtime = runtime_of(request)
-    address = runtime.connections.addresses.of(request.scope)
-    with runtime.failures.attempt(address, credential):
+    addresses = runtime.connections.addresses
+    with runtime.failures.attempt(addresses.of(request.scope), credential):
         if credential.startswith("annex_"):
             key = keys.Key.read(credential)
             if key.kind == "op":
                 return keys.operator(key, runtime.settings.operator_key_hashes)
-            return await keys.look_up(runtime.database.api, key.prefix, key)
-        return await runtime.tokens.verify(credential)
+            address = addresses.client(request.scope)
+            return await keys.look_up(runtime.database.api, key.prefix, address, key)
+        return await refresh(request, await runtime.tokens.verify(credential))
 
 
-async def refresh(runtime: Runtime, principal: Principal) -> Principal:
-    """Look a principal up again that was verified a while ago.
+async def refresh(request: Request[Any, Any, Any], principal: Principal) -> Principal:
+    """Look up whether a principal that was verified before still holds.
 
-    Raises `InvalidKey` when it is no more.
+    Raises `InvalidKey` when it is no more, `AddressNotAllowed` when its key is not taken from the
+    request's address.
     """
+    runtime = runtime_of(request)
     if principal.kind == "operator":
         if principal.key_hash not in runtime.settings.operator_key_hashes:
             raise InvalidKey("The operator key is no longer in the settings.")
@@ -61,25 +74,48 @@ async def refresh(runtime: Runtime, principal: Principal) -> Principal:
         return principal
     if principal.prefix is None:
         raise InvalidKey("The key is unknown, expired or revoked; make a new one.")
-    return await keys.look_up(runtime.database.api, principal.prefix)
+    address = runtime.connections.addresses.client(request.scope)
+    found = await keys.look_up(runtime.database.api, principal.prefix, address)
+    if found.id != principal.id:
+        raise InvalidKey("The key is unknown, expired or revoked; make a new one.")
+    if not principal.is_exchanged:
+        return found
+    ends = [e for e in (found.expires_at, principal.expires_at) if e is not None]
+    return msgspec.structs.replace(found, expires_at=min(ends), is_exchanged=True)
 
 
 async def provide_principal(request: Request[Any, Any, Any]) -> Principal:
     """Give a handler its caller, within the caller's rate limit."""
+    limiter, state = runtime_of(request).limiter, state_of(request.scope)
+    if state.principal is not None:
+        return state.principal
     principal = await authenticate(request)
-    runtime_of(request).limiter.take(principal.name, state_of(request.scope))
+    limiter.take(principal.name, state, principal.rate_limit_per_minute)
     permission = request.route_handler.opt["permission"]
     if permission == "user" and principal.kind != "user":
         raise UserRequired("Only a signed-in user can do this; send a user's access token.")
+    if permission == "key" and (principal.kind != "api_key" or principal.is_exchanged):
+        raise KeyRequired("Only an API key can do this; send the key itself.")
     if permission == "operator" and principal.kind != "operator":
         raise OperatorRequired("Only an operator can do this; send an operator's key.")
+    state.principal = principal
     return principal
+
+
+async def admit(request: Request[Any, Any, Any]) -> None:
+    """Authenticate before a body is read: a stranger's is not buffered beyond 64 KiB."""
+    handler = request.route_handler
+    if handler.parsed_data_field is not None and handler.opt["permission"] != "public":
+        await provide_principal(request)
 
 
 def scope_of(request: Request[Any, Any, Any], principal: Principal) -> Scope:
     """Say who asks, in the workspace of the path, by the operation's permission."""
-    permission = request.route_handler.opt["permission"]
-    return Scope(principal, request.path_params.get("ws"), permission)
+    opt, named = request.route_handler.opt, request.path_params
+    permission = opt["permission"]
+    if principal.kind == "user" and str(named.get("user_id")) == principal.id:
+        permission = opt.get("own_permission", permission)
+    return Scope(principal, named.get("ws"), permission)
 
 
 # These call `provide_principal` themselves: a dependency of a dependency costs as much as both do.

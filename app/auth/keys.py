@@ -11,11 +11,12 @@ from uuid import UUID
 import msgspec
 from sqlalchemy import Select, bindparam, column, func, select
 from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.types import DateTime, LargeBinary, Text, Uuid
+from sqlalchemy.types import Boolean, DateTime, Integer, LargeBinary, Text, Uuid
 
 from app.database.pools import Pool
 from app.database.statements import Compiled
-from app.errors import InvalidKey
+from app.errors import AddressNotAllowed, InvalidKey
+from app.http.addresses import Address, is_within
 from app.principals import Principal
 
 ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
@@ -79,8 +80,10 @@ def find_api_key(prefix: Any) -> Select[Any]:
         column("id", Uuid),
         column("workspace_id", Uuid),
         column("secret_hash", LargeBinary),
-        column("permissions", ARRAY(Text)),
         column("expires_at", DateTime(timezone=True)),
+        column("allowed_addresses", ARRAY(Text)),
+        column("rate_limit_per_minute", Integer),
+        column("used_lately", Boolean),
         name="k",
     )
     return select(found)
@@ -89,28 +92,44 @@ def find_api_key(prefix: Any) -> Select[Any]:
 FIND = Compiled(find_api_key(bindparam("prefix", type_=Text)))
 
 
-async def look_up(pool: Pool, prefix: str, key: Key | None = None) -> Principal:
-    """Find a key's principal; raises `InvalidKey` when it is unknown, expired or revoked.
+USE = Compiled(select(func.annex.use_api_key(bindparam("key_id", type_=Uuid)).label("used")))
+
+
+async def look_up(
+    pool: Pool, prefix: str, address: Address | None, key: Key | None = None
+) -> Principal:
+    """Find a key's principal, and note the use if a key was sent.
 
     Without `key`, a credential that was verified before is looked up again, to see whether it still
-    holds.
+    holds. Raises `InvalidKey` when it is unknown, expired or revoked, `AddressNotAllowed` when the
+    key is not taken from this address.
     """
     async with pool.lend() as driver:
         row = await driver.fetchrow(FIND.sql, prefix)
-    # Hashed and compared for an unknown prefix too, so that time tells nothing.
-    known: bytes = row["secret_hash"] if row else bytes(32)
-    is_same = key is None or hmac.compare_digest(known, key.hash)
-    if row is None or not is_same:
-        raise InvalidKey("The key is unknown, expired or revoked; make a new one.")
+        # Hashed and compared for an unknown prefix too, so that time tells nothing.
+        known: bytes = row["secret_hash"] if row else bytes(32)
+        is_same = key is None or hmac.compare_digest(known, key.hash)
+        if row is None or not is_same:
+            raise InvalidKey("The key is unknown, expired or revoked; make a new one.")
+        if not is_within(address, row["allowed_addresses"]):
+            raise AddressNotAllowed("The key is not taken from this address.")
+        if key is not None and not row["used_lately"]:
+            await driver.fetchval(USE.sql, row["id"])
     workspace_id: UUID = row["workspace_id"]
     return Principal(
         kind="api_key",
         id=str(row["id"]),
         expires_at=row["expires_at"].timestamp() if row["expires_at"] else None,
         workspace_id=workspace_id,
-        permissions=tuple(row["permissions"]),
         prefix=prefix,
+        rate_limit_per_minute=row["rate_limit_per_minute"],
     )
+
+
+async def note_use(pool: Pool, key_id: UUID) -> None:
+    """Note that a key was used, at most once a minute."""
+    async with pool.lend() as driver:
+        await driver.fetchval(USE.sql, key_id)
 
 
 def operator(key: Key, hashes: list[str]) -> Principal:

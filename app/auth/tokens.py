@@ -11,6 +11,7 @@ import jwt
 import msgspec
 import structlog
 
+from app.auth.signing import ALGORITHM, CLAIM, Signer
 from app.errors import InvalidToken, NotAToken, TokenExpired, Unavailable
 from app.principals import Principal
 from app.settings import Settings
@@ -35,7 +36,8 @@ class Tokens:
     A verdict is kept until the token's `exp`, so that its signature is checked once.
     """
 
-    def __init__(self, settings: Settings, http: httpx.AsyncClient) -> None:
+    def __init__(self, settings: Settings, http: httpx.AsyncClient, signer: Signer) -> None:
+        self.known = signer.known
         self.secret = settings.jwt_secret
         self.issuer = settings.issuer
         self.url = (
@@ -82,6 +84,8 @@ class Tokens:
         key: jwt.PyJWK | str
         if algorithm == "HS256" and self.secret:
             key, kid = self.secret, None
+        elif algorithm == ALGORITHM and kid in self.known:
+            key, kid = self.known[kid], None
         elif algorithm in ASYMMETRIC and self.url and isinstance(kid, str):
             key = await self.find_key(kid)
         else:
@@ -102,7 +106,7 @@ class Tokens:
             raise InvalidToken(f"The token is not accepted: {str(error).rstrip('.')}.") from None
         except (ArithmeticError, ValueError, TypeError, RecursionError):
             raise InvalidToken("The token's claims are not what they should be.") from None
-        return kid, as_user(claims)
+        return kid, as_key(claims) if CLAIM in claims else as_user(claims)
 
     def is_usable(self) -> bool:
         """Say whether the key set is young enough; fetches an older one anew in the background."""
@@ -165,6 +169,34 @@ def read_set(content: bytes) -> dict[str, jwt.PyJWK]:
 def is_text(text: str) -> bool:
     """Say whether a text can be encoded; JSON may hold half of a surrogate pair, or NUL."""
     return "\0" not in text and not any("\ud800" <= c <= "\udfff" for c in text)
+
+
+class KeyClaim(msgspec.Struct, frozen=True):
+    """The key that a token was exchanged for."""
+
+    id: UUID
+    prefix: str
+    workspace_id: UUID
+
+
+def as_key(claims: dict[str, object]) -> Principal:
+    """Read a key's principal from verified claims; the key has yet to be looked up."""
+    try:
+        found = msgspec.convert(claims[CLAIM], KeyClaim)
+        is_ours = claims.get("role") == "authenticated" and claims["sub"] == str(found.id)
+    except msgspec.ValidationError:
+        is_ours = False
+    expires_at = claims["exp"]
+    if not is_ours or isinstance(expires_at, bool) or not isinstance(expires_at, int | float):
+        raise InvalidToken("The token was not exchanged for a key here.")
+    return Principal(
+        kind="api_key",
+        id=str(found.id),
+        expires_at=float(expires_at),
+        workspace_id=found.workspace_id,
+        prefix=found.prefix,
+        is_exchanged=True,
+    )
 
 
 def as_user(claims: dict[str, object]) -> Principal:

@@ -8,6 +8,7 @@ import asyncpg
 import msgspec
 from asyncpg.pool import PoolConnectionProxy
 
+from app.database.turns import Turns
 from app.errors import Unavailable, causes
 from app.settings import Settings, database_url
 
@@ -45,7 +46,11 @@ class Database:
     def __init__(self, settings: Settings) -> None:
         self.is_pooled = settings.transaction_pooler
         self.api = Pool(
-            "DATABASE_URL", settings.database_url, settings.pool_size, is_pooled=self.is_pooled
+            "DATABASE_URL",
+            settings.database_url,
+            settings.pool_size,
+            each=settings.max_statements_per_principal,
+            is_pooled=self.is_pooled,
         )
         self.worker = Pool(
             "WORKER_DATABASE_URL", settings.worker_database_url, WORKERS, is_pooled=self.is_pooled
@@ -64,10 +69,14 @@ class Database:
 class Pool:
     """Lends connections of one role; opens them when they are needed."""
 
-    def __init__(self, setting: str, url: str, size: int, *, is_pooled: bool = False) -> None:
+    def __init__(
+        self, setting: str, url: str, size: int, *, each: int | None = None, is_pooled: bool = False
+    ) -> None:
         self.url = database_url(setting, url)
         self.dsn = self.url.render_as_string(hide_password=False)
         self.size = size
+        self.turns = Turns(size, max(1, size - 1) if each is None else each)
+        """Connections are lent by turns of the principals; one of them leaves some to others."""
         self.pool = asyncpg.create_pool(
             self.dsn,
             min_size=0,
@@ -97,12 +106,13 @@ class Pool:
         """Close every connection, also those that are lent."""
         self.pool.terminate()
 
-    def lend(self) -> "Loan":
+    def lend(self, whose: str | None = None) -> "Loan":
         """Lend a connection for as long as the `async with` lasts.
 
-        Raises `Unavailable` when none is free within 10 s or the server does not answer.
+        `whose` is the principal it is for, if there is one. Raises `Unavailable` when none is free
+        within 10 s or the server does not answer.
         """
-        return Loan(self.pool)
+        return Loan(self.pool, self.turns, whose)
 
 
 class Loan:
@@ -111,21 +121,37 @@ class Loan:
     A class and not a generator, because it is part of every request and costs half as much so.
     """
 
-    __slots__ = ("driver", "pool")
+    __slots__ = ("driver", "pool", "turns", "whose")
 
-    def __init__(self, pool: "asyncpg.Pool[Any]") -> None:
+    def __init__(self, pool: "asyncpg.Pool[Any]", turns: Turns, whose: str | None) -> None:
         self.pool = pool
+        self.turns = turns
+        self.whose = whose
 
     async def __aenter__(self) -> Driver:
+        if self.whose is not None and not self.turns.take_now(self.whose):
+            try:
+                async with asyncio.timeout(ACQUIRE_SECONDS):
+                    await self.turns.take(self.whose)
+            except TimeoutError:
+                raise busy() from None
         # A free connection is there at once, and a new one has a time limit of its own.
         wait = None if self.pool.get_idle_size() else ACQUIRE_SECONDS
         try:
             self.driver: Driver = await self.pool.acquire(timeout=wait)
-        except TimeoutError:
-            raise Unavailable("All database connections are busy; try again in a moment.") from None
-        except UNREACHABLE as error:
-            raise Unavailable("The database cannot be reached; try again in a moment.") from error
+        except BaseException as error:
+            self.give()
+            if isinstance(error, TimeoutError):
+                raise busy() from None
+            if isinstance(error, UNREACHABLE):
+                raise unreachable() from error
+            raise
         return self.driver
+
+    def give(self) -> None:
+        """Give the principal's turn back."""
+        if self.whose is not None:
+            self.turns.give(self.whose)
 
     async def __aexit__(self, _: object, error: BaseException | None, trace: object) -> None:
         is_unreachable = error is not None and (isinstance(error, UNREACHABLE) or is_lost(error))
@@ -135,9 +161,22 @@ class Loan:
             is_unreachable or not isinstance(error, Exception) or is_unsettled(self.driver)
         ):
             give_up(self.driver)
-        await self.pool.release(self.driver)  # shields itself from a cancellation
+        try:
+            await self.pool.release(self.driver)  # shields itself from a cancellation
+        finally:
+            self.give()
         if is_unreachable:
-            raise Unavailable("The database cannot be reached; try again in a moment.") from error
+            raise unreachable() from error
+
+
+def busy() -> Unavailable:
+    """Say that no connection was free."""
+    return Unavailable("All database connections are busy; try again in a moment.")
+
+
+def unreachable() -> Unavailable:
+    """Say that the server does not answer."""
+    return Unavailable("The database cannot be reached; try again in a moment.")
 
 
 def is_unsettled(driver: Driver) -> bool:

@@ -2,10 +2,10 @@
 
 import base64
 import binascii
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cache, partial
-from types import GenericAlias
+from types import GenericAlias, MappingProxyType
 from typing import Annotated, Any, Protocol, TypeVar, get_args
 from uuid import UUID
 
@@ -144,7 +144,7 @@ class Read:
 
     async def fetch(self, statement: Compiled, values: dict[str, Any]) -> Sequence[Any]:
         """Run a statement of one round trip on a connection that is lent for it alone."""
-        async with self.pool.lend() as driver:
+        async with self.pool.lend(self.scope.principal.name) as driver:
             return await driver.fetch(statement.sql, *statement.arguments(values))
 
 
@@ -250,18 +250,29 @@ def item_type(page_type: type[msgspec.Struct]) -> type[msgspec.Struct]:
     return item
 
 
-def columns(struct: type[msgspec.Struct], *entities: type[m.Base]) -> list[ColumnElement[Any]]:
-    """Find the column for each of a struct's fields, in the first of the entities that has it."""
+def columns(
+    struct: type[msgspec.Struct],
+    *entities: type[m.Base],
+    others: Mapping[str, ColumnElement[Any]] = MappingProxyType({}),
+) -> list[ColumnElement[Any]]:
+    """Find the column for each of a struct's fields, in the first of the entities that has it.
+
+    What no entity has is one of `others`.
+    """
     attributes = [inspect(e).column_attrs for e in entities]
     found: list[ColumnElement[Any]] = []
     for field in msgspec.structs.fields(struct):
         # `metadata` is taken by SQLAlchemy, so the attribute is `metadata_`.
         names = (field.name, f"{field.name}_")
-        found.append(next(a[n].columns[0] for a in attributes for n in names if n in a))
+        mapped = (a[n].columns[0] for a in attributes for n in names if n in a)
+        column = next(mapped, None)
+        found.append(others[field.name] if column is None else column)
     return found
 
 
 def selected(struct: type[msgspec.Struct], statement: AnySelect) -> Select[Any]:
     """Narrow a select of entities to the columns of a struct, in the order of its fields."""
-    entities = [d["entity"] for d in statement.column_descriptions]
-    return statement.with_only_columns(*columns(struct, *entities), maintain_column_froms=True)
+    entities = [d["expr"] for d in statement.column_descriptions if d["expr"] is d["entity"]]
+    others = {d["name"]: d["expr"] for d in statement.column_descriptions}
+    found = columns(struct, *entities, others=others)
+    return statement.with_only_columns(*found, maintain_column_froms=True)

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
+from uuid import UUID
 
 import anyio
 import msgspec
@@ -61,11 +62,14 @@ class Write:
         self.scope = scope
         self.committed = committed
         """Called after each commit."""
+        self.workspace_id: UUID | None = None
+        """The workspace that was written to."""
 
     async def call(self, build: Of, values: dict[str, Any]) -> Sequence[Any]:
         """Call a definer function in one statement: claims, access, call. Returns its rows."""
         read = Read(self.pool, self.scope, lambda _: None)
-        _, rows = await read.rows(build, values)
+        access, rows = await read.rows(build, values)
+        self.workspace_id = access.workspace_id if access else None
         self.committed()
         return rows
 
@@ -76,9 +80,10 @@ class Write:
         Open it when the body has been read and decoded: whoever sends slowly must not hold a
         connection. Raises `Unavailable`, and what `Scope.access` raises.
         """
-        async with self.pool.lend() as driver:
+        async with self.pool.lend(self.scope.principal.name) as driver:
             async with transaction(driver, self.scope) as work:
                 yield work
+                self.workspace_id = work.access.workspace_id if work.access else None
         self.committed()
 
 

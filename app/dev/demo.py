@@ -5,10 +5,13 @@ import shlex
 import time
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import jwt
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+from jwt.algorithms import ECAlgorithm
 
 from app.auth.keys import Key
 from app.dev import DevError
@@ -32,6 +35,8 @@ class Secrets(msgspec.Struct, frozen=True):
     jwt_secret: str
     api_key: str
     operator_key: str
+    signing_key: str | None = None
+    """A JWK; none in folders that were drawn before keys could be exchanged."""
 
     @classmethod
     def of(cls, data: Path) -> "Secrets":
@@ -44,11 +49,18 @@ class Secrets(msgspec.Struct, frozen=True):
             secrets.token_urlsafe(32),
             str(Key.make("sk")),
             str(Key.make("op")),
+            new_signing_key(),
         )
         data.mkdir(parents=True, exist_ok=True)
         file.touch(mode=0o600)
         file.write_bytes(msgspec.json.encode(drawn))
         return drawn
+
+
+def new_signing_key() -> str:
+    """Draw a private JWK, as `supabase gen signing-key --algorithm ES256` does."""
+    private = ECAlgorithm.to_jwk(generate_private_key(SECP256R1()), as_dict=True)
+    return msgspec.json.encode({**private, "kid": str(uuid4()), "alg": "ES256"}).decode()
 
 
 def local_settings(drawn: Secrets, api_url: str, worker_url: str) -> Settings:
@@ -79,7 +91,7 @@ def demo_settings(drawn: Secrets, api_url: str, worker_url: str, **others: Any) 
         jwt_secret=drawn.jwt_secret,
         jwt_issuer=ISSUER,
         operator_key_hashes=[Key.read(drawn.operator_key).hash.hex()],
-        **others,
+        **{"signing_key": drawn.signing_key, **others},
     )
 
 

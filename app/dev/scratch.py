@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from app.dev import DevError
-from app.dev.postgres import THROWAWAY, EmbeddedPostgres
+from app.dev.postgres import THROWAWAY, EmbeddedPostgres, chosen
 
 VARIABLE = "SCRATCH_DATABASE_URL"
 
@@ -15,9 +15,8 @@ VARIABLE = "SCRATCH_DATABASE_URL"
 def main(command: list[str]) -> int:
     """Start the server, run the command, throw the server away; returns the command's exit code."""
     folder = Path(".data").resolve() / f"scratch-{os.getpid()}"
-    version = int(os.environ.get("ANNEX_TEST_POSTGRES", "18"))
     try:
-        with EmbeddedPostgres(folder, version=version, settings=THROWAWAY) as postgres:
+        with EmbeddedPostgres(folder, version=chosen(), settings=THROWAWAY) as postgres:
             environment = {**os.environ, VARIABLE: postgres.admin_url}
             return subprocess.run(command, env=environment, check=False).returncode
     except DevError as error:

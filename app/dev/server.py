@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import asyncpg
@@ -22,10 +23,12 @@ from app.dev.migrations import apply
 from app.dev.postgres import EmbeddedPostgres
 from app.http.application import Application
 from app.main import create_app
+from app.resources import resource
 from app.server import listen, serve
+from app.settings import Settings
 from app.worker.housekeeping import runner
 
-SUPABASE = Path(__file__).parent.parent.parent / "supabase"
+SUPABASE = resource("supabase")
 DATABASE = "annex"
 OFFLINE = "postgresql://localhost/annex"
 MIGRATING_ROLE = "supabase_postgres"
@@ -89,15 +92,15 @@ def run(
             greet(found)
 
         try:
-            serve(settings, host, port, ready=ready, beside=[work])
+            serve(settings, host, port, ready=ready, beside=[partial(work, settings)])
         finally:
             for file in files:
                 file.unlink(missing_ok=True)
 
 
-async def work(database: Database) -> None:
+async def work(settings: Settings, database: Database) -> None:
     """Run the worker in the server's process."""
-    await runner(database).run()
+    await runner(database, settings).run()
 
 
 def offline_app() -> Application:

@@ -43,13 +43,16 @@ class Addresses:
 
     def of(self, scope: Any) -> str:
         """Return the bucket of a request's client."""
+        address = self.client(scope)
+        return LOCAL if address is None else bucket(address)
+
+    def client(self, scope: Any) -> Address | None:
+        """Return the address of a request's client; None for one without an address."""
         peer = scope.get("client")
         address = read_address(peer[0]) if peer else None
-        if address is None:
-            return LOCAL
-        if self.trusted and self.is_trusted(address):
+        if address is not None and self.trusted and self.is_trusted(address):
             address = self.forwarded(address, scope["headers"])
-        return bucket(address)
+        return address
 
     def forwarded(self, proxy: Address, headers: Iterable[tuple[bytes, bytes]]) -> Address:
         """Follow X-Forwarded-For from the right, up to the first entry that is no trusted proxy.
@@ -112,3 +115,13 @@ def network(text: str) -> Network:
     if isinstance(found, IPv6Network) and (mapped := found.network_address.ipv4_mapped):
         return IPv4Network((mapped, max(0, found.prefixlen - 96)))
     return found
+
+
+def is_within(address: Address | None, allowed: Sequence[str]) -> bool:
+    """Say whether an address is in one of these blocks; any is if there are none.
+
+    A client without an address is in no block.
+    """
+    return not allowed or (
+        address is not None and any(address in network(block) for block in allowed)
+    )

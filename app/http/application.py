@@ -16,11 +16,13 @@ from app.http.media_types import check as check_media_type
 from app.http.protocol import Connections
 from app.request_state import NAME, RequestState
 from app.settings import SettingsError
+from app.watchdog import Pace
 
 log = structlog.get_logger()
 
 ALWAYS = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
 LISTS = (b"if-match", b"if-none-match")
+LAST = b"last-event-id"
 SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,100}")
 
 
@@ -29,11 +31,16 @@ class Application(Litestar):
 
     connections: Connections
     """The limits of the server's connections."""
+    pace: Pace
+    """What all that is cut into steps has of a turn of the loop."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             await self.live(scope, receive, send)
             return
+        if self.pace.is_busy:
+            # Hundreds that arrive at once would take one long turn of the loop.
+            await self.pace.turn()
         scope["headers"] = join_lists(scope["headers"])
         if scope["method"] == "HEAD":
             scope, receive, send = as_get(scope, receive, send)
@@ -84,7 +91,7 @@ class StrictRequest(Request[Any, Any, Any]):
             return await super().json()
         try:
             return msgspec.json.decode(body, type=field.annotation)
-        except msgspec.ValidationError as error:
+        except (msgspec.ValidationError, RecursionError) as error:
             raise from_msgspec(error) from None
         except msgspec.DecodeError:
             return await super().json()
@@ -96,6 +103,10 @@ def join_lists(headers: Any) -> Any:
     for name in LISTS:
         if lines := [value for given, value in headers if given == name]:
             joined.append((name, b", ".join(lines)))
+    # Sent by a client that resumed more than once, or joined by a proxy: the last one counts.
+    if lines := [value for given, value in joined if given == LAST]:
+        joined = [h for h in joined if h[0] != LAST]
+        joined.append((LAST, lines[-1].rpartition(b",")[2].strip()))
     return joined
 
 

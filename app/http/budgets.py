@@ -1,9 +1,12 @@
-"""Budgets of what tenants share: streams and their filters."""
+"""Budgets of what tenants share: streams and their filters, and what they publish."""
 
-from collections import Counter
+import time
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable
+from uuid import UUID
 
-from app.errors import TooManyFilters, TooManyStreams
+from app.errors import TooManyEvents, TooManyFilters, TooManyStreams
+from app.http.limits import MAX_CALLERS, Buckets
 from app.settings import Settings
 
 STREAM_RETRY_SECONDS = 10
@@ -72,3 +75,44 @@ def drop(counter: "Counter[tuple[str, str]] | Counter[Hashable]", key: Hashable)
     counter[key] -= 1  # type: ignore[index]
     if counter[key] <= 0:  # type: ignore[index]
         del counter[key]
+
+
+class PublishBudget:
+    """Counts the events and bytes that each workspace published over HTTP in a minute.
+
+    What was published is counted afterwards, so that only those who may publish spend it: a
+    workspace may go into debt by what is under way. Each process holds its part of a limit.
+    """
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+        part = settings.processes
+        self.events = Buckets(max(1, settings.max_events_per_minute // part), 60, clock)
+        self.bytes = Buckets(max(1, settings.max_event_bytes_per_minute // part), 60, clock)
+        self.known = OrderedDict[tuple[str, str], UUID]()
+        """The workspace that a principal published to, by the name that it used in the path."""
+        self.refused = Counter[str]()
+
+    def check(self, principal: str, ws: str) -> None:
+        """Raise `TooManyEvents` while the workspace is in debt."""
+        workspace_id = self.known.get((principal, ws))
+        if workspace_id is None:
+            return  # nobody learns of a workspace that is not theirs
+        for buckets, what in ((self.events, "events"), (self.bytes, "bytes of events")):
+            tokens = buckets.tokens(str(workspace_id))
+            if tokens < 1:
+                self.refused[TooManyEvents.code] += 1
+                wait = buckets.wait(tokens)
+                raise TooManyEvents(
+                    f"The workspace published more than {buckets.capacity} {what} in a minute; "
+                    f"wait {wait} s.",
+                    headers={"Retry-After": str(wait)},
+                )
+
+    def count(self, principal: str, ws: str, workspace_id: UUID, events: int, size: int) -> None:
+        """Count what was published."""
+        self.events.spend(str(workspace_id), events)
+        self.bytes.spend(str(workspace_id), size)
+        self.known.pop((principal, ws), None)
+        self.known[principal, ws] = workspace_id
+        if len(self.known) > MAX_CALLERS:
+            self.known.popitem(last=False)

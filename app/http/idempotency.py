@@ -33,12 +33,19 @@ class Once(msgspec.Struct, frozen=True):
     route: str
     fingerprint: bytes
 
-    async def respond(self, build: Of, values: dict[str, Any], answer: Answer) -> Response[Any]:
+    async def respond(
+        self,
+        build: Of,
+        values: dict[str, Any],
+        answer: Answer,
+        secrets: Sequence[str] = (),
+    ) -> Response[Any]:
         """Call a definer function and answer, or replay the finished answer for 24 hours.
 
         The answer is stored in the call's own transaction, so it exists exactly if its effects do.
-        Only a success is kept: a failed request may be sent again. Raises `RequestInProgress`
-        while the first still runs, `KeyReused` for another body.
+        Only a success is kept: a failed request may be sent again. Of the answer's fields, those
+        named in `secrets` are never stored, nor those of its items: a replay has null in their
+        place. Raises `RequestInProgress` while the first still runs, `KeyReused` for another body.
         """
         if self.key is None:
             return answer(await self.write.call(build, values))
@@ -46,7 +53,7 @@ class Once(msgspec.Struct, frozen=True):
             response = await self.kept(work)
             if response is None:
                 response = answer(await work.call(build, values))
-                await self.keep(work, response)
+                await self.keep(work, response, secrets)
         return response
 
     async def kept(self, work: Work) -> Response[Any] | None:
@@ -81,20 +88,30 @@ class Once(msgspec.Struct, frozen=True):
             media_type="application/json",
         )
 
-    async def keep(self, work: Work, response: Response[Any]) -> None:
-        """Store an answer; takes the place of one that has expired."""
+    async def keep(self, work: Work, response: Response[Any], secrets: Sequence[str]) -> None:
+        """Store an answer without its secrets; takes the place of one that has expired."""
+        content = without(response.content, secrets)
         kept = {
             "fingerprint": self.fingerprint,
             "status": response.status_code or 201,
             "headers": {
                 n: v for n, v in response.headers.items() if n.lower() in ("etag", "location")
             },
-            "body": msgspec.json.encode(response.content),
+            "body": msgspec.json.encode(content),
             "expires_at": datetime.now(UTC) + KEPT,
         }
         mine = {"principal": work.scope.principal.name, "route": self.route, "key": self.key}
         statement = insert(m.IdempotencyKey).values(**mine, **kept)
         await work.rows(statement.on_conflict_do_update(index_elements=list(mine), set_=kept))
+
+
+def without(content: Any, secrets: Sequence[str]) -> Any:
+    """Set fields of an answer to null; of a list's answer, those of its items."""
+    if not secrets:
+        return content
+    if isinstance(items := getattr(content, "data", None), list):
+        return msgspec.structs.replace(content, data=[without(item, secrets) for item in items])
+    return msgspec.structs.replace(content, **dict.fromkeys(secrets))
 
 
 async def provide_once(

@@ -12,6 +12,8 @@ from app.request_state import RequestState
 from app.settings import Settings
 
 MAX_CALLERS = 50_000
+MAX_RATES = 1000
+"""Different limits of keys that are counted at once; the one that came first is forgotten."""
 KNOWN_SECONDS = 600.0
 """How long a credential that was accepted is let past the failures of others."""
 
@@ -50,6 +52,12 @@ class Buckets:
             self.found.popitem(last=False)
         return is_enough, tokens
 
+    def spend(self, key: str, count: float) -> None:
+        """Take tokens that may not be there; the key waits until its debt is paid."""
+        tokens = self.tokens(key) - count
+        self.take(key, 0)
+        self.found[key] = (tokens, self.clock())
+
     def wait(self, tokens: float, count: float = 1) -> int:
         """Return the seconds until that many tokens are there."""
         return max(1, math.ceil((min(count, self.capacity) - tokens) / self.per_second))
@@ -59,29 +67,61 @@ class Limiter:
     """Lets each caller make a number of requests at once."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
-        self.capacity = max(1, settings.rate_limit_requests // settings.processes)
-        window = settings.rate_limit_window_seconds
-        self.buckets = Buckets(self.capacity, window, clock)
-        self.policy = f'"default";q={self.capacity};w={window}'
+        self.processes, self.clock = settings.processes, clock
+        self.window = settings.rate_limit_window_seconds
+        self.buckets = self.part(settings.rate_limit_requests, self.window)
+        self.of_rates: OrderedDict[int, Buckets] = OrderedDict()
+        self.refused = 0
 
-    def take(self, caller: str, state: RequestState) -> None:
+    def part(self, count: int, window: int) -> Buckets:
+        """Make this process's part of a limit."""
+        return Buckets(max(1, count // self.processes), window, self.clock)
+
+    def take(self, caller: str, state: RequestState, per_minute: int | None = None) -> None:
         """Take one token; raises `RateLimited` when there is none.
 
-        The headers go to the request's state.
+        `per_minute` is the caller's own limit, beside everybody's. The headers go to the request's
+        state.
         """
-        is_enough, tokens = self.buckets.take(caller)
-        full_in = math.ceil((self.capacity - tokens) / self.buckets.per_second)
-        headers = {
-            "RateLimit-Policy": self.policy,
-            "RateLimit": f'"default";r={int(tokens)};t={full_in}',
-        }
-        if not is_enough:
-            wait = self.buckets.wait(tokens)
-            raise RateLimited(
-                f"More than {self.capacity} requests; wait {wait} s.",
-                headers={**headers, "Retry-After": str(wait)},
-            )
-        state.headers.update(headers)
+        state.headers.update(self.spend(caller, per_minute))
+
+    def spend(self, caller: str, per_minute: int | None = None) -> dict[str, str]:
+        """Do what `take` does for no request; returns the headers."""
+        try:
+            return self.draw(caller, per_minute)
+        except RateLimited:
+            self.refused += 1
+            raise
+
+    def draw(self, caller: str, per_minute: int | None) -> dict[str, str]:
+        headers = draw(self.buckets, "default", self.window, caller)
+        if per_minute is None:
+            return headers
+        if per_minute not in self.of_rates:
+            self.of_rates[per_minute] = self.part(per_minute, 60)
+            if len(self.of_rates) > MAX_RATES:
+                self.of_rates.popitem(last=False)
+        return draw(self.of_rates[per_minute], "key", 60, caller)
+
+
+def draw(buckets: Buckets, name: str, window: int, caller: str) -> dict[str, str]:
+    """Take one of a caller's tokens; returns the headers that say how many are left.
+
+    Raises `RateLimited` when there is none.
+    """
+    is_enough, tokens = buckets.take(caller)
+    full_in = math.ceil((buckets.capacity - tokens) / buckets.per_second)
+    headers = {
+        "RateLimit-Policy": f'"{name}";q={buckets.capacity};w={window}',
+        "RateLimit": f'"{name}";r={int(tokens)};t={full_in}',
+    }
+    if not is_enough:
+        wait = buckets.wait(tokens)
+        raise RateLimited(
+            f"More than {buckets.capacity} requests; wait {wait} s.",
+            headers={**headers, "Retry-After": str(wait)},
+        )
+    return headers
 
 
 class Failures:

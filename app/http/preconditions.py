@@ -1,7 +1,7 @@
 """Entity tags and conditional requests (RFC 9110, section 13)."""
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from litestar import Response
 from litestar.params import HeaderParameter
@@ -16,6 +16,8 @@ TAGS = re.compile(r'[ \t,]*(?:W/)?"[^"]*"(?:[ \t]*,[ \t,]*(?:W/)?"[^"]*")*[ \t,]
 LIST = r'^ *(\*|(W/)?"[^"]*"( *, *(W/)?"[^"]*")*) *$'
 IfMatch = Annotated[str | None, HeaderParameter(name="If-Match", max_length=200, pattern=LIST)]
 IfNoneMatch = Annotated[str | None, HeaderParameter(name="If-None-Match", max_length=200)]
+# Of a resource that is made at a path of the client's choice: only if it is not there yet.
+IfNew = Annotated[Literal["*"] | None, HeaderParameter(name="If-None-Match")]
 
 
 def tagged(body: Any, if_none_match: str | None = None, **options: Any) -> Response[Any]:

@@ -2,8 +2,8 @@
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 import structlog
@@ -23,6 +23,21 @@ MAX_CHUNK = 64 * 1024
 """Bytes joined for one write, unless a single frame is larger."""
 KNOWN = 1000
 """Principals of whom a channel remembers one by one that their rights changed."""
+
+
+Result = TypeVar("Result")
+Steps = Generator[None, None, Result]
+"""Work of many small steps: whoever runs it may let others go on between two of them."""
+
+
+def finish(steps: Steps[Result]) -> Result:
+    """Run all steps at once."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: Result = end.value
+            return result
 
 
 class Frame:
@@ -86,7 +101,7 @@ class Reader(Protocol):
 class Group:
     """The readers of a channel that want the same and may see the same."""
 
-    __slots__ = ("joined", "parked", "sent_at", "sight", "size", "wanted")
+    __slots__ = ("due", "joined", "parked", "sent_at", "sight", "size", "wanted")
 
     def __init__(self, wanted: Filter, sight: Sight) -> None:
         self.wanted = wanted
@@ -95,11 +110,18 @@ class Group:
         self.sent_at = 0.0
         """When all who waited were sent something; by the clock of `Hub.now`."""
         self.parked: set[Reader] = set()
+        """Readers that have taken all there is, and wait."""
+        self.due: set[Reader] = set()
+        """Readers that waited when the newest frames came, and have not been sent them yet."""
         self.joined: dict[int, Message] = {}
         """What follows a position; many readers come from the same, until there is more."""
 
     def join(self, frames: Iterable[Frame], after: int) -> Message:
         """Join the frames that pass, up to 64 KiB; perhaps none."""
+        return finish(self.joining(frames, after))
+
+    def joining(self, frames: Iterable[Frame], after: int) -> Steps[Message]:
+        """Do what `join` does; a step is a frame."""
         parts, size, until = list[bytes](), 0, after
         for frame in frames:
             if frame.passes(self.wanted, self.sight):
@@ -108,35 +130,57 @@ class Group:
                     break
                 parts.append(frame.bytes)
             until = frame.pos
+            yield
         return Message(b"".join(parts), until, len(parts))
 
-    def send(self, message: Message, now: float) -> None:
-        """Send every waiting reader the same; only who cannot take it at once is woken."""
-        self.sent_at, wall, woken = now, time.time(), list[Reader]()
+    def begin(self) -> None:
+        """There are new frames: who waits is due them."""
+        self.joined.clear()
+        self.due |= self.parked
+        self.parked = set()
+
+    def end(self, message: Message) -> None:
+        """Hand to all who are still due what lets them look for themselves."""
+        due, self.due = self.due, set()
+        for reader in due:
+            reader.wake(message)
+
+    def send(self, message: Message, now: float) -> Steps[None]:
+        """Send every due reader the same; only who cannot take it at once is woken.
+
+        A step is a reader.
+        """
+        self.sent_at, wall = now, time.time()
         framed = chunk(message.raw)
-        for reader in self.parked:
+        while self.due:
+            reader = self.due.pop()
             try:
-                if reader.ends_at > wall and reader.push(framed):
-                    continue
+                is_sent = reader.ends_at > wall and reader.push(framed)
             except Exception as error:
                 # Nobody knows what it got: it ends, and its client resumes from its cursor.
                 log.error("a reader could not be sent to", exc_info=error)
-                reader.ends_at = 0
-            woken.append(reader)
-        for reader in woken:
-            self.release(reader, message)
+                reader.ends_at, is_sent = 0, False
+            if is_sent:
+                self.parked.add(reader)
+            else:
+                reader.wake(message)
+            yield
+
+    def discard(self, reader: Reader) -> None:
+        """Wait for a reader no longer."""
+        self.parked.discard(reader)
+        self.due.discard(reader)
 
     def release(self, reader: Reader, message: Message) -> None:
         """Hand one reader its message, if it still waits."""
-        if reader in self.parked:
-            self.parked.discard(reader)
+        if reader in self.parked or reader in self.due:
+            self.discard(reader)
             reader.wake(message)
 
     def wake(self, message: Message) -> None:
         """Hand every waiting reader the same, and let it look for more."""
-        parked, self.parked = self.parked, set()
-        for reader in parked:
-            reader.wake(message)
+        self.begin()
+        self.end(message)
 
 
 class Channel:
@@ -212,32 +256,48 @@ class Channel:
             newer.append(frame)
         return reversed(newer)
 
-    def deliver(self, frames: Sequence[Frame], before: int, now: float, *, must_look: bool) -> int:
-        """Take new frames, and send each group what passes, joined once; returns the deliveries.
-
-        A waiting reader has taken everything up to `before`. Where rights changed (`must_look`),
-        every reader looks for itself.
-        """
+    def take(self, frames: Sequence[Frame]) -> None:
+        """Take new frames; the readers that wait are due them until `deliver` comes to them."""
         for frame in frames:
             self.add(frame)
-        deliveries = 0
         for group in self.groups.values():
-            group.joined.clear()
-            if not group.parked:
+            group.begin()
+
+    def deliver(
+        self, frames: Sequence[Frame], before: int, now: float, *, must_look: bool
+    ) -> Steps[int]:
+        """Send each group of those taken what passes, joined once; returns the deliveries.
+
+        A due reader has taken everything up to `before`. Where rights changed (`must_look`),
+        every reader looks for itself.
+        """
+        deliveries = 0
+        for group in list(self.groups.values()):
+            if not group.due:
                 continue
+            look = Message(b"", before)
             try:
-                message = Message(b"", before) if must_look else group.join(frames, before)
+                message = look if must_look else (yield from group.joining(frames, before))
             except Exception as error:
                 # Each of them meets it by itself; the others must not miss anything for it.
                 log.error("events could not be joined", exc_info=error)
-                message = Message(b"", before)
-            deliveries += message.count * len(group.parked)
+                message = look
+            deliveries += message.count * len(group.due)
             if must_look or message.until < frames[-1].pos:
                 # They look for themselves, or for the rest of what was cut.
-                group.wake(message)
+                group.end(message)
             elif message.count:
-                group.send(message, now)
+                yield from group.send(message, now)
+            else:
+                group.parked |= group.due
+                group.due = set()
+            yield
         return deliveries
+
+    def abandon(self, before: int) -> None:
+        """Let those who are still due look for themselves: nobody comes to them any more."""
+        for group in self.groups.values():
+            group.end(Message(b"", before))
 
     def forget(self, reached: int, head: int) -> None:
         """Begin anew after a position; every reader looks. A waiting one has reached `reached`."""
@@ -246,7 +306,6 @@ class Channel:
         self.since = self.authority = head
         self.authority_of.clear()
         for group in self.groups.values():
-            group.joined.clear()
             group.wake(Message(b"", reached))
 
 

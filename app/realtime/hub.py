@@ -1,9 +1,10 @@
 """The hub: hands new entries of the log to the channels that this process has readers for."""
 
 import asyncio
+import contextlib
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -11,11 +12,13 @@ from uuid import UUID
 import msgspec
 import structlog
 
-from app.realtime.channels import Channel, Frame, Group, Reader, as_event
+from app.database.turns import Turns
+from app.realtime.channels import Channel, Frame, Group, Reader, Steps, as_event
 from app.realtime.cursors import Cursors
 from app.realtime.feeds import Feed
 from app.realtime.messages import Message, position
 from app.schemas.events import Event
+from app.watchdog import Pace
 
 log = structlog.get_logger()
 
@@ -48,12 +51,19 @@ class Counts(msgspec.Struct):
 class Hub:
     """Where the tail puts entries and streams take them from; one a process."""
 
-    def __init__(self, cursors: Cursors, capacity: int = 10_000, queries: int = 5) -> None:
+    def __init__(
+        self,
+        cursors: Cursors,
+        capacity: int = 10_000,
+        queries: int = 5,
+        pace: Pace | None = None,
+    ) -> None:
         self.cursors = cursors
         self.capacity = capacity
         """Streams at once."""
-        self.queries = asyncio.Semaphore(queries)
+        self.queries = Turns(queries, max(1, queries - 2))
         """What streams together ask of the database at once, so that requests find it free."""
+        self.pace = pace or Pace()
         self.epoch = 0
         self.head = 0
         self.retained_from = 1
@@ -87,39 +97,78 @@ class Hub:
         """Say whether somebody in this process follows an entry's feed."""
         return Feed.id_of(entry) in self.channels
 
-    def publish(self, entries: Iterable[Any], events: Mapping[UUID, Any]) -> None:
+    async def publish(self, entries: Sequence[Any], events: Mapping[UUID, Any]) -> None:
+        """Do what `publishing` does, and let the rest of the loop go on every 10 ms."""
+        with contextlib.closing(self.publishing(entries, events)) as steps:
+            for _ in steps:
+                if self.pace.is_spent:
+                    await self.pace.turn()
+
+    def publishing(self, entries: Sequence[Any], events: Mapping[UUID, Any]) -> Steps[None]:
         """Take entries of the log, in order, and hand their events to the readers that follow them.
 
         Where an event is not there, its readers look in the database: it was deleted, or its
         channel began only after the events had been asked for.
         """
         before = self.head
+        frames, failure = dict[int, Frame](), None
+        for n, entry in enumerate(entries):
+            feed_id, event = Feed.id_of(entry), events.get(entry["event_id"])
+            if event is None or feed_id not in self.channels:
+                continue
+            try:
+                frames[entry["pos"]] = self.frame(feed_id, entry["pos"], as_event(event))
+            except Exception as error:
+                # An event that cannot be encoded holds the log up and is not lost.
+                entries, failure = entries[:n], error
+                break
+            yield
+        taken = self.take(entries, frames)
+        try:
+            for channel, fresh, must_look in taken:
+                self.counts.deliveries += yield from channel.deliver(
+                    fresh, before, self.now, must_look=must_look
+                )
+        finally:
+            for channel, _, _ in taken:
+                channel.abandon(before)
+        if failure is not None:
+            raise failure
+
+    def take(
+        self, entries: Sequence[Any], frames: Mapping[int, Frame]
+    ) -> list[tuple[Channel, Sequence[Frame], bool]]:
+        """Move the head and fill the channels, in one step that nothing comes between.
+
+        Returns the channels with something new, what it is, and whether their readers must look
+        their rights up.
+        """
+        before = self.head
         fresh: dict[UUID, list[Frame]] = {}
         incomplete, looking = set[UUID](), set[UUID]()
-        try:
-            for entry in entries:
-                feed_id = Feed.id_of(entry)
-                if feed_id in self.channels:
-                    if event := events.get(entry["event_id"]):
-                        frame = self.frame(feed_id, entry["pos"], as_event(event))
-                        fresh.setdefault(feed_id, []).append(frame)
-                    else:
-                        incomplete.add(feed_id)
-                if entry["rights_of"] is not None:
-                    for channel in self.judged_by(entry):
-                        channel.note_rights(entry["rights_of"], entry["pos"])
-                        looking.add(channel.feed.id)
-                # Last, so that an event that cannot be encoded holds the log up and is not lost.
-                self.head = entry["pos"]
-        finally:
-            for feed_id in incomplete:
-                fresh.pop(feed_id, None)
-                looking.discard(feed_id)
-                self.channels[feed_id].forget(before, self.head)
-            for feed_id in fresh.keys() | looking:
-                self.counts.deliveries += self.channels[feed_id].deliver(
-                    fresh.get(feed_id, ()), before, self.now, must_look=feed_id in looking
-                )
+        for entry in entries:
+            feed_id = Feed.id_of(entry)
+            if feed_id in self.channels:
+                if frame := frames.get(entry["pos"]):
+                    fresh.setdefault(feed_id, []).append(frame)
+                else:
+                    incomplete.add(feed_id)
+            if entry["rights_of"] is not None:
+                for channel in self.judged_by(entry):
+                    channel.note_rights(entry["rights_of"], entry["pos"])
+                    looking.add(channel.feed.id)
+            self.head = entry["pos"]
+        for feed_id in incomplete:
+            fresh.pop(feed_id, None)
+            looking.discard(feed_id)
+            self.channels[feed_id].forget(before, self.head)
+        taken: list[tuple[Channel, Sequence[Frame], bool]] = [
+            (self.channels[feed_id], fresh.get(feed_id, []), feed_id in looking)
+            for feed_id in fresh.keys() | looking
+        ]
+        for channel, new, _ in taken:
+            channel.take(new)
+        return taken
 
     def judged_by(self, entry: Any) -> Iterator[Channel]:
         """Yield the channels whose readers' rights an entry may have changed.
@@ -166,7 +215,7 @@ class Hub:
             (group, reader)
             for channel in self.channels.values()
             for group in channel.groups.values()
-            for reader in group.parked
+            for reader in (*group.parked, *group.due)
         ]
 
     async def keep_time(self) -> None:

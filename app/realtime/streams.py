@@ -65,9 +65,12 @@ def busy() -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def asking(hub: Hub) -> AsyncIterator[None]:
-    """Take one of the streams' turns at the database, for 10 s; raises `Unavailable`."""
-    async with hub.queries:
+async def asking(hub: Hub, whose: str) -> AsyncIterator[None]:
+    """Take one of the streams' turns at the database, for 10 s; raises `Unavailable`.
+
+    `whose` is a principal, or an address before one is known: turns are fair among them.
+    """
+    async with hub.queries.of(whose):
         try:
             async with asyncio.timeout(ANSWER_SECONDS):
                 yield
@@ -198,6 +201,10 @@ class Stream:
             if self.epoch != hub.epoch or self.pos < hub.retained_from - 1:
                 self.checked = BEFORE_ALL
                 return self.reset()
+            if hub.pace.is_spent:
+                # Thousands of readers that go on at once would take one long turn of the loop.
+                await hub.pace.turn()
+                continue
             # The log itself says that rights may have changed: look before anything more is sent.
             if self.must_look:
                 await self.look_up_rights()
@@ -249,7 +256,7 @@ class Stream:
     async def look_up_rights(self) -> None:
         """Look up what the reader may see now, as of the head."""
         head = self.hub.head
-        async with asking(self.hub):
+        async with asking(self.hub, self.principal):
             sight = await self.authorize()
         self.see(sight, head)
 
@@ -269,7 +276,7 @@ class Stream:
         self.hub.counts.replays += not self.has_replayed
         self.has_replayed = True
         try:
-            async with asking(self.hub):
+            async with asking(self.hub, self.principal):
                 sight, frames = await self.replay(self.pos, until)
         except Expired:
             return self.reset()
@@ -297,13 +304,13 @@ class Stream:
     def leave(self) -> None:
         """End: the client is gone."""
         self.is_over = True
-        self.group.parked.discard(self)
+        self.group.discard(self)
         self.wake(Message(b"", self.pos))
 
     def close(self) -> None:
         """Leave the channel."""
         self.is_over = True
-        self.group.parked.discard(self)
+        self.group.discard(self)
         self.channel.leave(self.group)
         if self.is_sending and self.hub.now - self.sent_at >= SLOW_SECONDS:
             self.hub.counts.slow_readers += 1

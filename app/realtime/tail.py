@@ -130,7 +130,7 @@ class Tail:
             "select * from annex.tail($1, $2)", self.hub.head, max_entries, timeout=ANSWER_SECONDS
         )
         if entries:
-            self.hand_over(entries, await self.read_events(driver, entries))
+            await self.hand_over(entries, await self.read_events(driver, entries))
         return len(entries)
 
     async def read_events(self, driver: Driver, entries: Sequence[Any]) -> Mapping[UUID, Any]:
@@ -142,18 +142,18 @@ class Tail:
         rows = await driver.fetch(statement, ids, timeout=ANSWER_SECONDS)
         return {row["event_id"]: row for row in rows}
 
-    def hand_over(self, entries: Sequence[Any], events: Mapping[UUID, Any]) -> None:
+    async def hand_over(self, entries: Sequence[Any], events: Mapping[UUID, Any]) -> None:
         """Hand entries to the hub; where positions are missing before one, readers are reset."""
         head = self.hub.head
         if entries[-1]["pos"] - head == len(entries):
-            self.hub.publish(entries, events)
+            await self.hub.publish(entries, events)
             return
         before = [head, *(entry["pos"] for entry in entries[:-1])]
         holes = [n for n, entry in enumerate(entries) if entry["pos"] != before[n] + 1]
-        self.hub.publish(entries[: holes[0]], events)
+        await self.hub.publish(entries[: holes[0]], events)
         # To the last one: a reader that is told of a loss need be told only once.
         self.skip_to(entries[holes[-1]]["pos"] - 1)
-        self.hub.publish(entries[holes[-1] :], events)
+        await self.hub.publish(entries[holes[-1] :], events)
 
     def skip_to(self, head: int) -> None:
         """Go on after a position although we have not seen all before it."""

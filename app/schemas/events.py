@@ -63,7 +63,7 @@ class EventCreate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     topics: Topics | UnsetType = UNSET
     actor: Actor | None = None
     permission: Permission | None = None
-    context: dict[str, Any] | UnsetType = UNSET
+    context: dict[str, Raw] | UnsetType = UNSET
     occurred_at: Annotated[datetime, Meta(tz=True)] | None = None
 
 

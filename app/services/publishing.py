@@ -1,11 +1,12 @@
 """What a publisher sends, read into events: our own JSON, or CloudEvents; pure functions."""
 
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, Raw
 
+from app.documents import check_members, check_numbers
 from app.errors import InvalidRequest, TooLarge, from_msgspec
 from app.schemas import events as s
 from app.schemas.problems import FieldError
@@ -28,7 +29,8 @@ def one_event(body: bytes) -> list[s.EventCreate]:
 
 def many_events(body: bytes) -> list[s.EventCreate]:
     """Read a batch of our own JSON."""
-    return checked([decoded(item, s.EventCreate, f"/{i}") for i, item in enumerate(items(body))])
+    events = [decoded(item, s.EventCreate, f"/{i}") for i, item in enumerate(items(body))]
+    return checked(events, is_batch=True)
 
 
 def one_cloud_event(body: bytes) -> list[s.EventCreate]:
@@ -38,7 +40,8 @@ def one_cloud_event(body: bytes) -> list[s.EventCreate]:
 
 def many_cloud_events(body: bytes) -> list[s.EventCreate]:
     """Read CloudEvents in batched mode (JSON format 1.0.2, section 4)."""
-    return checked([from_cloud_event(item, f"/{i}") for i, item in enumerate(items(body))])
+    events = [from_cloud_event(item, f"/{i}") for i, item in enumerate(items(body))]
+    return checked(events, is_batch=True)
 
 
 def items(body: bytes) -> list[Raw]:
@@ -53,7 +56,7 @@ def decoded(body: bytes | Raw, kind: type[T], within: str = "") -> T:
     """Decode JSON; raises `InvalidRequest` with a pointer to what is wrong."""
     try:
         return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise explained(from_msgspec(error, within)) from None
 
 
@@ -66,25 +69,40 @@ def explained(problem: InvalidRequest) -> InvalidRequest:
     return problem
 
 
-def checked(events: list[s.EventCreate]) -> list[s.EventCreate]:
-    """Fill in what the contract says of an absent field; raises `TooLarge` for too much data."""
-    return [filled_in(event) for event in events]
+def checked(events: list[s.EventCreate], *, is_batch: bool = False) -> list[s.EventCreate]:
+    """Check what a schema cannot say, and fill in what the contract says of an absent field.
 
-
-def filled_in(event: s.EventCreate) -> s.EventCreate:
-    """Fill one event in, its time in UTC: RFC 3339 has offsets that Postgres does not take.
-
-    Raises `InvalidRequest` for a time before year 1 or after year 9999 in UTC.
+    Raises `TooLarge` for too much data, `InvalidRequest` for a number or a time out of range.
     """
-    if event.data is not UNSET and len(event.data) > MAX_DATA_BYTES:
-        raise TooLarge("An event's data is larger than 64 KiB.")
-    given: dict[str, Any] = {"source": "api"} if event.source is UNSET else {}
-    if event.occurred_at is not None:
-        try:
-            given["occurred_at"] = event.occurred_at.astimezone(UTC)
-        except OverflowError:
-            raise InvalidRequest("An event's time is outside the years 1 to 9999 in UTC.") from None
-    return msgspec.structs.replace(event, **given) if given else event
+    return [check(event, f"/{i}" if is_batch else "") for i, event in enumerate(events)]
+
+
+def check(event: s.EventCreate, within: str) -> s.EventCreate:
+    """Check one event; `within` is the pointer to it."""
+    if event.data is not UNSET:
+        if len(event.data) > MAX_DATA_BYTES:
+            raise TooLarge("An event's data is larger than 64 KiB.")
+        check_numbers(event.data, f"{within}/data")
+    if event.context is not UNSET:
+        check_members(event.context, f"{within}/context")
+    filled: dict[str, Any] = {"source": "api"} if event.source is UNSET else {}
+    if event.occurred_at is not None and event.occurred_at.tzinfo is not UTC:
+        filled["occurred_at"] = in_utc(event.occurred_at, f"{within}/occurred_at")
+    return msgspec.structs.replace(event, **filled) if filled else event
+
+
+def in_utc(time: datetime, pointer: str) -> datetime:
+    """Write a time in UTC, as Postgres takes no offset of 16 hours or more.
+
+    Raises `InvalidRequest` for one that is in no year from 1 to 9999 there.
+    """
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:
+        raise InvalidRequest(
+            "An event occurred in UTC's years 1 to 9999.",
+            errors=[FieldError(pointer, "out of range")],
+        ) from None
 
 
 def from_cloud_event(body: Raw, within: str) -> s.EventCreate:
@@ -100,13 +118,13 @@ def from_cloud_event(body: Raw, within: str) -> s.EventCreate:
             "Only JSON data is taken; send it as `data`.",
             errors=[FieldError(f"{within}/data_base64", "Not taken")],
         )
-    context: dict[str, Any] = {
+    context = {
         name: value
-        for name, raw in members.items()
-        if name not in ATTRIBUTES and (value := decoded(raw, Any, within)) is not None
+        for name, value in members.items()
+        if name not in ATTRIBUTES and bytes(value) != b"null"
     }
     if event.dataschema is not None:
-        context["dataschema"] = event.dataschema
+        context["dataschema"] = Raw(msgspec.json.encode(event.dataschema))
     names = [t for t in (t.strip() for t in (event.topics or "").split(",")) if t]
     topics = decoded(msgspec.json.encode(names), s.Topics, f"{within}/topics")
     return s.EventCreate(

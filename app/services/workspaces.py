@@ -1,17 +1,29 @@
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
-import msgspec
-from msgspec import UNSET
+from msgspec import UNSET, Raw
 from msgspec.structs import asdict
-from sqlalchemy import ColumnElement, Select, bindparam, column, func, select, update
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Select,
+    bindparam,
+    case,
+    column,
+    func,
+    literal,
+    literal_column,
+    select,
+    update,
+)
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
-from sqlalchemy.types import Boolean, Integer, Text
+from sqlalchemy.types import Boolean, Integer, Text, Uuid
 
 import db_models as m
-from app.database.reads import columns
+from app.database.reads import columns, selected
 from app.database.statements import out_of_sight
 from app.database.work import Write
+from app.documents import check_members, check_patch, merge
 from app.errors import SecondFactorRequired
 from app.http.preconditions import stale
 from app.principals import Principal
@@ -19,8 +31,34 @@ from app.schemas import workspaces as s
 
 
 def visible(_: ColumnElement[UUID]) -> Select[Any]:
-    """Select the caller's workspaces."""
-    return m.Workspace.visible()
+    """Select the caller's workspaces, with what the caller holds in each."""
+    # Hangs on the claims, so that Postgres asks after they are set.
+    everywhere = literal_column("case when c.claims is null then null::uuid end", Uuid)
+    return with_rights(m.Workspace.visible(), everywhere)
+
+
+def one(workspace_id: ColumnElement[UUID]) -> Select[Any]:
+    """Select one workspace, with what the caller holds in it."""
+    return with_rights(m.Workspace.of(workspace_id), workspace_id)
+
+
+def with_rights(statement: Select[Any], only_id: ColumnElement[UUID]) -> Select[Any]:
+    """Add the caller's role and permissions to a select of workspaces."""
+    held = func.annex.held(only_id).table_valued(
+        column("workspace_id", Uuid),
+        column("role", Text),
+        column("permissions", ARRAY(Text)),
+        name="h",
+    )
+    # An operator is granted a workspace at a time, and everything in each.
+    all_of_them = case(
+        (func.annex.is_operator(), func.annex.permissions()),
+        else_=literal_column("'{}'::text[]", ARRAY(Text)),
+    )
+    permissions = func.coalesce(held.c.permissions, all_of_them)
+    return statement.outerjoin(held, held.c.workspace_id == m.Workspace.id).add_columns(
+        held.c.role.label("role"), permissions.label("permissions")
+    )
 
 
 def created(_: ColumnElement[UUID]) -> Select[Any]:
@@ -32,13 +70,22 @@ def created(_: ColumnElement[UUID]) -> Select[Any]:
         bindparam("metadata", type_=JSONB),
         bindparam("require_aal2", type_=Boolean),
         bindparam("event_retention_days", type_=Integer),
+        bindparam("allowed_email_domains", type_=ARRAY(Text)),
     )
-    fields = [column(c.name, c.type) for c in columns(s.Workspace, m.Workspace)]
-    return select(made.table_valued(*fields, name="made"))
+    # Its creator is its owner.
+    others = {"role": literal("owner", Text), "permissions": func.annex.permissions()}
+    fields = [c for c in columns(s.Workspace, m.Workspace, others=others) if isinstance(c, Column)]
+    row = made.table_valued(*(column(c.name, c.type) for c in fields), name="made")
+    return select(*columns(s.Workspace, others={**row.c, **others}))
 
 
 def creation(new: s.WorkspaceCreate) -> dict[str, Any]:
-    """Return the parameters of `created`; a taken slug raises `SlugTaken` when it is called."""
+    """Return the parameters of `created`; a taken slug raises `SlugTaken` when it is called.
+
+    Raises `InvalidRequest` for metadata with a number that is out of range.
+    """
+    if new.metadata:
+        check_members(new.metadata, "/metadata")
     return {name: value or None for name, value in asdict(new).items()}
 
 
@@ -54,27 +101,27 @@ async def change(write: Write, patch: s.WorkspacePatch, versions: list[int] | No
     `versions` are those that If-Match accepts.
     """
     check_own_factor(write.scope.principal, patch.require_aal2)
+    if patch.metadata:
+        check_patch(patch.metadata)
     values = {k: v for k, v in asdict(patch).items() if v is not UNSET}
-    returned = columns(s.Workspace, m.Workspace)
     async with write.work() as work:
         assert work.access is not None
         # The answer shows the workspace.
         work.access.require("workspace:read")
-        mine = m.Workspace.visible().where(m.Workspace.id == work.access.workspace_id)
-        locked = mine.with_only_columns(*returned).with_for_update()
-        before = await work.one(locked, s.Workspace)
+        mine = selected(s.Workspace, one(literal(work.access.workspace_id, Uuid)))
+        before = await work.one(mine.with_for_update(of=m.Workspace), s.Workspace)
         if before is None:
             raise out_of_sight()
         if versions is not None and before.version not in versions:
             raise stale()
         if "metadata" in values:
-            values["metadata"] = merge(decoded(before.metadata), values["metadata"])
+            values["metadata"] = merge(cast(Raw, before.metadata), values["metadata"])
         if not values:
             return before
         # `metadata` is taken by SQLAlchemy, so the attribute is `metadata_`.
         named = {"metadata_" if k == "metadata" else k: v for k, v in values.items()}
-        statement = update(m.Workspace).where(m.Workspace.id == before.id).values(named)
-        after = await work.one(statement.returning(*returned), s.Workspace)
+        await work.rows(update(m.Workspace).where(m.Workspace.id == before.id).values(named))
+        after = await work.one(mine, s.Workspace)
     assert after is not None
     return after
 
@@ -83,25 +130,3 @@ def check_own_factor(principal: Principal, require_aal2: Any) -> None:
     """Refuse a demand for a second factor by a user without one: they would lock themselves out."""
     if require_aal2 is True and principal.kind == "user" and principal.aal != "aal2":
         raise SecondFactorRequired("Raise your own session to aal2 before you demand it of others.")
-
-
-def decoded(value: Any) -> dict[str, Any]:
-    """Decode what came from the database as undecoded JSON."""
-    found: dict[str, Any] = msgspec.json.decode(value)
-    return found
-
-
-def merge(target: dict[str, Any], patch: dict[str, Any] | None) -> dict[str, Any]:
-    """Apply a JSON merge patch (RFC 7396, section 2) to an object; None clears it."""
-    if patch is None:
-        return {}
-    merged = dict(target)
-    for name, value in patch.items():
-        if value is None:
-            merged.pop(name, None)
-        elif isinstance(value, dict):
-            inner = merged.get(name)
-            merged[name] = merge(inner if isinstance(inner, dict) else {}, value)
-        else:
-            merged[name] = value
-    return merged

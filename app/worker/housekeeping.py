@@ -1,4 +1,4 @@
-"""The worker's jobs that keep the database in order: partitions, expired events and answers."""
+"""The worker's job that keeps the database in order, and the list of all that it runs."""
 
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -9,33 +9,42 @@ import structlog
 from app.database.pools import Database, Driver
 from app.logs import configure_logging
 from app.settings import Settings
+from app.worker.mails import mailing
 from app.worker.runner import Job, Runner
 
 log = structlog.get_logger()
 
 EVERY_SECONDS = 3600
-ANSWERS = 10_000
-EVENTS = 1000
+GRACE_DAYS = 30
+ANSWERS = MAILS = 10_000
+EVENTS = INVITATIONS = 1000
 """Rows that one transaction deletes: tens of milliseconds, so that nothing waits for it."""
 STEP_SECONDS = 60.0
 """How long one statement may take, of the server and of the network."""
 
 
-def housekeeping(retention_days: int | None = None) -> Job:
+def housekeeping(retention_days: int | None = None, grace_days: int = GRACE_DAYS) -> Job:
     """Make the job; `retention_days` is the installation's limit for events.
 
-    Several processes may run it: every step repeats safely, and one at a time expires events.
+    `grace_days` is how long the row of a deleted workspace stays. Several processes may run it:
+    every step repeats safely, and one at a time expires events.
     """
-    return Job("housekeeping", EVERY_SECONDS, partial(tidy, retention_days=retention_days))
+    steps = partial(tidy, retention_days=retention_days, grace_days=grace_days)
+    return Job("housekeeping", EVERY_SECONDS, steps)
 
 
-async def tidy(database: Database, retention_days: int | None = None) -> None:
+async def tidy(
+    database: Database, retention_days: int | None = None, grace_days: int = GRACE_DAYS
+) -> None:
     """Take every step once; a step that fails does not keep the others from their turn."""
     steps: dict[str, Callable[[Driver], Awaitable[int]]] = {
         "partitions_made": roll_partitions,
         "events_expired": partial(expire_events, retention_days=retention_days),
         "partitions_dropped": drop_partitions,
         "answers_deleted": purge_answers,
+        "workspace_rows_deleted": partial(purge_workspaces, grace_days=grace_days),
+        "invitations_expired": expire_invitations,
+        "mails_deleted": purge_mails,
     }
     done = dict[str, int]()
     for name, step in steps.items():
@@ -58,10 +67,33 @@ async def drop_partitions(driver: Driver) -> int:
 
 
 async def purge_answers(driver: Driver) -> int:
-    """Delete expired answers, in batches; returns how many."""
+    """Delete expired answers; returns how many."""
+    return await repeat(driver, "select annex.purge_idempotency_keys($1)", ANSWERS)
+
+
+async def expire_invitations(driver: Driver) -> int:
+    """Close the invitations whose time is over; returns how many."""
+    return await repeat(driver, "select annex.expire_invitations($1)", INVITATIONS)
+
+
+async def purge_mails(driver: Driver) -> int:
+    """Delete mails that ended long ago; returns how many."""
+    return await repeat(driver, "select annex.purge_mails($1)", MAILS)
+
+
+async def repeat(driver: Driver, statement: str, size: int) -> int:
+    """Do a step in batches until one finds nothing; returns how many rows in all."""
     gone = 0
-    statement = "select annex.purge_idempotency_keys($1)"
-    while batch := await driver.fetchval(statement, ANSWERS, timeout=STEP_SECONDS):
+    while batch := await driver.fetchval(statement, size, timeout=STEP_SECONDS):
+        gone += batch
+    return gone
+
+
+async def purge_workspaces(driver: Driver, grace_days: int) -> int:
+    """Delete workspaces whose grace period is over, in batches; returns how many rows went."""
+    gone = 0
+    statement = "select annex.purge_workspaces($1)"
+    while batch := await driver.fetchval(statement, grace_days, timeout=STEP_SECONDS):
         gone += batch
     return gone
 
@@ -88,9 +120,10 @@ async def work(settings: Settings) -> None:
     """Run the worker by itself, on connections of its own, until cancelled."""
     configure_logging(settings)
     async with Database(settings) as database:
-        await runner(database, settings.event_retention_days).run()
+        await runner(database, settings).run()
 
 
-def runner(database: Database, retention_days: int | None = None) -> Runner:
-    """Make what `annex worker` runs."""
-    return Runner(database, jobs=[housekeeping(retention_days)])
+def runner(database: Database, settings: Settings) -> Runner:
+    """Make what `annex worker` runs; raises `SettingsError` for templates that cannot be used."""
+    tidying = housekeeping(settings.event_retention_days, settings.workspace_grace_days)
+    return Runner(database, jobs=[tidying, *mailing(settings)])

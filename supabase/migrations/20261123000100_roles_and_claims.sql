@@ -73,19 +73,28 @@ create function annex.claims() returns jsonb language sql stable parallel safe a
 $$;
 grant execute on function annex.claims() to annex_api, annex_worker, authenticated, service_role;
 
--- The same as auth.uid(), without needing a right on Supabase's schema `auth`.
+-- The same as auth.uid(), without needing a right on Supabase's schema `auth`. A token that was exchanged for a key is no
+-- user's, whatever its sub.
 create function annex.user_id() returns uuid language sql stable parallel safe as $$
-  select case when annex.claims() ->> 'role' = 'authenticated' then (annex.claims() ->> 'sub')::uuid end
+  select case
+    when annex.claims() ->> 'role' = 'authenticated' and not annex.claims() ? 'annex_key'
+      then (annex.claims() ->> 'sub')::uuid
+  end
 $$;
 grant execute on function annex.user_id() to annex_api, annex_worker, authenticated, service_role;
 
--- Keys and operators are principals that only the API vouches for. session_user, because inside a definer function
--- current_user is the owner, and because nobody can SET a session_user without being a superuser.
-create function annex.is_key() returns boolean language sql stable parallel safe as $$
-  select session_user = 'annex_api' and coalesce(annex.claims() ->> 'role' = 'annex_key', false)
+-- The calling API key. The API vouches for one by the role annex_key; anybody who verified a token that was exchanged for
+-- one, by the claim annex_key. session_user, because inside a definer function current_user is the owner, and because
+-- nobody can SET a session_user without being a superuser.
+create function annex.key_id() returns uuid language sql stable parallel safe as $$
+  select case annex.claims() ->> 'role'
+    when 'authenticated' then (annex.claims() #>> '{annex_key,id}')::uuid
+    when 'annex_key' then case when session_user = 'annex_api' then (annex.claims() ->> 'sub')::uuid end
+  end
 $$;
-grant execute on function annex.is_key() to annex_api, annex_worker, authenticated, service_role;
+grant execute on function annex.key_id() to annex_api, annex_worker, authenticated, service_role;
 
+-- An operator is a principal that only the API vouches for.
 create function annex.is_operator() returns boolean language sql stable parallel safe as $$
   select session_user = 'annex_api' and coalesce(annex.claims() ->> 'role' = 'annex_operator', false)
 $$;
@@ -95,7 +104,7 @@ grant execute on function annex.is_operator() to annex_api, annex_worker, authen
 create function annex.principal() returns text language sql stable parallel safe as $$
   select case
     when annex.user_id() is not null then 'user:' || annex.user_id()
-    when annex.is_key() then 'api_key:' || (annex.claims() ->> 'sub')
+    when annex.key_id() is not null then 'api_key:' || annex.key_id()
     when annex.is_operator() then 'operator:' || (annex.claims() ->> 'sub')
     else 'system'
   end
@@ -104,9 +113,42 @@ grant execute on function annex.principal() to annex_api, annex_worker, authenti
 
 -- The first number of an advisory lock: a class for each use, so that no key of one use can be another's lock.
 create function annex.lock_class(use text) returns integer language sql immutable parallel safe as $$
-  select 1095653376 + array_position(array['sequencer', 'partitions', 'expiry', 'idempotency'], use)
+  select 1095653376 + array_position(array['sequencer', 'partitions', 'expiry', 'idempotency', 'mails'], use)
 $$;
 grant execute on function annex.lock_class(text) to annex_api, annex_worker;
+
+-- Refuse numbers outside a double's range (RFC 7493, section 2.2), and a zero with more than 400 decimal places. A few bytes
+-- of such numbers print as gigabytes, so nothing is printed here. Returns true.
+create function annex.check_numbers(document jsonb) returns boolean
+language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp as $$
+begin
+  if exists (
+    select from jsonb_path_query(document, 'strict $.** ? (@ > 1e300 || @ < 1e-300 && (@ > -1e-300 || @ < -1e300))') n
+    where abs(n::numeric) > 1.7976931348623158e308 or (n::numeric <> 0 and abs(n::numeric) < 4.9e-324)
+      or (n::numeric = 0 and scale(n::numeric) > 400)
+  ) then
+    raise exception 'A number is outside the range of a double (RFC 7493, section 2.2).'
+      using errcode = 'numeric_value_out_of_range', constraint = 'number_out_of_range';
+  end if;
+  return true;
+end
+$$;
+grant execute on function annex.check_numbers(jsonb) to annex_api;
+
+-- How long a document is as text, for checks. Its numbers are looked at before it is printed. One expression, so that a
+-- check takes it in; the exact look is taken only where a number is zero, tiny or huge.
+create function annex.json_bytes(document jsonb) returns integer language sql immutable parallel safe
+return case
+  when not document @? 'strict $.** ? (@ > 1e300 || @ < 1e-300 && (@ > -1e-300 || @ < -1e300))'
+    or annex.check_numbers(document) then octet_length(document::text)
+end;
+grant execute on function annex.json_bytes(jsonb) to annex_api;
+
+-- Says if a time has four digits for the year (RFC 3339), as clients read it: not infinite, not BC. Nor the very first and last
+-- microsecond, which drivers in Python take for infinity.
+create function annex.is_rfc3339(moment timestamptz) returns boolean language sql immutable parallel safe
+return moment > timestamptz '0001-01-01 00:00:00+00' and moment < timestamptz '9999-12-31 23:59:59.999999+00';
+grant execute on function annex.is_rfc3339(timestamptz) to annex_api;
 
 -- BEFORE UPDATE on every mutable table: a write that changes nothing leaves version, and so the ETag, alone.
 create function annex.touch() returns trigger language plpgsql set search_path = pg_catalog, pg_temp as $$
@@ -116,6 +158,43 @@ begin
     new.version := old.version + 1;
   end if;
   return new;
+end
+$$;
+
+-- The installation's limits that also hold in plain SQL, where no setting of the API reaches. Operators change them.
+create table annex.limits (
+  name text not null,
+  value integer not null,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  version integer not null default 1,
+  constraint limits_pkey primary key (name),
+  constraint limits_name_check check (name in ('workspaces_per_user', 'audit_retention_days')),
+  constraint limits_value_check check (value between 0 and 1000000)
+);
+insert into annex.limits (name, value) values ('workspaces_per_user', 20), ('audit_retention_days', 365);
+create trigger limits_touch before update on annex.limits for each row execute function annex.touch();
+alter table annex.limits enable row level security, force row level security;
+create policy limits_owner on annex.limits to annex_owner using (true) with check (true);
+
+-- Apply a JSON merge patch (RFC 7396, section 2).
+create function annex.merge_patch(target jsonb, patch jsonb) returns jsonb
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+begin
+  if jsonb_typeof(patch) <> 'object' then
+    return patch;
+  end if;
+  -- All members at once: one after the other would copy the object for each.
+  return (
+    select coalesce(jsonb_object_agg(m.key, m.value), '{}') from (
+      select t.key, t.value from jsonb_each(case when jsonb_typeof(target) = 'object' then target else '{}' end) t
+      where not patch ? t.key
+      union all
+      select p.key, annex.merge_patch(
+        case when jsonb_typeof(target) = 'object' then target -> p.key end, p.value)
+      from jsonb_each(patch) p where p.value <> 'null'
+    ) m
+  );
 end
 $$;
 

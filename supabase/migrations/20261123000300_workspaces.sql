@@ -10,6 +10,8 @@ create table annex.workspaces (
   metadata jsonb not null default '{}',
   require_aal2 boolean not null default false,
   event_retention_days integer,
+  member_limit integer,
+  allowed_email_domains text[],
   created_by uuid,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
@@ -24,12 +26,20 @@ create table annex.workspaces (
   ),
   constraint workspaces_name_check check (char_length(name) between 1 and 200),
   constraint workspaces_event_retention_days_check check (event_retention_days between 1 and 3650),
+  constraint workspaces_member_limit_check check (member_limit between 1 and 1000000),
+  constraint workspaces_allowed_email_domains_check check (
+    array_ndims(allowed_email_domains) = 1 and cardinality(allowed_email_domains) <= 100
+    and array_position(allowed_email_domains, null) is null
+    and array_to_string(allowed_email_domains, ',') ~ '^[a-z0-9-]+([.][a-z0-9-]+)+(,[a-z0-9-]+([.][a-z0-9-]+)+)*$'
+    and char_length(array_to_string(allowed_email_domains, ',')) <= 10000
+  ),
   constraint workspaces_external_id_check check (char_length(external_id) between 1 and 200),
   constraint workspaces_metadata_check check (
-    jsonb_typeof(metadata) = 'object' and octet_length(metadata::text) <= 16384
+    jsonb_typeof(metadata) = 'object' and annex.json_bytes(metadata) <= 16384
   )
 );
 create unique index workspaces_slug_key on annex.workspaces (slug) where deleted_at is null;
+create index workspaces_deleted_at_idx on annex.workspaces (deleted_at) where deleted_at is not null;
 
 -- Every permission there is; checks and the built-in roles draw on this one list.
 create function annex.permissions() returns text[] language sql immutable parallel safe as $$
@@ -62,14 +72,19 @@ create table annex.roles (
     (workspace_id is null) = (key in ('owner', 'admin', 'member', 'viewer'))
   ),
   constraint roles_name_check check (char_length(name) between 1 and 100),
-  constraint roles_permissions_check check (permissions <@ annex.permissions())
+  constraint roles_permissions_check check (permissions <@ annex.permissions()),
+  -- A star stands for every role of the workspace's own.
+  constraint roles_grantable_check check (
+    cardinality(grantable) <= 101 and array_position(grantable, null) is null
+    and array_to_string(grantable, ',') ~ '^(([*]|[a-z][a-z0-9_-]{0,62})(,([*]|[a-z][a-z0-9_-]{0,62}))*)?$'
+  )
 );
 
 insert into annex.roles (key, name, permissions, grantable) values
   ('viewer', 'Viewer', array['workspace:read', 'members:read', 'roles:read', 'events:read'], '{}'),
   ('member', 'Member', array['workspace:read', 'members:read', 'roles:read', 'events:read', 'events:publish'], '{}'),
-  ('admin', 'Admin', array_remove(annex.permissions(), 'workspace:delete'), array['admin', 'member', 'viewer']),
-  ('owner', 'Owner', annex.permissions(), array['owner', 'admin', 'member', 'viewer']);
+  ('admin', 'Admin', array_remove(annex.permissions(), 'workspace:delete'), array['admin', 'member', 'viewer', '*']),
+  ('owner', 'Owner', annex.permissions(), array['owner', 'admin', 'member', 'viewer', '*']);
 
 create table annex.members (
   workspace_id uuid not null,
@@ -85,9 +100,10 @@ create table annex.members (
   constraint members_workspace_id_fkey foreign key (workspace_id) references annex.workspaces (id) on delete cascade,
   constraint members_user_id_fkey foreign key (user_id) references annex.profiles (user_id) on delete cascade,
   constraint members_role_check check (role ~ '^[a-z][a-z0-9_-]{0,62}$'),
+  constraint members_joined_at_check check (annex.is_rfc3339(joined_at)),
   constraint members_status_check check (status in ('active', 'suspended')),
   constraint members_metadata_check check (
-    jsonb_typeof(metadata) = 'object' and octet_length(metadata::text) <= 16384
+    jsonb_typeof(metadata) = 'object' and annex.json_bytes(metadata) <= 16384
   )
 );
 create index members_user_id_idx on annex.members (user_id, workspace_id);
@@ -97,38 +113,146 @@ create trigger workspaces_touch before update on annex.workspaces for each row e
 create trigger roles_touch before update on annex.roles for each row execute function annex.touch();
 create trigger members_touch before update on annex.members for each row execute function annex.touch();
 
+-- BEFORE trigger of a table with workspace_id and role: refuse a role that the workspace does not have. A foreign key could
+-- not lead to built-in roles and to the workspace's own at once. Built-in roles never go; one of the workspace's own is
+-- written as it is: who deletes it waits for that, then sees who holds it, or fails in a snapshot of before.
+create function annex.check_role() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  if new.role in ('owner', 'admin', 'member', 'viewer') then
+    return new;
+  end if;
+  update annex.roles r set name = r.name where r.workspace_id = new.workspace_id and r.key = new.role;
+  if not found then
+    raise exception 'There is no role % in this workspace.', new.role
+      using errcode = 'foreign_key_violation', constraint = 'unknown_role';
+  end if;
+  return new;
+end
+$$;
+create trigger members_role before insert or update of workspace_id, role on annex.members
+  for each row execute function annex.check_role();
+
+-- BEFORE trigger of roles: a role that a member holds stays, under its name. The row is locked by now, so that nobody can
+-- be given it meanwhile. With its workspace it goes all the same.
+create function annex.keep_role() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  if exists (select from annex.workspaces w where w.id = old.workspace_id)
+    and exists (select from annex.members m where m.workspace_id = old.workspace_id and m.role = old.key)
+  then
+    raise exception 'A member holds this role; give them another one first.'
+      using errcode = 'foreign_key_violation', constraint = 'role_in_use';
+  end if;
+  return case when tg_op = 'DELETE' then old else new end;
+end
+$$;
+create trigger roles_keep before delete or update of workspace_id, key on annex.roles
+  for each row execute function annex.keep_role();
+
+-- BEFORE trigger of members: the last active owner stays. A deleted user or workspace takes its memberships along all the
+-- same; an operator gives a workspace without an owner a new one. The workspace is written as it is: a second transaction
+-- that takes an owner away waits for that, then sees what the first left, or fails in a snapshot of before.
+create function annex.keep_owner() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  if old.role = 'owner' and old.status = 'active' and (
+    tg_op = 'DELETE' or (new.workspace_id, new.user_id, new.role, new.status)
+      is distinct from (old.workspace_id, old.user_id, old.role, old.status)
+  ) then
+    update annex.workspaces w set deleted_at = w.deleted_at where w.id = old.workspace_id and w.deleted_at is null;
+    if found
+      and exists (select from annex.profiles p where p.user_id = old.user_id)
+      and not exists (
+        select from annex.members m
+        where m.workspace_id = old.workspace_id and m.user_id <> old.user_id and m.role = 'owner' and m.status = 'active'
+      )
+    then
+      raise exception 'This is the last owner; make somebody else an owner first.'
+        using errcode = 'check_violation', constraint = 'last_owner';
+    end if;
+  end if;
+  return case when tg_op = 'DELETE' then old else new end;
+end
+$$;
+create trigger members_owner before delete or update of workspace_id, user_id, role, status on annex.members
+  for each row execute function annex.keep_owner();
+
+-- BEFORE trigger of members: no more than the workspace's limit, suspended ones included. Counted under the workspace's
+-- lock, written as above; without a limit nobody waits.
+create function annex.keep_member_limit() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  seats integer;
+begin
+  if exists (select from annex.workspaces w where w.id = new.workspace_id and w.member_limit is not null) then
+    update annex.workspaces w set member_limit = w.member_limit where w.id = new.workspace_id
+    returning w.member_limit into seats;
+    if (select count(*) from annex.members m where m.workspace_id = new.workspace_id and m.user_id <> new.user_id) >= seats
+    then
+      raise exception 'The workspace has as many members as it may have: %.', seats
+        using errcode = 'check_violation', constraint = 'limit_reached';
+    end if;
+  end if;
+  return new;
+end
+$$;
+create trigger members_limit before insert or update of workspace_id on annex.members
+  for each row execute function annex.keep_member_limit();
+
+-- BEFORE trigger of workspaces: how many members one may have is what its operator sells, so its owners do not decide it.
+create function annex.keep_operators_own() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  if new.member_limit is distinct from old.member_limit
+    and not (annex.is_operator() or annex.claims() = '{}' and session_user not in ('annex_api', 'authenticator'))
+  then
+    raise exception 'Only an operator sets member_limit; send an operator''s key.'
+      using errcode = 'insufficient_privilege', constraint = 'operator_required';
+  end if;
+  return new;
+end
+$$;
+create trigger workspaces_operators_own before update of member_limit on annex.workspaces
+  for each row execute function annex.keep_operators_own();
+
 -- What the caller is granted: a row for each workspace in their sight, or for one alone. The one place that grants; all
 -- that checks a permission asks here. Without the second factor that a workspace demands, only workspace:read is left,
--- so that a client can see that one is needed. An operator is granted everything, a workspace at a time.
+-- so that a client can see that one is needed. A key's row is looked up each time, so no token gives more than the key has
+-- now. An operator is granted everything, a workspace at a time.
+-- With of_user, what that user is granted once they have passed every factor.
 -- For Annex's own functions, which run as the owner with a search_path of their own; nobody else may call it.
-create function annex.grants(only_id uuid default null)
-returns table (workspace_id uuid, permissions text[], needs_aal2 boolean)
+create function annex.grants(only_id uuid default null, of_user uuid default null)
+returns table (workspace_id uuid, permissions text[], needs_aal2 boolean, role text, grantable text[])
 language plpgsql stable as $$
 #variable_conflict use_column
 declare
   claims jsonb := annex.claims();
   caller text := claims ->> 'role';
 begin
-  if caller = 'authenticated' then
+  if of_user is not null or (caller = 'authenticated' and not claims ? 'annex_key') then
     return query
       select m.workspace_id,
         case when n.aal2 then array(select 'workspace:read' where 'workspace:read' = any (r.permissions))
           else r.permissions end,
-        n.aal2
+        n.aal2, r.key, case when n.aal2 then '{}' else r.grantable end
       from annex.members m
       join annex.workspaces w on w.id = m.workspace_id and w.deleted_at is null
       join annex.roles r on r.key = m.role and (r.workspace_id is null or r.workspace_id = m.workspace_id),
-      lateral (select w.require_aal2 and claims ->> 'aal' is distinct from 'aal2' as aal2) n
-      where m.user_id = (claims ->> 'sub')::uuid and m.workspace_id = coalesce(only_id, m.workspace_id)
-        and m.status = 'active';
-  elsif caller = 'annex_key' and session_user = 'annex_api' and jsonb_typeof(claims -> 'permissions') = 'array' then
+      lateral (select of_user is null and w.require_aal2 and claims ->> 'aal' is distinct from 'aal2' as aal2) n
+      where m.user_id = coalesce(of_user, (claims ->> 'sub')::uuid)
+        and m.workspace_id = coalesce(only_id, m.workspace_id) and m.status = 'active';
+  elsif caller = 'authenticated' or (caller = 'annex_key' and session_user = 'annex_api') then
     return query
-      select w.id, array(select jsonb_array_elements_text(claims -> 'permissions')), false
-      from annex.workspaces w
-      where w.id = (claims ->> 'workspace_id')::uuid and w.deleted_at is null and w.id = coalesce(only_id, w.id);
+      select w.id, k.permissions, false, null::text, k.grantable
+      from annex.api_keys k
+      join annex.workspaces w on w.id = k.workspace_id and w.deleted_at is null
+      where k.id = annex.key_id() and w.id = coalesce(only_id, w.id)
+        and k.revoked_at is null and (k.expires_at is null or k.expires_at > statement_timestamp());
   elsif caller = 'annex_operator' and session_user = 'annex_api' and only_id is not null then
     return query
-      select w.id, annex.permissions(), false from annex.workspaces w where w.id = only_id and w.deleted_at is null;
+      select w.id, annex.permissions(), false, null::text, array['owner', 'admin', 'member', 'viewer', '*']
+      from annex.workspaces w where w.id = only_id and w.deleted_at is null;
   end if;
 end
 $$;
@@ -151,6 +275,16 @@ begin
 end
 $$;
 grant execute on function annex.granted() to annex_api, authenticated;
+
+-- The caller's role and permissions in each workspace, or in one, so that a client knows what to show. A key has no role;
+-- an operator is told a workspace at a time.
+create function annex.held(only_id uuid default null) returns table (workspace_id uuid, role text, permissions text[])
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  return query select g.workspace_id, g.role, g.permissions from annex.grants(only_id) g;
+end
+$$;
+grant execute on function annex.held(uuid) to annex_api, authenticated;
 
 -- Says whether the caller is an active member of a workspace; for policies on your own tables.
 create function annex.is_member(workspace_id uuid) returns boolean
@@ -193,6 +327,54 @@ begin
 end
 $$;
 
+-- Raise what keeps the caller from giving a role: that there is none of this name, that the caller's own role or key does
+-- not name it among those to give, or that it holds a permission that the caller lacks. To take a role away, or to act on
+-- somebody who holds it, asks the same. For Annex's own functions, wherever a role is given.
+create function annex.require_grantable(workspace_id uuid, role text) returns void
+language plpgsql stable as $$
+declare
+  given annex.roles;
+  held record;
+begin
+  select r.* into given from annex.roles r
+  where r.key = require_grantable.role and (r.workspace_id is null or r.workspace_id = require_grantable.workspace_id);
+  if not found then
+    raise exception 'There is no role % in this workspace.', require_grantable.role
+      using errcode = 'foreign_key_violation', constraint = 'unknown_role';
+  end if;
+  select g.permissions, g.grantable into held from annex.grants(require_grantable.workspace_id) g;
+  if (
+    require_grantable.role = any (held.grantable) or (given.workspace_id is not null and '*' = any (held.grantable))
+  ) and given.permissions <@ held.permissions then
+    return;
+  end if;
+  raise exception 'The role % is not the caller''s to give or to take.', require_grantable.role
+    using errcode = 'insufficient_privilege', constraint = 'not_grantable';
+end
+$$;
+
+-- Raise not_grantable for permissions that the caller lacks, and what require_grantable raises for each of the roles; a star
+-- only if the caller may give every role of the workspace's own. For Annex's own functions, wherever rights are written down
+-- for later: in a role or a key.
+create function annex.require_within(workspace_id uuid, permissions text[], grantable text[]) returns void
+language plpgsql stable as $$
+declare
+  held record;
+  named text;
+begin
+  select g.permissions, g.grantable into held from annex.grants(require_within.workspace_id) g;
+  if not coalesce(require_within.permissions <@ held.permissions, false)
+    or ('*' = any (require_within.grantable) and not '*' = any (held.grantable))
+  then
+    raise exception 'Nobody gives more than they hold.'
+      using errcode = 'insufficient_privilege', constraint = 'not_grantable';
+  end if;
+  foreach named in array array_remove(require_within.grantable, '*') loop
+    perform annex.require_grantable(require_within.workspace_id, named);
+  end loop;
+end
+$$;
+
 -- What the caller may do in the workspace that a path names by id or slug; no row where it is out of their sight.
 create function annex.access(ws text)
 returns table (workspace_id uuid, permissions text[], needs_aal2 boolean)
@@ -221,7 +403,8 @@ create function annex.create_workspace(
   external_id text default null,
   metadata jsonb default '{}',
   require_aal2 boolean default false,
-  event_retention_days integer default null
+  event_retention_days integer default null,
+  allowed_email_domains text[] default null
 ) returns annex.workspaces
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
@@ -246,10 +429,13 @@ begin
   insert into annex.profiles (user_id, email) values (caller, nullif(annex.claims() ->> 'email', ''))
   on conflict (user_id) do nothing;
   loop
-    insert into annex.workspaces (slug, name, external_id, metadata, require_aal2, event_retention_days, created_by)
+    insert into annex.workspaces (
+      slug, name, external_id, metadata, require_aal2, event_retention_days, allowed_email_domains, created_by
+    )
     values (
       made, create_workspace.name, create_workspace.external_id, coalesce(create_workspace.metadata, '{}'),
-      coalesce(create_workspace.require_aal2, false), create_workspace.event_retention_days, caller
+      coalesce(create_workspace.require_aal2, false), create_workspace.event_retention_days,
+      create_workspace.allowed_email_domains, caller
     )
     on conflict (slug) where deleted_at is null do nothing
     returning * into created;
@@ -264,7 +450,7 @@ begin
   return created;
 end
 $$;
-grant execute on function annex.create_workspace(text, text, text, jsonb, boolean, integer)
+grant execute on function annex.create_workspace(text, text, text, jsonb, boolean, integer, text[])
   to annex_api, authenticated;
 
 -- Soft-delete a workspace: a definer function, as the row leaves the caller's sight while being written. With versions,
@@ -285,6 +471,257 @@ begin
 end
 $$;
 grant execute on function annex.delete_workspace(uuid, integer[]) to annex_api, authenticated;
+
+-- Lock a member's row for who holds a permission, or, without one, for who sees the workspace. For Annex's own functions.
+create function annex.lock_member(workspace_id uuid, member_id uuid, permission text, versions integer[])
+returns annex.members
+language plpgsql as $$
+declare
+  locked annex.members;
+begin
+  if permission is not null then
+    perform annex.require(lock_member.workspace_id, permission);
+  elsif not exists (select from annex.grants(lock_member.workspace_id)) then
+    perform annex.require(lock_member.workspace_id, 'workspace:read');
+  end if;
+  select m.* into locked from annex.members m
+  where m.workspace_id = lock_member.workspace_id and m.user_id = member_id for update;
+  if not found then
+    raise exception 'There is no such member here.' using errcode = 'foreign_key_violation', constraint = 'not_found';
+  elsif versions is not null and locked.version <> all (versions) then
+    raise exception 'The resource has changed since; read it again and repeat the change.'
+      using errcode = 'check_violation', constraint = 'precondition_failed';
+  end if;
+  return locked;
+end
+$$;
+
+-- Lock a workspace's own role, and all writing of its roles, for who may manage them and does not hold it. Its id is null if
+-- it is not there. For Annex's own functions.
+create function annex.lock_role(workspace_id uuid, key text) returns annex.roles
+language plpgsql as $$
+declare
+  locked annex.roles;
+begin
+  perform annex.require(lock_role.workspace_id, 'roles:manage');
+  if key in ('owner', 'admin', 'member', 'viewer') then
+    raise exception 'Built-in roles stay as they are; make one of the workspace''s own.'
+      using errcode = 'insufficient_privilege', constraint = 'forbidden';
+  elsif exists (select from annex.grants(lock_role.workspace_id) g where g.role = lock_role.key) then
+    raise exception 'Nobody changes the role that they hold.'
+      using errcode = 'insufficient_privilege', constraint = 'forbidden';
+  end if;
+  perform from annex.workspaces w where w.id = lock_role.workspace_id for no key update;
+  select r.* into locked from annex.roles r
+  where r.workspace_id = lock_role.workspace_id and r.key = lock_role.key for update;
+  return locked;
+end
+$$;
+
+-- Change a member: their role, their status or their metadata (a merge patch); null leaves. Who acts on a member must be
+-- able to give the role that the member has, and the new one. Of oneself nobody changes the status, and the role only to
+-- one that the own role may give, so that it never gains anything: an owner steps down so. Returns the member as others
+-- see them. Raises not_found, forbidden, not_grantable, unknown_role, last_owner, and precondition_failed for a version
+-- that is none of those given.
+create function annex.update_member(
+  workspace_id uuid,
+  member_id uuid,
+  new_role text default null,
+  new_status text default null,
+  metadata_patch jsonb default null,
+  versions integer[] default null
+) returns table (
+  user_id uuid, email text, display_name text, avatar_url text, role text, status text, metadata jsonb,
+  joined_at timestamptz, updated_at timestamptz, version integer
+)
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+declare
+  before annex.members := annex.lock_member(update_member.workspace_id, member_id, 'members:manage', versions);
+begin
+  if member_id is distinct from annex.user_id() then
+    perform annex.require_grantable(update_member.workspace_id, before.role);
+  elsif new_status <> before.status then
+    raise exception 'Nobody suspends themselves; leave the workspace instead.'
+      using errcode = 'insufficient_privilege', constraint = 'forbidden';
+  end if;
+  if new_role <> before.role then
+    perform annex.require_grantable(update_member.workspace_id, new_role);
+  end if;
+  return query
+    with changed as (
+      update annex.members m
+      set role = coalesce(new_role, m.role), status = coalesce(new_status, m.status),
+        metadata = case
+          when metadata_patch is null then m.metadata
+          when metadata_patch = 'null' then '{}'
+          else annex.merge_patch(m.metadata, metadata_patch)
+        end
+      where m.workspace_id = update_member.workspace_id and m.user_id = member_id
+      returning m.*
+    )
+    select c.user_id, p.email, p.display_name, p.avatar_url, c.role, c.status, c.metadata, c.joined_at, c.updated_at,
+      c.version
+    from changed c join annex.profiles p on p.user_id = c.user_id;
+end
+$$;
+grant execute on function annex.update_member(uuid, uuid, text, text, jsonb, integer[]) to annex_api, authenticated;
+
+-- Remove a member, or leave: that takes no permission, and no second factor. Raises what update_member raises.
+create function annex.remove_member(workspace_id uuid, member_id uuid, versions integer[] default null) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  leaves boolean := coalesce(member_id = annex.user_id(), false);
+  before annex.members := annex.lock_member(
+    remove_member.workspace_id, member_id, case when leaves then null else 'members:manage' end, versions
+  );
+begin
+  if not leaves then
+    perform annex.require_grantable(remove_member.workspace_id, before.role);
+  end if;
+  delete from annex.members m where m.workspace_id = remove_member.workspace_id and m.user_id = member_id;
+end
+$$;
+grant execute on function annex.remove_member(uuid, uuid, integer[]) to annex_api, authenticated;
+
+-- Create a workspace's own role, or replace it. With versions, only one of those is replaced; is_new only creates, or, if
+-- false, only replaces.
+-- Permissions and roles to give are never above the author's, before as after; nobody replaces the role that they hold.
+-- Returns the role; its created_at is now() if it is new. Raises forbidden, not_grantable, unknown_role,
+-- role_without_sight, limit_reached, precondition_failed.
+create function annex.put_role(
+  workspace_id uuid,
+  key text,
+  name text,
+  permissions text[],
+  grantable text[] default '{}',
+  versions integer[] default null,
+  is_new boolean default null
+) returns annex.roles
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+declare
+  before annex.roles := annex.lock_role(put_role.workspace_id, put_role.key);
+  others text[] := array_remove(coalesce(put_role.grantable, '{}'), put_role.key);
+  written annex.roles;
+begin
+  if before.id is not null then
+    perform annex.require_grantable(put_role.workspace_id, put_role.key);
+  elsif (select count(*) from annex.roles r where r.workspace_id = put_role.workspace_id) >= 100 then
+    raise exception 'A workspace has at most 100 roles of its own.'
+      using errcode = 'check_violation', constraint = 'limit_reached';
+  end if;
+  if coalesce(is_new = (before.id is not null), false)
+    or (versions is not null and not coalesce(before.version = any (versions), false))
+  then
+    raise exception 'The resource has changed since; read it again and repeat the change.'
+      using errcode = 'check_violation', constraint = 'precondition_failed';
+  end if;
+  if not 'workspace:read' = any (put_role.permissions) then
+    raise exception 'Every role holds workspace:read.'
+      using errcode = 'check_violation', constraint = 'role_without_sight';
+  end if;
+  perform annex.require_within(put_role.workspace_id, put_role.permissions, others);
+  -- To let a role give itself gives no more than it holds, but its author must be one who may give it.
+  if before.id is null and put_role.key = any (put_role.grantable) and not exists (
+    select from annex.grants(put_role.workspace_id) g where g.grantable && array['*', put_role.key]
+  ) then
+    raise exception 'The role % is not the caller''s to give.', put_role.key
+      using errcode = 'insufficient_privilege', constraint = 'not_grantable';
+  end if;
+  insert into annex.roles as r (workspace_id, key, name, permissions, grantable)
+  values (
+    put_role.workspace_id, put_role.key, put_role.name,
+    -- Each once, in the list's order.
+    array(select p from unnest(annex.permissions()) p where p = any (put_role.permissions))
+      || array(select p from unnest(put_role.permissions) p where p <> all (annex.permissions())),
+    array(select distinct g from unnest(put_role.grantable) g order by 1)
+  )
+  on conflict (workspace_id, key) do update
+    set name = excluded.name, permissions = excluded.permissions, grantable = excluded.grantable
+  returning r.* into written;
+  return written;
+end
+$$;
+grant execute on function annex.put_role(uuid, text, text, text[], text[], integer[], boolean) to annex_api, authenticated;
+
+-- Delete a workspace's own role, which nobody holds. Whoever might give it has one less to give. Raises forbidden,
+-- not_grantable, not_found, role_in_use, precondition_failed.
+create function annex.delete_role(workspace_id uuid, key text, versions integer[] default null) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  before annex.roles := annex.lock_role(delete_role.workspace_id, delete_role.key);
+begin
+  if before.id is null then
+    raise exception 'There is no such role here.' using errcode = 'foreign_key_violation', constraint = 'not_found';
+  end if;
+  perform annex.require_grantable(delete_role.workspace_id, delete_role.key);
+  if versions is not null and before.version <> all (versions) then
+    raise exception 'The resource has changed since; read it again and repeat the change.'
+      using errcode = 'check_violation', constraint = 'precondition_failed';
+  end if;
+  delete from annex.roles r where r.id = before.id;
+  update annex.roles r set grantable = array_remove(r.grantable, before.key)
+  where r.workspace_id = delete_role.workspace_id and before.key = any (r.grantable);
+  update annex.api_keys k set grantable = array_remove(k.grantable, before.key)
+  where k.workspace_id = delete_role.workspace_id and before.key = any (k.grantable);
+end
+$$;
+grant execute on function annex.delete_role(uuid, text, integer[]) to annex_api, authenticated;
+
+-- Answer questions about permissions: an array of objects with `permission`, and `user_id` for another than the caller. A row
+-- for each, in the array's order, with the reason. To ask about others takes members:read; they are taken to have passed
+-- every factor, as nobody knows the session in which they would act.
+create function annex.check_permissions(workspace_id uuid, questions jsonb)
+returns table (ordinal integer, user_id uuid, allowed boolean, reason text)
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+declare
+  caller uuid := annex.user_id();
+  question record;
+  held record;
+  asked uuid;
+  status text;
+begin
+  perform annex.require(check_permissions.workspace_id, 'workspace:read');
+  if exists (
+    select from jsonb_array_elements(questions) q where (q.value ->> 'user_id')::uuid is distinct from caller
+      and q.value ->> 'user_id' is not null
+  ) then
+    perform annex.require(check_permissions.workspace_id, 'members:read');
+  end if;
+  if jsonb_array_length(questions) not between 1 and 20 then
+    raise exception '1 to 20 questions at once' using errcode = 'program_limit_exceeded';
+  end if;
+  for question in
+    select q.n::integer as n, q.value ->> 'permission' as permission,
+      nullif((q.value ->> 'user_id')::uuid, caller) as other
+    from jsonb_array_elements(questions) with ordinality as q (value, n)
+  loop
+    -- Looked up once for all questions about one and the same that follow each other.
+    if question.n = 1 or question.other is distinct from asked then
+      select g.permissions, g.needs_aal2 into held from annex.grants(check_permissions.workspace_id, question.other) g;
+      asked := question.other;
+    end if;
+    ordinal := question.n;
+    user_id := coalesce(question.other, caller);
+    allowed := coalesce(question.permission = any (held.permissions), false);
+    if allowed then
+      reason := 'granted';
+    elsif held.needs_aal2 then
+      reason := 'second_factor_required';
+    elsif held.permissions is not null then
+      reason := 'missing_permission';
+    else
+      select m.status into status from annex.members m
+      where m.workspace_id = check_permissions.workspace_id and m.user_id = question.other;
+      reason := case status when 'suspended' then 'suspended' else 'not_a_member' end;
+    end if;
+    return next;
+  end loop;
+end
+$$;
+grant execute on function annex.check_permissions(uuid, jsonb) to annex_api;
 
 alter table annex.workspaces enable row level security, force row level security;
 alter table annex.roles enable row level security, force row level security;
@@ -317,12 +754,13 @@ create policy roles_select on annex.roles for select to annex_api, authenticated
 create policy roles_operator on annex.roles for select to annex_api
   using ((select annex.is_operator()));
 
-grant select, update (slug, name, external_id, metadata, require_aal2, event_retention_days)
-  on annex.workspaces to annex_api;
+grant select, update (slug, name, external_id, metadata, require_aal2, event_retention_days, member_limit,
+  allowed_email_domains) on annex.workspaces to annex_api;
 grant select on annex.roles, annex.members to annex_api;
 
 grant select (
-  id, slug, name, external_id, metadata, require_aal2, event_retention_days, created_at, updated_at, version
+  id, slug, name, external_id, metadata, require_aal2, event_retention_days, member_limit, allowed_email_domains,
+  created_at, updated_at, version
 ) on annex.workspaces to authenticated;
 grant select (workspace_id, key, name, permissions, grantable) on annex.roles to authenticated;
 grant select (workspace_id, user_id, role, status, joined_at, updated_at, version)

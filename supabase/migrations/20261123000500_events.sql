@@ -33,14 +33,11 @@ create table annex.events (
   constraint events_actor_check check (char_length(actor) between 1 and 200),
   constraint events_permission_check check (permission = any (annex.permissions())),
   -- The API allows 64 KiB as sent; jsonb prints with more spaces than many a sender writes.
-  constraint events_data_check check (octet_length(data::text) <= 131072),
+  constraint events_data_check check (annex.json_bytes(data) <= 131072),
   constraint events_context_check check (
-    jsonb_typeof(context) = 'object' and octet_length(context::text) <= 16384
+    jsonb_typeof(context) = 'object' and annex.json_bytes(context) <= 16384
   ),
-  -- RFC 3339 has four digits for the year, and so have most clients' dates: a reader could not go past any other.
-  constraint events_occurred_at_check check (
-    extract(year from occurred_at at time zone 'UTC') between 1 and 9999
-  )
+  constraint events_occurred_at_check check (annex.is_rfc3339(occurred_at))
 ) partition by range (event_id);
 create index events_workspace_id_idx on annex.events (workspace_id, event_id);
 create index events_user_id_idx on annex.events (user_id, event_id desc) where user_id is not null;

@@ -234,6 +234,9 @@ begin
       and o.value is distinct from row_now -> o.key;
   end if;
   verb := case
+    -- An invitation is pending, and then accepted, declined, revoked or expired: that is what happened to it.
+    when tg_op = 'UPDATE' and noun = 'invitation' and was ? 'status' and row_now ->> 'status' <> 'pending'
+      then row_now ->> 'status'
     when tg_op = 'INSERT' then tg_argv[1]
     when tg_op = 'DELETE' or (was ? 'deleted_at' and row_now ->> 'deleted_at' is not null) then tg_argv[3]
     else tg_argv[2]
@@ -247,7 +250,8 @@ begin
       case noun
         when 'member' then 'user:' || (row_now ->> 'user_id')
         when 'api_key' then 'api_key:' || (row_now ->> 'id')
-        else '*'
+        when 'workspace' then '*'
+        when 'role' then '*'
       end
     end
   );
@@ -255,6 +259,37 @@ begin
 end
 $$;
 
+create index workspaces_created_by_idx on annex.workspaces (created_by);
+
+-- BEFORE INSERT on workspaces: a user has so many, an anonymous one none. Those deleted within the last hour count too, or
+-- making and deleting them would have no bound. What SQL of your own makes for users is not counted against anybody.
+create function annex.check_workspace_budget() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  caller uuid := annex.user_id();
+  most integer := (select l.value from annex.limits l where l.name = 'workspaces_per_user');
+begin
+  if caller is null then
+    return new;
+  end if;
+  if (annex.claims() -> 'is_anonymous') = 'true' then
+    raise exception 'An anonymous user cannot create workspaces; link an identity to the account first.'
+      using errcode = 'insufficient_privilege', constraint = 'user_required';
+  end if;
+  -- Locked, so that two requests of one user cannot both take the last place.
+  perform from annex.profiles p where p.user_id = caller for no key update;
+  if (select count(*) from annex.workspaces w
+    where w.created_by = caller and (w.deleted_at is null or w.deleted_at > now() - interval '1 hour')) >= most
+  then
+    raise exception 'A user has at most % workspaces; delete one that is not needed.', most
+      using errcode = 'program_limit_exceeded', constraint = 'too_many_workspaces';
+  end if;
+  return new;
+end
+$$;
+
+create trigger workspaces_budget before insert on annex.workspaces
+  for each row execute function annex.check_workspace_budget();
 create trigger workspaces_record after insert or update or delete on annex.workspaces
   for each row execute function
   annex.record_change('workspace', 'created', 'updated', 'deleted', 'workspace:read', 'require_aal2 deleted_at');
@@ -264,8 +299,10 @@ create trigger members_record after insert or update or delete on annex.members
 create trigger roles_record after insert or update or delete on annex.roles
   for each row execute function
   annex.record_change('role', 'created', 'updated', 'deleted', 'roles:read', 'key permissions workspace_id');
-create trigger api_keys_record after insert or update or delete on annex.api_keys
-  for each row execute function
-  annex.record_change('api_key', 'created', 'updated', 'deleted', 'keys:read', 'permissions expires_at revoked_at');
+create trigger api_keys_record after insert or delete or update of name, secret_hash, permissions, grantable, metadata,
+  allowed_addresses, rate_limit_per_minute, expires_at, replaced_by, revoked_at
+  on annex.api_keys for each row execute function annex.record_change(
+    'api_key', 'created', 'updated', 'deleted', 'keys:read', 'permissions allowed_addresses expires_at revoked_at'
+  );
 
 reset role;

@@ -12,6 +12,7 @@ create table annex.idempotency_keys (
   body bytea not null,
   expires_at timestamptz not null,
   constraint idempotency_keys_pkey primary key (principal, route, key),
+  constraint idempotency_keys_body_check check (octet_length(body) <= 65536),
   constraint idempotency_keys_key_check check (char_length(key) between 1 and 255),
   constraint idempotency_keys_fingerprint_check check (octet_length(fingerprint) = 32),
   constraint idempotency_keys_status_check check (status between 200 and 299)

@@ -1,4 +1,5 @@
--- Retention: events expire by the workspace's own limit, and by the installation's, which no workspace can exceed.
+-- Retention: events expire by the workspace's own limit, and by the installation's, which no workspace can exceed. The audit
+-- trail (what Annex drew itself, and what takes events:audit to see) has a minimum that no workspace can go below.
 
 set role annex_owner;
 
@@ -8,6 +9,8 @@ set role annex_owner;
 create table annex.retentions (
   feed_id uuid not null,
   retained_from bigint not null,
+  -- Of a workspace: up to here only its audit trail is left.
+  swept_until bigint not null default 0,
   constraint retentions_pkey primary key (feed_id)
 );
 alter table annex.retentions enable row level security, force row level security;
@@ -30,11 +33,17 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp set enab
 declare
   done uuid := coalesce(after_workspace, '00000000-0000-0000-0000-000000000000');
   at uuid;
+  own_days integer;
+  trail_days integer := (select l.value from annex.limits l where l.name = 'audit_retention_days');
   cutoff uuid;
-  condition text;
+  trail_cutoff uuid;
+  step text;
   entry record;
+  swept bigint;
   positions bigint[];
   ids uuid[];
+  kept uuid[];
+  seen integer := 0;
   gone integer := 0;
   head bigint;
   -- The worker's readers must have read what goes; one that has not moved for a week is waited for no longer.
@@ -56,21 +65,39 @@ begin
     order by 1 limit 1;
     exit when at is null;
     -- Of a workspace that is gone, only the installation's limit is left.
-    cutoff := annex.uuid7_floor(now() - make_interval(days => least(
-      max_days, (select w.event_retention_days from annex.workspaces w where w.id = at))));
-    foreach condition in array array['is null', 'is not null'] loop
+    own_days := (select w.event_retention_days from annex.workspaces w where w.id = at);
+    cutoff := annex.uuid7_floor(now() - make_interval(days => least(max_days, own_days)));
+    trail_cutoff := annex.uuid7_floor(now() - make_interval(days => least(
+      max_days, case when own_days is not null then greatest(own_days, trail_days) end)));
+    swept := coalesce((select r.swept_until from annex.retentions r where r.feed_id = at), 0);
+    -- All of the workspace's own that is older than the trail's limit; then what is not of the trail, from where the last
+    -- sweep came to; then what is personal.
+    foreach step in array array['trail', 'others', 'personal'] loop
       exit when cutoff is null;
+      continue when step = 'others' and trail_cutoff = cutoff;
       positions := '{}';
       ids := '{}';
       for entry in execute format(
-        'select l.pos, l.event_id from annex.log l where l.workspace_id = $1 and l.user_id %s order by l.pos limit $2',
-        condition
-      ) using at, max_rows - gone loop
-        exit when entry.event_id >= cutoff or entry.pos > read_until;
+        'select l.pos, l.event_id from annex.log l where l.workspace_id = $1 and l.user_id %s and l.pos > $3
+          order by l.pos limit $2',
+        case step when 'personal' then 'is not null' else 'is null' end
+      ) using at, max_rows - seen, case step when 'others' then swept else 0 end loop
+        exit when entry.event_id >= case step when 'trail' then trail_cutoff else cutoff end or entry.pos > read_until;
         positions := positions || entry.pos;
         ids := ids || entry.event_id;
       end loop;
       continue when positions = '{}';
+      seen := seen + cardinality(positions);
+      if step = 'others' then
+        insert into annex.retentions as r (feed_id, retained_from, swept_until)
+        values (at, 1, positions[cardinality(positions)])
+        on conflict (feed_id) do update set swept_until = excluded.swept_until;
+        kept := array(select e.event_id from annex.events e
+          where e.event_id = any (ids) and (e.source = 'annex' or e.permission = 'events:audit'));
+        select coalesce(array_agg(u.pos), '{}'), coalesce(array_agg(u.id), '{}') into positions, ids
+        from unnest(positions, ids) u (pos, id) where u.id <> all (kept);
+        continue when positions = '{}';
+      end if;
       with deleted as (
         delete from annex.log l where l.pos = any (positions) returning l.pos, coalesce(l.user_id, l.workspace_id) as feed_id
       )
@@ -85,7 +112,7 @@ begin
       where k.workspace_id = d.workspace_id and k.source = d.source and k.key = d.key and k.event_id = d.event_id;
       gone := gone + cardinality(positions);
     end loop;
-    if gone >= max_rows then
+    if seen >= max_rows then
       return query select done, false, gone;
       return;
     end if;
@@ -102,5 +129,34 @@ begin
 end
 $$;
 grant execute on function annex.expire_events(uuid, integer, integer) to annex_worker;
+
+-- Delete one batch of a workspace that was deleted so many days ago: its members first, then the rest with its row. What
+-- refers to it goes along; its events stay for as long as the installation keeps them. Returns how many rows of members
+-- and workspaces went, 0 if there is nothing left.
+create function annex.purge_workspaces(grace_days integer, max_rows integer default 1000) returns integer
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  old uuid;
+  gone integer;
+begin
+  select w.id into old from annex.workspaces w
+  where w.deleted_at < now() - make_interval(days => greatest(grace_days, 0))
+  order by w.deleted_at limit 1 for update skip locked;
+  if old is null then
+    return 0;
+  end if;
+  delete from annex.members m
+  where m.workspace_id = old and m.user_id in (
+    select n.user_id from annex.members n where n.workspace_id = old order by n.user_id limit max_rows
+  );
+  get diagnostics gone = row_count;
+  if gone < max_rows then
+    delete from annex.workspaces w where w.id = old;
+    gone := gone + 1;
+  end if;
+  return gone;
+end
+$$;
+grant execute on function annex.purge_workspaces(integer, integer) to annex_worker;
 
 reset role;

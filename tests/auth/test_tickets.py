@@ -1,6 +1,6 @@
+import base64
 import time
 
-import jwt
 import pytest
 
 from app.auth.tickets import CONNECT_SECONDS, MAX_SECONDS, Tickets
@@ -36,7 +36,7 @@ class Later:
 def test_a_ticket_stands_for_its_principal() -> None:
     principal = user()
     ticket = TICKETS.issue(principal, PATH)
-    assert TICKETS.read(ticket.ticket, PATH, is_reconnect=False) == principal
+    assert TICKETS.read(ticket.ticket, PATH, is_reconnect=False).principal == principal
     assert ticket.url == f"{PATH}?ticket={ticket.ticket}"
 
 
@@ -51,7 +51,7 @@ def test_after_the_first_minute_a_ticket_serves_reconnects_only(later: type[Late
     later(CONNECT_SECONDS + 1)
     with pytest.raises(InvalidTicket, match="60 seconds"):
         TICKETS.read(ticket, PATH, is_reconnect=False)
-    assert TICKETS.read(ticket, PATH, is_reconnect=True).id == "u"
+    assert TICKETS.read(ticket, PATH, is_reconnect=True).principal.id == "u"
 
 
 def test_a_ticket_ends_with_its_principal() -> None:
@@ -66,13 +66,21 @@ def test_the_ticket_of_a_key_that_does_not_expire_lasts_an_hour() -> None:
 
 
 def test_a_tampered_ticket_is_refused() -> None:
-    head, body, signature = TICKETS.issue(user(), PATH).ticket.split(".")
+    ticket = TICKETS.issue(user(), PATH).ticket
     for forged in (
         Tickets("another secret").issue(user(), PATH).ticket,
-        ".".join([head, body, signature[:-2]]),
-        jwt.encode({"exp": time.time() + 60, "path": PATH}, "", "none"),
+        ticket[:-2],
+        ticket[:20] + ("A" if ticket[20] != "A" else "B") + ticket[21:],
         "nonsense",
+        "é",
         "",
     ):
         with pytest.raises(InvalidTicket):
             TICKETS.read(forged, PATH, is_reconnect=True)
+
+
+def test_a_ticket_tells_nobody_what_it_says() -> None:
+    first, second = [TICKETS.issue(user(), PATH).ticket for _ in range(2)]
+    assert first[:16] != second[:16]
+    content = base64.urlsafe_b64decode(first + "==")
+    assert not any(said in content for said in (b"u@example.com", b"user", b"stream", b"acme"))

@@ -14,12 +14,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from app.auth import tokens as module
+from app.auth.signing import Signer
 from app.auth.tokens import Tokens
 from app.dev.demo import ISSUER
 from app.errors import InvalidToken, NotAToken, TokenExpired, Unavailable
 from app.settings import Settings
 from tests.conftest import Callers, TestDatabase, running
 
+UNSIGNED = Signer(None, None)
 SECRET = "a shared secret that is long enough for HS256"
 USER = str(uuid4())
 
@@ -147,7 +149,7 @@ async def tokens(
     """Verifies tokens of the project, which has one key of each kind."""
     project.has(*keys[:2])
     async with httpx.AsyncClient() as http:
-        yield Tokens(settings(project), http)
+        yield Tokens(settings(project), http, UNSIGNED)
 
 
 @pytest.mark.parametrize("n", [0, 1], ids=["ES256", "RS256"])
@@ -257,7 +259,7 @@ async def test_what_is_no_jwt_is_refused(tokens: Tokens, token: str) -> None:
 async def test_a_public_key_is_no_shared_secret(project: Project, keys: list[SigningKey]) -> None:
     project.has(keys[1])
     async with httpx.AsyncClient() as http:
-        tokens = Tokens(settings(project, jwt_secret=SECRET), http)
+        tokens = Tokens(settings(project, jwt_secret=SECRET), http, UNSIGNED)
         forged = sign(keys[1].public["n"], "HS256", {"kid": "rs"}, iss=project.issuer)
         with pytest.raises(InvalidToken):
             await tokens.verify(forged)
@@ -268,7 +270,7 @@ async def test_hs256_is_taken_only_with_a_secret_in_the_settings(
     project: Project, secret: str | None
 ) -> None:
     async with httpx.AsyncClient() as http:
-        tokens = Tokens(settings(project, jwt_secret=secret), http)
+        tokens = Tokens(settings(project, jwt_secret=secret), http, UNSIGNED)
         token = sign(SECRET, "HS256", {"kid": "legacy"}, iss=project.issuer)
         if secret:
             assert (await tokens.verify(token)).id == USER

@@ -173,6 +173,9 @@ def settings_for(postgres: EmbeddedPostgres) -> Settings:
         log_level="warning",
         rate_limit_requests=1_000_000_000,
         max_connections_per_address=1_000_000,
+        max_statements_per_principal=1_000,
+        max_events_per_minute=1_000_000_000,
+        max_event_bytes_per_minute=10**15,
     )
 
 

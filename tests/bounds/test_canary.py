@@ -1,8 +1,6 @@
 """Secrets planted in what fails: no log line may hold one."""
 
-import io
 import logging
-import sys
 from collections.abc import Iterator
 
 import msgspec
@@ -17,17 +15,13 @@ CANARY = "canary-0123456789"
 
 
 @pytest.fixture(params=["production", "development"])
-def written(
-    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[io.StringIO]:
+def configured(request: pytest.FixtureRequest) -> Iterator[None]:
     """Logging as in each environment, undone afterwards."""
     settings = msgspec.structs.replace(
         demo_settings(SECRETS, "postgresql:///x", "postgresql:///x"), environment=request.param
     )
-    output = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", output)
     configure_logging(settings)
-    yield output
+    yield
     root = logging.getLogger()
     for handler in [h for h in root.handlers if isinstance(h, Handler)]:
         root.removeHandler(handler)
@@ -42,14 +36,15 @@ def fail(secret: str) -> None:
         raise ExceptionGroup(f"failed with {kept}", [KeyError(secret)]) from error
 
 
-def test_an_exception_is_logged_without_what_it_holds(written: io.StringIO) -> None:
+@pytest.mark.usefixtures("configured")
+def test_an_exception_is_logged_without_what_it_holds(capsys: pytest.CaptureFixture[str]) -> None:
     try:
         fail(CANARY)
     except ExceptionGroup as error:
         structlog.get_logger().error("unexpected", exc_info=error)
         logging.getLogger("asyncio").error("Task failed\nfuture: %r", error, exc_info=error)
         logging.getLogger("library").warning("argument %s", CANARY)
-    said = written.getvalue()
+    said = capsys.readouterr().err
     assert said.count("test_canary.py") >= 2
     assert "KeyError" in said
     assert CANARY not in said

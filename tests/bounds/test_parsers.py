@@ -1,23 +1,34 @@
 """Parsers of outside input, on generated text: an answer or a problem, never anything else."""
 
 import contextlib
+import json
 import re
+import time
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import Raw
 
+import db_models as m
 from app.auth.keys import Key
 from app.auth.tickets import Tickets
 from app.auth.tokens import as_user
+from app.database.reads import decode_cursor
+from app.documents import check_patch, merge
 from app.errors import Problem
 from app.filters import Filter
 from app.http.addresses import Addresses, read_address
 from app.http.idempotency import unquote
-from app.http.preconditions import expected_versions
+from app.http.media_types import check
+from app.http.preconditions import ETAG, expected_versions
 from app.logs import HIDDEN, redact
+from app.realtime.cursors import Cursors
+from app.schemas.workspaces import WorkspacePatch
+from app.services import publishing
 from app.settings import SettingsError, read_settings
 
 TEXT = st.text(st.characters(codec=None), max_size=300) | st.text(
@@ -32,6 +43,16 @@ PARSERS: dict[str, Callable[[str], Any]] = {
     "Idempotency-Key": unquote,
     "If-Match": expected_versions,
     "address": read_address,
+    "stream cursor": lambda text: Cursors(bytes(32)).read(UUID(int=7), text),
+    "cursor of members": lambda text: decode_cursor(text, [m.Member.joined_at, m.Member.user_id]),
+    "cursor of events": lambda text: decode_cursor(text, [m.Event.workspace_id, m.Event.id]),
+    "If-None-Match": lambda text: ETAG.findall(text),
+    "media type": lambda text: check({"content-type": text}, ("application/json",)),
+    "event": lambda text: publishing.one_event(text.encode("utf-8", "surrogatepass")),
+    "batch": lambda text: publishing.many_events(text.encode("utf-8", "surrogatepass")),
+    "CloudEvent": lambda text: publishing.one_cloud_event(text.encode("utf-8", "surrogatepass")),
+    "CloudEvents": lambda text: publishing.many_cloud_events(text.encode("utf-8", "surrogatepass")),
+    "merge patch": lambda text: merge_patch(text.encode("utf-8", "surrogatepass")),
     "log": redact,
 }
 
@@ -45,6 +66,14 @@ def test_a_parser_answers_or_says_what_is_wrong(name: str) -> None:
             PARSERS[name](text)
 
     run()
+
+
+def merge_patch(body: bytes) -> None:
+    """Do with a body what updateWorkspace does before it asks the database."""
+    patch = publishing.decoded(body, WorkspacePatch)
+    if patch.metadata:
+        check_patch(patch.metadata)
+        merge(Raw(b'{"a": {"b": 1}}'), patch.metadata)
 
 
 JSON = st.recursive(
@@ -112,3 +141,60 @@ def test_a_log_line_hides_what_looks_like_a_secret(secret: str) -> None:
     assert HIDDEN in shown
     assert re.search("abcdef|pass-word|person|eyJ|opaque", shown) is None
     assert shown.startswith("before ")
+
+
+@settings(max_examples=300, derandomize=True, database=None, deadline=None)
+@given(
+    st.fixed_dictionaries(
+        {}, optional=dict.fromkeys(("type", "data", "source", "context", "occurred_at"), JSON)
+    ),
+    st.sampled_from([publishing.one_event, publishing.one_cloud_event]),
+)
+def test_an_event_of_any_shape_is_read_or_refused(
+    event: dict[str, Any], read: Callable[[bytes], Any]
+) -> None:
+    said = {"specversion": "1.0", "id": "1", "type": "x", "source": "s", **event}
+    with contextlib.suppress(Problem):
+        read(json.dumps(said).encode())
+
+
+@settings(max_examples=300, derandomize=True, database=None, deadline=None)
+@given(st.dictionaries(TEXT, JSON, max_size=4))
+def test_metadata_of_any_shape_is_merged_or_refused(metadata: dict[str, Any]) -> None:
+    with contextlib.suppress(Problem):
+        merge_patch(json.dumps({"metadata": metadata}).encode())
+
+
+LONG = {
+    "stream cursor": "A",
+    "cursor of members": "A",
+    "If-Match": '"a",',
+    "If-None-Match": '"a',
+    "Idempotency-Key": '\\"',
+    "types": "a.",
+    "topics": "a:",
+    "event": '{"a":',
+    "batch": "[",
+    "CloudEvent": '{"a":1e300,',
+    "merge patch": '{"metadata":{"a":',
+    "log": "annex_sk_",
+    "address": "::",
+    "ticket": "A",
+    "key": "annex_sk_",
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_a_parser_costs_no_more_than_its_input_is_long(name: str) -> None:
+    """Ten times the input costs at most 40 times the CPU: a square would be 100 times."""
+
+    def cost(count: int) -> float:
+        text, best = LONG[name] * count, float("inf")
+        for _ in range(3):
+            began = time.process_time()
+            with contextlib.suppress(Problem):
+                PARSERS[name](text)
+            best = min(best, time.process_time() - began)
+        return best
+
+    assert cost(50_000) < 40 * max(cost(5_000), 0.001)

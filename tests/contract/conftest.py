@@ -1,7 +1,6 @@
 """A Postgres server to make scratch databases on.
 
-`CONTRACT_TEST_SERVER_URL` names one; else it is embedded, of the version in
-`CONTRACT_TEST_POSTGRES` (18, or 16, the older one that the wheel carries).
+`CONTRACT_TEST_SERVER_URL` names one; else it is embedded, the one of ANNEX_TEST_POSTGRES.
 """
 
 import os
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from app.dev.postgres import THROWAWAY, EmbeddedPostgres
+from app.dev.postgres import THROWAWAY, EmbeddedPostgres, chosen
 
 SERVER = "CONTRACT_TEST_SERVER_URL"
 
@@ -24,8 +23,7 @@ def server_url() -> Iterator[str]:
         yield stated
         return
     folder = Path(__file__).parents[2] / ".data" / f"contract-tests-{os.getpid()}"
-    version = int(os.environ.get("CONTRACT_TEST_POSTGRES", "18"))
-    with EmbeddedPostgres(folder, version=version, settings=THROWAWAY) as server:
+    with EmbeddedPostgres(folder, version=chosen(), settings=THROWAWAY) as server:
         yield server.admin_url
     shutil.rmtree(folder, ignore_errors=True)
 

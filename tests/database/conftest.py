@@ -21,14 +21,15 @@ def user(user_id: UUID, **others: Any) -> Claims:
     return {"role": "authenticated", "sub": str(user_id), "aal": "aal1", **others}
 
 
-def key(workspace_id: UUID, *permissions: str) -> Claims:
-    """Claims of an API key."""
-    return {
-        "role": "annex_key",
-        "sub": str(uuid4()),
-        "workspace_id": str(workspace_id),
-        "permissions": permissions,
-    }
+async def key(admin: Connection, workspace_id: UUID, *permissions: str, **columns: Any) -> Claims:
+    """Make an API key, and return the claims by which the API vouches for it."""
+    made = await new_key(admin, workspace_id, permissions=list(permissions), **columns)
+    return {"role": "annex_key", "sub": str(made)}
+
+
+def exchanged(claims: Claims) -> Claims:
+    """Claims of the token that a key is exchanged for."""
+    return {"role": "authenticated", "sub": claims["sub"], "annex_key": {"id": claims["sub"]}}
 
 
 @pytest.fixture(scope="module")
@@ -101,17 +102,17 @@ async def join(
     )
 
 
-async def new_key(admin: Connection, workspace: UUID) -> UUID:
+async def new_key(admin: Connection, workspace: UUID, **columns: Any) -> UUID:
     """Make an API key's row."""
-    return await insert(
-        admin,
-        "api_keys",
-        workspace_id=workspace,
-        name="Key",
-        prefix=uuid4().hex[:12],
-        secret_hash=bytes(32),
-        permissions=["events:read"],
-    )
+    values = {
+        "workspace_id": workspace,
+        "name": "Key",
+        "prefix": uuid4().hex[:12],
+        "secret_hash": bytes(32),
+        "permissions": ["events:read"],
+        **columns,
+    }
+    return await insert(admin, "api_keys", **values)
 
 
 async def new_event(admin: Connection, workspace: UUID, **columns: Any) -> UUID:

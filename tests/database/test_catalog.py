@@ -52,7 +52,8 @@ select format('%s: %s to %s', what, privilege_type, grantee::regrole) from right
 """
 # What no user may see. `has_…` also counts rights that come through PUBLIC or another role.
 SECRETS = """
-'api_keys', 'pending', 'log', 'log_state', 'event_keys', 'retentions', 'idempotency_keys'
+'api_keys', 'pending', 'log', 'log_state', 'event_keys', 'retentions', 'idempotency_keys',
+'limits', 'invitations', 'removals', 'join_rules', 'public_mail_domains', 'mails'
 """
 
 RULES = [
@@ -79,9 +80,10 @@ RULES = [
         "grant select on annex.events_default to annex_api",
     ),
     Rule(
-        "annex_owner owns everything",
+        "annex_owner owns everything but the function that reads auth.users",
         "select pg_describe_object(d.classid, d.objid, d.objsubid) from pg_depend d"
         " where d.refclassid = 'pg_namespace'::regclass and d.refobjid = 'annex'::regnamespace"
+        " and (d.classid, d.objid) <> ('pg_proc'::regclass, 'annex.find_user(uuid)'::regprocedure)"
         " and not exists (select from pg_shdepend o where o.deptype = 'o'"
         " and o.dbid = (select oid from pg_database where datname = current_database())"
         " and (o.classid, o.objid) = (d.classid, d.objid) and o.refobjid = 'annex_owner'::regrole)"
@@ -99,6 +101,14 @@ RULES = [
         "select rolname from pg_roles where rolname like 'annex\\_%' and"
         " (rolsuper or rolbypassrls or rolcreaterole or rolcreatedb or rolreplication)",
         "alter role annex_worker bypassrls",
+    ),
+    Rule(
+        "what annex_owner does not own is a definer function that only annex_owner may call",
+        "select p.oid::regprocedure from pg_proc p where p.pronamespace = 'annex'::regnamespace"
+        " and p.proowner <> 'annex_owner'::regrole and (not p.prosecdef or exists"
+        " (select from aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a"
+        " where a.grantee not in (p.proowner, 'annex_owner'::regrole)))",
+        "grant execute on function annex.find_user(uuid) to annex_api",
     ),
     Rule(
         "only the role that migrates may act as annex_owner",
@@ -142,8 +152,9 @@ RULES = [
         "grant select on annex.events to service_role",
     ),
     Rule(
-        "only annex_owner writes the log",
-        f"{RIGHTS} where what ~ '^annex.(events|event_keys|pending|log|log_state|retentions)'"
+        "only annex_owner writes the log and the limits",
+        f"{RIGHTS} where what ~"
+        " '^annex.(events|event_keys|pending|log|log_state|retentions|limits)'"
         " and privilege_type not in ('SELECT', 'EXECUTE') and grantee <> 'annex_owner'::regrole",
         "grant insert (type) on annex.events to annex_api",
     ),
@@ -180,9 +191,10 @@ RULES = [
         " as 'select pg_advisory_xact_lock(1)'",
     ),
     Rule(
-        "only annex.grants reads roles, and so grants",
+        "only annex.grants reads roles and so grants, beside what guards or writes a role",
         "select oid::regprocedure from pg_proc where pronamespace = 'annex'::regnamespace"
-        " and prosrc ~ '\\mannex\\.roles\\M' and proname <> 'grants'",
+        " and prosrc ~ '\\mannex\\.roles\\M' and proname <> all (array['grants', 'check_role',"
+        " 'require_grantable', 'lock_role', 'put_role', 'delete_role', 'may_give', 'role_name'])",
         "create function annex.shortcut() returns bigint language sql"
         " as 'select count(*) from annex.members join annex.roles on key = role'",
     ),
@@ -266,13 +278,27 @@ async def test_python_and_sql_know_the_same_permissions(catalog: Connection) -> 
     assert await catalog.fetchval("select annex.permissions()") == [*Permission]
 
 
+async def test_what_users_write_about_themselves_decides_nothing(catalog: Connection) -> None:
+    found = await catalog.fetch(
+        "select prosrc from pg_proc where pronamespace = 'annex'::regnamespace union all"
+        " select pg_get_expr(polqual, polrelid) from pg_policy where polqual is not null"
+    )
+    written = [row[0] for row in found]
+    for folder in ("app/auth", "app/database", "app/services", "controllers"):
+        for file in (ROOT / folder).rglob("*.py"):
+            # A comment may say why not.
+            written += re.findall(r"[\"']\w*user_metadata\w*[\"']", file.read_text())
+    assert len(written) > 50
+    assert not any("user_metadata" in text for text in written)
+
+
 async def test_no_use_of_an_advisory_lock_is_anothers(catalog: Connection) -> None:
     classes = await catalog.fetch(
         "select distinct m[1] as use, annex.lock_class(m[1]) as number from pg_proc,"
         " regexp_matches(prosrc, 'lock_class\\(.([a-z]+).\\)', 'g') m"
         " where pronamespace = 'annex'::regnamespace"
     )
-    assert {row["use"] for row in classes} == {"sequencer", "partitions", "expiry"}
+    assert {row["use"] for row in classes} == {"sequencer", "partitions", "expiry", "mails"}
     assert None not in {row["number"] for row in classes}
     assert len({row["number"] for row in classes}) == len(classes)
     assert await catalog.fetchval("select annex.lock_class('nothing known')") is None

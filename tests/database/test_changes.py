@@ -37,12 +37,13 @@ CHANGES = [
     Change("roles", "delete from annex.roles", ["role.deleted"]),
     Change("api_keys", "update annex.api_keys set revoked_at = now()", ["api_key.updated"]),
     Change("api_keys", "update annex.api_keys set secret_hash = secret_hash", []),
+    Change("api_keys", "update annex.api_keys set last_used_at = now()", []),
     Change("api_keys", "delete from annex.api_keys", ["api_key.deleted"]),
 ]
 
 
 class Scene(NamedTuple):
-    """A workspace with a member, a role and a key, whose events are read from here on."""
+    """A workspace with two owners, a role and a key, whose events are read from here on."""
 
     admin: Connection
     workspace: UUID
@@ -52,7 +53,8 @@ class Scene(NamedTuple):
     def one(self, table: str) -> str:
         """Return a condition for the scene's row of a table."""
         column = "id" if table == "workspaces" else "workspace_id"
-        return f"where {column} = '{self.workspace}'"
+        one = f"where {column} = '{self.workspace}'"
+        return f"{one} and user_id = '{self.owner}'" if table == "members" else one
 
     async def drawn(self) -> list[asyncpg.Record]:
         """Return the events since the scene was set, oldest first."""
@@ -69,6 +71,7 @@ class Scene(NamedTuple):
 async def scene(admin: Connection) -> Scene:
     owner = await new_user(admin)
     workspace = await new_workspace(admin, owner)
+    await join(admin, workspace, await new_user(admin), "owner")
     await new_role(admin, workspace)
     await new_key(admin, workspace)
     after = await admin.fetchval("select max(id) from annex.pending")
@@ -95,6 +98,7 @@ async def test_what_is_made_is_one_event_each(scene: Scene) -> None:
     )
     assert [row["type"] for row in rows] == [
         "annex.workspace.created",
+        "annex.member.added",
         "annex.member.added",
         "annex.role.created",
         "annex.api_key.created",
@@ -193,6 +197,9 @@ RIGHTS = [
     ("api_keys", "update annex.api_keys set permissions = '{}'", "api_key:{key}"),
     ("api_keys", "update annex.api_keys set expires_at = now()", "api_key:{key}"),
     ("api_keys", "update annex.api_keys set revoked_at = now()", "api_key:{key}"),
+    ("api_keys", "update annex.api_keys set allowed_addresses = '{::1}'", "api_key:{key}"),
+    ("api_keys", "update annex.api_keys set rate_limit_per_minute = 1", None),
+    ("roles", "update annex.roles set grantable = '{*}'", None),
     ("api_keys", "delete from annex.api_keys", "api_key:{key}"),
 ]
 
@@ -219,7 +226,7 @@ async def test_a_new_row_names_whose_rights_it_gives(scene: Scene) -> None:
         " join annex.events e using (event_id) where p.workspace_id = $1 order by p.id",
         scene.workspace,
     )
-    named = {row["noun"]: row["rights_of"] for row in rows}
+    named = {row["noun"]: row["rights_of"] for row in reversed(rows)}
     assert (named["workspace"], named["role"]) == ("*", "*")
     assert named["member"] == f"user:{scene.owner}"
     assert named["api_key"].startswith("api_key:")

@@ -14,6 +14,7 @@ from tests.database.conftest import (
     Claims,
     Connection,
     claim,
+    exchanged,
     insert,
     join,
     key,
@@ -46,6 +47,8 @@ class Tenants(NamedTuple):
     me: UUID
     theirs: UUID
     them: UUID
+    key: Claims
+    """A key of mine."""
 
     def whose(self, table: str) -> tuple[str, Any]:
         """Return the column of a table that says whose a row is, and its value for theirs."""
@@ -62,6 +65,10 @@ class Tenants(NamedTuple):
                 return "feed_id", self.theirs
             case "readers":
                 return "name", "test"
+            case "limits":
+                return "name", "workspaces_per_user"
+            case "public_mail_domains":
+                return "domain", "gmail.com"
             case _:
                 return "workspace_id", self.theirs
 
@@ -69,7 +76,9 @@ class Tenants(NamedTuple):
 @pytest.fixture
 async def tenants(admin: Connection) -> Tenants:
     me, them = await new_user(admin), await new_user(admin)
-    made = Tenants(await new_workspace(admin, me), me, await new_workspace(admin, them), them)
+    mine = await new_workspace(admin, me)
+    own = await key(admin, mine, *READS, "workspace:update")
+    made = Tenants(mine, me, await new_workspace(admin, them), them, own)
     for workspace in (made.mine, made.theirs):
         await new_key(admin, workspace)
         await new_role(admin, workspace, "auditor", "events:read", "events:audit")
@@ -79,6 +88,7 @@ async def tenants(admin: Connection) -> Tenants:
         head = await admin.fetchval("select coalesce(max(pos), 0) from annex.log")
         await insert(admin, "log", "event_id", pos=head + 1, **owned)
         await insert(admin, "retentions", "feed_id", feed_id=workspace, retained_from=1)
+        await new_invitation(admin, workspace)
     await admin.execute("insert into annex.readers (name) values ('test') on conflict do nothing")
     for owner in (me, them):
         await remember(admin, f"user:{owner}")
@@ -89,6 +99,24 @@ async def new_role(admin: Connection, workspace: UUID, key: str, *permissions: s
     """Make a workspace's own role."""
     named = {"key": key, "name": key, "permissions": list(permissions)}
     await insert(admin, "roles", "id", workspace_id=workspace, **named)
+
+
+async def new_invitation(admin: Connection, workspace: UUID) -> None:
+    """Make an invitation in the outbox, a removed user and a joining rule."""
+    address = f"{uuid4().hex[:12]}@example.org"
+    owned: dict[str, Any] = {"workspace_id": workspace}
+    invited = await insert(
+        admin,
+        "invitations",
+        email=address,
+        role="viewer",
+        token_hash=uuid4().bytes * 2,
+        expires_at=await admin.fetchval("select now() + interval '1 day'"),
+        **owned,
+    )
+    await insert(admin, "mails", invitation_id=invited, recipient=address, **owned)
+    await insert(admin, "removals", "user_id", user_id=await new_user(admin), **owned)
+    await insert(admin, "join_rules", kind="sso", value=str(uuid4()), role="viewer", **owned)
 
 
 async def remember(connection: Connection, principal: str) -> None:
@@ -111,7 +139,11 @@ async def session(database: TestDatabase, way: str, tenants: Tenants) -> AsyncIt
         case "user of the API":
             opened = database.connect("annex_api", user(tenants.me))
         case "key of the API":
-            opened = database.connect("annex_api", key(tenants.mine, *READS, "workspace:update"))
+            opened = database.connect("annex_api", tenants.key)
+        case "exchanged key over PostgREST":
+            opened = postgrest(database, exchanged(tenants.key))
+        case "exchanged key of the API":
+            opened = database.connect("annex_api", exchanged(tenants.key))
         case "worker":
             opened = database.connect("annex_worker", OPERATOR)
         case _:
@@ -120,7 +152,14 @@ async def session(database: TestDatabase, way: str, tenants: Tenants) -> AsyncIt
         yield connection
 
 
-WAYS = ("user over PostgREST", "user of the API", "key of the API", "worker")
+WAYS = (
+    "user over PostgREST",
+    "user of the API",
+    "key of the API",
+    "exchanged key over PostgREST",
+    "exchanged key of the API",
+    "worker",
+)
 every_way = pytest.mark.parametrize("way", WAYS)
 
 
@@ -234,6 +273,12 @@ async def test_definer_functions_ask_for_the_callers_rights_in_that_workspace(
         "annex.delete_workspace($1)",
         "annex.publish($1, 'test.made')",
         """annex.publish_events($1, '[{"type": "test.made", "source": "test"}]')""",
+        "annex.create_invitations($1, '{a@b.example}', '{}', 'viewer', 1, 1, true, 1)",
+        "annex.revoke_invitation($1, $1)",
+        "annex.resend_invitation($1, $1, null, true, 1)",
+        "annex.approve_invitation($1, $1)",
+        "annex.create_join_rule($1, 'domain', 'b.example', 'viewer')",
+        "annex.delete_join_rule($1, $1)",
     )
     async with session(database, way, tenants) as connection:
         for call in calls:
@@ -242,7 +287,7 @@ async def test_definer_functions_ask_for_the_callers_rights_in_that_workspace(
                     await connection.fetch(f"select {call}", tenants.theirs)
 
 
-@pytest.mark.parametrize("way", WAYS[:3])
+@pytest.mark.parametrize("way", WAYS[:-1])
 async def test_ones_own_workspace_is_visible(
     way: str, database: TestDatabase, tenants: Tenants
 ) -> None:
@@ -250,8 +295,9 @@ async def test_ones_own_workspace_is_visible(
         assert await count(connection, "workspaces", "id", tenants.mine) == 1
         assert await count(connection, "members", "workspace_id", tenants.mine) == 1
         assert await count(connection, "roles", "workspace_id", tenants.mine) == 1
-        # One was made, four are changes to rows; that of the key needs keys:read.
-        seen = 4 if way == "key of the API" else 5
+        # One was made, seven are changes to rows; those of the key, the invitation and the rule
+        # need permissions of their own.
+        seen = 4 if "key" in way else 8
         assert await count(connection, "events", "workspace_id", tenants.mine) == seen
 
 
@@ -279,7 +325,7 @@ async def test_anon_may_do_nothing(
 async def test_only_the_api_vouches_for_keys_and_operators(
     claims: str, database: TestDatabase, admin: Connection, tenants: Tenants
 ) -> None:
-    forged = key(tenants.theirs, *READS) if claims == "key" else OPERATOR
+    forged = await key(admin, tenants.theirs, *READS) if claims == "key" else OPERATOR
     async with postgrest(database, forged) as connection:
         assert await their_rows(admin, connection, tenants) == {}
         ask = "select annex.has_permission($1, 'events:read')"
@@ -308,10 +354,15 @@ def stolen(tenants: Tenants) -> list[str]:
         {"role": "annex_owner", "sub": them},
         {"sub": them},
         {"role": "annex_key"},
-        {"role": "annex_key", "workspace_id": theirs},
-        {"role": "annex_key", "workspace_id": theirs, "permissions": None},
-        {"role": "annex_key", "workspace_id": theirs, "permissions": {}},
-        {"role": "annex_key", "workspace_id": "theirs", "permissions": READS},
+        {"role": "annex_key", "workspace_id": theirs, "permissions": READS},
+        {"role": "annex_key", "sub": theirs, "permissions": READS},
+        {"role": "annex_key", "sub": "theirs"},
+        {"role": "authenticated", "sub": them, "annex_key": None},
+        {"role": "authenticated", "sub": them, "annex_key": {}},
+        {"role": "authenticated", "sub": them, "annex_key": theirs},
+        {"role": "authenticated", "sub": them, "annex_key": {"id": theirs, "workspace_id": theirs}},
+        {"role": "authenticated", "sub": them, "annex_key": {"id": "theirs"}},
+        {"role": "authenticated", "sub": them, "annex_key": [theirs]},
         {"role": "ANNEX_OPERATOR"},
     ]
     texts = ["", " ", "null", "true", "7", '"x"', "[]", "{", "role=annex_operator", "{}{}"]
@@ -381,7 +432,10 @@ async def test_a_role_of_another_workspace_gives_nothing(
     database: TestDatabase, admin: Connection, tenants: Tenants
 ) -> None:
     await new_role(admin, tenants.mine, "insider", *READS)
-    await join(admin, tenants.theirs, tenants.me, "insider")
+    # As only a superuser could write it: no role of this name is theirs.
+    async with admin.transaction():
+        await admin.execute("set local session_replication_role = replica")
+        await join(admin, tenants.theirs, tenants.me, "insider")
     async with postgrest(database, user(tenants.me)) as connection:
         assert await their_rows(admin, connection, tenants) == {}
 
@@ -401,7 +455,10 @@ NOUNS = {
     "member": "members:read",
     "role": "roles:read",
     "api_key": "keys:read",
+    "invitation": "invitations:read",
+    "join_rule": "invitations:read",
 }
+BY_PERMISSION = {p: {n for n, needed in NOUNS.items() if needed == p} for p in NOUNS.values()}
 SEEN = "select distinct split_part(type, '.', 2) from annex.events where workspace_id = $1"
 
 
@@ -443,7 +500,7 @@ async def test_a_user_sees_the_events_whose_permission_they_hold(
         (["events:read"], {"made"}),
         (["events:read", "events:audit"], {"made", "login"}),
         (["events:read", *NOUNS.values()], {"made", *NOUNS}),
-        *[(["events:read", needed], {"made", noun}) for noun, needed in NOUNS.items()],
+        *[(["events:read", needed], {"made", *nouns}) for needed, nouns in BY_PERMISSION.items()],
     ],
 )
 async def test_a_key_sees_the_events_whose_permission_it_has(
@@ -454,9 +511,14 @@ async def test_a_key_sees_the_events_whose_permission_it_has(
     tenants: Tenants,
 ) -> None:
     await new_event(admin, tenants.mine, type="test.login", permission="events:audit")
-    async with database.connect("annex_api", key(tenants.mine, *permissions)) as connection:
-        assert await nouns(connection, tenants.mine) == seen
-        assert await nouns(connection, tenants.theirs) == set()
+    claims = await key(admin, tenants.mine, *permissions)
+    for opened in (
+        database.connect("annex_api", claims),
+        postgrest(database, exchanged(claims)),
+    ):
+        async with opened as connection:
+            assert await nouns(connection, tenants.mine) == seen
+            assert await nouns(connection, tenants.theirs) == set()
 
 
 async def test_an_operator_sees_the_events_of_every_permission(
@@ -491,7 +553,8 @@ async def test_a_personal_event_shows_to_its_user_alone(
     for claims, seen in (
         (user(member), 1),
         (user(tenants.me), 0),
-        (key(tenants.mine, *READS), 0),
+        (tenants.key, 0),
+        (exchanged(tenants.key), 0),
         (OPERATOR, 0),
     ):
         async with database.connect("annex_api", claims) as connection:
@@ -530,7 +593,7 @@ async def test_with_the_second_factor_the_rest_shows(
         assert seen == {"workspaces", "members", "profiles", "roles", "events"}
 
 
-@pytest.mark.parametrize("way", WAYS[:3])
+@pytest.mark.parametrize("way", WAYS[:-1])
 async def test_a_deleted_workspace_is_out_of_sight(
     way: str, database: TestDatabase, admin: Connection, tenants: Tenants
 ) -> None:
@@ -563,7 +626,11 @@ async def test_an_operator_sees_every_workspace_and_no_secret(
 ) -> None:
     async with database.connect("annex_api", OPERATOR) as connection:
         seen = set(await their_rows(admin, connection, tenants))
-        assert seen == {"workspaces", "members", "profiles", "roles", "events", "log", "retentions"}
+        others = {"members", "profiles", "roles", "api_keys", "events", "log", "retentions"}
+        assert seen == {"workspaces", "invitations", "join_rules", *others}
+        for secret in ("secret_hash from annex.api_keys", "token_hash from annex.invitations"):
+            with pytest.raises(Denied):
+                await connection.fetch(f"select {secret}")
 
 
 async def test_the_worker_moves_its_readers_and_removes_none(
@@ -588,7 +655,8 @@ async def test_an_operator_writes_workspaces_only(
                     change = f'update annex.{table} set "{name}" = "{name}" where {column} = $1'
                     if await connection.execute(change, value) != "UPDATE 0":
                         written.add(f"{table}.{name}")
-    mutable = ("slug", "name", "external_id", "metadata", "require_aal2", "event_retention_days")
+    mutable = {"slug", "name", "external_id", "metadata", "require_aal2", "event_retention_days"}
+    mutable |= {"member_limit", "allowed_email_domains"}
     assert written == {f"workspaces.{name}" for name in mutable}
 
 

@@ -8,7 +8,15 @@ import asyncpg
 import pytest
 
 from tests.conftest import TestDatabase, encode
-from tests.database.conftest import Connection, insert, key, new_event, new_user, new_workspace
+from tests.database.conftest import (
+    Claims,
+    Connection,
+    insert,
+    key,
+    new_event,
+    new_user,
+    new_workspace,
+)
 
 TAIL = "select pos, event_id from annex.tail($1, $2)"
 READ = "select * from annex.read_events($1)"
@@ -23,10 +31,11 @@ class Log(NamedTuple):
     admin: Connection
     worker: Connection
     workspace: UUID
+    key: Claims
 
     def writer(self) -> contextlib.AbstractAsyncContextManager[Connection]:
         """Open a session that publishes."""
-        return self.database.connect("annex_api", key(self.workspace, "events:publish"))
+        return self.database.connect("annex_api", self.key)
 
     async def publish(self, writer: Connection) -> UUID:
         """Publish an event."""
@@ -42,11 +51,12 @@ class Log(NamedTuple):
 @pytest.fixture
 async def log(database: TestDatabase, admin: Connection) -> AsyncIterator[Log]:
     workspace = await new_workspace(admin, await new_user(admin))
+    claims = await key(admin, workspace, "events:publish")
     # Begin anew, also without the events that the workspace itself drew.
     await admin.execute("truncate annex.pending, annex.log, annex.events")
     await admin.execute("update annex.log_state set head = 0")
     async with database.connect("annex_worker") as worker:
-        yield Log(database, admin, worker, workspace)
+        yield Log(database, admin, worker, workspace, claims)
 
 
 async def test_positions_count_from_one_in_the_order_of_writing(log: Log) -> None:

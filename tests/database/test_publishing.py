@@ -53,7 +53,7 @@ async def scene(database: TestDatabase, admin: Connection) -> Scene:
 @pytest.fixture
 async def as_key(scene: Scene) -> AsyncIterator[Connection]:
     """A session of the API for a key that may publish."""
-    claims = key(scene.workspace, "events:publish")
+    claims = await key(scene.admin, scene.workspace, "events:publish")
     async with scene.database.connect("annex_api", claims) as connection:
         yield connection
 
@@ -169,7 +169,9 @@ async def test_a_user_cannot_name_an_actor(scene: Scene) -> None:
 
 @pytest.mark.parametrize("who", ["key", "operator"])
 async def test_a_key_or_operator_may_name_an_actor(who: str, scene: Scene) -> None:
-    claims = OPERATOR if who == "operator" else key(scene.workspace, "events:publish")
+    claims = (
+        OPERATOR if who == "operator" else await key(scene.admin, scene.workspace, "events:publish")
+    )
     async with scene.database.connect("annex_api", claims) as connection:
         await publish(connection, scene.workspace, event(actor="robot:7"))
     (row,) = await scene.published()
@@ -181,7 +183,7 @@ async def test_a_key_or_operator_may_name_an_actor(who: str, scene: Scene) -> No
 async def test_publishing_needs_the_permission(scene: Scene) -> None:
     viewer = await new_user(scene.admin)
     await join(scene.admin, scene.workspace, viewer, "viewer")
-    reader = key(scene.workspace, "events:read")
+    reader = await key(scene.admin, scene.workspace, "events:read")
     for claims in (user(viewer), reader, {}, {"role": "service_role"}):
         async with scene.database.connect("annex_api", claims) as connection:
             with pytest.raises(Denied):
@@ -302,7 +304,8 @@ async def test_a_key_twice_in_a_batch_is_one_event(scene: Scene, as_key: Connect
 async def test_a_key_belongs_to_its_workspace(scene: Scene, as_key: Connection) -> None:
     elsewhere = await new_workspace(scene.admin, scene.owner)
     await publish(as_key, scene.workspace, event(key="a"))
-    async with scene.database.connect("annex_api", key(elsewhere, "events:publish")) as connection:
+    claims = await key(scene.admin, elsewhere, "events:publish")
+    async with scene.database.connect("annex_api", claims) as connection:
         (row,) = await publish(connection, elsewhere, event(key="a"))
     assert not row["is_duplicate"]
 
@@ -317,8 +320,9 @@ async def test_a_key_of_a_rolled_back_event_is_free(scene: Scene, as_key: Connec
 
 
 async def test_ten_sessions_with_one_key_make_one_event(scene: Scene) -> None:
+    claims = await key(scene.admin, scene.workspace, "events:publish")
+
     async def one() -> asyncpg.Record:
-        claims = key(scene.workspace, "events:publish")
         async with scene.database.connect("annex_api", claims) as connection:
             ready.release()
             await go.wait()
@@ -338,9 +342,10 @@ async def test_ten_sessions_with_one_key_make_one_event(scene: Scene) -> None:
 
 
 async def test_batches_with_the_same_keys_in_opposite_order_never_deadlock(scene: Scene) -> None:
+    claims = await key(scene.admin, scene.workspace, "events:publish")
+
     async def some(keys: range) -> int:
         fresh = 0
-        claims = key(scene.workspace, "events:publish")
         async with scene.database.connect("annex_api", claims) as connection:
             for n in range(10):
                 batch = [event(key=f"{n}-{k}", source=f"s{k % 3}") for k in keys]
@@ -508,9 +513,9 @@ async def test_a_single_check_says_what_the_list_of_workspaces_says(
     principals: list[Claims] = [
         *[user(who) for who in (scene.owner, guest, suspended, sender)],
         user(scene.owner, aal="aal2"),
-        key(scene.workspace, "events:publish"),
-        key(scene.workspace),
-        key(gone, "events:publish"),
+        await key(scene.admin, scene.workspace, "events:publish"),
+        await key(scene.admin, scene.workspace),
+        await key(scene.admin, gone, "events:publish"),
         {"role": "annex_key"},
         {"role": "anon", "sub": str(scene.owner)},
         {},

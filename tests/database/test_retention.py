@@ -12,7 +12,14 @@ import pytest
 from app.database.pools import Database
 from app.worker.housekeeping import tidy
 from tests.conftest import TestDatabase, settings_for
-from tests.database.conftest import Connection, insert, new_user, new_workspace
+from tests.database.conftest import (
+    Connection,
+    insert,
+    join,
+    new_key,
+    new_user,
+    new_workspace,
+)
 
 EXPIRE = "select workspace_id, is_last, expired from annex.expire_events($1, $2, $3)"
 FLOOR = "select annex.uuid7_floor($1)"
@@ -275,6 +282,40 @@ async def test_housekeeping_expires_in_batches(
     assert (len(await old.left(mine)), len(await old.left(other))) == (1, 1)
 
 
+REFERRING = """
+select conrelid::regclass::text, a.attname from pg_constraint c
+join pg_attribute a on a.attrelid = c.conrelid and a.attnum = c.conkey[1]
+where c.contype = 'f' and c.confrelid = 'annex.workspaces'::regclass
+"""
+
+
+async def test_a_deleted_workspace_is_purged_after_its_grace(old: Old, pools: Database) -> None:
+    mine, other, live = [await old.workspace() for _ in range(3)]
+    for workspace in (mine, other, live):
+        await new_key(old.admin, workspace)
+        await old.add(workspace, 1)
+        for _ in range(3):
+            await join(old.admin, workspace, await new_user(old.admin), "viewer")
+    delete = "update annex.workspaces set deleted_at = now() - $2::interval where id = $1"
+    await old.admin.execute(delete, mine, timedelta(days=31))
+    await old.admin.execute(delete, other, timedelta(days=29))
+    async with old.database.connect("annex_worker") as worker:
+        # In batches, as the worker does it.
+        steps = [await worker.fetchval("select annex.purge_workspaces(30, 2)") for _ in range(4)]
+    assert sum(steps) == 5
+    assert steps[-1] == 0
+    await tidy(pools)
+    referring = await old.admin.fetch(REFERRING)
+    assert {table for table, _ in referring} >= {"annex.members", "annex.roles", "annex.api_keys"}
+    for table, column in (*referring, ("annex.workspaces", "id")):
+        count = f"select count(*) from {table} where {column} = $1"
+        assert await old.admin.fetchval(count, mine) == 0, table
+    for workspace, members in ((other, 4), (live, 4)):
+        count = "select count(*) from annex.members where workspace_id = $1"
+        assert await old.admin.fetchval(count, workspace) == members
+    assert len(await old.left(mine)) >= 1
+
+
 async def test_what_cannot_be_done_does_not_keep_the_rest_from_its_turn(
     old: Old, pools: Database
 ) -> None:
@@ -353,3 +394,69 @@ async def test_rolling_gives_up_soon_where_somebody_reads_for_long(old: Old) -> 
                 await old.worker.execute("select annex.roll_partitions(4)")
         await transaction.rollback()
     assert await old.worker.fetchval("select annex.roll_partitions(4)") == 1
+
+
+async def add_trail(old: Old, workspace: UUID, *ages: float) -> list[int]:
+    """Append events of the audit trail: by turns drawn by Annex and for auditors alone."""
+    positions = await old.add(workspace, *ages)
+    await old.admin.execute(
+        "update annex.events e set source = case when l.pos % 2 = 0 then 'annex' else e.source end,"
+        " permission = case when l.pos % 2 = 1 then 'events:audit' end"
+        " from annex.log l where l.event_id = e.event_id and l.pos = any ($1::bigint[])",
+        positions,
+    )
+    await old.admin.execute(
+        "update annex.event_keys k set source = e.source from annex.events e"
+        " where e.event_id = k.event_id and k.source <> e.source"
+    )
+    return positions
+
+
+async def test_a_workspaces_limit_does_not_shorten_its_audit_trail(old: Old) -> None:
+    workspace = await old.workspace(1)
+    gone = await add_trail(old, workspace, 400, 370)
+    trail = await add_trail(old, workspace, 360, 30)
+    others = await old.add(workspace, 20, 10)
+    trail += await add_trail(old, workspace, 9, 8)
+    fresh = await old.add(workspace, 0.5)
+    assert sum(await old.expire()) == len(gone) + len(others)
+    assert await old.left(workspace) == trail + fresh
+    assert await old.retained_from(workspace) == others[-1] + 1
+    assert await old.expire() == [0]
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+async def test_a_trail_longer_than_a_batch_does_not_stop_the_sweep(old: Old, rows: int) -> None:
+    workspace = await old.workspace(1)
+    trail = await add_trail(old, workspace, *[30.0] * 7)
+    others = await old.add(workspace, 20, 10)
+    trail += await add_trail(old, workspace, *[9.0] * 4)
+    others += await old.add(workspace, 5)
+    after = None
+    for _ in range(40):
+        (row,) = await old.worker.fetch(EXPIRE, after, None, rows)
+        after = row["workspace_id"]
+        if row["is_last"]:
+            break
+    else:
+        raise AssertionError("it never comes to the end")
+    assert await old.left(workspace) == trail
+    # What was swept is not looked at again.
+    assert await old.expire(rows=rows) == [0]
+
+
+async def test_the_installations_limit_holds_for_the_audit_trail_too(old: Old) -> None:
+    workspace = await old.workspace()
+    made = await add_trail(old, workspace, 40, 20)
+    assert sum(await old.expire(days=30)) == 1
+    assert await old.left(workspace) == made[1:]
+
+
+async def test_an_operator_may_keep_the_trail_longer_or_shorter(old: Old) -> None:
+    workspace = await old.workspace(1)
+    made = await add_trail(old, workspace, 40, 20)
+    await old.admin.execute(
+        "update annex.limits set value = 30 where name = 'audit_retention_days'"
+    )
+    assert sum(await old.expire()) == 1
+    assert await old.left(workspace) == made[1:]

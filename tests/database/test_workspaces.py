@@ -10,6 +10,7 @@ from tests.database.conftest import (
     Claims,
     Connection,
     claim,
+    exchanged,
     join,
     key,
     new_user,
@@ -119,11 +120,14 @@ async def test_a_user_without_a_profile_gets_one(database: TestDatabase, admin: 
     assert await admin.fetchval(profile, newcomer) == "new@example.com"
 
 
-@pytest.mark.parametrize("claims", [{}, key(uuid4(), "workspace:update"), OPERATOR])
-async def test_only_a_user_creates_a_workspace(claims: Claims, database: TestDatabase) -> None:
-    async with database.connect("annex_api", claims) as connection:
-        with pytest.raises(asyncpg.InsufficientPrivilegeError):
-            await connection.fetchval(CREATE, "Nobody's")
+async def test_only_a_user_creates_a_workspace(database: TestDatabase, admin: Connection) -> None:
+    workspace = await new_workspace(admin, await new_user(admin))
+    server = await key(admin, workspace, "workspace:update")
+    nobody: Claims = {}
+    for claims in (nobody, server, exchanged(server), OPERATOR):
+        async with database.connect("annex_api", claims) as connection:
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.fetchval(CREATE, "Nobody's")
 
 
 async def test_a_user_that_supabase_does_not_know_creates_nothing(database: TestDatabase) -> None:

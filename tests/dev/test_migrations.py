@@ -1,6 +1,5 @@
 """Migrations are applied, recorded and refused as the Supabase CLI would."""
 
-import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -9,9 +8,8 @@ import pytest
 
 from app.dev import DevError
 from app.dev.migrations import apply, is_supabase_host, split
-from app.dev.postgres import THROWAWAY, EmbeddedPostgres
+from app.dev.postgres import THROWAWAY, EmbeddedPostgres, chosen
 
-VERSION = int(os.environ.get("ANNEX_TEST_POSTGRES", "18"))
 HISTORY = "select version, name, statements from supabase_migrations.schema_migrations order by 1"
 
 SHAPE = """
@@ -25,7 +23,7 @@ from information_schema.columns where table_schema = 'supabase_migrations'
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedPostgres]:
     """Run one server for this file."""
-    with EmbeddedPostgres(tmp_path_factory.mktemp("data"), VERSION, THROWAWAY) as running:
+    with EmbeddedPostgres(tmp_path_factory.mktemp("data"), chosen(), THROWAWAY) as running:
         yield running
 
 

@@ -19,8 +19,7 @@ from app.dev import DevError
 from app.dev.postgres import THROWAWAY, VERSIONS, EmbeddedPostgres
 
 CHECKOUT = Path(__file__).parents[2]
-VERSION = int(os.environ.get("ANNEX_TEST_POSTGRES", "18"))
-OTHER_VERSION = next(version for version in VERSIONS if version != VERSION)
+VERSION, OTHER_VERSION = sorted(VERSIONS, reverse=True)
 
 FACTS = """
 select concat_ws(

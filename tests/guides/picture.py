@@ -1,4 +1,4 @@
-"""Draw docs/live.png and docs/live-dark.png from `make run FRESH=1`, which runs in another terminal.
+"""Draw docs/live.png and docs/live-dark.png; `make run FRESH=1` runs in another terminal.
 
 `python -m tests.guides.picture` reads `.data/dev.json`. No test compares the pictures, as fonts
 differ between machines.

@@ -30,7 +30,7 @@ NAMES = ["a", "b", "0", "1", "-1", "-0", "00", "0000000000001", "9" * 20, "-", "
 # As JSON, in the many ways in which one value can be written.
 SCALARS = [
     *("null", "true", "false", "0", "-0", "0.0", "1", "1.0", "1e0", "10E-1", "0.1", "0.10", "-1.5"),
-    *("1e400", "1e-400", "1e1000", "123456789012345678901234567890", "18446744073709551616"),
+    *("1e300", "1e-300", "1e308", "123456789012345678901234567890", "18446744073709551616"),
     *("9007199254740993", "9007199254740992", "9007199254740993.0"),
     *(json.dumps(t) for t in ("", "1", "1.0", "true", "null", "é", "a:b", "\n", "😀", " ", "NaN")),
     *(json.dumps(t) for t in ("[1]", "{}", '"', "\\", "01", "Infinity", "\t1")),
@@ -38,6 +38,7 @@ SCALARS = [
 VALUES = [
     *SCALARS,
     *(json.loads(t) for t in SCALARS if t.startswith('"')),
+    *("1e400", "1e-400", "1e1000"),
     *("1e2000", "-1e999999999", "1e" + "9" * 30, "1e-20000", "[1]", '{"a": 1}', " 1", "1 ", "+1"),
     *(".5", "5.", "0x1", "TRUE", "None", "\v1", "\u00a01", "9" * 400, "1" + "0" * 400, "\\u0041"),
 ]
@@ -249,7 +250,7 @@ def test_a_malformed_filter_is_refused(
         Filter.read(types, topics, where)
 
 
-@pytest.mark.parametrize("data", ['{"a": 1e5000}', "[" * 2000 + "]" * 2000])
+@pytest.mark.parametrize("data", ["[" * 2000 + "]" * 2000])
 async def test_data_that_python_cannot_decode_stops_no_filtered_stream(
     callers: Callers, tenant: Tenant, data: str
 ) -> None:

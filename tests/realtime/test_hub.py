@@ -12,7 +12,7 @@ import pytest
 from app.filters import EVERYTHING, Filter
 from app.realtime import channels
 from app.realtime import hub as hubs
-from app.realtime.channels import Channel
+from app.realtime.channels import Channel, finish
 from app.realtime.cursors import Cursors
 from app.realtime.feeds import Feed, Sight
 from app.realtime.hub import Hub
@@ -82,7 +82,7 @@ def row(pos: int, type: str = "invoice.paid", **others: Any) -> Mapping[str, Any
 
 def publish(hub: Hub, rows: Sequence[Mapping[str, Any]]) -> None:
     """Do what the tail does with what it read."""
-    hub.publish(rows, {row["event_id"]: row for row in rows})
+    finish(hub.publishing(rows, {row["event_id"]: row for row in rows}))
 
 
 def join(
@@ -275,7 +275,7 @@ def test_an_event_that_cannot_be_encoded_holds_the_log_up_and_costs_no_reader_th
 def test_where_an_event_was_not_read_its_readers_look_in_the_database(hub: Hub) -> None:
     reader, read = join(hub), row(1)
     # The channel began when the other one had not been asked for.
-    hub.publish([read, row(2)], {read["event_id"]: read})
+    finish(hub.publishing([read, row(2)], {read["event_id"]: read}))
     channel = hub.channels[WORKSPACE]
     assert [(m.raw, m.until) for m in reader.got] == [(b"", 0)]
     assert (channel.since, list(channel.frames), hub.head) == (2, [], 2)

@@ -1,4 +1,3 @@
-import os
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -6,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from app.dev.migrations import apply
-from app.dev.postgres import THROWAWAY, EmbeddedPostgres
+from app.dev.postgres import THROWAWAY, EmbeddedPostgres, chosen
 from tests.conftest import MIGRATING_ROLE, ROOT, TestDatabase, execute, running
 from tests.realtime.reader import calling, follow, new_tenant, number, until
 
@@ -15,7 +14,7 @@ class OverTcp(EmbeddedPostgres):
     """A Postgres at an address that outlives a restart; its socket may move."""
 
     def __init__(self, data: Path, port: int) -> None:
-        super().__init__(data, int(os.environ.get("ANNEX_TEST_POSTGRES", "18")), THROWAWAY, port)
+        super().__init__(data, chosen(), THROWAWAY, port)
         self.port = port
 
     def url(self, role: str, database: str) -> str:

@@ -109,6 +109,8 @@ class Bench:
             rate_limit_requests=1_000_000_000,
             # All readers of the bench have one address.
             max_connections_per_address=1_000_000,
+            max_events_per_minute=100_000_000,
+            max_event_bytes_per_minute=10**12,
             max_streams_per_address=1_000_000,
             max_streams_per_workspace=1_000_000,
             max_streams_per_principal=1_000_000,

@@ -65,7 +65,8 @@ class StructShapes:
                 types=frozenset({"object"}),
                 nullable=False,
                 sizes=(t.min_length or None, t.max_length),
-                additional=isinstance(value, mi.AnyType) or self._later(value, f"{where}.*"),
+                additional=isinstance(value, mi.AnyType | mi.RawType)
+                or self._later(value, f"{where}.*"),
             )
         if isinstance(t, mi.TupleType):
             count = len(t.item_types)
@@ -87,7 +88,11 @@ class StructShapes:
                 nullable=False,
                 counts=(t.min_length or None, t.max_length),
                 unique=None if isinstance(t, mi.SetType | mi.FrozenSetType) else False,
-                items=None if isinstance(item, mi.AnyType) else self._later(item, f"{where}[]"),
+                items=(
+                    None
+                    if isinstance(item, mi.AnyType | mi.RawType)
+                    else self._later(item, f"{where}[]")
+                ),
             )
         return self._scalar(t, where)
 

@@ -1,0 +1,119 @@
+"""JSON that is not ours: checked, merged and handed on as it was sent, never decoded to floats."""
+
+import re
+from typing import TypeAlias
+
+import msgspec
+from msgspec import Raw
+
+from app.errors import InvalidRequest, TooLarge
+from app.schemas.problems import FieldError
+
+Document: TypeAlias = dict[str, Raw]
+"""A JSON object whose members stay as they are."""
+
+MAX_PRINTED = 131_072
+"""Digits that the exponents of a document may stand for; Postgres writes each of them out."""
+MAX_METADATA = 16_384
+MAX_DEPTH = 100
+"""Levels of a merge patch."""
+# What a number looks like that may be outside of a double's range, once every digit is a 0.
+OUTLINE = bytes.maketrans(b"123456789E-", b"000000000e+")
+SUSPECT = (b"e000", b"e+000", b"0" * 309)
+# Whatever is no number, then a number; possessive, so that it costs no more than it is long.
+NUMBER = re.compile(
+    rb'(?:[^"0-9]++|"(?:[^"\\]++|\\.)*+")*+([0-9]++(?:\.[0-9]++)?+)(?:[eE]([+-]?[0-9]++))?+',
+    re.DOTALL,
+)
+
+
+def check_numbers(document: Raw, pointer: str) -> None:
+    """Refuse numbers outside of a double's range (RFC 7493, section 2.2).
+
+    `pointer` says where the document stands. Raises `InvalidRequest`, or `TooLarge` for so many
+    large exponents that the document would be too large as Postgres writes it.
+    """
+    content = bytes(document)
+    outline = content.translate(OUTLINE)
+    if not any(sign in outline for sign in SUSPECT):
+        return
+    end, printed = 0, 0
+    while found := NUMBER.match(content, end):
+        end = found.end()
+        mantissa, exponent = found.group(1), found.group(2) or b"0"
+        size = exponent.lstrip(b"+-").lstrip(b"0")
+        is_zero = not mantissa.strip(b"0.")
+        # Of a zero the exponent is a number of places, which Postgres keeps.
+        if (
+            len(size) > 3
+            or (is_zero and int(size or b"0") > 400)
+            or is_out_of_range(found, is_zero)
+        ):
+            raise InvalidRequest(
+                "A number is outside the range of a double (RFC 7493, section 2.2).",
+                errors=[FieldError(pointer, "has a number that is out of range")],
+            )
+        printed += int(size or b"0")
+        if printed > MAX_PRINTED:
+            raise TooLarge("The numbers, written out, are longer than 128 KiB.")
+
+
+def is_out_of_range(found: "re.Match[bytes]", is_zero: bool) -> bool:
+    """Say whether a number becomes infinite as a double, or zero without being zero."""
+    value = float(b"%be%b" % (found.group(1), found.group(2) or b"0"))
+    return value == float("inf") or (value == 0 and not is_zero)
+
+
+def check_members(document: Document, pointer: str) -> None:
+    """Do what `check_numbers` does, for an object whose members were told apart."""
+    for value in document.values():
+        check_numbers(value, pointer)
+
+
+def check_patch(patch: Document) -> None:
+    """Refuse a merge patch of metadata that is larger than what may come of it.
+
+    Raises `InvalidRequest`, also for a number that is out of range or more than 100 levels.
+    """
+    if sum(len(name) + len(bytes(value)) for name, value in patch.items()) > 4 * MAX_METADATA:
+        raise InvalidRequest(
+            "The metadata is larger than 16 KiB.", errors=[FieldError("/metadata", "over 16 KiB")]
+        )
+    check_members(patch, "/metadata")
+    merge(Raw(b"{}"), patch)
+
+
+def merge(target: Raw, patch: Document | None) -> Raw:
+    """Apply a merge patch that was checked (RFC 7396, section 2); None clears the target.
+
+    What the patch does not name keeps every byte. Raises `InvalidRequest` for a patch of more than
+    100 levels.
+    """
+    if patch is None:
+        return Raw(b"{}")
+    return merged(target, Raw(msgspec.json.encode(patch)), MAX_DEPTH)
+
+
+def merged(target: Raw, patch: Raw, depth: int) -> Raw:
+    """Merge one level, undecoded."""
+    if not is_object(patch):
+        return patch
+    if not depth:
+        raise InvalidRequest("The metadata is nested too deeply.")
+    members = members_of(target) if is_object(target) else {}
+    for name, value in members_of(patch).items():
+        if bytes(value) == b"null":
+            members.pop(name, None)
+        else:
+            members[name] = merged(members.get(name, Raw(b"null")), value, depth - 1)
+    return Raw(msgspec.json.encode(members))
+
+
+def members_of(document: Raw) -> Document:
+    """Tell the members of an object apart."""
+    return msgspec.json.decode(document, type=Document)
+
+
+def is_object(document: Raw) -> bool:
+    """Say whether a document is an object; decoded values have no space before them."""
+    return bytes(document)[:1] == b"{"

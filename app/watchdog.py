@@ -1,0 +1,99 @@
+"""How long a turn of the event loop takes, and work that is cut so that none takes long."""
+
+import asyncio
+import time
+from collections import deque
+
+TICK_SECONDS = 0.01
+KEPT_SECONDS = 60.0
+TURN_SECONDS = 0.01
+"""Work that yields does so after this long in one turn."""
+
+
+class Watchdog:
+    """Measures the loop's longest turn: while one lasts, no other request or stream goes on.
+
+    The time that the system gave to other programs is not counted.
+    """
+
+    def __init__(self) -> None:
+        self.now = self.before = 0.0
+        self.began_at = time.monotonic()
+
+    @property
+    def longest(self) -> float:
+        """Seconds of the longest turn in the last one to two minutes."""
+        return max(self.now, self.before)
+
+    def forget(self) -> None:
+        """Begin to measure anew."""
+        self.now = self.before = 0.0
+
+    async def watch(self) -> None:
+        """Measure until cancelled."""
+        loop = asyncio.get_running_loop()
+        timer: asyncio.TimerHandle | None = None
+
+        def arm() -> None:
+            nonlocal timer
+            # A timer of the loop's own and no task, which would wait for a second turn.
+            timer = loop.call_later(
+                TICK_SECONDS, tick, time.monotonic() + TICK_SECONDS, time.thread_time()
+            )
+
+        def tick(due: float, worked: float) -> None:
+            now = time.monotonic()
+            self.now = max(self.now, min(now - due, time.thread_time() - worked))
+            if now - self.began_at >= KEPT_SECONDS:
+                self.now, self.before, self.began_at = 0.0, self.now, now
+            arm()
+
+        arm()
+        try:
+            await loop.create_future()
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+
+class Pace:
+    """Tells work of many small steps when a turn of the loop has been long enough.
+
+    Those who wait go on one after the other, in the order in which they came.
+    """
+
+    def __init__(self) -> None:
+        self.until: float | None = None
+        self.waiting: deque[asyncio.Future[None]] = deque()
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether all that asks here has worked for 10 ms in this turn."""
+        now = time.monotonic()
+        if self.until is None:
+            self.until = now + TURN_SECONDS
+            asyncio.get_running_loop().call_soon(self.begin)
+        return now >= self.until
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether what begins now should wait: for the next turn, or behind others."""
+        return bool(self.waiting) or self.is_spent
+
+    def begin(self) -> None:
+        """Begin a turn with the one who has waited for longest."""
+        self.until = None
+        while self.waiting:
+            following = self.waiting.popleft()
+            if not following.done():
+                following.set_result(None)
+                # Counts from here on, and begins the next turn.
+                _ = self.is_spent
+                return
+
+    async def turn(self) -> None:
+        """Wait for a turn: the rest of the loop goes on meanwhile."""
+        _ = self.is_spent
+        following = asyncio.get_running_loop().create_future()
+        self.waiting.append(following)
+        await following

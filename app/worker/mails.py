@@ -1,0 +1,186 @@
+"""The worker's job that empties the outbox, over SMTP.
+
+Delivery is at least once. A mail is leased, gets a token whose hash is stored, and is then sent; a
+worker that dies in between leaves a lease that ends, and the mail is sent again with a new token.
+"""
+
+import asyncio
+import socket
+from datetime import UTC, datetime
+from email.message import EmailMessage
+from email.utils import format_datetime, parseaddr
+from functools import partial
+from typing import Any
+from urllib.parse import unquote, urlsplit
+from uuid import UUID
+
+import aiosmtplib
+import msgspec
+import structlog
+
+from app.database.pools import Database
+from app.services.invitations import accept_url, hash_of, new_token
+from app.settings import SMTP_SCHEMES, Settings
+from app.worker.letters import Facts, Letters, write
+from app.worker.runner import Job
+
+log = structlog.get_logger()
+
+EVERY_SECONDS = 2.0
+AT_ONCE = 5
+"""Mails that are sent at the same time, each over a connection of its own."""
+COMMAND_SECONDS = 20.0
+SEND_SECONDS = 60.0
+"""How long one mail may take in all; a lease is longer, so that no other worker sends it too."""
+LEASE_SECONDS = 300
+FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 30, 3600
+MAX_ATTEMPTS = 20
+"""After these, over most of a day, a mail is given up; its invitation stays open."""
+CLOSED = "The invitation is closed."
+
+
+class Mail(msgspec.Struct, frozen=True):
+    """A leased mail: a row of annex.lease_mails."""
+
+    id: UUID
+    lease_id: UUID
+    recipient: str
+    attempts: int
+    workspace_name: str
+    invited_by_name: str
+    role_name: str | None
+    locale: str | None
+    expires_at: datetime
+
+
+class Refusal(Exception):
+    """The SMTP server does not take the mail; the text says why."""
+
+    def __init__(self, reason: str, *, is_final: bool) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.is_final = is_final
+
+
+def mailing(settings: Settings, seconds: float = EVERY_SECONDS) -> list[Job]:
+    """Make the job, if there is an SMTP server; several processes may run it.
+
+    Raises `SettingsError` for a template that cannot be used.
+    """
+    if settings.smtp_url is None:
+        return []
+    letters = Letters.read(settings.mail_templates)
+    return [Job("mails", seconds, partial(send_due, settings, letters))]
+
+
+async def send_due(settings: Settings, letters: Letters, database: Database) -> None:
+    """Send what is due, batch after batch; one mail's failure is no other's."""
+    while batch := await lease(settings, database):
+        await asyncio.gather(*(deliver(settings, letters, database, mail) for mail in batch))
+
+
+async def lease(settings: Settings, database: Database) -> list[Mail]:
+    """Lease a batch; none while another worker takes its own."""
+    statement = "select * from annex.lease_mails($1, $2, $3)"
+    async with database.worker.lend() as driver:
+        rows = await driver.fetch(statement, AT_ONCE, LEASE_SECONDS, settings.max_mails_per_address)
+    return [Mail(*row) for row in rows]
+
+
+async def deliver(settings: Settings, letters: Letters, database: Database, mail: Mail) -> None:
+    """Make the token, store its hash, send, and say how it fared."""
+    token = new_token()
+    minted = "select annex.mint_invitation($1, $2, $3)"
+    async with database.worker.lend() as driver:
+        is_open = await driver.fetchval(minted, mail.id, mail.lease_id, hash_of(token))
+    if not is_open:
+        await finish(database, mail, CLOSED, None)
+        return
+    try:
+        await send(settings, compose(settings, letters, mail, token), mail.recipient)
+    except Refusal as refusal:
+        is_final = refusal.is_final or mail.attempts >= MAX_ATTEMPTS
+        retry = min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** min(mail.attempts - 1, 10))
+        log.warning(
+            "a mail was not sent",
+            mail=str(mail.id),
+            attempts=mail.attempts,
+            reason=refusal.reason,
+            again_in_seconds=None if is_final else retry,
+        )
+        await finish(database, mail, refusal.reason, None if is_final else retry)
+    else:
+        await finish(database, mail, None, None)
+
+
+async def finish(database: Database, mail: Mail, error: str | None, retry: int | None) -> None:
+    """Record how a mail fared; a lease that was lost changes nothing."""
+    statement = "select annex.finish_mail($1, $2, $3, $4)"
+    async with database.worker.lend() as driver:
+        await driver.fetchval(statement, mail.id, mail.lease_id, error, retry)
+
+
+def compose(settings: Settings, letters: Letters, mail: Mail, token: str) -> EmailMessage:
+    """Write the mail; each attempt has the same Message-ID, so that a server may know it again."""
+    assert settings.mail_from is not None
+    url = accept_url(settings, token)
+    assert url is not None
+    facts = Facts(
+        workspace=mail.workspace_name,
+        inviter=mail.invited_by_name,
+        role=mail.role_name or "",
+        url=url,
+        expires=f"{mail.expires_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC",
+    )
+    message = write(letters.of(mail.locale), facts, settings.mail_from, mail.recipient)
+    message["Date"] = format_datetime(datetime.now(UTC))
+    message["Message-ID"] = f"<{mail.id}@{host_of(settings.mail_from)}>"
+    return message
+
+
+def host_of(sender: str) -> str:
+    """Return the domain of the sender."""
+    return parseaddr(sender)[1].rpartition("@")[2]
+
+
+async def send(settings: Settings, message: EmailMessage, recipient: str) -> None:
+    """Hand one mail to the SMTP server (RFC 5321); raises `Refusal`.
+
+    Final is what the server says of this mail or its recipient for good; all else may pass.
+    """
+    assert settings.smtp_url is not None
+    assert settings.mail_from is not None
+    server = urlsplit(settings.smtp_url)
+    options: dict[str, Any] = {
+        "hostname": server.hostname,
+        "port": server.port or SMTP_SCHEMES[server.scheme],
+        "username": unquote(server.username) if server.username else None,
+        "password": unquote(server.password) if server.password else None,
+        "use_tls": server.scheme == "smtps",
+        # None: if the server offers it.
+        "start_tls": {"smtps": False, "smtp+starttls": True}.get(server.scheme),
+        # Asking DNS for the full name would block everything else.
+        "local_hostname": socket.gethostname(),
+        "timeout": COMMAND_SECONDS,
+    }
+    client = aiosmtplib.SMTP(**options)
+    try:
+        async with asyncio.timeout(SEND_SECONDS):
+            await client.connect()
+            await client.send_message(
+                message, sender=parseaddr(settings.mail_from)[1], recipients=[recipient]
+            )
+    except aiosmtplib.SMTPRecipientsRefused as error:
+        first = error.recipients[0]
+        reason = f"{first.code} {first.message}"
+        raise Refusal(reason, is_final=first.code >= 500) from None
+    except aiosmtplib.SMTPDataError as error:
+        raise Refusal(f"{error.code} {error.message}", is_final=error.code >= 500) from None
+    except aiosmtplib.SMTPResponseException as error:
+        # Of the greeting, the login or the sender: of every mail, and for the operator to mend.
+        raise Refusal(f"{error.code} {error.message}", is_final=False) from None
+    except (aiosmtplib.SMTPException, OSError, TimeoutError, ValueError) as error:
+        raise Refusal(type(error).__name__, is_final=False) from None
+    finally:
+        # Without QUIT: the server has answered DATA, or has had its time.
+        client.close()

@@ -1,0 +1,23 @@
+from datetime import datetime
+
+from sqlalchemy import CheckConstraint, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from db_models.base import Base
+
+
+class Limit(Base):
+    """A limit of the installation that also holds in plain SQL; no role of ours may select it."""
+
+    __tablename__ = "limits"
+    __table_args__ = (
+        CheckConstraint(
+            "name in ('workspaces_per_user', 'audit_retention_days')", name="limits_name_check"
+        ),
+        CheckConstraint("value between 0 and 1000000", name="limits_value_check"),
+    )
+    name: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[int]
+    created_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
+    updated_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
+    version: Mapped[int] = mapped_column(server_default=text("1"))

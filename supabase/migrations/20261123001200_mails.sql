@@ -1,0 +1,162 @@
+-- Mails: the outbox. Holds what to send and to whom, never a token: the worker makes one when it sends.
+
+set role annex_owner;
+
+-- The mailbox behind an address: what follows a plus sign is mostly the same one. For limits only, never to tell who it is.
+create function annex.mailbox(email text) returns text language sql immutable parallel safe as $$
+  select regexp_replace(annex.fold_email(email), '^([^+@]+)[+][^@]*@', '\1@')
+$$;
+
+create table annex.mails (
+  id uuid not null default annex.uuid7(),
+  workspace_id uuid not null,
+  invitation_id uuid not null,
+  recipient text not null,
+  attempts integer not null default 0,
+  next_attempt_at timestamptz not null default now(),
+  lease_id uuid,
+  leased_until timestamptz,
+  sent_at timestamptz,
+  failed_at timestamptz,
+  error text,
+  created_at timestamptz not null default now(),
+  constraint mails_pkey primary key (id),
+  constraint mails_workspace_id_fkey foreign key (workspace_id) references annex.workspaces (id) on delete cascade,
+  constraint mails_invitation_id_fkey foreign key (invitation_id) references annex.invitations (id) on delete cascade,
+  constraint mails_recipient_check check (annex.email_domain(recipient) is not null),
+  constraint mails_error_check check (char_length(error) <= 500),
+  constraint mails_end_check check (sent_at is null or failed_at is null)
+);
+-- One mail of an invitation waits at a time, however often it is sent again.
+create unique index mails_open_key on annex.mails (invitation_id) where sent_at is null and failed_at is null;
+create index mails_next_attempt_at_idx on annex.mails (next_attempt_at) where sent_at is null and failed_at is null;
+create index mails_workspace_id_idx on annex.mails (workspace_id, created_at);
+create index mails_mailbox_idx on annex.mails (annex.mailbox(recipient), leased_until) where leased_until is not null;
+create index mails_invitation_id_idx on annex.mails (invitation_id);
+create index mails_created_at_idx on annex.mails (created_at);
+
+alter table annex.mails enable row level security, force row level security;
+create policy mails_owner on annex.mails to annex_owner using (true) with check (true);
+
+-- Lease the mails that are due to one worker, oldest first. A mailbox gets so many mails in 24 hours, of all workspaces
+-- together; more wait, and nobody is told. What nobody needs any more is closed. One worker at a time, so that two cannot
+-- both count to the limit. A lease is longer than the worker may take; if it ends, the mail is sent again.
+create function annex.lease_mails(max_rows integer, lease_seconds integer, mailbox_limit integer)
+returns table (
+  mail_id uuid, lease_id uuid, recipient text, attempts integer, workspace_name text, invited_by_name text, role_name text,
+  locale text, expires_at timestamptz
+) language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+declare
+  lease uuid := gen_random_uuid();
+  waiting record;
+  leased uuid[] := '{}';
+begin
+  if not pg_try_advisory_xact_lock(annex.lock_class('mails'), 0) then
+    return;
+  end if;
+  update annex.mails m set failed_at = now(), error = 'The invitation is closed.', lease_id = null
+  from annex.invitations i, annex.workspaces w
+  where m.sent_at is null and m.failed_at is null and m.next_attempt_at <= now() and coalesce(m.leased_until <= now(), true)
+    and i.id = m.invitation_id and w.id = m.workspace_id
+    and (i.status <> 'pending' or i.expires_at <= now() or w.deleted_at is not null);
+  for waiting in
+    select m.id, annex.mailbox(m.recipient) as mailbox from annex.mails m
+    where m.sent_at is null and m.failed_at is null and m.next_attempt_at <= now()
+      and coalesce(m.leased_until <= now(), true)
+    order by m.next_attempt_at limit 1000
+  loop
+    exit when cardinality(leased) >= max_rows;
+    -- Whatever was tried counts, also what failed or was sent anew: the mail may have arrived.
+    if mailbox_limit > (
+      select count(*) from annex.mails x
+      where annex.mailbox(x.recipient) = waiting.mailbox and x.id <> waiting.id
+        and x.leased_until > now() - interval '24 hours'
+    ) then
+      update annex.mails m
+      set lease_id = lease, leased_until = now() + make_interval(secs => lease_seconds), attempts = m.attempts + 1
+      where m.id = waiting.id;
+      leased := leased || waiting.id;
+    else
+      update annex.mails m set next_attempt_at = now() + interval '15 minutes' where m.id = waiting.id;
+    end if;
+  end loop;
+  return query
+    select m.id, m.lease_id, m.recipient, m.attempts, w.name,
+      coalesce((select p.display_name from annex.profiles p where i.invited_by = 'user:' || p.user_id), ''),
+      annex.role_name(i.workspace_id, i.role),
+      coalesce(
+        (
+          select p.locale from annex.profiles p
+          where annex.fold_email(p.email) = m.recipient and p.locale is not null limit 1
+        ),
+        (select p.locale from annex.profiles p where i.invited_by = 'user:' || p.user_id)
+      ),
+      i.expires_at
+    from annex.mails m
+    join annex.invitations i on i.id = m.invitation_id
+    join annex.workspaces w on w.id = m.workspace_id
+    where m.id = any (leased);
+end
+$$;
+grant execute on function annex.lease_mails(integer, integer, integer) to annex_worker;
+
+-- Give a leased mail's invitation the hash of a new token, just before the mail is sent; false if there is nothing to send
+-- any more. A token of an earlier attempt is dead then: of two mails that arrive, the later one's link works.
+create function annex.mint_invitation(mail_id uuid, lease_id uuid, new_hash bytea) returns boolean
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  update annex.invitations i set token_hash = new_hash
+  from annex.mails m
+  where m.id = mint_invitation.mail_id and m.lease_id = mint_invitation.lease_id
+    and m.sent_at is null and m.failed_at is null and m.leased_until > now()
+    and i.id = m.invitation_id and i.status = 'pending' and i.expires_at > now();
+  return found;
+end
+$$;
+grant execute on function annex.mint_invitation(uuid, uuid, bytea) to annex_worker;
+
+-- Say how a leased mail fared: sent without an error; to be tried again after some seconds; else failed for good. False if
+-- the lease is no longer the worker's. Locks the invitation before the mail, as all others do.
+create function annex.finish_mail(mail_id uuid, lease_id uuid, error text default null, retry_seconds integer default null)
+returns boolean
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  invitation annex.invitations;
+begin
+  select i.* into invitation from annex.invitations i join annex.mails m on m.invitation_id = i.id
+  where m.id = finish_mail.mail_id for update of i;
+  update annex.mails m
+  set sent_at = case when finish_mail.error is null then now() end,
+    failed_at = case when finish_mail.error is not null and retry_seconds is null then now() end,
+    next_attempt_at = now() + make_interval(secs => coalesce(retry_seconds, 0)),
+    error = left(finish_mail.error, 500), lease_id = null, leased_until = least(m.leased_until, now())
+  where m.id = finish_mail.mail_id and m.lease_id = finish_mail.lease_id and m.sent_at is null and m.failed_at is null;
+  if not found then
+    return false;
+  end if;
+  update annex.invitations i
+  set delivery = case when finish_mail.error is null then 'sent' when retry_seconds is null then 'failed' else 'queued' end
+  where i.id = invitation.id and i.status = 'pending';
+  return true;
+end
+$$;
+grant execute on function annex.finish_mail(uuid, uuid, text, integer) to annex_worker;
+
+-- Delete at most a number of mails that ended 30 days ago; returns how many.
+create function annex.purge_mails(max_rows integer default 10000) returns bigint
+language sql security definer set search_path = pg_catalog, pg_temp as $$
+  with gone as (
+    delete from annex.mails m
+    where m.id in (
+      select e.id from annex.mails e
+      where e.created_at < now() - interval '30 days' and (e.sent_at is not null or e.failed_at is not null)
+      order by e.created_at limit max_rows
+    )
+    returning 1
+  )
+  select count(*) from gone
+$$;
+grant execute on function annex.purge_mails(integer) to annex_worker;
+
+reset role;

@@ -1,0 +1,193 @@
+"""No turn of the event loop is long, whatever load is let in: others would stand still for it."""
+
+import asyncio
+import gc
+import selectors
+import socket
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import msgspec
+import pytest
+
+from app.server import raise_file_limit, settle
+from app.watchdog import Pace, Watchdog
+from tests.conftest import Callers, Running, Tenant, TestDatabase, new_tenant, running
+
+STREAMS, FILTERS, BATCH = 2000, 200, 500
+BURST = 20
+"""Streams that are opened at once."""
+LONGEST_SECONDS = 0.05
+
+
+class Crowd(threading.Thread):
+    """Many readers of streams, in a thread of their own; counts the events that each got."""
+
+    def __init__(self, server: Running, tenant: Tenant) -> None:
+        super().__init__(daemon=True)
+        self.address = (urlsplit(server.url).hostname, urlsplit(server.url).port)
+        self.tenant = tenant
+        self.got = [0] * STREAMS
+        self.is_over = False
+
+    def run(self) -> None:
+        """Open all streams and read until it is over."""
+        token = self.tenant.owner.client.headers["authorization"]
+        chosen = selectors.DefaultSelector()
+        sockets = []
+        for n in range(STREAMS):
+            names = [f"type-{n % FILTERS}.*", *(f"none-{n % FILTERS}-{i}.*" for i in range(19))]
+            path = f"{self.tenant.path}/stream?types={','.join(names)}"
+            made = socket.create_connection(self.address)
+            made.sendall(
+                f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {token}\r\n\r\n".encode()
+            )
+            chosen.register(made, selectors.EVENT_READ, n)
+            sockets.append(made)
+            if n % BURST == BURST - 1:
+                for opened in sockets[-BURST:]:
+                    assert b"HTTP/1.1 200" in opened.recv(2**16)
+        while not self.is_over:
+            for key, _ in chosen.select(0.1):
+                assert isinstance(key.fileobj, socket.socket)
+                self.got[key.data] += key.fileobj.recv(2**20).count(b'"type":"type-')
+        for made in sockets:
+            made.close()
+
+
+@contextmanager
+def crowd(server: Running, tenant: Tenant) -> Iterator[Crowd]:
+    raise_file_limit()
+    made = Crowd(server, tenant)
+    made.start()
+    try:
+        yield made
+    finally:
+        made.is_over = True
+        made.join()
+
+
+@pytest.fixture
+async def server(database: TestDatabase) -> AsyncIterator[Running]:
+    """A server whose collector is set as in production."""
+    thresholds = gc.get_threshold()
+    async with running(database) as made:
+        settle()
+        yield made
+    gc.set_threshold(*thresholds)
+    gc.unfreeze()
+
+
+class Turns:
+    """Measures every turn of this loop, in CPU time; the watchdog only samples them."""
+
+    def __init__(self) -> None:
+        self.longest = 0.0
+        self.task = asyncio.create_task(self.measure())
+
+    async def measure(self) -> None:
+        while True:
+            worked = time.thread_time()
+            await asyncio.sleep(0)
+            self.longest = max(self.longest, time.thread_time() - worked)
+
+
+@pytest.mark.timeout(120)
+async def test_2000_streams_with_200_filters_and_batches_of_500_leave_no_long_turn(
+    server: Running,
+) -> None:
+    callers = Callers(server)
+    tenant = await new_tenant(callers)
+    runtime = server.app.state.runtime
+    batches = 4
+    with crowd(server, tenant) as readers:
+        while len(runtime.hub.waiting()) < STREAMS:
+            await asyncio.sleep(0.05)
+        turns = Turns()
+        runtime.watchdog.forget()
+        async with server.database.connect("postgres") as sql:
+            for _ in range(batches):
+                events = [
+                    {"type": f"type-{n % FILTERS}.made", "source": "s", "data": {"n": n}}
+                    for n in range(BATCH)
+                ]
+                batch = msgspec.json.encode(events).decode()
+                await sql.execute("select annex.publish_events($1, $2)", UUID(tenant.id), batch)
+        expected = [
+            batches * (BATCH // FILTERS + (n % FILTERS < BATCH % FILTERS)) for n in range(STREAMS)
+        ]
+        async with asyncio.timeout(60):
+            while readers.got != expected:
+                await asyncio.sleep(0.05)
+    await callers.close()
+    turns.task.cancel()
+    assert turns.longest < LONGEST_SECONDS
+    assert 0 < runtime.watchdog.longest < LONGEST_SECONDS
+
+
+async def test_the_watchdog_sees_a_long_turn() -> None:
+    watchdog = Watchdog()
+    task = asyncio.create_task(watchdog.watch())
+    await asyncio.sleep(0.05)
+    assert watchdog.longest < 0.05
+    end = time.thread_time() + 0.1
+    while time.thread_time() < end:
+        pass
+    await asyncio.sleep(0.05)
+    assert watchdog.longest > 0.08
+    task.cancel()
+
+
+async def test_work_of_many_steps_lets_others_go_on() -> None:
+    pace, turns = Pace(), 0
+
+    async def work() -> None:
+        for _ in range(100):
+            end = time.monotonic() + 0.002
+            while time.monotonic() < end:
+                pass
+            if pace.is_spent:
+                await pace.turn()
+
+    tasks = [asyncio.create_task(work()) for _ in range(3)]
+    while not all(t.done() for t in tasks):
+        await asyncio.sleep(0)
+        turns += 1
+    # 600 ms of work, at 10 ms a turn of all three together.
+    assert turns > 30
+
+
+async def test_what_has_one_thing_to_do_is_not_held_up_by_what_has_many() -> None:
+    pace, done = Pace(), list[str]()
+
+    def work(seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            pass
+
+    async def many() -> None:
+        for _ in range(200):
+            work(0.002)
+            if pace.is_spent:
+                await pace.turn()
+        done.append("many")
+
+    async def one() -> None:
+        if pace.is_busy:
+            await pace.turn()
+        work(0.0005)
+        done.append("one")
+
+    long = asyncio.create_task(many())
+    await asyncio.sleep(0)
+    short = [asyncio.create_task(one()) for _ in range(10)]
+    gone = asyncio.create_task(one())
+    await asyncio.sleep(0)
+    gone.cancel()
+    await asyncio.gather(long, *short, gone, return_exceptions=True)
+    assert done.count("one") >= 10
+    assert done[-1] == "many"

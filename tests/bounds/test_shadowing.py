@@ -1,0 +1,192 @@
+"""Look-alikes in pg_temp and public: no function of Annex takes one for its own."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from tests.conftest import TestDatabase
+from tests.database.conftest import Claims, Connection, new_user, new_workspace, user
+
+PWNED = "runs as the owner"
+EVIL = f"""
+create function {{schema}}.evil(value anyelement) returns boolean language plpgsql as $$
+begin
+  if current_user = 'annex_owner' then
+    raise exception '{PWNED}';
+  end if;
+  return true;
+end
+$$
+"""
+TYPES = (
+    "uuid",
+    "text",
+    "jsonb",
+    "integer",
+    "int4",
+    "bigint",
+    "boolean",
+    "bool",
+    "bytea",
+    "record_",
+)
+FUNCTIONS = {
+    "now()": "timestamptz",
+    "clock_timestamp()": "timestamptz",
+    "gen_random_uuid()": "uuid",
+    "current_setting(text, boolean)": "text",
+    "current_setting(text)": "text",
+    "set_config(text, text, boolean)": "text",
+    "lower(text)": "text",
+    "sha256(bytea)": "bytea",
+    "jsonb_typeof(jsonb)": "text",
+    "octet_length(text)": "integer",
+    "to_regclass(text)": "regclass",
+    "pg_try_advisory_xact_lock(integer, integer)": "boolean",
+    "cardinality(text[])": "integer",
+    "array_position(text[], text)": "integer",
+}
+OPERATORS = (
+    ("=", "text", "text"),
+    ("<>", "text", "text"),
+    ("||", "text", "text"),
+    ("=", "uuid", "uuid"),
+    ("->>", "jsonb", "text"),
+    ("->", "jsonb", "text"),
+    ("<=", "integer", "integer"),
+    ("~", "text", "text"),
+)
+TABLES = ("workspaces", "members", "roles", "events", "pg_roles", "pg_class", "annex")
+CALLABLE = """
+select p.oid::regprocedure::text as name, p.proname, p.proretset,
+  array(select format_type(t, null) from unnest(p.proargtypes::oid[]) t) as types
+from pg_proc p where p.pronamespace = 'annex'::regnamespace
+  and has_function_privilege(current_user, p.oid, 'execute')
+"""
+VALUES = {
+    "text": "'x'",
+    "text[]": "'{}'",
+    "jsonb": '\'{"a": {"b": null}}\'',
+    "integer": "1",
+    "bigint": "1",
+    "integer[]": "'{1}'",
+    "boolean": "true",
+    "bytea": "'\\x00'",
+    "timestamp with time zone": "'2030-01-01'",
+    "uuid[]": "'{}'",
+}
+
+
+async def forge(connection: Connection, schema: str) -> int:
+    """Make all look-alikes in a schema that the session lets itself make; returns how many."""
+    made = 0
+    kind = "temp" if schema == "pg_temp" else ""
+    statements = [EVIL.format(schema=schema)]
+    statements += [
+        f"create domain {schema}.{t} as pg_catalog.{'text' if t == 'record_' else t}"
+        f" check ({schema}.evil(value))"
+        for t in TYPES
+    ]
+    for signature, result in FUNCTIONS.items():
+        name, _, rest = signature.partition("(")
+        types = ", ".join(f"pg_catalog.{t}" for t in rest[:-1].split(", ") if t)
+        statements.append(
+            f"create function {schema}.{name}({types}) returns pg_catalog.{result} language sql"
+            f" as 'select case when {schema}.evil(1::pg_catalog.int4) then null end"
+            f"::pg_catalog.{result}'"
+        )
+    for n, (operator, left, right) in enumerate(OPERATORS):
+        statements.append(
+            f"create function {schema}.op_{n}(pg_catalog.{left}, pg_catalog.{right}) returns"
+            f" pg_catalog.bool language sql as 'select {schema}.evil(1::pg_catalog.int4)'"
+        )
+        statements.append(
+            f"create operator {schema}.{operator} (leftarg = pg_catalog.{left},"
+            f" rightarg = pg_catalog.{right}, function = {schema}.op_{n})"
+        )
+    statements += [f"create {kind} table {schema}.{t} (id pg_catalog.int4)" for t in TABLES]
+    statements += [
+        f"create cast ({schema}.text as pg_catalog.int4) with inout as implicit",
+        f"create cast (pg_catalog.text as {schema}.uuid) with inout as implicit",
+    ]
+    for statement in statements:
+        with contextlib.suppress(asyncpg.PostgresError):
+            await connection.execute(statement)
+            made += 1
+    return made
+
+
+async def call_everything(connection: Connection, workspace: UUID) -> list[str]:
+    """Call what the session may call and write what it may write; returns what got through."""
+    taken = []
+    for row in await connection.fetch(CALLABLE.replace("pg_proc", "pg_catalog.pg_proc")):
+        values = [
+            f"'{workspace}'::pg_catalog.uuid" if t == "uuid" else f"{VALUES.get(t, 'null')}::{t}"
+            for t in row["types"]
+        ]
+        values = [
+            v.replace("::", "::pg_catalog.", 1) if "pg_catalog" not in v else v for v in values
+        ]
+        values = [v.replace("timestamp with time zone", "timestamptz") for v in values]
+        calls = [f"select * from annex.{row['proname']}({', '.join(values)})"]
+        calls += [
+            f"update annex.{table} set {column} = {column}"
+            for table, column in (("workspaces", "name"), ("profiles", "display_name"))
+        ]
+        for call in calls:
+            await connection.execute("begin")
+            try:
+                await connection.execute(call)
+            except asyncpg.PostgresError as error:
+                if PWNED in str(error):
+                    taken.append(row["name"])
+            await connection.execute("rollback")
+    return taken
+
+
+@contextlib.asynccontextmanager
+async def session(
+    database: TestDatabase, role: str, claims: Claims
+) -> AsyncIterator["asyncpg.Connection[Any]"]:
+    """Log in as a role of ours, or as PostgREST's user."""
+    login = "authenticator" if role == "authenticated" else role
+    async with database.connect(login, claims) as connection:
+        if role == "authenticated":
+            await connection.execute("set role authenticated")
+        yield connection
+
+
+@pytest.mark.parametrize("role", ["annex_api", "annex_worker", "authenticated"])
+@pytest.mark.parametrize("schema", ["pg_temp", "public"])
+async def test_no_look_alike_runs_with_the_owners_rights(
+    role: str, schema: str, own_database: TestDatabase
+) -> None:
+    async with own_database.connect("postgres") as admin:
+        owner = await new_user(admin)
+        workspace = await new_workspace(admin, owner)
+        # As it was by default before Postgres 15, and still is where somebody granted it.
+        await admin.execute("grant create on schema public to public")
+    async with session(own_database, role, user(owner)) as attacker:
+        assert await forge(attacker, schema) > 30
+        for path in (f"{schema}, pg_catalog", f"pg_catalog, {schema}", schema):
+            await attacker.execute(f"set search_path = {path}")
+            assert await call_everything(attacker, workspace) == []
+
+
+async def test_that_test_sees_a_function_that_looks_in_the_wrong_place(
+    own_database: TestDatabase,
+) -> None:
+    async with own_database.connect("postgres") as admin:
+        owner = await new_user(admin)
+        workspace = await new_workspace(admin, owner)
+        await admin.execute(
+            "alter function annex.access(text) set search_path = pg_temp, pg_catalog"
+        )
+    async with session(own_database, "annex_api", user(owner)) as attacker:
+        await forge(attacker, "pg_temp")
+        found = await call_everything(attacker, workspace)
+        assert any("access" in name for name in found)
