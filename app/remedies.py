@@ -2,7 +2,7 @@
 
 REMEDIES = {
     "invalid_request": "Correct the fields that `errors` names, then send the request again.",
-    "invalid_cursor": "Load the first page again; a cursor is good only for the list that it came from.",
+    "invalid_cursor": "Load the first page again; a cursor is good for its own list only.",
     "unknown_role": "Name a role that `listRoles` lists.",
     "unauthorized": "Send a valid credential as `Authorization: Bearer …`.",
     "missing_credentials": "Send `Authorization: Bearer <access token or key>`.",
