@@ -22,6 +22,9 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 def annex() -> None:
     """The B2B layer for a Supabase project: workspaces, members, API keys, events, live streams.
 
+    To try it, run `annex dev`: it needs no settings. To run it on your project, apply the
+    migrations (`supabase db push`), then start `annex serve` and, beside it, `annex worker`.
+
     Settings come from the environment (ANNEX_…) and from a file .env; .env.example explains each.
     """
 
@@ -43,7 +46,7 @@ def dev(host: str, port: int, data: Path, fresh: bool) -> None:
     """Run everything on a local Postgres with demo data; needs no settings.
 
     Prints URLs, a demo user's token, an API key and curl lines to paste. Ctrl-C stops it; the data
-    stays.
+    stays. In another terminal, `. .data/dev.env` sets ANNEX_URL, ANNEX_KEY and ANNEX_TOKEN.
     """
     from app.dev.demo import greeting
     from app.dev.server import run
@@ -69,7 +72,12 @@ def dev(host: str, port: int, data: Path, fresh: bool) -> None:
     help="Processes that share the port; one a core. Each follows the log and holds streams.",
 )
 def serve(host: str, port: int, workers: int) -> None:
-    """Serve the API on the database of the settings, until SIGINT or SIGTERM."""
+    """Serve the API on the database of the settings, until SIGINT or SIGTERM.
+
+    Needs ANNEX_DATABASE_URL, ANNEX_WORKER_DATABASE_URL, ANNEX_SUPABASE_URL and ANNEX_SECRET_KEY. If
+    a setting or the database is wrong, it says so and exits with 1. When it stops, it ends open
+    streams over 3 s; clients reconnect with their cursor and lose nothing.
+    """
     from app.processes import serve_together
     from app.server import serve
 
@@ -86,7 +94,8 @@ def serve(host: str, port: int, workers: int) -> None:
 def worker() -> None:
     """Keep the database in order beside `annex serve`, and send its mails.
 
-    Several may run.
+    It makes and drops partitions, deletes expired events and answers, and runs until it is stopped.
+    Run at least one; several share the work.
     """
     from app.server import check
     from app.worker.housekeeping import work
@@ -99,9 +108,17 @@ def worker() -> None:
 
 @annex.command()
 @click.argument("user", default="owner")
-@click.option("--email", help="The token's email; of a demo user, theirs.")
-@click.option("--aal", type=click.Choice(["aal1", "aal2"]), default="aal1", show_default=True)
-@click.option("--seconds", default=86400, show_default=True, help="How long it is good.")
+@click.option("--email", help="Email claim; a demo user has one already.")
+@click.option(
+    "--aal",
+    type=click.Choice(["aal1", "aal2"]),
+    default="aal1",
+    show_default=True,
+    help="Claim aal; aal2 has passed a second factor.",
+)
+@click.option(
+    "--seconds", default=86400, show_default=True, help="Lifetime of the token in seconds."
+)
 @click.option(
     "--data",
     type=click.Path(path_type=Path, file_okay=False),
@@ -157,7 +174,8 @@ def migrate(url: str) -> None:
 def operator_key() -> None:
     """Make an operator key, and its hash for ANNEX_OPERATOR_KEY_HASHES.
 
-    The key is printed once and kept nowhere.
+    The key is printed once and kept nowhere. An operator reads /metrics and sees all workspaces.
+    Put only the hash into the settings, and restart `annex serve`.
     """
     from app.auth.keys import Key
 

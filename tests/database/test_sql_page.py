@@ -10,10 +10,12 @@ import pytest
 from app.dev.postgres import EmbeddedPostgres
 from tests.conftest import ROOT, TestDatabase, new_database
 from tests.database.conftest import exchanged, join, key, new_user, new_workspace, postgrest, user
+from tests.guides.blocks import blocks
 
 PAGE = (ROOT / "docs" / "sql.md").read_text()
-SQL = re.findall(r"```sql manual\n(.*?)```", PAGE, re.DOTALL)
-PLAN = re.findall(r"```text manual\n(.*?)```", PAGE, re.DOTALL)[0]
+BLOCKS = list(blocks("docs/sql.md", PAGE))
+SQL = [block.code for block in BLOCKS if block.language == "sql"]
+PLAN = next(block.code for block in BLOCKS if block.language == "text")
 pytestmark = pytest.mark.timeout(120)
 
 
