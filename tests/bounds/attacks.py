@@ -130,7 +130,8 @@ async def streams(a: Attacker) -> None:
                 if answer.status_code != 200:
                     await answer.aread()
                     a.note(answer)
-                    await asyncio.sleep(0.05)
+                    # Or these alone would spend the rate of requests, and leave none for batches.
+                    await asyncio.sleep(1)
                     return
                 async for _ in answer.aiter_raw():
                     if a.is_over:
