@@ -26,6 +26,7 @@ from app.worker.letters import Facts, Letters, cleaned, write
 from app.worker.runner import Runner
 from tests.conftest import Callers, Tenant, TestDatabase, new_tenant, running
 from tests.controllers.test_invitations import RESPOND, accept, code, issue, listed
+from tests.factories import make_settings
 from tests.worker.mailbox import Mailbox, mailbox, settings_of
 
 
@@ -406,7 +407,7 @@ def certificate(folder: Path) -> ssl.SSLContext:
 def over(box: Mailbox, scheme: str, login: str = "") -> Settings:
     """Make settings that reach a server in another way."""
     kept = settings_of(box, smtp_url=f"{scheme}://{login}127.0.0.1:{box.port}")
-    return Settings(database_url="", worker_database_url="", **kept)
+    return make_settings(**kept)
 
 
 async def one(settings: Settings) -> None:
