@@ -183,7 +183,7 @@ begin
   workspace := annex.lock_workspace(rule.workspace_id);
   -- Asked again under the lock: the user may have joined or been removed, the rule be gone.
   select j.* into rule from annex.matching_rules(caller.user_id, caller.email, caller.provider) j where j.id = rule.id;
-  if rule.id is null or (annex.find_role(rule.workspace_id, rule.role)).id is null then
+  if rule.id is null or not exists (select from annex.find_role(rule.workspace_id, rule.role)) then
     raise exception 'There is no such rule, or it does not let you in.'
       using errcode = 'no_data_found', constraint = 'not_found';
   end if;
