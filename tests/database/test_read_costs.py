@@ -31,8 +31,8 @@ insert into annex.roles (workspace_id, key, name, permissions)
 insert into annex.members (workspace_id, user_id, role)
   select id, created_by, 'owner' from annex.workspaces;
 insert into annex.invitations (workspace_id, email, role, invited_by, expires_at)
-  select w.id, 'u' || n || '@example.com', 'viewer', 'user:' || w.created_by,
-    now() + interval '1 day'
+  select w.id, case when w.slug like 'w-%77' and n = 1 then 'u2' else 'x' || w.slug || n end
+    || '@example.com', 'viewer', 'user:' || w.created_by, now() + interval '1 day'
   from annex.workspaces w, generate_series(1, 3) n;
 insert into annex.api_keys (workspace_id, name, permissions, prefix, secret_hash)
   select id, repeat('x', 100), '{workspace:read}', substr(md5(id::text || n), 1, 12),
