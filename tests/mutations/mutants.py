@@ -11,28 +11,29 @@ REST = r"(?:'(?:[^']|'')*'|[^;'])*;"
 REFUSALS = re.compile(
     rf"raise exception\s{REST}" rf"|perform annex\.(?:(?:require|refuse)\w*|lock_workspace)\({REST}"
 )
-# Conditions that keep a row from those who may not have it; each is replaced by what is always so.
-CONDITIONS = [
-    r"(?<=and )m\.status = 'active'",
-    r"(?<=and )w\.deleted_at is null",
-    r"(?<=and )k\.revoked_at is null",
-    r"k\.expires_at > (?:statement_timestamp|now)\(\)",
-    r"k\.workspace_id = \w+\.workspace_id",
-    r"session_user = 'annex_api'",
-    r"session_user not in \([^)]*\)",
-    r"i\.expires_at > now\(\)",
-    r"invitation\.expires_at > now\(\)",
-    r"invitation\.uses < invitation\.max_uses",
-    r"u\.email = invitation\.email",
-    r"u\.email_confirmed_at is not null",
-    r"j\.value = annex\.email_domain\(matching_rules\.email\)",
-    r"'invitations:manage' = any \(g\.permissions\)",
-    r"given\.permissions <@ permissions",
-    r"m\.user_id <> old\.user_id",
-    r"annex\.has_permission\([^()]*\)",
-    r"annex\.may_give\([^()]*\)",
-    r"annex\.is_proof\([^()]*\)",
-]
+# Conditions that keep a row from those who may not have it; each is replaced by what is always so. With a word of the
+# tests that are about it.
+CONDITIONS = {
+    r"(?<=and )m\.status = 'active'": "suspended",
+    r"(?<=and )w\.deleted_at is null": "deleted_workspace",
+    r"(?<=and )k\.revoked_at is null": "revoked",
+    r"k\.expires_at > (?:statement_timestamp|now)\(\)": "expire",
+    r"k\.workspace_id = \w+\.workspace_id": "another",
+    r"session_user = 'annex_api'": "vouches",
+    r"session_user not in \([^)]*\)": "member_limit",
+    r"i\.expires_at > now\(\)": "expired",
+    r"invitation\.expires_at > now\(\)": "expired",
+    r"invitation\.uses < invitation\.max_uses": "max_uses",
+    r"u\.email = invitation\.email": "approve",
+    r"u\.email_confirmed_at is not null": "confirmed",
+    r"j\.value = annex\.email_domain\(matching_rules\.email\)": "domain",
+    r"'invitations:manage' = any \(g\.permissions\)": "inviter",
+    r"given\.permissions <@ permissions": "above",
+    r"m\.user_id <> old\.user_id": "last_owner",
+    r"annex\.has_permission\([^()]*\)": "already_member",
+    r"annex\.may_give\([^()]*\)": "made_an_invitation_possible",
+    r"annex\.is_proof\([^()]*\)": "sso",
+}
 SOURCES = """
 select p.proname, p.prosrc, pg_get_functiondef(p.oid) from pg_proc p
 where p.pronamespace = 'annex'::regnamespace and p.prosqlbody is null order by p.oid
@@ -64,35 +65,30 @@ class Mutant(NamedTuple):
     words: list[str]
 
 
-def cuts(source: str) -> Iterator[tuple[str, str]]:
-    """Yield what is taken out of a function's source, and the source without it."""
+def cuts(source: str) -> Iterator[tuple[re.Match[str], str, list[str]]]:
+    """Yield what is taken out of a function, what stands there instead, and words of its tests."""
     for found in REFUSALS.finditer(source):
-        yield found[0], source[: found.start()] + "null;" + source[found.end() :]
-    for pattern in CONDITIONS:
+        quoted = re.findall(r"constraint = '(\w+)'", found[0])
+        yield found, "null;", quoted + re.findall(r"'([a-z]+:[a-z]+)'", found[0])
+    for pattern, word in CONDITIONS.items():
         for found in re.finditer(pattern, source):
-            yield found[0], source[: found.start()] + "true" + source[found.end() :]
+            yield found, "true", [word]
 
 
 async def mutants(connection: "asyncpg.Connection[Any]") -> list[Mutant]:
     """Read a migrated database's functions, policies, triggers and tables, and make its mutants."""
     made = []
     for name, source, definition in await connection.fetch(SOURCES):
-        for text, rest in cuts(source):
-            words = [
-                name,
-                *re.findall(r"constraint = '(\w+)'", text),
-                *re.findall(r"'([a-z]+:[a-z]+)'", text),
-            ]
-            short = " ".join(text.split())
-            label = re.search(r"constraint = '\w+'", short)
-            what = f"{label[0]} ({short[17:60]}…)" if label else short[:90]
-            line = source[: source.index(text)].count("\n") + 1
+        for found, instead, words in cuts(source):
+            rest = source[: found.start()] + instead + source[found.end() :]
+            line = source.count("\n", 0, found.start()) + 1
+            what = " ".join(found[0].split()).removeprefix("raise exception ")[:80]
             made.append(
                 Mutant(
                     f"{name}:{line} {what}",
                     definition.replace(source, rest),
                     definition,
-                    words,
+                    [name, *words],
                 )
             )
     for policy, table, using, check in await connection.fetch(POLICIES):
