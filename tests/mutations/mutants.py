@@ -11,8 +11,8 @@ REST = r"(?:'(?:[^']|'')*'|[^;'])*;"
 REFUSALS = re.compile(
     rf"raise exception\s{REST}" rf"|perform annex\.(?:(?:require|refuse)\w*|lock_workspace)\({REST}"
 )
-# Conditions that keep a row from those who may not have it; each is replaced by what is always so. With a word of the
-# tests that are about it.
+# Conditions that keep a row from those who may not have it, with a word of the tests about it; each
+# is replaced by what is always so.
 CONDITIONS = {
     r"(?<=and )m\.status = 'active'": "suspended",
     r"(?<=and )w\.deleted_at is null": "deleted_workspace",
