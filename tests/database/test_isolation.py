@@ -330,6 +330,9 @@ async def test_only_the_api_vouches_for_keys_and_operators(
         assert await their_rows(admin, connection, tenants) == {}
         ask = "select annex.has_permission($1, 'events:read')"
         assert await connection.fetchval(ask, tenants.theirs) is False
+        who = "select coalesce(annex.key_id()::text, ''), annex.is_operator(), annex.principal()"
+        [found] = await connection.fetch(who)
+        assert tuple(found) == ("", False, "system")
 
 
 async def test_service_role_reads_no_table(
