@@ -252,3 +252,5 @@ grant select (
 ) on annex.api_keys to annex_api;
 
 reset role;
+
+insert into annex.migrations (name) values ('04_api_keys');

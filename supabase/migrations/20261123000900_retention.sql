@@ -160,3 +160,5 @@ $$;
 grant execute on function annex.purge_workspaces(integer, integer) to annex_worker;
 
 reset role;
+
+insert into annex.migrations (name) values ('09_retention');
