@@ -238,6 +238,26 @@ def uninstall(url: str | None) -> None:
     click.echo(removal(), nl=False)
 
 
+@annex.command()
+@click.option("--json", "is_json", is_flag=True, help="Print the results as JSON.")
+def doctor(is_json: bool) -> None:
+    """Check a deployment, and say what is wrong and what cures it.
+
+    Run it where Annex runs, with the same settings; it changes nothing. Exits with 0 if all is
+    well, 1 for warnings, 2 for errors.
+    """
+    import msgspec
+
+    from app.doctor.visit import diagnose, exit_code, lines
+
+    results = diagnose()
+    if is_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(results)).decode())
+    else:
+        click.echo("\n".join(lines(results)))
+    sys.exit(exit_code(results))
+
+
 @annex.command("operator-key")
 def operator_key() -> None:
     """Make an operator key, and its hash for ANNEX_OPERATOR_KEY_HASHES.
