@@ -13,7 +13,8 @@ OLDEST = 150000
 SKEW_SECONDS, LEEWAY_SECONDS = 3.0, 20.0
 ROLES = (("annex_api", "ANNEX_DATABASE_URL"), ("annex_worker", "ANNEX_WORKER_DATABASE_URL"))
 SAME = """
-select format('%s on a server started at %s', current_database(), pg_postmaster_start_time())
+select format('%s on a server started at %s', current_database(),
+  pg_postmaster_start_time() at time zone 'UTC')
 """
 LISTENING = 3
 """Connections as annex_worker that `annex serve` opens at its start."""
