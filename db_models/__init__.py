@@ -10,12 +10,14 @@ from db_models.limits import Limit
 from db_models.log import LogEntry, LogState, Pending, Reader, Retention
 from db_models.mails import Mail
 from db_models.members import Member
+from db_models.migrations import AppliedMigration
 from db_models.profiles import Profile
 from db_models.roles import Role
 from db_models.workspaces import Workspace
 
 __all__ = [
     "ApiKey",
+    "AppliedMigration",
     "Base",
     "Event",
     "EventKey",

@@ -19,6 +19,8 @@ ACQUIRE_SECONDS = 10.0
 CONNECT_SECONDS = 5.0
 COMMAND_SECONDS = 10.0
 """How long a request waits for an answer; the role's own statement_timeout ends it before."""
+API_NAME, WORKER_NAME = "annex", "annex worker"
+"""How `annex serve` and `annex worker` call themselves in pg_stat_activity."""
 WORKERS = 5
 """Connections for the tail, its wake-ups, readers and jobs."""
 # What a Postgres that is not there raises, from the socket up.
@@ -43,7 +45,7 @@ POOLER_HINT = (
 class Database:
     """The two pools: `api` serves requests as annex_api, `worker` the log as annex_worker."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, name: str = API_NAME) -> None:
         self.is_pooled = settings.transaction_pooler
         self.api = Pool(
             "DATABASE_URL",
@@ -51,9 +53,14 @@ class Database:
             settings.pool_size,
             each=settings.max_statements_per_principal,
             is_pooled=self.is_pooled,
+            name=name,
         )
         self.worker = Pool(
-            "WORKER_DATABASE_URL", settings.worker_database_url, WORKERS, is_pooled=self.is_pooled
+            "WORKER_DATABASE_URL",
+            settings.worker_database_url,
+            WORKERS,
+            is_pooled=self.is_pooled,
+            name=name,
         )
 
     async def __aenter__(self) -> Self:
@@ -70,7 +77,14 @@ class Pool:
     """Lends connections of one role; opens them when they are needed."""
 
     def __init__(
-        self, setting: str, url: str, size: int, *, each: int | None = None, is_pooled: bool = False
+        self,
+        setting: str,
+        url: str,
+        size: int,
+        *,
+        each: int | None = None,
+        is_pooled: bool = False,
+        name: str = API_NAME,
     ) -> None:
         self.url = database_url(setting, url)
         self.dsn = self.url.render_as_string(hide_password=False)
@@ -87,7 +101,7 @@ class Pool:
             timeout=CONNECT_SECONDS,
             command_timeout=COMMAND_SECONDS,
             # A pooler takes no other settings than those it knows; PgBouncer knows this one.
-            server_settings={"application_name": "annex"},
+            server_settings={"application_name": name},
             # Behind a transaction pooler no statement has a name: asyncpg then parses it in the
             # same message that runs it, on whichever server that reaches.
             statement_cache_size=0 if is_pooled else 100,

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import structlog
 
-from app.database.pools import Database, Driver
+from app.database.pools import WORKER_NAME, Database, Driver
 from app.logs import configure_logging
 from app.settings import Settings
 from app.worker.mails import mailing
@@ -132,7 +132,7 @@ async def expire_events(driver: Driver, retention_days: int | None) -> int:
 async def work(settings: Settings) -> None:
     """Run the worker by itself, on connections of its own, until cancelled."""
     configure_logging(settings)
-    async with Database(settings) as database:
+    async with Database(settings, WORKER_NAME) as database:
         await runner(database, settings).run()
 
 

@@ -144,13 +144,9 @@ def host_of(sender: str) -> str:
     return parseaddr(sender)[1].rpartition("@")[2]
 
 
-async def send(settings: Settings, message: EmailMessage, recipient: str) -> None:
-    """Hand one mail to the SMTP server (RFC 5321); raises `Refusal`.
-
-    Final is what the server says of this mail or its recipient for good; all else may pass.
-    """
+def smtp_client(settings: Settings, timeout_seconds: float = COMMAND_SECONDS) -> aiosmtplib.SMTP:
+    """Make a client of the settings' SMTP server; connects to nothing yet."""
     assert settings.smtp_url is not None
-    assert settings.mail_from is not None
     server = urlsplit(settings.smtp_url)
     options: dict[str, Any] = {
         "hostname": server.hostname,
@@ -162,9 +158,18 @@ async def send(settings: Settings, message: EmailMessage, recipient: str) -> Non
         "start_tls": {"smtps": False, "smtp+starttls": True}.get(server.scheme),
         # Asking DNS for the full name would block everything else.
         "local_hostname": socket.gethostname(),
-        "timeout": COMMAND_SECONDS,
+        "timeout": timeout_seconds,
     }
-    client = aiosmtplib.SMTP(**options)
+    return aiosmtplib.SMTP(**options)
+
+
+async def send(settings: Settings, message: EmailMessage, recipient: str) -> None:
+    """Hand one mail to the SMTP server (RFC 5321); raises `Refusal`.
+
+    Final is what the server says of this mail or its recipient for good; all else may pass.
+    """
+    assert settings.mail_from is not None
+    client = smtp_client(settings)
     try:
         async with asyncio.timeout(SEND_SECONDS):
             await client.connect()

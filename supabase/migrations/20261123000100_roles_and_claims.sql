@@ -166,6 +166,24 @@ begin
 end
 $$;
 
+-- What has been applied, whoever did it: `annex migrate`, the Supabase CLI, psql. The last statement of each migration adds
+-- its row, and a process refuses to start where one is missing that it needs.
+create table annex.migrations (
+  name text not null,
+  applied_at timestamptz not null default now(),
+  constraint migrations_pkey primary key (name),
+  constraint migrations_name_check check (name ~ '^[0-9]{2,3}_[a-z0-9_]{1,60}$')
+);
+alter table annex.migrations enable row level security, force row level security;
+create policy migrations_owner on annex.migrations to annex_owner using (true) with check (true);
+
+-- Returns the names of the applied migrations, for a process that starts.
+create function annex.applied_migrations() returns setof text
+language sql stable security definer set search_path = pg_catalog, pg_temp as $$
+  select m.name from annex.migrations m
+$$;
+grant execute on function annex.applied_migrations() to annex_api, annex_worker;
+
 -- The installation's limits that also hold in plain SQL, where no setting of the API reaches. Operators change them.
 create table annex.limits (
   name text not null,
@@ -204,3 +222,5 @@ end
 $$;
 
 reset role;
+
+insert into annex.migrations (name) values ('01_roles_and_claims');

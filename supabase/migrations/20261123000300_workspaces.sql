@@ -796,3 +796,5 @@ grant select (workspace_id, user_id, role, status, joined_at, updated_at, versio
   on annex.members to authenticated;
 
 reset role;
+
+insert into annex.migrations (name) values ('03_workspaces');

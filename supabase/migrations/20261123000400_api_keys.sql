@@ -253,3 +253,5 @@ grant select (
 ) on annex.api_keys to annex_api;
 
 reset role;
+
+insert into annex.migrations (name) values ('04_api_keys');

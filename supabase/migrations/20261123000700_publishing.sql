@@ -310,3 +310,5 @@ create trigger api_keys_record after insert or delete or update of name, secret_
   );
 
 reset role;
+
+insert into annex.migrations (name) values ('07_publishing');

@@ -191,3 +191,5 @@ $$;
 grant execute on function annex.purge_closed(integer, integer) to annex_worker;
 
 reset role;
+
+insert into annex.migrations (name) values ('09_retention');

@@ -580,3 +580,5 @@ grant select (
 ) on annex.invitations to annex_api;
 
 reset role;
+
+insert into annex.migrations (name) values ('10_invitations');

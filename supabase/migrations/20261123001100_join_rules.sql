@@ -218,3 +218,5 @@ create policy join_rules_operator on annex.join_rules for select to annex_api
 grant select on annex.join_rules to annex_api;
 
 reset role;
+
+insert into annex.migrations (name) values ('11_join_rules');

@@ -161,3 +161,5 @@ $$;
 grant execute on function annex.purge_mails(integer) to annex_worker;
 
 reset role;
+
+insert into annex.migrations (name) values ('12_mails');

@@ -67,6 +67,8 @@ class Tenants(NamedTuple):
                 return "name", "test"
             case "limits":
                 return "name", "workspaces_per_user"
+            case "migrations":
+                return "name", "01_roles_and_claims"
             case "public_mail_domains":
                 return "domain", "gmail.com"
             case _:
