@@ -4,10 +4,12 @@ from litestar import Router
 
 from controllers.api_keys import ApiKeyController
 from controllers.checks import CheckController
+from controllers.event_types import EventTypeController
 from controllers.events import EventController
 from controllers.invitations import InvitationController, RecipientController
 from controllers.join_rules import JoinRuleController
 from controllers.members import MemberController
+from controllers.preferences import MyPreferencesController, WorkspacePreferencesController
 from controllers.profiles import ProfileController
 from controllers.roles import RoleController
 from controllers.service import ServiceController
@@ -28,7 +30,10 @@ CONTROLLERS = (
             InvitationController,
             RecipientController,
             JoinRuleController,
+            EventTypeController,
             EventController,
+            MyPreferencesController,
+            WorkspacePreferencesController,
             StreamController,
         ],
     ),

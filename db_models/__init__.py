@@ -2,6 +2,7 @@
 
 from db_models.api_keys import ApiKey
 from db_models.base import Base, ReadOnlyMapping
+from db_models.event_types import EventType
 from db_models.events import Event, EventKey
 from db_models.idempotency import IdempotencyKey
 from db_models.invitations import Invitation, Removal
@@ -10,6 +11,7 @@ from db_models.limits import Limit
 from db_models.log import LogEntry, LogState, Pending, Reader, Retention
 from db_models.mails import Mail
 from db_models.members import Member
+from db_models.preferences import Preference
 from db_models.profiles import Profile
 from db_models.roles import Role
 from db_models.workspaces import Workspace
@@ -19,6 +21,7 @@ __all__ = [
     "Base",
     "Event",
     "EventKey",
+    "EventType",
     "IdempotencyKey",
     "Invitation",
     "JoinRule",
@@ -28,6 +31,7 @@ __all__ = [
     "Mail",
     "Member",
     "Pending",
+    "Preference",
     "Profile",
     "PublicMailDomain",
     "ReadOnlyMapping",
