@@ -11,7 +11,11 @@ import db_models as m
 from app.database.reads import columns
 from app.database.work import Write
 from app.documents import check_members
+from app.errors import InvalidSchema
 from app.schemas import event_types as s
+from app.schemas.problems import FieldError
+
+MAX_SENT = 65_536
 
 
 def listed(_: ColumnElement[UUID]) -> Select[Any]:
@@ -47,6 +51,12 @@ async def put(
     Raises `InvalidSchema`, and what else `annex.put_event_type` raises.
     """
     if new.data_schema:
+        # Spaces and all; Postgres then counts what is left of 16 KiB.
+        if sum(len(name) + len(bytes(value)) for name, value in new.data_schema.items()) > MAX_SENT:
+            raise InvalidSchema(
+                "The schema is none that Annex can check; `errors` says where.",
+                errors=[FieldError("/data_schema", "is larger than 16 KiB")],
+            )
         check_members(new.data_schema, "/data_schema")
     values = {field: None if value is UNSET else value for field, value in asdict(new).items()}
     given = {**values, "type_name": name, "versions": versions, "is_new": is_new}
