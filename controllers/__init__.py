@@ -8,10 +8,12 @@ from controllers.events import EventController
 from controllers.invitations import InvitationController, RecipientController
 from controllers.join_rules import JoinRuleController
 from controllers.members import MemberController
+from controllers.notifications import NotificationController
 from controllers.profiles import ProfileController
 from controllers.roles import RoleController
 from controllers.service import ServiceController
 from controllers.stream import StreamController
+from controllers.subscriptions import SubscriptionController
 from controllers.workspaces import WorkspaceController
 
 CONTROLLERS = (
@@ -29,6 +31,8 @@ CONTROLLERS = (
             RecipientController,
             JoinRuleController,
             EventController,
+            SubscriptionController,
+            NotificationController,
             StreamController,
         ],
     ),

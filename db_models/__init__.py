@@ -10,8 +10,10 @@ from db_models.limits import Limit
 from db_models.log import LogEntry, LogState, Pending, Reader, Retention
 from db_models.mails import Mail
 from db_models.members import Member
+from db_models.notifications import Fanout, Inbox, Notification, Suppression
 from db_models.profiles import Profile
 from db_models.roles import Role
+from db_models.subscriptions import Subscription
 from db_models.workspaces import Workspace
 
 __all__ = [
@@ -19,7 +21,9 @@ __all__ = [
     "Base",
     "Event",
     "EventKey",
+    "Fanout",
     "IdempotencyKey",
+    "Inbox",
     "Invitation",
     "JoinRule",
     "Limit",
@@ -27,6 +31,7 @@ __all__ = [
     "LogState",
     "Mail",
     "Member",
+    "Notification",
     "Pending",
     "Profile",
     "PublicMailDomain",
@@ -35,5 +40,7 @@ __all__ = [
     "Removal",
     "Retention",
     "Role",
+    "Subscription",
+    "Suppression",
     "Workspace",
 ]
