@@ -102,6 +102,17 @@ CONSTRAINTS: dict[str, Problem] = {
         "An event occurred in UTC's years 1 to 9999.",
         errors=[FieldError("/occurred_at", "out of range")],
     ),
+    "events_url_check": InvalidRequest(
+        "A url is HTTPS without user or password, or a path that begins with one slash.",
+        errors=[FieldError("/url", "is neither HTTPS nor a path")],
+    ),
+    "events_recipients_check": InvalidRequest(
+        "An event has at most 1,000 recipients.", errors=[FieldError("/recipients", "over 1,000")]
+    ),
+    "snoozed_until_passed": InvalidRequest(
+        "Snooze until a time within the next year.",
+        errors=[FieldError("/snoozed_until", "not within the next year")],
+    ),
     "events_topics_check": InvalidRequest(
         "Together, an event's topics are longer than 4,000 characters."
     ),

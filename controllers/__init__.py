@@ -9,11 +9,13 @@ from controllers.events import EventController
 from controllers.invitations import InvitationController, RecipientController
 from controllers.join_rules import JoinRuleController
 from controllers.members import MemberController
+from controllers.notifications import NotificationController
 from controllers.preferences import MyPreferencesController, WorkspacePreferencesController
 from controllers.profiles import ProfileController
 from controllers.roles import RoleController
 from controllers.service import ServiceController
 from controllers.stream import StreamController
+from controllers.subscriptions import SubscriptionController
 from controllers.workspaces import WorkspaceController
 
 CONTROLLERS = (
@@ -34,6 +36,8 @@ CONTROLLERS = (
             EventController,
             MyPreferencesController,
             WorkspacePreferencesController,
+            SubscriptionController,
+            NotificationController,
             StreamController,
         ],
     ),

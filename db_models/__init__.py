@@ -11,9 +11,11 @@ from db_models.limits import Limit
 from db_models.log import LogEntry, LogState, Pending, Reader, Retention
 from db_models.mails import Mail
 from db_models.members import Member
+from db_models.notifications import Fanout, Inbox, Notification, Suppression
 from db_models.preferences import Preference
 from db_models.profiles import Profile
 from db_models.roles import Role
+from db_models.subscriptions import Subscription
 from db_models.workspaces import Workspace
 
 __all__ = [
@@ -22,7 +24,9 @@ __all__ = [
     "Event",
     "EventKey",
     "EventType",
+    "Fanout",
     "IdempotencyKey",
+    "Inbox",
     "Invitation",
     "JoinRule",
     "Limit",
@@ -30,6 +34,7 @@ __all__ = [
     "LogState",
     "Mail",
     "Member",
+    "Notification",
     "Pending",
     "Preference",
     "Profile",
@@ -39,5 +44,7 @@ __all__ = [
     "Removal",
     "Retention",
     "Role",
+    "Subscription",
+    "Suppression",
     "Workspace",
 ]

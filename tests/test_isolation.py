@@ -135,6 +135,28 @@ async def made_join_rule(callers: Callers, tenant: Tenant) -> str:
     return str(made.json()["id"])
 
 
+async def made_topic(callers: Callers, tenant: Tenant) -> str:
+    """Let the owner follow a topic, so that there is something to change."""
+    topic = f"topic:{uuid4().hex[:8]}"
+    path = f"/api/v1/me/subscriptions/{topic}"
+    answer = await tenant.owner.client.put(path, params={"workspace": tenant.id}, json={})
+    assert answer.status_code == 201, answer.text
+    return topic
+
+
+async def made_notification(callers: Callers, tenant: Tenant) -> str:
+    """Notify the owner, straight in SQL: no projector runs here."""
+    async with callers.server.database.connect("postgres") as admin:
+        event = await admin.fetchval(
+            "select annex.publish($1, 'test.made', recipients => array[$2::uuid])",
+            UUID(tenant.id),
+            tenant.owner.user_id,
+        )
+        await admin.execute("select annex.project(array[$1::uuid])", event)
+        made = await admin.fetchval("select id from annex.notifications where event_id = $1", event)
+    return str(made)
+
+
 MAKERS: dict[str, Callable[[Callers, Tenant], Awaitable[str]]] = {
     "event_id": made_event,
     "key": made_role,
@@ -142,6 +164,8 @@ MAKERS: dict[str, Callable[[Callers, Tenant], Awaitable[str]]] = {
     "key_id": made_key,
     "invitation_id": made_invitation,
     "join_rule_id": made_join_rule,
+    "topic": made_topic,
+    "notification_id": made_notification,
 }
 
 
@@ -178,7 +202,7 @@ async def claimable(callers: Callers, caller: Caller) -> str:
 
 async def status_of(callers: Callers, caller: Caller, operation: Operation, path: str) -> int:
     """Call an operation and return the status; a stream is closed right away."""
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"params": required_query(operation, path)}
     if body := resolved(operation.spec.get("requestBody", {})).get("content"):
         media_type = next(iter(body))
         options["json"] = smallest(body[media_type]["schema"])

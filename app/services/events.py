@@ -27,6 +27,9 @@ def published(workspace_id: ColumnElement[UUID]) -> Select[Any]:
         bindparam("event_occurred_at", type_=DateTime(timezone=True)),
         bindparam("event_actor", type_=Text),
         bindparam("event_context", type_=JSONB),
+        bindparam("event_recipients", type_=ARRAY(Uuid)),
+        bindparam("event_group_key", type_=Text),
+        bindparam("event_url", type_=Text),
     )
     return select(event_id.label("event_id"), false().label("is_duplicate"))
 

@@ -10,6 +10,7 @@ from app.database.pools import Database, Driver
 from app.logs import configure_logging
 from app.settings import Settings
 from app.worker.mails import mailing
+from app.worker.projector import Projector, projecting
 from app.worker.runner import Job, Runner
 
 log = structlog.get_logger()
@@ -122,4 +123,5 @@ async def work(settings: Settings) -> None:
 def runner(database: Database, settings: Settings) -> Runner:
     """Make what `annex worker` runs; raises `SettingsError` for templates that cannot be used."""
     tidying = housekeeping(settings.event_retention_days, settings.workspace_grace_days)
-    return Runner(database, jobs=[tidying, *mailing(settings)])
+    jobs = [tidying, *mailing(settings), *projecting()]
+    return Runner(database, [Projector()], jobs)

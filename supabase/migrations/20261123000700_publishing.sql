@@ -107,7 +107,10 @@ create function annex.publish(
   permission text default null,
   occurred_at timestamptz default null,
   actor text default null,
-  context jsonb default '{}'
+  context jsonb default '{}',
+  recipients uuid[] default null,
+  group_key text default null,
+  url text default null
 ) returns uuid
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
@@ -135,10 +138,12 @@ begin
     insert into annex.pending (event_id, workspace_id) values (new_id, publish.workspace_id)
   )
   insert into annex.events (
-    event_id, workspace_id, type, source, key, subject, topics, actor, principal, permission, data, context, occurred_at
+    event_id, workspace_id, type, source, key, subject, topics, actor, principal, permission, recipients, group_key, url,
+    data, context, occurred_at
   )
   select new_id, w.id, publish.type, publish.source, publish.key, publish.subject, coalesce(publish.topics, '{}'),
-    coalesce(publish.actor, author), author, publish.permission, coalesce(publish.data, '{}'),
+    coalesce(publish.actor, author), author, publish.permission, nullif(publish.recipients, '{}'),
+    publish.group_key, publish.url, coalesce(publish.data, '{}'),
     coalesce(publish.context, '{}'), coalesce(publish.occurred_at, now())
   from annex.workspaces w left join annex.event_types t on t.name = publish.type
   where w.id = publish.workspace_id and w.deleted_at is null
@@ -152,7 +157,7 @@ begin
 end
 $$;
 grant execute on function
-  annex.publish(uuid, text, jsonb, text[], text, text, text, text, timestamptz, text, jsonb)
+  annex.publish(uuid, text, jsonb, text[], text, text, text, text, timestamptz, text, jsonb, uuid[], text, text)
   to annex_api, authenticated, service_role;
 
 -- Publish a batch: an array of objects with the columns of events. Returns a row for each, in the array's order, which
@@ -191,12 +196,15 @@ begin
       from jsonb_array_elements(batch) with ordinality as e (value, n)
     ), added as (
       insert into annex.events (
-        event_id, workspace_id, type, source, key, subject, topics, actor, principal, permission, data, context, occurred_at
+        event_id, workspace_id, type, source, key, subject, topics, actor, principal, permission, recipients, group_key,
+        url, data, context, occurred_at
       )
       select i.id, publish_events.workspace_id, i.value ->> 'type', i.value ->> 'source', i.value ->> 'key',
         i.value ->> 'subject',
         array(select jsonb_array_elements_text(coalesce(i.value -> 'topics', '[]'))),
         coalesce(i.value ->> 'actor', author), author, i.value ->> 'permission',
+        nullif(array(select jsonb_array_elements_text(coalesce(i.value -> 'recipients', '[]'))::uuid), '{}'),
+        i.value ->> 'group_key', i.value ->> 'url',
         coalesce(i.value -> 'data', '{}'), coalesce(i.value -> 'context', '{}'),
         coalesce((i.value ->> 'occurred_at')::timestamptz, now())
       from items i
