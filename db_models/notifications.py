@@ -54,8 +54,8 @@ class Notification(Base):
         CheckConstraint(
             "reason in ('recipient', 'subscription')", name="notifications_reason_check"
         ),
-        CheckConstraint("char_length(title) <= 500", name="notifications_title_check"),
-        CheckConstraint("char_length(body) <= 4000", name="notifications_body_check"),
+        CheckConstraint("char_length(title) <= 200", name="notifications_title_check"),
+        CheckConstraint("char_length(body) <= 2000", name="notifications_body_check"),
         CheckConstraint(
             "annex.is_rfc3339(snoozed_until)", name="notifications_snoozed_until_check"
         ),
@@ -114,8 +114,8 @@ class Notification(Base):
     is_critical: Mapped[bool] = mapped_column(server_default=text("false"))
     reason: Mapped[str]
     topic: Mapped[str | None]
-    title: Mapped[str | None]
-    body: Mapped[str | None]
+    title: Mapped[str]
+    body: Mapped[str] = mapped_column(server_default=text("''"))
     url: Mapped[str | None]
     group_key: Mapped[str | None]
     group_count: Mapped[int] = mapped_column(server_default=text("1"))
