@@ -9,7 +9,7 @@ from db_models.invitations import Invitation, Removal
 from db_models.join_rules import JoinRule, PublicMailDomain
 from db_models.limits import Limit
 from db_models.log import LogEntry, LogState, Pending, Reader, Retention
-from db_models.mails import Mail
+from db_models.mails import Mail, MailState, UnsubscribeToken
 from db_models.members import Member
 from db_models.notifications import Fanout, Inbox, Notification, Suppression
 from db_models.preferences import Preference
@@ -33,6 +33,7 @@ __all__ = [
     "LogEntry",
     "LogState",
     "Mail",
+    "MailState",
     "Member",
     "Notification",
     "Pending",
@@ -46,5 +47,6 @@ __all__ = [
     "Role",
     "Subscription",
     "Suppression",
+    "UnsubscribeToken",
     "Workspace",
 ]

@@ -54,8 +54,8 @@ class Notification(Base):
         CheckConstraint(
             "reason in ('recipient', 'subscription')", name="notifications_reason_check"
         ),
-        CheckConstraint("char_length(title) <= 500", name="notifications_title_check"),
-        CheckConstraint("char_length(body) <= 4000", name="notifications_body_check"),
+        CheckConstraint("char_length(title) <= 200", name="notifications_title_check"),
+        CheckConstraint("char_length(body) <= 2000", name="notifications_body_check"),
         CheckConstraint(
             "annex.is_rfc3339(snoozed_until)", name="notifications_snoozed_until_check"
         ),
@@ -64,6 +64,7 @@ class Notification(Base):
             " and (archived_at is null or snoozed_until is null)",
             name="notifications_state_check",
         ),
+        Index("notifications_event_id_idx", "event_id", "user_id"),
         Index(
             "notifications_active_idx",
             *NEWEST_FIRST,
@@ -114,8 +115,8 @@ class Notification(Base):
     is_critical: Mapped[bool] = mapped_column(server_default=text("false"))
     reason: Mapped[str]
     topic: Mapped[str | None]
-    title: Mapped[str | None]
-    body: Mapped[str | None]
+    title: Mapped[str]
+    body: Mapped[str] = mapped_column(server_default=text("''"))
     url: Mapped[str | None]
     group_key: Mapped[str | None]
     group_count: Mapped[int] = mapped_column(server_default=text("1"))
@@ -197,7 +198,7 @@ class Suppression(Base):
         ),
         CheckConstraint(
             "reason in ('actor', 'not_a_member', 'suspended', 'not_permitted', 'muted',"
-            " 'preference')",
+            " 'preference', 'collapsed')",
             name="suppressions_reason_check",
         ),
         Index("suppressions_user_id_idx", "user_id"),

@@ -27,8 +27,8 @@ class Notification(msgspec.Struct, frozen=True):
     is_critical: bool
     reason: Literal["recipient", "subscription"]
     topic: str | None
-    title: str | None
-    body: str | None
+    title: str
+    body: str
     url: str | None
     group_key: str | None
     group_count: int

@@ -27,8 +27,8 @@ create table annex.notifications (
   is_critical boolean not null default false,
   reason text not null,
   topic text,
-  title text,
-  body text,
+  title text not null,
+  body text not null default '',
   url text,
   group_key text,
   group_count integer not null default 1,
@@ -45,8 +45,8 @@ create table annex.notifications (
   constraint notifications_user_id_fkey foreign key (user_id) references annex.profiles (user_id) on delete cascade,
   constraint notifications_category_check check (char_length(category) between 1 and 63),
   constraint notifications_reason_check check (reason in ('recipient', 'subscription')),
-  constraint notifications_title_check check (char_length(title) <= 500),
-  constraint notifications_body_check check (char_length(body) <= 4000),
+  constraint notifications_title_check check (char_length(title) <= 200),
+  constraint notifications_body_check check (char_length(body) <= 2000),
   constraint notifications_snoozed_until_check check (annex.is_rfc3339(snoozed_until)),
   -- What is read has been seen, and what is archived does not come back by itself.
   constraint notifications_state_check check (
@@ -102,7 +102,7 @@ create table annex.suppressions (
   constraint suppressions_workspace_id_fkey foreign key (workspace_id) references annex.workspaces (id) on delete cascade,
   constraint suppressions_user_id_fkey foreign key (user_id) references annex.profiles (user_id) on delete cascade,
   constraint suppressions_reason_check check (
-    reason in ('actor', 'not_a_member', 'suspended', 'not_permitted', 'muted', 'preference')
+    reason in ('actor', 'not_a_member', 'suspended', 'not_permitted', 'muted', 'preference', 'collapsed')
   )
 );
 create index suppressions_user_id_idx on annex.suppressions (user_id);
@@ -214,15 +214,22 @@ language plpgsql as $$
 declare
   moment timestamptz := clock_timestamp();
   seen_by text := coalesce(event.permission, 'events:read');
+  said record;
 begin
+  select d.* into said from annex.describe(event.type, event.data) d;
   with judged as materialized (
     select g.user_id, g.reason, g.topic,
       case
         when event.principal = 'user:' || g.user_id or event.actor = 'user:' || g.user_id then 'actor'
-        else coalesce(f.refusal, case when g.is_muted then 'muted' end)
+        when f.refusal is not null then f.refusal
+        when said.is_critical then null
+        when g.is_muted then 'muted'
+        when w.user_id is null then 'preference'
       end as refusal
     from unnest(user_ids, reasons, via, muted) g (user_id, reason, topic, is_muted)
     join annex.refusals(event.workspace_id, event.permission, user_ids) f on f.user_id = g.user_id
+    left join annex.wanting(user_ids, event.workspace_id, said.category, said.is_critical, 'in_app') w
+      on w.user_id = g.user_id
   ), withheld as (
     insert into annex.suppressions (event_id, user_id, workspace_id, reason)
     select event.event_id, j.user_id, event.workspace_id, j.refusal from judged j where j.refusal is not null
@@ -237,15 +244,17 @@ begin
   ), collapsed as (
     update annex.notifications n
     set event_id = event.event_id, type = event.type, subject = event.subject, actor = event.actor, reason = o.reason,
-      topic = o.topic, url = event.url, group_count = n.group_count + 1, arrived_at = moment, seen_at = null
+      topic = o.topic, category = said.category, is_critical = said.is_critical, title = said.title, body = said.body,
+      url = coalesce(event.url, said.link), group_count = n.group_count + 1, arrived_at = moment, seen_at = null
     from open o where n.id = o.id
     returning n as item, o.counted
   ), added as (
     insert into annex.notifications as n (
-      workspace_id, user_id, event_id, type, subject, actor, permission, category, reason, topic, url, group_key, arrived_at
+      workspace_id, user_id, event_id, type, subject, actor, permission, category, is_critical, reason, topic, title, body,
+      url, group_key, arrived_at
     )
-    select event.workspace_id, j.user_id, event.event_id, event.type, event.subject, event.actor, seen_by, 'general',
-      j.reason, j.topic, event.url, event.group_key, moment
+    select event.workspace_id, j.user_id, event.event_id, event.type, event.subject, event.actor, seen_by, said.category,
+      said.is_critical, j.reason, j.topic, said.title, said.body, coalesce(event.url, said.link), event.group_key, moment
     from judged j
     where j.refusal is null and not exists (select from open o where o.user_id = j.user_id)
     returning n as item

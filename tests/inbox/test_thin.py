@@ -1,5 +1,5 @@
 from tests.conftest import Callers, Running, Tenant
-from tests.inbox.conftest import STREAM, follow_topic, listed, publish, settled
+from tests.inbox.conftest import STREAM, follow_topic, listed, publish
 from tests.realtime.reader import add_member, follow
 
 
