@@ -16,10 +16,13 @@ from controllers.roles import RoleController
 from controllers.service import ServiceController
 from controllers.stream import StreamController
 from controllers.subscriptions import SubscriptionController
+from controllers.traces import TraceController
+from controllers.unsubscriptions import UnsubscriptionController
 from controllers.workspaces import WorkspaceController
 
 CONTROLLERS = (
     ServiceController,
+    UnsubscriptionController,
     Router(
         "/api/v1",
         route_handlers=[
@@ -34,6 +37,7 @@ CONTROLLERS = (
             JoinRuleController,
             EventTypeController,
             EventController,
+            TraceController,
             MyPreferencesController,
             WorkspacePreferencesController,
             SubscriptionController,

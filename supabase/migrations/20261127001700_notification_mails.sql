@@ -255,7 +255,8 @@ $$;
 grant execute on function annex.purge_unsubscribe_tokens(integer) to annex_worker;
 
 -- What became of an event, recipient by recipient, in the order of their ids: delivered to an inbox or not, and why, and what
--- became of the mail. Raises not_found and forbidden; who reads it must see the event.
+-- became of the mail. The first row is nobody's and says whether all have been looked at. Raises not_found and forbidden;
+-- who reads it must see the event.
 create function annex.trace_event(workspace_id uuid, event_id uuid, after_id uuid, max_rows integer)
 returns table (
   user_id uuid, outcome text, reason text, notification_id uuid, mail text, mail_reason text, at timestamptz,
@@ -276,6 +277,7 @@ begin
     raise exception 'There is no such thing here, or it is not yours to see.'
       using errcode = 'no_data_found', constraint = 'not_found';
   end if;
+  return query select null::uuid, null, null, null::uuid, null, null, null::timestamptz, is_done;
   return query
     select t.user_id, t.outcome, t.reason, t.notification_id,
       case
