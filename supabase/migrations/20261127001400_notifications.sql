@@ -205,7 +205,8 @@ language sql volatile as $$
   on conflict do nothing
 $$;
 
--- Fan one event out to candidates, whose inboxes are locked.
+-- Fan one event out to candidates, whose inboxes are locked. Nothing is joined here but by an index or a hash: the planner
+-- knows nothing of the sizes.
 create function annex.deliver_event(
   event annex.events, user_ids uuid[], reasons text[], via text[], muted boolean[]
 ) returns void
@@ -215,6 +216,7 @@ declare
   moment timestamptz := clock_timestamp();
   seen_by text := coalesce(event.permission, 'events:read');
   said record;
+  made record;
 begin
   select d.* into said from annex.describe(event.type, event.data) d;
   with judged as materialized (
@@ -224,12 +226,12 @@ begin
         when f.refusal is not null then f.refusal
         when said.is_critical then null
         when g.is_muted then 'muted'
-        when w.user_id is null then 'preference'
+        when g.user_id not in (
+          select w.user_id from annex.wanting(user_ids, event.workspace_id, said.category, said.is_critical, 'in_app') w
+        ) then 'preference'
       end as refusal
     from unnest(user_ids, reasons, via, muted) g (user_id, reason, topic, is_muted)
-    join annex.refusals(event.workspace_id, event.permission, user_ids) f on f.user_id = g.user_id
-    left join annex.wanting(user_ids, event.workspace_id, said.category, said.is_critical, 'in_app') w
-      on w.user_id = g.user_id
+    cross join lateral annex.refusals(event.workspace_id, event.permission, array[g.user_id]) f
   ), withheld as (
     insert into annex.suppressions (event_id, user_id, workspace_id, reason)
     select event.event_id, j.user_id, event.workspace_id, j.refusal from judged j where j.refusal is not null
@@ -247,7 +249,7 @@ begin
       topic = o.topic, category = said.category, is_critical = said.is_critical, title = said.title, body = said.body,
       url = coalesce(event.url, said.link), group_count = n.group_count + 1, arrived_at = moment, seen_at = null
     from open o where n.id = o.id
-    returning n as item, o.counted
+    returning n.id, n.user_id, annex.counts_of(n) as counts, o.counted
   ), added as (
     insert into annex.notifications as n (
       workspace_id, user_id, event_id, type, subject, actor, permission, category, is_critical, reason, topic, title, body,
@@ -256,25 +258,30 @@ begin
     select event.workspace_id, j.user_id, event.event_id, event.type, event.subject, event.actor, seen_by, said.category,
       said.is_critical, j.reason, j.topic, said.title, said.body, coalesce(event.url, said.link), event.group_key, moment
     from judged j
-    where j.refusal is null and not exists (select from open o where o.user_id = j.user_id)
-    returning n as item
+    where j.refusal is null and j.user_id not in (select o.user_id from open o)
+    returning n.id, n.user_id
   ), items as (
-    select a.item, 'annex.notification.created' as type, annex.counts_of(a.item) as delta from added a
+    select a.id, a.user_id, 'annex.notification.created' as type, 1 as active, 1 as unseen, 1 as unread from added a
     union all
-    select c.item, 'annex.notification.changed',
-      array(select x - y from unnest(annex.counts_of(c.item), c.counted) u (x, y)) from collapsed c
+    select c.id, c.user_id, 'annex.notification.changed', c.counts[1] - c.counted[1], c.counts[2] - c.counted[2],
+      c.counts[3] - c.counted[3]
+    from collapsed c
   ), counted as (
     insert into annex.inboxes as i (user_id, workspace_id, permission, active, unseen, unread)
-    select (t.item).user_id, event.workspace_id, seen_by, t.delta[1], t.delta[2], t.delta[3] from items t
+    select t.user_id, event.workspace_id, seen_by, t.active, t.unseen, t.unread from items t
     on conflict (user_id, workspace_id, permission) do update
       set active = i.active + excluded.active, unseen = i.unseen + excluded.unseen, unread = i.unread + excluded.unread
-    returning i as inbox
-  ), told as (
+  )
+  select array_agg(t.id) as ids, array_agg(t.type) as types into made from items t;
+  -- By a statement of its own, which sees the counts that the first one left.
+  with told as (
     insert into annex.events (event_id, workspace_id, user_id, type, source, subject, actor, principal, permission, data)
-    select annex.uuid7(), event.workspace_id, (t.item).user_id, t.type, 'annex', 'notification:' || (t.item).id, 'system',
-      'system', event.permission,
-      jsonb_build_object('notification', annex.notification_json(t.item), 'inbox', annex.inbox_json(c.inbox))
-    from items t join counted c on (c.inbox).user_id = (t.item).user_id
+    select annex.uuid7(), event.workspace_id, n.user_id, t.type, 'annex', 'notification:' || n.id, 'system', 'system',
+      event.permission,
+      jsonb_build_object('notification', annex.notification_json(n), 'inbox', annex.inbox_json(i))
+    from unnest(made.ids, made.types) t (id, type)
+    join annex.notifications n on n.id = t.id
+    join annex.inboxes i on i.user_id = n.user_id and i.workspace_id = n.workspace_id and i.permission = n.permission
     returning event_id, user_id
   )
   insert into annex.pending (event_id, workspace_id, user_id, is_personal)
@@ -300,6 +307,7 @@ declare
   page record;
   part record;
   event annex.events;
+  unfinished uuid[] := '{}';
 begin
   select array_agg(f.event_id order by f.event_id), array_agg(f.after_user order by f.event_id) into queued, starts
   from (
@@ -349,33 +357,30 @@ begin
   -- All locks at once and in order, so that two pages never wait for each other in a circle.
   perform from annex.profiles p where p.user_id = any (page.user_ids) order by p.user_id for no key update;
   for part in
-    select q.event_id, coalesce(max(c.n), 0) as last, count(c.n) as size
-    from unnest(queued) q (event_id)
-    left join unnest(page.event_ids) with ordinality c (event_id, n) on c.event_id = q.event_id
-    group by q.event_id order by q.event_id
+    select c.event_id, max(c.n) as last, count(*) as size
+    from unnest(page.event_ids) with ordinality c (event_id, n)
+    group by c.event_id order by c.event_id
   loop
-    if part.size > 0 then
-      select e.* into event from annex.events e where e.event_id = part.event_id;
-      -- A user who is known: recipients may name anybody.
-      perform annex.deliver_event(
-        event, array_agg(c.user_id), array_agg(c.reason), array_agg(c.topic), array_agg(c.is_muted)
-      )
-      from unnest(
-        page.user_ids[part.last - part.size + 1 : part.last], page.reasons[part.last - part.size + 1 : part.last],
-        page.topics[part.last - part.size + 1 : part.last], page.muted[part.last - part.size + 1 : part.last],
-        page.wanted[part.last - part.size + 1 : part.last]
-      ) c (user_id, reason, topic, is_muted, is_wanted)
-      join annex.profiles p on p.user_id = c.user_id
-      where c.is_wanted
-      having count(*) > 0;
-    end if;
-    if part.size < share then
-      delete from annex.fanouts f where f.event_id = part.event_id;
-    else
+    select e.* into event from annex.events e where e.event_id = part.event_id;
+    -- Users who are known: recipients may name anybody.
+    perform annex.deliver_event(
+      event, array_agg(c.user_id), array_agg(c.reason), array_agg(c.topic), array_agg(c.is_muted)
+    )
+    from unnest(
+      page.user_ids[part.last - part.size + 1 : part.last], page.reasons[part.last - part.size + 1 : part.last],
+      page.topics[part.last - part.size + 1 : part.last], page.muted[part.last - part.size + 1 : part.last],
+      page.wanted[part.last - part.size + 1 : part.last]
+    ) c (user_id, reason, topic, is_muted, is_wanted)
+    join annex.profiles p on p.user_id = c.user_id
+    where c.is_wanted
+    having count(*) > 0;
+    if part.size >= share then
+      unfinished := unfinished || part.event_id;
       update annex.fanouts f set after_user = page.user_ids[part.last], served_at = clock_timestamp()
       where f.event_id = part.event_id;
     end if;
   end loop;
+  delete from annex.fanouts f where f.event_id = any (queued) and f.event_id <> all (unfinished);
   return greatest(cardinality(page.user_ids), 1);
 end
 $$;
