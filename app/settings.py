@@ -12,6 +12,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from app.setting_values import (
+    api_url,
     normal_origin,
     page_url,
     project_url,
@@ -129,9 +130,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     mail_templates: str | None = None
     """A folder whose files take the place of Annex's own templates."""
     max_mails_per_workspace: Annotated[int, msgspec.Meta(ge=1)] = 500
-    """Mails that one workspace may queue in 24 hours."""
+    """Invitations that one workspace may mail in 24 hours."""
     max_mails_per_address: Annotated[int, msgspec.Meta(ge=1)] = 10
-    """Mails that one mailbox gets in 24 hours, of all workspaces; more wait."""
+    """Mails of one kind that one mailbox gets in 24 hours, of all workspaces.
+
+    More invitations wait; more notifications are not mailed.
+    """
+    public_url: str | None = None
+    """This API's own URL, to which links that end mails lead; without it no notification is mailed.
+    """
+    notification_mail_seconds: Annotated[int, msgspec.Meta(ge=120, le=604_800)] = 600
+    """A notification that was not read after these is mailed."""
+    max_notification_mails_per_workspace: Annotated[int, msgspec.Meta(ge=0)] = 5000
+    """Notifications that one workspace may mail in 24 hours; more are not mailed."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @property
@@ -201,6 +212,7 @@ def read_value(field: Any, value: str) -> Any:
     reader = {
         "supabase_url": project_url,
         "app_url": page_url,
+        "public_url": api_url,
         "smtp_url": smtp_url,
         "mail_from": sender,
     }.get(field.name)
@@ -282,8 +294,10 @@ def mail_mistakes(settings: Settings) -> Iterator[str]:
             f"{PREFIX}SMTP_URL would send its password in the clear; write smtps:// or "
             "smtp+starttls://."
         )
-    if settings.app_url is not None and urlsplit(settings.app_url).scheme != "https":
-        yield f"{PREFIX}APP_URL must begin with https://, as its links carry tokens."
+    for name in ("app_url", "public_url"):
+        url = getattr(settings, name)
+        if url is not None and urlsplit(url).scheme != "https":
+            yield f"{PREFIX}{name.upper()} must begin with https://, as its links carry tokens."
 
 
 def database_url(name: str, value: str) -> URL:

@@ -100,6 +100,18 @@ class Read:
         narrowed = None if where is None else where.shape
         shape = page_of(of, item, keys, narrowed, is_first=cursor is None)
         access, rows = await self.rows(shape, values)
+        items, following = self.cut(rows, item, limit, keys)
+        others = more(access) if more is not None and access is not None else {}
+        return page_type(data=items, page=following, **others)
+
+    def cut(
+        self,
+        rows: Sequence[Sequence[Any]],
+        item: type[StructT],
+        limit: int,
+        by: Sequence[Attribute],
+    ) -> tuple[list[StructT], Page]:
+        """Make a page of the rows of `build_page`: its items, and where the next one begins."""
         items = [item(*row[:-1]) for row in rows if not row[-1]]
         last = None
         if len(items) > limit:
@@ -107,8 +119,7 @@ class Read:
             last = items[-1]
         elif len(items) < len(rows):
             last = item(*rows[-1][:-1])  # where a filtered page stopped to look
-        others = more(access) if more is not None and access is not None else {}
-        return page_type(data=items, page=self.page_after(last, keys), **others)
+        return items, self.page_after(last, by)
 
     def page_after(self, last: Any, by: Sequence[Attribute]) -> Page:
         """Say where the page after an item begins, in the answer and its Link; None is the end."""

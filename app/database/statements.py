@@ -92,6 +92,10 @@ class Scope(msgspec.Struct, frozen=True):
             "permission": self.permission,
         }
 
+    def within(self, ws: str, permission: str) -> "Scope":
+        """Return the scope of a workspace that a query or a body names, by a permission there."""
+        return Scope(self.principal, ws, permission)
+
     def access(self, row: Sequence[Any]) -> Access:
         """Read what annex.access said; raises `NotFound`, `Forbidden`, `SecondFactorRequired`."""
         found = Access(row[0], frozenset(row[1]), row[2])

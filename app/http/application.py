@@ -11,6 +11,7 @@ from litestar import Litestar, Request
 from litestar.types import Message
 
 from app.errors import NotFound, UnsupportedMediaType, causes
+from app.http.links import SLASH, routed_path
 from app.http.media_types import JSON
 from app.http.media_types import check as check_media_type
 from app.http.protocol import Connections
@@ -43,6 +44,8 @@ class Application(Litestar):
             # Hundreds that arrive at once would take one long turn of the loop.
             await self.pace.turn()
         scope["headers"] = join_lists(scope["headers"])
+        if SLASH.search(scope["raw_path"]):
+            scope["path"] = routed_path(scope["raw_path"])
         if scope["method"] == "HEAD":
             scope, receive, send = as_get(scope, receive, send)
         state = RequestState(request_id(scope), time.perf_counter(), send)

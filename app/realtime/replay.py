@@ -50,6 +50,11 @@ class Source:
             return self.of_user(grants)
         return of_workspace(await self.read.access())
 
+    async def has_changed(self, after: int) -> bool:
+        """Say whether what the calling user sees may have changed after a position."""
+        _, [(has_changed,)] = await self.read.rows(change_of_sight, {"after": after})
+        return bool(has_changed)
+
     def of_user(self, grants: Sequence[str] | None) -> tuple[Feed, Sight]:
         """Read what a user holds in each workspace."""
         found: dict[UUID, set[str]] = {}
@@ -103,6 +108,11 @@ EVENT_COLUMNS = [c.name for c in m.Event.__table__.columns]
 def grants_alone(_: ColumnElement[UUID]) -> Select[Any]:
     """Select what the calling user holds everywhere."""
     return select(granted().label("grants"))
+
+
+def change_of_sight(_: ColumnElement[UUID]) -> Select[Any]:
+    """Call annex.sight_changed."""
+    return select(func.annex.sight_changed(bindparam("after", type_=BigInteger)).label("changed"))
 
 
 def granted() -> Any:

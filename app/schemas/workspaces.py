@@ -21,6 +21,7 @@ class Workspace(msgspec.Struct, frozen=True):
     event_retention_days: int | None
     member_limit: int | None
     allowed_email_domains: list[str] | None
+    strict_event_types: bool
     created_by: UUID | None
     created_at: datetime
     updated_at: datetime
@@ -73,3 +74,4 @@ class WorkspacePatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     event_retention_days: Days | UnsetType | None = UNSET
     member_limit: Seats | UnsetType | None = UNSET
     allowed_email_domains: Domains | UnsetType | None = UNSET
+    strict_event_types: bool | UnsetType = UNSET

@@ -10,6 +10,8 @@ from app.database.pools import WORKER_NAME, Database, Driver
 from app.logs import configure_logging
 from app.settings import Settings
 from app.worker.mails import mailing
+from app.worker.notification_mails import notifying
+from app.worker.projector import Projector, projecting
 from app.worker.runner import Job, Runner
 
 log = structlog.get_logger()
@@ -17,7 +19,7 @@ log = structlog.get_logger()
 EVERY_SECONDS = 3600
 GRACE_DAYS = 30
 CLOSED_DAYS = 90
-ANSWERS = MAILS = 10_000
+ANSWERS = MAILS = TOKENS = 10_000
 EVENTS = INVITATIONS = 1000
 """Rows that one transaction deletes: tens of milliseconds, so that nothing waits for it."""
 STEP_SECONDS = 60.0
@@ -57,6 +59,7 @@ async def tidy(
         "invitations_expired": expire_invitations,
         "closed_rows_deleted": partial(purge_closed, closed_days=closed_days),
         "mails_deleted": purge_mails,
+        "tokens_deleted": purge_tokens,
     }
     done = dict[str, int]()
     for name, step in steps.items():
@@ -91,6 +94,11 @@ async def expire_invitations(driver: Driver) -> int:
 async def purge_mails(driver: Driver) -> int:
     """Delete mails that ended long ago; returns how many."""
     return await repeat(driver, "select annex.purge_mails($1)", MAILS)
+
+
+async def purge_tokens(driver: Driver) -> int:
+    """Delete old unsubscribe tokens; returns how many."""
+    return await repeat(driver, "select annex.purge_unsubscribe_tokens($1)", TOKENS)
 
 
 async def repeat(driver: Driver, statement: str, argument: int) -> int:
@@ -141,4 +149,5 @@ def runner(database: Database, settings: Settings) -> Runner:
     tidying = housekeeping(
         settings.event_retention_days, settings.workspace_grace_days, settings.closed_days
     )
-    return Runner(database, jobs=[tidying, *mailing(settings)])
+    jobs = [tidying, *mailing(settings), *notifying(settings), *projecting()]
+    return Runner(database, [Projector()], jobs)

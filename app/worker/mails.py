@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.utils import format_datetime, parseaddr
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 from uuid import UUID
 
@@ -54,6 +54,19 @@ class Mail(msgspec.Struct, frozen=True):
     expires_at: datetime
 
 
+class Leased(Protocol):
+    """A mail of any kind that is leased."""
+
+    @property
+    def id(self) -> UUID: ...
+
+    @property
+    def lease_id(self) -> UUID: ...
+
+    @property
+    def attempts(self) -> int: ...
+
+
 class Refusal(Exception):
     """The SMTP server does not take the mail; the text says why."""
 
@@ -64,7 +77,7 @@ class Refusal(Exception):
 
 
 def mailing(settings: Settings, seconds: float = EVERY_SECONDS) -> list[Job]:
-    """Make the job, if there is an SMTP server; several processes may run it.
+    """Make the job of invitations, if there is an SMTP server; several processes may run it.
 
     Raises `SettingsError` for a template that cannot be used.
     """
@@ -97,8 +110,15 @@ async def deliver(settings: Settings, letters: Letters, database: Database, mail
     if not is_open:
         await finish(database, mail, CLOSED, None)
         return
+    await hand_over(settings, database, mail, compose(settings, letters, mail, token))
+
+
+async def hand_over(
+    settings: Settings, database: Database, mail: Leased, message: EmailMessage
+) -> None:
+    """Send a leased mail, and say how it fared."""
     try:
-        await send(settings, compose(settings, letters, mail, token), mail.recipient)
+        await send(settings, message, message["To"].addresses[0].addr_spec)
     except Refusal as refusal:
         is_final = refusal.is_final or mail.attempts >= MAX_ATTEMPTS
         retry = min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** min(mail.attempts - 1, 10))
@@ -114,7 +134,7 @@ async def deliver(settings: Settings, letters: Letters, database: Database, mail
         await finish(database, mail, None, None)
 
 
-async def finish(database: Database, mail: Mail, error: str | None, retry: int | None) -> None:
+async def finish(database: Database, mail: Leased, error: str | None, retry: int | None) -> None:
     """Record how a mail fared; a lease that was lost changes nothing."""
     statement = "select annex.finish_mail($1, $2, $3, $4)"
     async with database.worker.lend() as driver:
@@ -134,14 +154,15 @@ def compose(settings: Settings, letters: Letters, mail: Mail, token: str) -> Ema
         expires=f"{mail.expires_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC",
     )
     message = write(letters.of(mail.locale), facts, settings.mail_from, mail.recipient)
+    return identified(message, mail.id)
+
+
+def identified(message: EmailMessage, mail_id: UUID) -> EmailMessage:
+    """Add the date and the mail's own Message-ID, which is the same at each attempt."""
     message["Date"] = format_datetime(datetime.now(UTC))
-    message["Message-ID"] = f"<{mail.id}@{host_of(settings.mail_from)}>"
+    host = message["From"].addresses[0].domain
+    message["Message-ID"] = f"<{mail_id}@{host}>"
     return message
-
-
-def host_of(sender: str) -> str:
-    """Return the domain of the sender."""
-    return parseaddr(sender)[1].rpartition("@")[2]
 
 
 def smtp_client(settings: Settings, timeout_seconds: float = COMMAND_SECONDS) -> aiosmtplib.SMTP:

@@ -12,6 +12,7 @@ create table annex.workspaces (
   event_retention_days integer,
   member_limit integer,
   allowed_email_domains text[],
+  strict_event_types boolean not null default false,
   created_by uuid,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
@@ -784,12 +785,12 @@ create policy roles_operator on annex.roles for select to annex_api
   using ((select annex.is_operator()));
 
 grant select, update (slug, name, external_id, metadata, require_aal2, event_retention_days, member_limit,
-  allowed_email_domains) on annex.workspaces to annex_api;
+  allowed_email_domains, strict_event_types) on annex.workspaces to annex_api;
 grant select on annex.roles, annex.members to annex_api;
 
 grant select (
   id, slug, name, external_id, metadata, require_aal2, event_retention_days, member_limit, allowed_email_domains,
-  created_at, updated_at, version
+  strict_event_types, created_at, updated_at, version
 ) on annex.workspaces to authenticated;
 grant select (workspace_id, key, name, permissions, grantable) on annex.roles to authenticated;
 grant select (workspace_id, user_id, role, status, joined_at, updated_at, version)

@@ -175,13 +175,14 @@ begin
 end
 $$;
 
--- Raise if a workspace has queued more mails in 24 hours than it may; after they were queued, under the workspace's lock.
+-- Raise if a workspace has queued more invitations' mails in 24 hours than it may; after they were queued, under the workspace's lock.
 create function annex.require_mails(workspace_id uuid, mail_limit integer) returns void
 language plpgsql stable as $$
 begin
   if mail_limit < (
     select count(*) from annex.mails m
     where m.workspace_id = require_mails.workspace_id and m.created_at > now() - interval '24 hours'
+      and m.invitation_id is not null
   ) then
     raise exception 'The workspace has sent its mails for today; try again tomorrow.'
       using errcode = 'program_limit_exceeded', constraint = 'too_many_mails';

@@ -91,6 +91,7 @@ async def tenants(admin: Connection) -> Tenants:
         await insert(admin, "log", "event_id", pos=head + 1, **owned)
         await insert(admin, "retentions", "feed_id", feed_id=workspace, retained_from=1)
         await new_invitation(admin, workspace)
+        await new_preferences(admin, workspace, me if workspace == made.mine else them)
     await admin.execute("insert into annex.readers (name) values ('test') on conflict do nothing")
     for owner in (me, them):
         await remember(admin, f"user:{owner}")
@@ -119,6 +120,12 @@ async def new_invitation(admin: Connection, workspace: UUID) -> None:
     await insert(admin, "mails", invitation_id=invited, recipient=address, **owned)
     await insert(admin, "removals", "user_id", user_id=await new_user(admin), **owned)
     await insert(admin, "join_rules", kind="sso", value=str(uuid4()), role="viewer", **owned)
+
+
+async def new_preferences(admin: Connection, workspace: UUID, member: UUID) -> None:
+    """Make what a workspace's members get, and what one of them wants."""
+    for user_id in (None, member):
+        await insert(admin, "preferences", workspace_id=workspace, user_id=user_id)
 
 
 async def remember(connection: Connection, principal: str) -> None:
@@ -183,8 +190,8 @@ async def count(connection: Connection, table: str, column: str, value: Any) -> 
 
 
 async def all_tables(admin: Connection) -> set[str]:
-    """Return the tables of the schema, without partitions."""
-    return {row["relname"] for row in await admin.fetch(TABLES)}
+    """Return the tables of the schema, without partitions and what is the same for all tenants."""
+    return {row["relname"] for row in await admin.fetch(TABLES)} - {"event_types"}
 
 
 async def their_rows(admin: Connection, connection: Connection, tenants: Tenants) -> dict[str, int]:
@@ -281,6 +288,9 @@ async def test_definer_functions_ask_for_the_callers_rights_in_that_workspace(
         "annex.approve_invitation($1, $1)",
         "annex.create_join_rule($1, 'domain', 'b.example', 'viewer')",
         "annex.delete_join_rule($1, $1)",
+        "annex.patch_preferences($1::uuid::text, true, '{}')",
+        "annex.patch_preferences($1::uuid::text, false, '{}')",
+        "annex.find_preferences($1::uuid::text, true)",
     )
     async with session(database, way, tenants) as connection:
         for call in calls:
@@ -297,9 +307,12 @@ async def test_ones_own_workspace_is_visible(
         assert await count(connection, "workspaces", "id", tenants.mine) == 1
         assert await count(connection, "members", "workspace_id", tenants.mine) == 1
         assert await count(connection, "roles", "workspace_id", tenants.mine) == 1
-        # One was made, seven are changes to rows; those of the key, the invitation and the rule
-        # need permissions of their own.
-        seen = 4 if "key" in way else 8
+        # One was made, eight are changes to rows; those of the key, the invitation and the rule
+        # need permissions of their own. What a member prefers is nobody else's to read.
+        seen = 5 if "key" in way else 9
+        assert await count(connection, "preferences", "workspace_id", tenants.mine) == (
+            1 if "key" in way else 2
+        )
         assert await count(connection, "events", "workspace_id", tenants.mine) == seen
 
 
@@ -683,3 +696,22 @@ async def test_postgrest_shows_no_column_that_is_not_granted(
             with pytest.raises(Denied):
                 async with connection.transaction():
                     await connection.execute(f"select {column} from annex.{column.split('.')[0]}")
+
+
+@every_way
+async def test_the_catalogue_is_read_by_all_and_written_by_none(
+    way: str, database: TestDatabase, admin: Connection, tenants: Tenants
+) -> None:
+    name = f"test.{uuid4().hex[:8]}"
+    await insert(admin, "event_types", name=name, category="general")
+    async with session(database, way, tenants) as connection:
+        assert await count(connection, "event_types", "name", name) == (way != "worker")
+        for statement in (
+            "update annex.event_types set category = 'x'",
+            "delete from annex.event_types",
+            "insert into annex.event_types (name, category) values ('x', 'x')",
+            "select annex.put_event_type('x', '', 'x', false, '', '', null, null)",
+        ):
+            with pytest.raises(Denied):
+                async with connection.transaction():
+                    await connection.execute(statement)
