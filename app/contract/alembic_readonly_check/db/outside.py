@@ -47,7 +47,7 @@ def migrate(config: Config, database: URL) -> str:
 
 
 def _written(url: URL) -> str:
-    """Leave the slashes of a socket's folder as they are: many an env.py trips over a percent sign."""
+    """Leave the slashes of a socket's folder: many an env.py trips over a percent sign."""
     head, mark, query = dsn(url).partition("?")
     return head + mark + query.replace("%2F", "/")
 
@@ -73,5 +73,12 @@ def _run(config: Config, database: URL, command: Sequence[str]) -> str:
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines() or ["it said nothing"]
         name = config.scratch.alembic or " ".join(command)
-        raise CannotCheck(f"The migrations of {name} failed: {lines[-1]}.")
+        advice = (
+            ""
+            if config.scratch.command
+            else (
+                " Revisions that ask the database cannot be rendered: let `scratch.command` run them."
+            )
+        )
+        raise CannotCheck(f"The migrations of {name} failed: {lines[-1]}.{advice}")
     return done.stdout

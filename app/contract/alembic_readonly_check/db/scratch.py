@@ -208,7 +208,7 @@ async def _compile(
         await connection.execute(f"SET search_path = {path}")
         for shadow in shadows.values():
             await connection.execute(f"CREATE SCHEMA {quoted(shadow)}")
-        for statement in _ddl(metadata, default_schema, shadows):
+        for statement in statements(metadata, default_schema, shadows):
             try:
                 await connection.execute(statement)
             except asyncpg.PostgresError as error:
@@ -219,7 +219,7 @@ async def _compile(
     return tuple(refused)
 
 
-def _ddl(metadata: MetaData, default_schema: str, shadows: dict[str, str]) -> Iterator[str]:
+def statements(metadata: MetaData, default_schema: str, shadows: dict[str, str]) -> Iterator[str]:
     """Write the models' DDL as text: listeners that refuse DDL from metadata are not in the way."""
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
     dialect.identifier_preparer = Beside(dialect, default_schema, shadows)
