@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from alembic_readonly_check.compare.access import Access
 from alembic_readonly_check.compare.pairing import T, pairs
-from alembic_readonly_check.facts import Domain
-from alembic_readonly_check.sql.expressions import Scope, canonical
+from alembic_readonly_check.facts import Domain, Other
+from alembic_readonly_check.sql.expressions import Scope, canonical, query_shape
 from alembic_readonly_check.sql.types import bare
 
 
@@ -56,16 +56,15 @@ class Objects(Access):
                     self.say("other", name, f"{kind} differs", one, other)
         elif self.family == "DC":
             for held in follow.others:
-                if held.kind not in ("attribute", "comment", "schema") and not self.hosted(
-                    held.kind, held.name
+                if held.kind not in ("attribute", "comment", "schema") and not (
+                    self.hosted(held.kind, held.name) or _opens_nothing(held)
                 ):
-                    what = f"a {held.kind} is compared by no document"
+                    what = f"{held.kind} that no document compares"
                     self.say("other", held.name, what, None, held.definition)
 
     def hosted(self, kind: str, name: str) -> bool:
         """Tell default privileges that the platform's own roles gave."""
-        owner = name.partition(" of ")[2].rpartition(" ")[0]
-        return kind == "default privileges" and owner in self.rules.hosting.roles
+        return kind == "default privileges" and _owner(name) in self.rules.hosting.roles
 
     def covers(self, name: str, wanted: object, held: object) -> bool:
         """Leave out types that one side need not name: models know only what they map."""
@@ -139,7 +138,10 @@ class Objects(Access):
             if one is None or other is None or str(one) != str(other):
                 self.say("view", name, "view differs", one, other, at=one.location if one else None)
                 continue
-            if self.deep and (one.definition, one.extra) != (other.definition, other.extra):
+            if self.deep and (
+                one.extra != other.extra
+                or self.query(one.definition) != self.query(other.definition)
+            ):
                 self.say(
                     "view",
                     name,
@@ -149,6 +151,9 @@ class Objects(Access):
                 )
             if one.grants is not None and other.grants is not None:
                 self.grants(name, one.grants, other.grants, one.location)
+
+    def query(self, text: str | None) -> object:
+        return query_shape(text or "", self.rules.default_schema)
 
     def extensions(self) -> None:
         mine, theirs = self.lead.schema.extensions, self.follow.schema.extensions
@@ -191,3 +196,19 @@ class Objects(Access):
                     other,
                     at=one.location if one else None,
                 )
+
+
+def _owner(name: str) -> str:
+    """Take the role out of the name of default privileges: `public of owner tables`."""
+    return name.partition(" of ")[2].rpartition(" ")[0]
+
+
+def _opens_nothing(held: Other) -> bool:
+    """Tell default privileges that leave new objects to their owner alone.
+
+    Nobody gains by them, and an object that lacks them shows by its own grants.
+    """
+    grants = (held.definition or "").split()
+    return held.kind == "default privileges" and all(
+        grant.rpartition("=")[0] == _owner(held.name) for grant in grants
+    )

@@ -111,7 +111,7 @@ class Pair:
         try:
             one, other = (self.planner.plan(text, names, type_) for text in (first, second))
         except Forbidden as error:
-            self.unable.add(str(error))
+            self.unable.add(f"{first} and {second}: {error}")
             return True
         if one is None or other is None:
             return False
