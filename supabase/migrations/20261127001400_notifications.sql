@@ -156,7 +156,7 @@ language sql stable as $$
   from unnest(user_ids) u (id)
   left join annex.members m on m.workspace_id = refusals.workspace_id and m.user_id = u.id
   left join annex.workspaces w on w.id = m.workspace_id and w.deleted_at is null
-  left join annex.roles r on r.key = m.role and (r.workspace_id is null or r.workspace_id = m.workspace_id)
+  left join lateral annex.find_role(w.id, m.role) r on true
 $$;
 
 -- A time as the API writes it.
@@ -623,3 +623,5 @@ $$;
 grant execute on function annex.sight_changed(bigint) to annex_api;
 
 reset role;
+
+insert into annex.migrations (name) values ('14_notifications');

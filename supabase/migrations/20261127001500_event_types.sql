@@ -340,3 +340,5 @@ create policy event_types_select on annex.event_types for select to annex_api, a
 grant select on annex.event_types to annex_api, authenticated;
 
 reset role;
+
+insert into annex.migrations (name) values ('15_event_types');

@@ -194,3 +194,5 @@ grant select on annex.preferences to annex_api;
 grant select (workspace_id, user_id, categories, quiet_hours, updated_at, version) on annex.preferences to authenticated;
 
 reset role;
+
+insert into annex.migrations (name) values ('16_preferences');

@@ -314,3 +314,5 @@ create policy mail_state_owner on annex.mail_state to annex_owner using (true) w
 create policy unsubscribe_tokens_owner on annex.unsubscribe_tokens to annex_owner using (true) with check (true);
 
 reset role;
+
+insert into annex.migrations (name) values ('17_notification_mails');
