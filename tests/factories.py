@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import cache
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import msgspec
 from polyfactory.factories.msgspec_factory import MsgspecFactory
@@ -23,7 +23,7 @@ class StructFactory(MsgspecFactory[msgspec.Struct]):
     @classmethod
     def get_field_value(cls, field_meta: Any, *args: Any, **others: Any) -> Any:
         """Make a time in the same way where its type has limits, which polyfactory would drop."""
-        if field_meta.annotation is datetime:
+        if datetime in (field_meta.annotation, *get_args(field_meta.annotation)[:1]):
             return cls.get_provider_map()[datetime]()
         return super().get_field_value(field_meta, *args, **others)
 
