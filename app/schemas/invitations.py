@@ -36,11 +36,12 @@ class InvitationPage(msgspec.Struct, frozen=True):
 
 
 # \Z and not $, which in Python lets a line feed follow.
+# A dot-atom before the @ (RFC 5322, section 3.2.3): what a mail can be addressed to without quotes.
 Email = Annotated[
     str,
     Meta(
         max_length=254,
-        pattern=r"^[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,64}"
+        pattern=r"^[A-Za-z0-9!#$%&'*+/=?^_`{|}~-](\.?[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]){0,63}"
         r"@([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+"
         r"[A-Za-z]([A-Za-z0-9-]{0,61}[A-Za-z0-9])\Z",
     ),
