@@ -23,7 +23,7 @@ from app.services.invitations import accept_url, hash_of, new_token
 from app.setting_values import SMTP_SCHEMES
 from app.settings import Settings
 from app.worker.letters import Facts, Letters, write
-from app.worker.runner import Job
+from app.worker.runner import Job, finished
 
 log = structlog.get_logger()
 
@@ -75,9 +75,21 @@ def mailing(settings: Settings, seconds: float = EVERY_SECONDS) -> list[Job]:
 
 
 async def send_due(settings: Settings, letters: Letters, database: Database) -> None:
-    """Send what is due, batch after batch; one mail's failure is no other's."""
-    while batch := await lease(settings, database):
-        await asyncio.gather(*(deliver(settings, letters, database, mail) for mail in batch))
+    """Send what is due, batch after batch; a batch that was begun is sent to its end."""
+    while await finished(send_batch(settings, letters, database)):
+        pass
+
+
+async def send_batch(settings: Settings, letters: Letters, database: Database) -> int:
+    """Send a batch; one mail's failure is no other's. Returns how many mails were due."""
+    batch = await lease(settings, database)
+    delivering = [deliver(settings, letters, database, mail) for mail in batch]
+    ends = await asyncio.gather(*delivering, return_exceptions=True)
+    for mail, error in zip(batch, ends, strict=True):
+        if error is not None:
+            # Its lease ends, and then it is tried again.
+            log.error("a mail could not be finished", mail=str(mail.id), exc_info=error)
+    return len(batch)
 
 
 async def lease(settings: Settings, database: Database) -> list[Mail]:
@@ -89,17 +101,11 @@ async def lease(settings: Settings, database: Database) -> list[Mail]:
 
 
 async def deliver(settings: Settings, letters: Letters, database: Database, mail: Mail) -> None:
-    """Make the token, store its hash, send, and say how it fared."""
-    token = new_token()
-    minted = "select annex.mint_invitation($1, $2, $3)"
-    async with database.worker.lend() as driver:
-        is_open = await driver.fetchval(minted, mail.id, mail.lease_id, hash_of(token))
-    if not is_open:
-        await finish(database, mail, CLOSED, None)
-        return
+    """Make the token, store its hash, send, and say how it fared, whatever goes wrong."""
     try:
-        await send(settings, compose(settings, letters, mail, token), mail.recipient)
-    except Refusal as refusal:
+        error = await attempt(settings, letters, database, mail)
+    except Exception as raised:
+        refusal = raised if isinstance(raised, Refusal) else unexpected(mail, raised)
         is_final = refusal.is_final or mail.attempts >= MAX_ATTEMPTS
         retry = min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** min(mail.attempts - 1, 10))
         log.warning(
@@ -111,7 +117,32 @@ async def deliver(settings: Settings, letters: Letters, database: Database, mail
         )
         await finish(database, mail, refusal.reason, None if is_final else retry)
     else:
-        await finish(database, mail, None, None)
+        await finish(database, mail, error, None)
+
+
+async def attempt(
+    settings: Settings, letters: Letters, database: Database, mail: Mail
+) -> str | None:
+    """Try to send a mail; returns why it is not to be sent at all. Raises `Refusal`."""
+    token = new_token()
+    minted = "select annex.mint_invitation($1, $2, $3)"
+    async with database.worker.lend() as driver:
+        is_open = await driver.fetchval(minted, mail.id, mail.lease_id, hash_of(token))
+    if not is_open:
+        return CLOSED
+    try:
+        message = compose(settings, letters, mail, token)
+    except Exception as error:
+        # The same mail would be written another time, so the next try would end here, too.
+        raise Refusal(unexpected(mail, error).reason, is_final=True) from error
+    await send(settings, message, mail.recipient)
+    return None
+
+
+def unexpected(mail: Mail, error: Exception) -> Refusal:
+    """Log an error that nobody planned; returns it as a refusal that may pass."""
+    log.error("a mail met an unexpected error", mail=str(mail.id), exc_info=error)
+    return Refusal(type(error).__name__, is_final=False)
 
 
 async def finish(database: Database, mail: Mail, error: str | None, retry: int | None) -> None:
