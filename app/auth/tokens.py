@@ -152,6 +152,10 @@ class Tokens:
         except (httpx.HTTPError, ValueError, jwt.PyJWKSetError, jwt.PyJWKError) as error:
             log.warning("the key set cannot be fetched", url=self.url, error=str(error))
             return
+        finally:
+            # The pause begins when the fetch ends, because those who waited for it would else each
+            # begin another one.
+            self.tried_at = time.monotonic()
         self.keys = found
         self.fetched_at = time.monotonic()
         for digest in [d for d, (kid, _) in self.verdicts.items() if kid and kid not in self.keys]:
