@@ -66,16 +66,16 @@ def busy() -> bytes:
 
 @contextlib.asynccontextmanager
 async def asking(hub: Hub, whose: str) -> AsyncIterator[None]:
-    """Take one of the streams' turns at the database, for 10 s; raises `Unavailable`.
+    """Take one of the streams' turns at the database; waits and lasts 10 s in all.
 
-    `whose` is a principal, or an address before one is known: turns are fair among them.
+    `whose` is a principal, or an address before one is known: turns are fair among them. Raises
+    `Unavailable`.
     """
-    async with hub.queries.of(whose):
-        try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                yield
-        except TimeoutError:
-            raise Unavailable("The database does not answer; try again in a moment.") from None
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS), hub.queries.of(whose):
+            yield
+    except TimeoutError:
+        raise Unavailable("The database does not answer; try again in a moment.") from None
 
 
 class Stream:
