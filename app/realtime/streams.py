@@ -40,8 +40,11 @@ Replay = Callable[[int, int], Awaitable[tuple[Sight, list[Frame]]]]
 
 Returns what the reader sees as well, from the same snapshot; raises a Problem without rights.
 """
-Authorize = Callable[[], Awaitable[Sight]]
-"""Looks up what the reader sees now; raises a Problem when it has no right to the feed."""
+Authorize = Callable[[], Awaitable[tuple[Sight, float | None]]]
+"""Looks up what the reader sees now; raises a Problem when it has no right to the feed.
+
+Returns when the reader's credential expires as well, in Unix seconds; None if it does not.
+"""
 
 
 def never(_: bytes) -> bool:
@@ -254,10 +257,12 @@ class Stream:
             self.waiter.set_result(message)
 
     async def look_up_rights(self) -> None:
-        """Look up what the reader may see now, as of the head."""
+        """Look up what the reader may see now, as of the head, and until when."""
         head = self.hub.head
         async with asking(self.hub, self.principal):
-            sight = await self.authorize()
+            sight, ends_at = await self.authorize()
+        if ends_at is not None:
+            self.ends_at = min(self.ends_at, ends_at)
         self.see(sight, head)
 
     def see(self, sight: Sight, checked: int) -> None:
