@@ -98,6 +98,19 @@ class Reader(Protocol):
         """Hand it what comes next; without bytes, it looks for itself, after `until`."""
 
 
+def hand(reader: Reader, message: Message, framed: bytes, wall: float) -> bool:
+    """Send a waiting reader a message, also framed as a chunk; False if it was woken for it."""
+    try:
+        is_sent = reader.ends_at > wall and reader.push(framed)
+    except Exception as error:
+        # Nobody knows what it got: it ends, and its client resumes from its cursor.
+        log.error("a reader could not be sent to", exc_info=error)
+        reader.ends_at, is_sent = 0, False
+    if not is_sent:
+        reader.wake(message)
+    return is_sent
+
+
 class Group:
     """The readers of a channel that want the same and may see the same."""
 
@@ -154,16 +167,8 @@ class Group:
         framed = chunk(message.raw)
         while self.due:
             reader = self.due.pop()
-            try:
-                is_sent = reader.ends_at > wall and reader.push(framed)
-            except Exception as error:
-                # Nobody knows what it got: it ends, and its client resumes from its cursor.
-                log.error("a reader could not be sent to", exc_info=error)
-                reader.ends_at, is_sent = 0, False
-            if is_sent:
+            if hand(reader, message, framed, wall):
                 self.parked.add(reader)
-            else:
-                reader.wake(message)
             yield
 
     def discard(self, reader: Reader) -> None:
