@@ -164,6 +164,7 @@ async def identify(
             return await authenticate(request), None
     tickets = runtime_of(request).tickets
     used = tickets.read(ticket, request.scope["path"], is_reconnect=is_reconnect)
+    runtime_of(request).limiter.check(used.principal.name)
     return await refresh(request, used.principal), used
 
 
