@@ -157,11 +157,10 @@ async def test_a_token_of_the_projects_key_is_a_user(
     tokens: Tokens, project: Project, keys: list[SigningKey], n: int
 ) -> None:
     user = await tokens.verify(keys[n].sign(iss=project.issuer))
-    assert (user.name, user.email, user.aal, user.session_id, user.is_anonymous) == (
+    assert (user.name, user.email, user.aal, user.is_anonymous) == (
         f"user:{USER}",
         "user@example.com",
         "aal2",
-        "session",
         False,
     )
 
@@ -411,6 +410,7 @@ async def test_an_unreachable_key_set_is_tried_again_soon(
     clock.now += module.RETRY_SECONDS
     assert (await tokens.verify(token)).id == USER
 
+
 async def test_those_who_wait_for_a_key_set_that_does_not_come_share_one_try(
     project: Project, clock: Clock, keys: list[SigningKey]
 ) -> None:
@@ -430,7 +430,6 @@ async def test_those_who_wait_for_a_key_set_that_does_not_come_share_one_try(
         answers = await asyncio.gather(*waiting, return_exceptions=True)
     assert {type(a) for a in answers} == {Unavailable}
     assert tries == 1
-
 
 
 async def test_known_keys_outlive_an_outage(
