@@ -66,7 +66,7 @@ class Condition(Protocol):
 
 
 class Read:
-    """What a handler asks for: reads as its caller, in the workspace of its path."""
+    """A handler's way to read: as its caller, in the workspace of its path."""
 
     def __init__(self, pool: Pool, scope: Scope, link: Callable[[str], None]) -> None:
         self.pool = pool

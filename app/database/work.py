@@ -48,7 +48,7 @@ class Work(msgspec.Struct, frozen=True):
 
 
 class Write:
-    """What a handler asks for: writes as its caller, in the workspace of its path."""
+    """A handler's way to write: as its caller, in the workspace of its path."""
 
     def __init__(self, pool: Pool, scope: Scope, committed: Callable[[], None]) -> None:
         self.pool = pool

@@ -57,7 +57,8 @@ class Application(Litestar):
         try:
             await super().__call__(scope, receive, send_finished)
         finally:
-            # Also of an answer that was cut off: what a stream holds must not wait for a collector.
+            # The answer may have been cut off. Its stream gives back what it holds now, because
+            # the collector may come late.
             for end in reversed(state.ending):
                 end()
 

@@ -147,13 +147,13 @@ class Group:
         return Message(b"".join(parts), until, len(parts))
 
     def begin(self) -> None:
-        """There are new frames: who waits is due them."""
+        """Mark the readers that wait as due: the channel has new frames."""
         self.joined.clear()
         self.due |= self.parked
         self.parked = set()
 
     def end(self, message: Message) -> None:
-        """Hand to all who are still due what lets them look for themselves."""
+        """Wake every reader that is still due, with a message that lets it look for itself."""
         due, self.due = self.due, set()
         for reader in due:
             reader.wake(message)

@@ -57,12 +57,12 @@ class Expired(Exception):
 
 
 def refused(problem: msgspec.Struct) -> bytes:
-    """Tell an EventSource that it may not read; of a 401 it would never tell the reason."""
+    """Tell an EventSource that it may not read; a page never sees the reason of a 401."""
     return named("unauthorized", problem, retry_ms=REFUSED_RETRY_MS)
 
 
 def busy() -> bytes:
-    """Tell a reader to come back later; any status but 200 an EventSource takes for the end."""
+    """Tell a reader to come back later; an EventSource gives up at any status but 200."""
     retry = random.randint(*BUSY_RETRY_MS)
     return b": no room for another stream just now\nretry: %d\n\n" % retry
 
