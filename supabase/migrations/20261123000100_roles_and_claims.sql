@@ -111,6 +111,11 @@ create function annex.principal() returns text language sql stable parallel safe
 $$;
 grant execute on function annex.principal() to annex_api, annex_worker, authenticated, service_role;
 
+-- The user whom a principal names; null for all others. As a value of its own, so that an index on users serves it.
+create function annex.user_of(principal text) returns uuid language sql immutable parallel safe as $$
+  select case when principal like 'user:%' then substr(principal, 6)::uuid end
+$$;
+
 -- The first number of an advisory lock: a class for each use, so that no key of one use can be another's lock.
 create function annex.lock_class(use text) returns integer language sql immutable parallel safe as $$
   select 1095653376 + array_position(array['sequencer', 'partitions', 'expiry', 'idempotency', 'mails'], use)

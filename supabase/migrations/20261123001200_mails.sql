@@ -83,19 +83,20 @@ begin
   end loop;
   return query
     select m.id, m.lease_id, m.recipient, m.attempts, w.name,
-      coalesce((select p.display_name from annex.profiles p where i.invited_by = 'user:' || p.user_id), ''),
-      (annex.find_role(i.workspace_id, i.role)).name,
+      coalesce(inviter.display_name, ''),
+      (select r.name from annex.find_role(i.workspace_id, i.role) r),
       coalesce(
         (
           select p.locale from annex.profiles p
           where annex.fold_email(p.email) = m.recipient and p.locale is not null limit 1
         ),
-        (select p.locale from annex.profiles p where i.invited_by = 'user:' || p.user_id)
+        inviter.locale
       ),
       i.expires_at
     from annex.mails m
     join annex.invitations i on i.id = m.invitation_id
     join annex.workspaces w on w.id = m.workspace_id
+    left join annex.profiles inviter on inviter.user_id = annex.user_of(i.invited_by)
     where m.id = any (leased);
 end
 $$;
