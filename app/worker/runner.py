@@ -21,8 +21,6 @@ WAITS = (0.005, 0.025, 0.1)
 QUIET_READS = 20
 FOLLOW_SECONDS = 1.0
 """How often a reader that is not the leader asks again."""
-
-
 FINISH_SECONDS = 8.0
 """How long a batch may go on when the worker is told to stop; containers are killed after 10 s."""
 Result = TypeVar("Result")
@@ -61,7 +59,10 @@ async def finished(batch: Coroutine[Any, Any, Result]) -> Result:
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        await asyncio.wait({task}, timeout=FINISH_SECONDS)
+        ended, _ = await asyncio.wait({task}, timeout=FINISH_SECONDS)
+        for error in (e.exception() for e in ended if not e.cancelled()):
+            if error is not None:
+                log.warning("a batch failed while the worker stopped", exc_info=error)
         raise
     finally:
         task.cancel()
