@@ -79,7 +79,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     pool_size: Annotated[int, msgspec.Meta(ge=1, le=200)] = 10
     """Connections of one process for requests."""
     max_statements_per_principal: Annotated[int, msgspec.Meta(ge=1)] = 8
-    """Of those connections, at most so many serve one principal at once."""
+    """Of those connections, at most so many serve one principal at once; never all of them."""
     max_streams: Annotated[int, msgspec.Meta(ge=1)] = 10_000
     """Streams that one process holds open at once; a further reader is told to come back later."""
     rate_limit_requests: Annotated[int, msgspec.Meta(ge=1)] = 1200
