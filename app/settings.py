@@ -64,9 +64,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     jwt_issuer: str | None = None
     """The tokens' `iss`; without it, `<supabase_url>/auth/v1`."""
     secret_key: str = DEVELOPMENT_SECRET
-    """At least 32 characters; encrypts cursors and signs stream tickets.
+    """At least 32 characters; encrypts cursors and stream tickets.
 
-    Changing it resets open streams.
+    A new one ends every ticket, and every reader with a cursor is reset.
     """
     signing_key: str | None = None
     """A private JWK (ES256, with its `kid`) that was imported into the Supabase project.
@@ -80,9 +80,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     pool_size: Annotated[int, msgspec.Meta(ge=1, le=200)] = 10
     """Connections of one process for requests."""
     max_statements_per_principal: Annotated[int, msgspec.Meta(ge=1)] = 8
-    """Of those connections, at most so many serve one principal at once."""
+    """Of those connections, at most so many serve one principal at once; never all of them."""
     max_streams: Annotated[int, msgspec.Meta(ge=1)] = 10_000
-    """Streams that one process holds open at once; who comes then is told to come back later."""
+    """Streams that one process holds open at once; a further reader is told to come back later."""
     rate_limit_requests: Annotated[int, msgspec.Meta(ge=1)] = 1200
     """Requests that one caller may make in a window, across all processes."""
     rate_limit_window_seconds: Annotated[int, msgspec.Meta(ge=1)] = 60

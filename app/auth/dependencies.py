@@ -39,7 +39,8 @@ def may(permission: str, **others: Any) -> dict[str, Any]:
 async def authenticate(request: Request[Any, Any, Any]) -> Principal:
     """Verify the request's bearer credential.
 
-    Raises an `Unauthorized` that says what is wrong with it.
+    Raises an `Unauthorized` that says what is wrong with it, and `RateLimited` before the database
+    is asked for a caller who has spent their requests.
     """
     if len(request.headers.getall("authorization", [])) > 1:
         raise InvalidRequest("Send one Authorization header.")
@@ -49,14 +50,22 @@ async def authenticate(request: Request[Any, Any, Any]) -> Principal:
         raise MissingCredentials("Send `Authorization: Bearer <access token or key>`.")
     runtime = runtime_of(request)
     addresses = runtime.connections.addresses
-    with runtime.failures.attempt(addresses.of(request.scope), credential):
+    source = addresses.of(request.scope)
+    with runtime.failures.attempt(source, credential) as attempt:
+        if attempt.name is not None:
+            runtime.limiter.check(attempt.name)
         if credential.startswith("annex_"):
             key = keys.Key.read(credential)
             if key.kind == "op":
                 return keys.operator(key, runtime.settings.operator_key_hashes)
-            address = addresses.client(request.scope)
-            return await keys.look_up(runtime.database.api, key.prefix, address, key)
-        return await refresh(request, await runtime.tokens.verify(credential))
+            address, whose = addresses.client(request.scope), attempt.name or source
+            found = await keys.look_up(runtime.database.api, key.prefix, address, whose, key)
+        else:
+            verified = await runtime.tokens.verify(credential)
+            runtime.limiter.check(verified.name)
+            found = await refresh(request, verified)
+        attempt.name = found.name
+        return found
 
 
 async def refresh(request: Request[Any, Any, Any], principal: Principal) -> Principal:
@@ -75,7 +84,7 @@ async def refresh(request: Request[Any, Any, Any], principal: Principal) -> Prin
     if principal.prefix is None:
         raise InvalidKey("The key is unknown, expired or revoked; make a new one.")
     address = runtime.connections.addresses.client(request.scope)
-    found = await keys.look_up(runtime.database.api, principal.prefix, address)
+    found = await keys.look_up(runtime.database.api, principal.prefix, address, principal.name)
     if found.id != principal.id:
         raise InvalidKey("The key is unknown, expired or revoked; make a new one.")
     if not principal.is_exchanged:

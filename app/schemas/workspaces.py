@@ -7,6 +7,7 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 
 from app.permissions import Permission
 from app.schemas.pages import Page
+from app.schemas.texts import NO_NUL
 
 
 class Workspace(msgspec.Struct, frozen=True):
@@ -37,8 +38,6 @@ class WorkspacePage(msgspec.Struct, frozen=True):
     page: Page
 
 
-# U+0000, which Postgres cannot store.
-NO_NUL = r"^[^\x00]+\Z"
 Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=NO_NUL)]
 # \Z and not $, which in Python lets a line feed follow.
 Slug = Annotated[

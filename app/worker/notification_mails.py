@@ -4,7 +4,7 @@ An item is mailed once at most, however many events it stands for. Whether it is
 decided by annex.mail_refusal, when it is queued and again just before it is sent.
 """
 
-import asyncio
+from email.message import EmailMessage
 from functools import partial
 from typing import Self
 from urllib.parse import urljoin
@@ -17,8 +17,16 @@ from app.services.invitations import hash_of
 from app.services.unsubscriptions import new_token, unsubscribe_url
 from app.settings import Settings
 from app.worker.letters import Letters, News, write
-from app.worker.mails import AT_ONCE, EVERY_SECONDS, LEASE_SECONDS, hand_over, identified
-from app.worker.runner import Job
+from app.worker.mails import (
+    AT_ONCE,
+    EVERY_SECONDS,
+    LEASE_SECONDS,
+    deliver_all,
+    hand_over,
+    identified,
+    writing,
+)
+from app.worker.runner import Job, finished
 
 LOOKED_AT_ONCE = 500
 """Items that one transaction looks at."""
@@ -73,8 +81,14 @@ async def send_due(settings: Settings, stationery: Stationery, database: Databas
     """Queue and send what is due, batch after batch; one mail's failure is no other's."""
     while await queue(settings, database) == LOOKED_AT_ONCE:
         pass
-    while batch := await lease(database):
-        await asyncio.gather(*(deliver(settings, stationery, database, mail) for mail in batch))
+    while await finished(send_batch(settings, stationery, database)):
+        pass
+
+
+async def send_batch(settings: Settings, stationery: Stationery, database: Database) -> int:
+    """Send a batch; returns how many mails were due."""
+    batch = await lease(database)
+    return await deliver_all(batch, partial(deliver, settings, stationery, database))
 
 
 async def queue(settings: Settings, database: Database) -> int:
@@ -98,7 +112,14 @@ async def lease(database: Database) -> list[Mail]:
 async def deliver(
     settings: Settings, stationery: Stationery, database: Database, mail: Mail
 ) -> None:
-    """Ask again, store the new token's hash, and send; a mail that is skipped is let go."""
+    """Ask again, store the new token's hash, send, and say how it fared."""
+    await hand_over(settings, database, mail, prepare(settings, stationery, database, mail))
+
+
+async def prepare(
+    settings: Settings, stationery: Stationery, database: Database, mail: Mail
+) -> EmailMessage | None:
+    """Write a mail; one that is skipped or waits is let go."""
     token = new_token()
     statement = "select * from annex.prepare_notification_mail($1, $2, $3, $4)"
     async with database.worker.lend() as driver:
@@ -106,23 +127,24 @@ async def deliver(
             statement, mail.id, mail.lease_id, hash_of(token), settings.max_mails_per_address
         )
     if row is None:
-        return
-    content = Content(*row)
-    assert settings.mail_from is not None
-    unsubscribe = None if content.is_critical else unsubscribe_url(settings, token)
-    news = News(
-        workspace=content.workspace_name,
-        title=content.title,
-        body=content.body,
-        count=content.group_count,
-        url=page_of(settings, content.url),
-        unsubscribe=unsubscribe,
-    )
-    letters = stationery.critical if content.is_critical else stationery.usual
-    message = write(
-        letters.of(content.locale), news, settings.mail_from, content.recipient, unsubscribe
-    )
-    await hand_over(settings, database, mail, identified(message, mail.id))
+        return None
+    with writing(mail):
+        content = Content(*row)
+        assert settings.mail_from is not None
+        unsubscribe = None if content.is_critical else unsubscribe_url(settings, token)
+        news = News(
+            workspace=content.workspace_name,
+            title=content.title,
+            body=content.body,
+            count=content.group_count,
+            url=page_of(settings, content.url),
+            unsubscribe=unsubscribe,
+        )
+        letters = stationery.critical if content.is_critical else stationery.usual
+        message = write(
+            letters.of(content.locale), news, settings.mail_from, content.recipient, unsubscribe
+        )
+        return identified(message, mail.id)
 
 
 def page_of(settings: Settings, url: str | None) -> str:
