@@ -123,14 +123,17 @@ class Runner:
         before = self.killers[mutant.words[0]][:5]
         words = [*mutant.words, *mutant.words[0].split("_")]
 
-        def score(item: pytest.Function) -> int:
+        # The rarer a word among the tests, the more it says.
+        weights = {
+            word: 1 / (1 + sum(word in own for own, _ in sources.values())) for word in words
+        }
+
+        def score(item: pytest.Function) -> float:
             own, all_of_it = sources[item]
-            weights = [3] * len(mutant.words) + [1] * len(words)
-            points = sum(
-                weight * (word in own) + (word in all_of_it)
-                for weight, word in zip(weights, words, strict=False)
+            return -sum(
+                weight * (10 * (word in own) + (word in all_of_it))
+                for word, weight in weights.items()
             )
-            return -points
 
         ranked = sorted(items, key=score)
         direct = [i for i in ranked if "/database/" in i.nodeid]
