@@ -1,5 +1,6 @@
 """What a handler may ask for: its caller, and the caller's ways to the database."""
 
+import hashlib
 from functools import partial
 from typing import Any
 
@@ -49,14 +50,15 @@ async def authenticate(request: Request[Any, Any, Any]) -> Principal:
         raise MissingCredentials("Send `Authorization: Bearer <access token or key>`.")
     runtime = runtime_of(request)
     addresses = runtime.connections.addresses
-    with runtime.failures.attempt(addresses.of(request.scope), credential):
+    digest = hashlib.sha256(credential.encode("utf-8", "surrogatepass")).digest()
+    with runtime.failures.attempt(addresses.of(request.scope), digest):
         if credential.startswith("annex_"):
             key = keys.Key.read(credential)
             if key.kind == "op":
-                return keys.operator(key, runtime.settings.operator_key_hashes)
+                return keys.operator(key.prefix, digest, runtime.settings.operator_key_hashes)
             address = addresses.client(request.scope)
-            return await keys.look_up(runtime.database.api, key.prefix, address, key)
-        return await refresh(request, await runtime.tokens.verify(credential))
+            return await keys.look_up(runtime.database.api, key.prefix, address, digest)
+        return await refresh(request, await runtime.tokens.verify(credential, digest))
 
 
 async def refresh(request: Request[Any, Any, Any], principal: Principal) -> Principal:

@@ -1,7 +1,6 @@
 """Rate limits: one token bucket a caller (draft-ietf-httpapi-ratelimit-headers)."""
 
 import contextlib
-import hashlib
 import math
 import time
 from collections import OrderedDict
@@ -139,12 +138,11 @@ class Failures:
         self.refused = 0
 
     @contextlib.contextmanager
-    def attempt(self, address: str, credential: str) -> Iterator[None]:
-        """Let a credential be verified in here; counts an `Unauthorized` that comes of it.
+    def attempt(self, address: str, digest: bytes) -> Iterator[None]:
+        """Let the credential of a digest be verified in here; counts an `Unauthorized` of it.
 
         Raises `TooManyFailures` while the address has spent its budget.
         """
-        digest = hashlib.sha256(credential.encode("utf-8", "surrogatepass")).digest()
         accepted_at = self.known.get(digest)
         is_known = accepted_at is not None and self.clock() - accepted_at < KNOWN_SECONDS
         tokens = self.buckets.tokens(address)
