@@ -33,7 +33,7 @@ FILES = [
     "tests/test_conventions.py",
 ]
 # Guards that another one stands behind, so that no test can tell: each with the other.
-TWICE: dict[str, str] = {}
+TWICE = {"grants:19 session_user": "annex.key_id asks for the session's role as well"}
 MOST = 30
 """Tests in SQL that are tried on one mutant; then as many over HTTP, which take longer."""
 
@@ -109,7 +109,7 @@ class Runner:
 
     def wants(self, mutant: Mutant) -> bool:
         """Say whether a mutant was asked for."""
-        if any(mutant.name.startswith(f"{name} ") for name in TWICE):
+        if any(mutant.name.startswith(name) for name in TWICE):
             return False
         return not self.words or any(word in mutant.name for word in self.words)
 
