@@ -26,8 +26,9 @@ from app.request_state import state_of
 from app.runtime import runtime_of
 from app.schemas import stream as s
 
-LastEventId = Annotated[str | None, HeaderParameter(name="Last-Event-ID", max_length=200)]
-LastEventIdQuery = Annotated[str | None, QueryParameter(name="last_event_id", max_length=200)]
+# Without a limit of their own: a 400 would end an EventSource for good, and `reset` does not.
+LastEventId = Annotated[str | None, HeaderParameter(name="Last-Event-ID")]
+LastEventIdQuery = Annotated[str | None, QueryParameter(name="last_event_id")]
 Ticket = Annotated[str | None, QueryParameter(name="ticket", max_length=4000)]
 PERSONAL = "/api/v1/stream/notifications"
 

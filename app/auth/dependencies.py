@@ -1,5 +1,6 @@
 """What a handler may ask for: its caller, and the caller's ways to the database."""
 
+import hashlib
 from functools import partial
 from typing import Any
 
@@ -51,17 +52,18 @@ async def authenticate(request: Request[Any, Any, Any]) -> Principal:
     runtime = runtime_of(request)
     addresses = runtime.connections.addresses
     source = addresses.of(request.scope)
-    with runtime.failures.attempt(source, credential) as attempt:
+    digest = hashlib.sha256(credential.encode("utf-8", "surrogatepass")).digest()
+    with runtime.failures.attempt(source, digest) as attempt:
         if attempt.name is not None:
             runtime.limiter.check(attempt.name)
         if credential.startswith("annex_"):
             key = keys.Key.read(credential)
             if key.kind == "op":
-                return keys.operator(key, runtime.settings.operator_key_hashes)
+                return keys.operator(key.prefix, digest, runtime.settings.operator_key_hashes)
             address, whose = addresses.client(request.scope), attempt.name or source
-            found = await keys.look_up(runtime.database.api, key.prefix, address, whose, key)
+            found = await keys.look_up(runtime.database.api, key.prefix, address, whose, digest)
         else:
-            verified = await runtime.tokens.verify(credential)
+            verified = await runtime.tokens.verify(credential, digest)
             runtime.limiter.check(verified.name)
             found = await refresh(request, verified)
         attempt.name = found.name

@@ -1,7 +1,6 @@
 """Supabase access tokens (RFC 7519), verified against the project's key set (RFC 7517)."""
 
 import asyncio
-import hashlib
 import time
 from collections import OrderedDict
 from uuid import UUID
@@ -53,9 +52,11 @@ class Tokens:
         self.refreshing: asyncio.Task[None] | None = None
         self.verdicts: OrderedDict[bytes, tuple[str | None, Principal]] = OrderedDict()
 
-    async def verify(self, token: str) -> Principal:
-        """Verify a token; raises an `Unauthorized`, or `Unavailable` without a key set."""
-        digest = hashlib.sha256(token.encode()).digest()
+    async def verify(self, token: str, digest: bytes) -> Principal:
+        """Verify a token, of which `digest` is the SHA-256.
+
+        Raises an `Unauthorized`, or `Unavailable` without a key set.
+        """
         if known := self.verdicts.get(digest):
             kid, principal = known
             if principal.has_expired:

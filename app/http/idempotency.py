@@ -91,6 +91,13 @@ class Once(msgspec.Struct, frozen=True):
                 await self.keep(work, response, secrets)
         return response
 
+    def route_of(self, work: Work) -> str:
+        """Return the route, with the workspace by its id where the path names it by its slug."""
+        if work.access is None:
+            return self.route
+        named, canonical = f"/{work.scope.ws}/", f"/{work.access.workspace_id}/"
+        return self.route.replace(named, canonical, 1)
+
     async def kept(self, work: Work) -> Response[Any] | None:
         """Take the key for this transaction; returns the answer of before, if there is one."""
         mine = self.mine(work)
@@ -129,7 +136,8 @@ class Once(msgspec.Struct, frozen=True):
     def mine(self, work: Work) -> dict[str, str]:
         """Return what an answer is stored under."""
         assert self.key is not None
-        return {"principal": work.scope.principal.name, "route": self.route, "key": self.key}
+        name, route = work.scope.principal.name, self.route_of(work)
+        return {"principal": name, "route": route, "key": self.key}
 
 
 def without(content: Any, secrets: Sequence[str]) -> Any:

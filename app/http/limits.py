@@ -1,7 +1,6 @@
 """Rate limits: one token bucket a caller (draft-ietf-httpapi-ratelimit-headers)."""
 
 import contextlib
-import hashlib
 import math
 import time
 from collections import OrderedDict
@@ -157,13 +156,12 @@ class Failures:
         self.refused = 0
 
     @contextlib.contextmanager
-    def attempt(self, address: str, credential: str) -> Iterator[Attempt]:
-        """Let a credential be verified in here; counts an `Unauthorized` that comes of it.
+    def attempt(self, address: str, digest: bytes) -> Iterator[Attempt]:
+        """Let the credential of a digest be verified in here; counts an `Unauthorized` of it.
 
         Yields whose it was when it was accepted lately; takes whose it is. Raises
         `TooManyFailures` while the address has spent its budget.
         """
-        digest = hashlib.sha256(credential.encode("utf-8", "surrogatepass")).digest()
         accepted_at, name = self.known.get(digest, (-math.inf, None))
         is_known = self.clock() - accepted_at < KNOWN_SECONDS
         tokens = self.buckets.tokens(address)

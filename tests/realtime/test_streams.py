@@ -416,7 +416,8 @@ async def test_a_reader_whose_filter_matches_nothing_gets_heartbeats_in_a_busy_w
 
 
 @pytest.mark.parametrize(
-    "cursor", ["garbage", "A" * 22, "future", "other epoch", "other key", "other feed"]
+    "cursor",
+    ["garbage", "A" * 22, "A" * 5000, "future", "other epoch", "other key", "other feed"],
 )
 async def test_a_cursor_that_cannot_be_continued_is_answered_with_a_reset(
     server: Running, tenant: Tenant, cursor: str

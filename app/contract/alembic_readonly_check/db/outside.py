@@ -77,7 +77,7 @@ def _run(config: Config, database: URL, command: Sequence[str]) -> str:
             ""
             if config.scratch.command
             else (
-                " Revisions that ask the database cannot be rendered: use `scratch.command` for them."
+                " Revisions that ask the database cannot be rendered: use `scratch.command`."
             )
         )
         raise CannotCheck(f"The migrations of {name} failed: {lines[-1]}.{advice}")
