@@ -8,6 +8,7 @@ from controllers.events import EventController
 from controllers.invitations import InvitationController, RecipientController
 from controllers.join_rules import JoinRuleController
 from controllers.members import MemberController
+from controllers.pages import PageController
 from controllers.profiles import ProfileController
 from controllers.roles import RoleController
 from controllers.service import ServiceController
@@ -16,6 +17,7 @@ from controllers.workspaces import WorkspaceController
 
 CONTROLLERS = (
     ServiceController,
+    PageController,
     Router(
         "/api/v1",
         route_handlers=[
