@@ -168,7 +168,7 @@ async def deployed(
     with pooler(crashable) as pooled:
         made = Deployment(database, pooled, folder)
         try:
-            places = [await server.started() for server in made.servers]
+            places = [await server.started(90) for server in made.servers]
             keeping = asyncio.create_task(made.keep())
             yield made, pooled, places
             keeping.cancel()
@@ -178,6 +178,7 @@ async def deployed(
             made.end()
 
 
+@pytest.mark.timeout(600)
 async def test_what_was_acknowledged_stays_and_nothing_is_stuck(
     crashable: Crashable, tmp_path: Path
 ) -> None:

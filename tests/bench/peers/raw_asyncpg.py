@@ -79,7 +79,11 @@ class Peer:
         await worker.close()
         size = self.settings.pool_size
         async with asyncpg.create_pool(
-            self.settings.database_url, min_size=size, max_size=size, init=let_json_through, reset=keep
+            self.settings.database_url,
+            min_size=size,
+            max_size=size,
+            init=let_json_through,
+            reset=keep,
         ) as self.pool:
             yield
 
