@@ -114,7 +114,7 @@ async def lifespan(settings: Settings, app: Litestar) -> AsyncIterator[None]:
             Supervised("hub", hub.keep_time),
             Supervised("watchdog", watchdog.watch),
         ]
-        metrics = Metrics(hub, tail, tasks, refused, app.connections, watchdog)
+        metrics = Metrics(hub, tail, tasks, refused, app.connections, watchdog, database)
         tasks.append(Supervised("metrics", metrics.keep_copying))
         app.state.runtime = Runtime(
             settings=settings,

@@ -10,6 +10,7 @@ from controllers.invitations import InvitationController, RecipientController
 from controllers.join_rules import JoinRuleController
 from controllers.members import MemberController
 from controllers.notifications import NotificationController
+from controllers.pages import PageController
 from controllers.preferences import MyPreferencesController, WorkspacePreferencesController
 from controllers.profiles import ProfileController
 from controllers.roles import RoleController
@@ -23,6 +24,7 @@ from controllers.workspaces import WorkspaceController
 CONTROLLERS = (
     ServiceController,
     UnsubscriptionController,
+    PageController,
     Router(
         "/api/v1",
         route_handlers=[

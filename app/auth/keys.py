@@ -101,7 +101,7 @@ async def look_up(
     """Find a key's principal, and note the use if a key was sent, whose SHA-256 `digest` is.
 
     `whose` is the principal, or an address before one is known: connections are lent by turns.
-    Without a digest, a credential that was verified before is looked up again, to see whether it
+    Without a digest, a credential that was verified before is looked up again, to see if it
     still holds. Raises `InvalidKey` when it is unknown, expired or revoked, `AddressNotAllowed` when the
     key is not taken from this address.
     """

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.guides import GUIDES
 from tests.conftest import ROOT, SECRETS, TestDatabase
 from tests.install.wheels import PROJECT, done, install, run, serving
 
@@ -26,7 +27,9 @@ def serves_itself(url: str) -> None:
         "/openapi.yaml": (ROOT / "docs/openapi.yaml").read_text()[:200],
         "/openapi.json": '"openapi"',
         "/docs": "Annex API",
-        "/docs/assets/swagger-ui-bundle.js": "SwaggerUIBundle",
+        "/docs/assets/scalar.js": "createApiReference",
+        "/llms.txt": "/guides/deploy.md",
+        **{f"/guides/{name}.md": "# " for name in GUIDES},
         "/live": "<title>",
         "/health/ready": VERSION,
     }.items():

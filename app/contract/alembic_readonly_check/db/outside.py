@@ -76,9 +76,7 @@ def _run(config: Config, database: URL, command: Sequence[str]) -> str:
         advice = (
             ""
             if config.scratch.command
-            else (
-                " Revisions that ask the database cannot be rendered: use `scratch.command`."
-            )
+            else (" Revisions that ask the database cannot be rendered: use `scratch.command`.")
         )
         raise CannotCheck(f"The migrations of {name} failed: {lines[-1]}.{advice}")
     return done.stdout
