@@ -53,7 +53,8 @@ select format('%s: %s to %s', what, privilege_type, grantee::regrole) from right
 # What no user may see. `has_…` also counts rights that come through PUBLIC or another role.
 SECRETS = """
 'api_keys', 'pending', 'log', 'log_state', 'event_keys', 'retentions', 'idempotency_keys',
-'limits', 'invitations', 'removals', 'join_rules', 'public_mail_domains', 'mails'
+'limits', 'invitations', 'removals', 'join_rules', 'public_mail_domains', 'mails',
+'mail_state', 'unsubscribe_tokens'
 """
 
 RULES = [

@@ -49,6 +49,8 @@ class Tenants(NamedTuple):
     them: UUID
     key: Claims
     """A key of mine."""
+    events: dict[UUID, UUID]
+    """One of each workspace."""
 
     def whose(self, table: str) -> tuple[str, Any]:
         """Return the column of a table that says whose a row is, and its value for theirs."""
@@ -59,7 +61,9 @@ class Tenants(NamedTuple):
                 return "user_id", self.them
             case "idempotency_keys":
                 return "principal", f"user:{self.them}"
-            case "log_state":
+            case "fanouts":
+                return "event_id", self.events[self.theirs]
+            case "log_state" | "mail_state":
                 return "id", 1
             case "retentions":
                 return "feed_id", self.theirs
@@ -78,7 +82,7 @@ async def tenants(admin: Connection) -> Tenants:
     me, them = await new_user(admin), await new_user(admin)
     mine = await new_workspace(admin, me)
     own = await key(admin, mine, *READS, "workspace:update")
-    made = Tenants(mine, me, await new_workspace(admin, them), them, own)
+    made = Tenants(mine, me, await new_workspace(admin, them), them, own, {})
     for workspace in (made.mine, made.theirs):
         await new_key(admin, workspace)
         await new_role(admin, workspace, "auditor", "events:read", "events:audit")
@@ -89,7 +93,10 @@ async def tenants(admin: Connection) -> Tenants:
         await insert(admin, "log", "event_id", pos=head + 1, **owned)
         await insert(admin, "retentions", "feed_id", feed_id=workspace, retained_from=1)
         await new_invitation(admin, workspace)
-        await new_preferences(admin, workspace, me if workspace == made.mine else them)
+        member = me if workspace == made.mine else them
+        await new_preferences(admin, workspace, member)
+        await new_items(admin, workspace, member, event)
+        made.events[workspace] = event
     await admin.execute("insert into annex.readers (name) values ('test') on conflict do nothing")
     for owner in (me, them):
         await remember(admin, f"user:{owner}")
@@ -121,9 +128,25 @@ async def new_invitation(admin: Connection, workspace: UUID) -> None:
 
 
 async def new_preferences(admin: Connection, workspace: UUID, member: UUID) -> None:
-    """Make what a workspace's members get, and what one of them wants."""
+    """Make what a workspace's members get, what one of them wants, and a mail's way to end it."""
     for user_id in (None, member):
         await insert(admin, "preferences", workspace_id=workspace, user_id=user_id)
+    token = {"token_hash": uuid4().bytes * 2, "category": "news", "user_id": member}
+    await insert(admin, "unsubscribe_tokens", "user_id", workspace_id=workspace, **token)
+    await admin.execute(
+        "insert into annex.mail_state (after_id) values (annex.uuid7()) on conflict do nothing"
+    )
+
+
+async def new_items(admin: Connection, workspace: UUID, member: UUID, event: UUID) -> None:
+    """Make a subscription, an item in an inbox, an event that is fanned out and one withheld."""
+    owned: dict[str, Any] = {"workspace_id": workspace, "user_id": member}
+    await insert(admin, "subscriptions", "topic", topic="t:1", reason="added", **owned)
+    await insert(admin, "inboxes", "user_id", permission="events:read", **owned)
+    told = {"event_id": event, "type": "test.made", "actor": "system", "category": "general"}
+    await insert(admin, "notifications", reason="recipient", **told, **owned)
+    await insert(admin, "suppressions", "event_id", event_id=event, reason="actor", **owned)
+    await insert(admin, "fanouts", "event_id", event_id=event)
 
 
 async def remember(connection: Connection, principal: str) -> None:
@@ -289,6 +312,7 @@ async def test_definer_functions_ask_for_the_callers_rights_in_that_workspace(
         "annex.patch_preferences($1::uuid::text, true, '{}')",
         "annex.patch_preferences($1::uuid::text, false, '{}')",
         "annex.find_preferences($1::uuid::text, true)",
+        "annex.trace_event($1, $1, null, 10)",
     )
     async with session(database, way, tenants) as connection:
         for call in calls:
