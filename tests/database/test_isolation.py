@@ -131,8 +131,10 @@ async def new_preferences(admin: Connection, workspace: UUID, member: UUID) -> N
     """Make what a workspace's members get, what one of them wants, and a mail's way to end it."""
     for user_id in (None, member):
         await insert(admin, "preferences", workspace_id=workspace, user_id=user_id)
-    token = {"token_hash": uuid4().bytes * 2, "category": "news", "user_id": member}
-    await insert(admin, "unsubscribe_tokens", "user_id", workspace_id=workspace, **token)
+    token: dict[str, Any] = {"token_hash": uuid4().bytes * 2, "category": "news"}
+    await insert(
+        admin, "unsubscribe_tokens", "user_id", workspace_id=workspace, user_id=member, **token
+    )
     await admin.execute(
         "insert into annex.mail_state (after_id) values (annex.uuid7()) on conflict do nothing"
     )
@@ -143,8 +145,10 @@ async def new_items(admin: Connection, workspace: UUID, member: UUID, event: UUI
     owned: dict[str, Any] = {"workspace_id": workspace, "user_id": member}
     await insert(admin, "subscriptions", "topic", topic="t:1", reason="added", **owned)
     await insert(admin, "inboxes", "user_id", permission="events:read", **owned)
-    told = {"event_id": event, "type": "test.made", "actor": "system", "category": "general"}
-    await insert(admin, "notifications", reason="recipient", **told, **owned)
+    told = {"type": "test.made", "actor": "system", "category": "general", "title": "Made"}
+    await insert(
+        admin, "notifications", event_id=event, reason="recipient", body="", **told, **owned
+    )
     await insert(admin, "suppressions", "event_id", event_id=event, reason="actor", **owned)
     await insert(admin, "fanouts", "event_id", event_id=event)
 
@@ -494,6 +498,7 @@ NOUNS = {
     "api_key": "keys:read",
     "invitation": "invitations:read",
     "join_rule": "invitations:read",
+    "preferences": "workspace:read",
 }
 BY_PERMISSION = {p: {n for n, needed in NOUNS.items() if needed == p} for p in NOUNS.values()}
 SEEN = "select distinct split_part(type, '.', 2) from annex.events where workspace_id = $1"
@@ -507,8 +512,8 @@ async def nouns(connection: Connection, workspace: UUID) -> set[str]:
 @pytest.mark.parametrize(
     ("role", "seen"),
     [
-        ("viewer", {"made", "workspace", "member", "role"}),
-        ("member", {"made", "workspace", "member", "role"}),
+        ("viewer", {"made", "workspace", "preferences", "member", "role"}),
+        ("member", {"made", "workspace", "preferences", "member", "role"}),
         ("admin", {"made", "login", *NOUNS}),
         ("owner", {"made", "login", *NOUNS}),
         ("auditor", {"made", "login"}),
@@ -615,7 +620,7 @@ async def test_without_the_second_factor_only_the_workspace_itself_shows(
     )
     await join(admin, tenants.theirs, tenants.me, "owner")
     async with session(database, way, tenants) as connection:
-        assert set(await their_rows(admin, connection, tenants)) == {"workspaces"}
+        assert set(await their_rows(admin, connection, tenants)) == {"workspaces", "preferences"}
 
 
 async def test_with_the_second_factor_the_rest_shows(
@@ -627,7 +632,7 @@ async def test_with_the_second_factor_the_rest_shows(
     await join(admin, tenants.theirs, tenants.me, "owner")
     async with postgrest(database, user(tenants.me, aal="aal2")) as connection:
         seen = set(await their_rows(admin, connection, tenants))
-        assert seen == {"workspaces", "members", "profiles", "roles", "events"}
+        assert seen == {"workspaces", "preferences", "members", "profiles", "roles", "events"}
 
 
 @pytest.mark.parametrize("way", WAYS[:-1])
@@ -664,7 +669,7 @@ async def test_an_operator_sees_every_workspace_and_no_secret(
     async with database.connect("annex_api", OPERATOR) as connection:
         seen = set(await their_rows(admin, connection, tenants))
         others = {"members", "profiles", "roles", "api_keys", "events", "log", "retentions"}
-        assert seen == {"workspaces", "invitations", "join_rules", *others}
+        assert seen == {"workspaces", "preferences", "invitations", "join_rules", *others}
         for secret in ("secret_hash from annex.api_keys", "token_hash from annex.invitations"):
             with pytest.raises(Denied):
                 await connection.fetch(f"select {secret}")
