@@ -114,16 +114,13 @@ async def test_counts_are_the_lengths_of_the_lists(
     for n in range(6):
         await notify(server, (tenant, other)[n % 2], member)
     items = (await listed(member))["data"]
-    for item, patch in zip(
-        items,
-        (
-            {"is_read": True},
-            {"is_seen": True},
-            {"is_archived": True},
-            {"snoozed_until": "2027-01-01T00:00:00Z"},
-        ),
-        strict=False,
-    ):
+    patches: list[dict[str, Any]] = [
+        {"is_read": True},
+        {"is_seen": True},
+        {"is_archived": True},
+        {"snoozed_until": "2027-01-01T00:00:00Z"},
+    ]
+    for item, patch in zip(items, patches, strict=False):
         await change(member, item, **patch)
     for params in ({}, {"workspace": tenant.slug}, {"workspace": other.id}):
         counts = (await listed(member, **params))["counts"]

@@ -22,6 +22,11 @@ async def workspace(admin: Connection, owner: UUID) -> UUID:
     return await new_workspace(admin, owner)
 
 
+async def first(connection: Connection, statement: str, *values: Any) -> Any:
+    """Return a statement's first row."""
+    return (await connection.fetch(statement, *values))[0]
+
+
 async def member(admin: Connection, workspace: UUID, role: str = "viewer") -> UUID:
     """Make a member."""
     made = await new_user(admin)
@@ -209,7 +214,7 @@ async def test_events_of_a_group_are_one_unread_item(admin: Connection, workspac
         "select group_count from annex.notifications where user_id = $1 order by arrived_at", who
     )
     assert [c[0] for c in counts] == [3, 1]
-    inbox = await admin.fetchrow("select * from annex.inboxes where user_id = $1", who)
+    inbox = await first(admin, "select * from annex.inboxes where user_id = $1", who)
     assert (inbox["active"], inbox["unread"], inbox["unseen"]) == (2, 1, 1)
 
 
@@ -346,7 +351,7 @@ async def test_who_is_out_sees_no_item_and_no_count(
         assert await session.fetch("select from annex.inboxes") == []
         with pytest.raises(Exception, match="no such notification"):
             await session.execute("select annex.change_notification($1, true)", item)
-        marked = await session.fetchrow("select * from annex.mark_notifications('read', now())")
+        marked = await first(session, "select * from annex.mark_notifications('read', now())")
         assert marked["changed"] == 0
         with pytest.raises(Exception, match="no such workspace"):
             await session.execute("select annex.mark_notifications('read', now(), $1)", workspace)
@@ -363,11 +368,11 @@ async def test_an_item_needs_the_permission_of_its_event_now(
     await project(admin, secret, plain)
     async with database.connect("annex_api", user(who)) as session:
         count = "select count(*), (select sum(active) from annex.inboxes) from annex.notifications"
-        assert tuple(await session.fetchrow(count)) == (2, 2)
+        assert tuple(await first(session, count)) == (2, 2)
         await admin.execute("update annex.members set role = 'viewer' where user_id = $1", who)
-        assert tuple(await session.fetchrow(count)) == (1, 1)
+        assert tuple(await first(session, count)) == (1, 1)
         # And none of the functions reaches what is out of sight.
-        done = await session.fetchrow("select * from annex.mark_notifications('archived', now())")
+        done = await first(session, "select * from annex.mark_notifications('archived', now())")
         assert done["changed"] == 1
     assert await admin.fetchval(
         "select archived_at is null from annex.notifications where event_id = $1", secret

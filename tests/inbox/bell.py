@@ -125,8 +125,9 @@ class Bell:
     async def follow(self) -> None:
         """Apply message after message, until cut."""
         while True:
-            async with follow(self.client, STREAM, self.cursor) as reader:
-                with contextlib.suppress(StopAsyncIteration):
+            # A quiet stream runs into the client's own time limit: it comes back with its cursor.
+            with contextlib.suppress(StopAsyncIteration, httpx.TransportError):
+                async with follow(self.client, STREAM, self.cursor) as reader:
                     while True:
                         message = await reader.message(60)
                         if message.event == "message":
