@@ -698,7 +698,7 @@ async def test_an_operator_writes_workspaces_only(
                     if await connection.execute(change, value) != "UPDATE 0":
                         written.add(f"{table}.{name}")
     mutable = {"slug", "name", "external_id", "metadata", "require_aal2", "event_retention_days"}
-    mutable |= {"member_limit", "allowed_email_domains"}
+    mutable |= {"member_limit", "allowed_email_domains", "strict_event_types"}
     assert written == {f"workspaces.{name}" for name in mutable}
 
 
