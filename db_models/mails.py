@@ -52,7 +52,8 @@ class Mail(Base):
             name="mails_kind_check",
         ),
         CheckConstraint(
-            "skip_reason in ('not_a_member', 'suspended', 'not_permitted', 'muted', 'preference',"
+            "skip_reason is null or skip_reason in ('not_a_member', 'suspended', 'not_permitted',"
+            " 'muted', 'preference',"
             " 'read', 'archived', 'snoozed', 'address_unconfirmed', 'address_changed', 'limit')"
             " and failed_at is not null",
             name="mails_skip_reason_check",

@@ -35,7 +35,7 @@ create table annex.mails (
   ),
   constraint mails_user_id_fkey foreign key (user_id) references annex.profiles (user_id) on delete cascade,
   constraint mails_skip_reason_check check (
-    skip_reason in (
+    skip_reason is null or skip_reason in (
       'not_a_member', 'suspended', 'not_permitted', 'muted', 'preference', 'read', 'archived', 'snoozed',
       'address_unconfirmed', 'address_changed', 'limit'
     ) and failed_at is not null

@@ -111,6 +111,23 @@ begin
 end
 $$;
 
+-- Find the workspace of preferences by id or slug, for a caller who holds a permission in it; null for none. For Annex's own
+-- functions.
+create function annex.find_workspace(ws text, permission text) returns uuid
+language plpgsql stable as $$
+declare
+  found_id uuid := (select a.workspace_id from annex.access(ws) a);
+begin
+  if found_id is null then
+    -- Never asked of null, which stands for every workspace of the caller's.
+    raise exception 'There is no such workspace, or it is not yours to see.'
+      using errcode = 'insufficient_privilege', constraint = 'not_found';
+  end if;
+  perform annex.require(found_id, find_workspace.permission);
+  return found_id;
+end
+$$;
+
 -- The preferences of the calling user, in all workspaces or, with one's id or slug, in that one; or, with is_default, the
 -- default of a workspace. Version 0 where nobody has chosen yet. Raises user_required, not_found, forbidden.
 create function annex.find_preferences(ws text, is_default boolean default false)
@@ -118,12 +135,9 @@ returns table (workspace_id uuid, categories jsonb, quiet_hours jsonb, updated_a
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
 declare
-  found_id uuid := (select a.workspace_id from annex.access(ws) a);
+  found_id uuid := case when ws is not null or is_default then annex.find_workspace(ws, 'workspace:read') end;
   caller uuid := case when not is_default then annex.require_user() end;
 begin
-  if ws is not null or is_default then
-    perform annex.require(found_id, 'workspace:read');
-  end if;
   return query
     select found_id, coalesce(p.categories, '{}'), p.quiet_hours, p.updated_at, coalesce(p.version, 0)
     from (select) as one
@@ -144,15 +158,13 @@ create function annex.patch_preferences(
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
 declare
-  found_id uuid := (select a.workspace_id from annex.access(ws) a);
+  found_id uuid := case when ws is not null or is_default then
+    annex.find_workspace(ws, case when is_default then 'preferences:manage' else 'workspace:read' end) end;
   caller uuid := case when not is_default then annex.require_user() end;
   before annex.preferences;
   chosen jsonb;
   hours jsonb;
 begin
-  if ws is not null or is_default then
-    perform annex.require(found_id, case when is_default then 'preferences:manage' else 'workspace:read' end);
-  end if;
   -- Whoever writes the same preferences waits here, before there is a row to wait for.
   if is_default then
     perform annex.lock_workspace(found_id);
@@ -185,8 +197,8 @@ alter table annex.preferences enable row level security, force row level securit
 create policy preferences_owner on annex.preferences to annex_owner using (true) with check (true);
 create policy preferences_select on annex.preferences for select to annex_api, authenticated
   using (
-    user_id = (select annex.user_id())
-    or (user_id is null and workspace_id = any (array(select annex.workspace_ids('workspace:read'))))
+    (user_id is null or user_id = (select annex.user_id()))
+    and (workspace_id is null or workspace_id = any (array(select annex.workspace_ids('workspace:read'))))
   );
 create policy preferences_operator on annex.preferences for select to annex_api
   using (user_id is null and (select annex.is_operator()));

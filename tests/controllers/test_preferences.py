@@ -175,7 +175,8 @@ async def test_nobody_reads_or_writes_anothers(callers: Callers, tenant: Tenant)
 async def test_a_workspace_out_of_sight_has_no_preferences(
     callers: Callers, tenant: Tenant
 ) -> None:
-    stranger = await callers.user()
+    # Who has a workspace of their own, as its permissions must not count here.
+    stranger = (await new_tenant(callers)).owner
     for workspace in (tenant.id, tenant.slug, str(uuid4()), "no-such-workspace"):
         path = f"{MINE}?workspace={workspace}"
         answers = [
@@ -183,6 +184,7 @@ async def test_a_workspace_out_of_sight_has_no_preferences(
             await stranger.client.patch(path, json={"categories": {"a": OFF}}),
         ]
         assert [(a.status_code, a.json()["code"]) for a in answers] == [(404, "not_found")] * 2
+    assert (await stranger.client.get(MINE)).json()["version"] == 0
 
 
 async def test_who_leaves_takes_their_choice_along(callers: Callers, tenant: Tenant) -> None:
