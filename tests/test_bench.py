@@ -1,8 +1,10 @@
-"""The load generator of `make bench-realtime`: its figures hold as far as it sees what is wrong."""
+"""The benches: their peers do the same work, and their load generator sees what is wrong."""
 
 import asyncio
 import contextlib
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 from app.realtime.messages import chunk
 from tests.bench.realtime import measures
 from tests.bench.realtime.clients import Clients, Counts, build, connecting
+from tests.conftest import ROOT
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="written in C: install gcc")
 
@@ -158,3 +161,17 @@ async def test_who_was_refused_comes_again_and_who_was_cut_resumes(program: Path
         assert (counts.live, counts.lost) == (1, 0)
         resumed = ["Last-Event-ID: c1\r\n" in request.decode() for request in it.server.requests]
         assert resumed == [False, False, True]
+
+
+@pytest.mark.timeout(180)
+def test_the_peers_of_make_bench_answer_as_annex_does() -> None:
+    """Compares all reads before it measures one."""
+    asked = "--rounds 1 --seconds 0.1 --connections 2 --events 2000 --published 0 --no-growth"
+    found = subprocess.run(
+        [sys.executable, "-m", "tests.bench", *asked.split(), "--only", "workspace"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 0, found.stderr
+    assert "| one workspace | Litestar + raw asyncpg |" in found.stdout

@@ -16,10 +16,10 @@ import jwt
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import bindparam, cast, func, literal, select, text, tuple_
+from sqlalchemy import Select, bindparam, cast, func, literal, select, text, tuple_
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
-from sqlalchemy.types import Text
+from sqlalchemy.types import Text, Uuid
 
 import db_models as m
 from app.auth.tickets import derive_key
@@ -58,6 +58,7 @@ class Member(BaseModel):
     avatar_url: str | None
     role: str
     status: str
+    metadata: dict[str, Any]
     joined_at: datetime
     updated_at: datetime
     version: int
@@ -75,10 +76,14 @@ class Workspace(BaseModel):
     metadata: dict[str, Any] = Field(validation_alias="metadata_")
     require_aal2: bool
     event_retention_days: int | None
+    member_limit: int | None
+    allowed_email_domains: list[str] | None
     created_by: UUID | None
     created_at: datetime
     updated_at: datetime
     version: int
+    role: str | None = None
+    permissions: list[str] = []
 
 
 class EventCreate(BaseModel):
@@ -207,14 +212,28 @@ Limit = Annotated[int, Query(ge=1, le=100)]
 router = APIRouter(prefix="/api/v1/workspaces")
 
 
+async def with_rights(
+    session: AsyncSession, statement: Select[Any], only_id: UUID | None
+) -> list[Workspace]:
+    """Find workspaces, and what the caller holds in each."""
+    held = func.annex.held(literal(only_id, Uuid)).table_valued(
+        "workspace_id", "role", "permissions"
+    )
+    statement = statement.join(held, held.c.workspace_id == m.Workspace.id)
+    rows = await session.execute(statement.add_columns(held.c.role, held.c.permissions))
+    return [
+        Workspace.model_validate(workspace).model_copy(update={"role": role, "permissions": rights})
+        for workspace, role, rights in rows
+    ]
+
+
 @router.get("")
 async def list_workspaces(session: Session, limit: Limit = 50) -> WorkspacePage:
     """List the caller's workspaces, newest first."""
     statement = m.Workspace.visible().order_by(m.Workspace.id.desc()).limit(limit + 1)
-    found = (await session.scalars(statement)).all()
-    following = encode_cursor([found[limit - 1].id]) if len(found) > limit else None
-    data = [Workspace.model_validate(w) for w in found[:limit]]
-    return WorkspacePage(data=data, page=Page(next=following))
+    data = await with_rights(session, statement, None)
+    following = encode_cursor([data[limit - 1].id]) if len(data) > limit else None
+    return WorkspacePage(data=data[:limit], page=Page(next=following))
 
 
 @router.get("/{ws}")
@@ -222,8 +241,9 @@ async def get_workspace(
     session: Session, workspace_id: Annotated[UUID, allowed("workspace:read")]
 ) -> Workspace:
     """Show a workspace."""
-    found = await session.scalars(m.Workspace.visible().where(m.Workspace.id == workspace_id))
-    return Workspace.model_validate(found.one())
+    statement = m.Workspace.visible().where(m.Workspace.id == workspace_id)
+    [workspace] = await with_rights(session, statement, workspace_id)
+    return workspace
 
 
 @router.get("/{ws}/members")
@@ -247,6 +267,7 @@ async def list_members(
             avatar_url=profile.avatar_url,
             role=member.role,
             status=member.status,
+            metadata=member.metadata_,
             joined_at=member.joined_at,
             updated_at=member.updated_at,
             version=member.version,

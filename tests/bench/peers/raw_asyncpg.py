@@ -41,15 +41,18 @@ EVENTS = f"{ACCESS}{EVENT} and {OURS} {NEWEST}"
 EVENTS_AFTER = f"{ACCESS}{EVENT} and {OURS} and (e.workspace_id, e.event_id) < ($5, $6) {NEWEST}"
 ONE_EVENT = f"{ACCESS}{EVENT} and e.workspace_id = a.workspace_id and e.event_id = $4) p on true"
 MEMBERS = f"""{ACCESS}select true as found, m.user_id, p.email, p.display_name, p.avatar_url,
-  m.role, m.status, m.joined_at, m.updated_at, m.version
+  m.role, m.status, m.metadata, m.joined_at, m.updated_at, m.version
   from annex.members m join annex.profiles p on p.user_id = m.user_id
   where m.workspace_id = a.workspace_id and $3 = any (a.permissions)
   order by m.joined_at desc, m.user_id desc limit $4) p on true"""
 WORKSPACE = """w.id, w.slug, w.name, w.external_id, w.metadata, w.require_aal2,
-  w.event_retention_days, w.created_by, w.created_at, w.updated_at, w.version"""
+  w.event_retention_days, w.member_limit, w.allowed_email_domains, w.created_by, w.created_at,
+  w.updated_at, w.version, h.role, h.permissions"""
 WORKSPACES = f"""{CLAIMS} select p.* from c, lateral (select {WORKSPACE} from annex.workspaces w
-  where w.deleted_at is null and c.claims is not null order by w.id desc limit $2) p"""
+  join annex.held(case when c.claims is null then null::uuid end) h on h.workspace_id = w.id
+  where w.deleted_at is null order by w.id desc limit $2) p"""
 ONE_WORKSPACE = f"""{ACCESS}select true as found, {WORKSPACE} from annex.workspaces w
+  join annex.held(a.workspace_id) h on h.workspace_id = w.id
   where w.id = a.workspace_id and w.deleted_at is null and $3 = any (a.permissions)) p on true"""
 PUBLISH = f"""{ACCESS}select true as found, annex.publish(a.workspace_id, $4, $5, topics => $6,
   subject => $7, source => $8) as id, false as known where $3 = any (a.permissions)) p on true"""
