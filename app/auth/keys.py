@@ -102,8 +102,8 @@ async def look_up(
 
     `whose` is the principal, or an address before one is known: connections are lent by turns.
     Without a digest, a credential that was verified before is looked up again, to see if it
-    still holds. Raises `InvalidKey` when it is unknown, expired or revoked, `AddressNotAllowed` when
-    the key is not taken from this address.
+    still holds. Raises `InvalidKey` when it is unknown, expired or revoked, `AddressNotAllowed`
+    when it is not taken from this address.
     """
     async with pool.lend(whose) as driver:
         row = await driver.fetchrow(FIND.sql, prefix)

@@ -87,14 +87,14 @@ def test_an_app_without_routes(project: Path) -> None:
     (project / "idle.py").write_text(
         "from litestar import Litestar\napp = Litestar([], openapi_config=None)\n"
     )
-    refused(run("api", "--app", "idle:app"), "idle:app serves nothing")
+    refused(run("api", "--app", "idle:app"), "The app serves no HTTP route")
 
 
 def test_a_contract_without_operations(project: Path) -> None:
     path = project / "handbook/api.yaml"
     path.write_text("openapi: 3.1.0\ninfo: { title: x, version: '1' }\npaths: {}\n")
     for command in ("api", "docs"):
-        refused(run(command), "api.yaml describes no operation")
+        refused(run(command), "api.yaml names no operation")
 
 
 def test_a_document_without_tables(project: Path) -> None:

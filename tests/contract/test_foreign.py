@@ -62,7 +62,7 @@ def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return install(environment, f"{wheel}[api]", f"sqlalchemy=={request.param}.*")
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_nothing_is_found_where_all_agree(
     server: str, python: Path, request: pytest.FixtureRequest
 ) -> None:

@@ -35,7 +35,7 @@ def test_the_wheel_carries_what_a_reader_and_the_command_need(wheel: Path) -> No
     ]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_it_finds_planted_drift_with_sqlalchemy_2_0_and_no_litestar(
     command: Path, server_url: str, tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ from alembic_readonly_check.db.guard import dsn
 from alembic_readonly_check.findings import CannotCheck
 
 LIMIT_SECONDS = 600
+_HINT = " Revisions that ask the database cannot be rendered; let `scratch.command` run them."
 
 # Alembic writes the SQL of all its revisions; offline it opens no connection of its own.
 RENDER = """
@@ -73,10 +74,6 @@ def _run(config: Config, database: URL, command: Sequence[str]) -> str:
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines() or ["it said nothing"]
         name = config.scratch.alembic or " ".join(command)
-        advice = (
-            ""
-            if config.scratch.command
-            else (" Revisions that ask the database cannot be rendered: use `scratch.command`.")
-        )
-        raise CannotCheck(f"The migrations of {name} failed: {lines[-1]}.{advice}")
+        hint = "" if config.scratch.command else _HINT
+        raise CannotCheck(f"The migrations of {name} failed: {lines[-1]}.{hint}")
     return done.stdout
