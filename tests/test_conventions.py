@@ -49,6 +49,7 @@ JSON = {"Content-Type": "application/json"}
         ("GET", "/api/v1/me", {"headers": {"If-None-Match": '"' * 201}}, 400),
         ("POST", WORKSPACES, {"content": b"a", "headers": {"Content-Type": "text/plain"}}, 415),
         ("POST", WORKSPACES, {"content": b"a"}, 415),
+        ("POST", WORKSPACES, {"json": {}, "headers": {"Content-Encoding": "gzip"}}, 415),
         ("PATCH", "/api/v1/me", {"data": {"a": "b"}}, 415),
         ("POST", WORKSPACES, {"content": b" " * 1_048_577, "headers": JSON}, 413),
         ("GET", WORKSPACES, {"headers": {"Authorization": ""}}, 401),
@@ -225,6 +226,17 @@ async def test_keys_are_per_caller_and_route(callers: Callers, tenant: Tenant) -
     for caller, path in events:
         response = await caller.client.post(path, json={"type": "x"}, headers=keyed("k"))
         assert (response.status_code, "idempotent-replayed" in response.headers) == (201, False)
+
+
+async def test_a_workspace_by_its_slug_is_the_same_route(tenant: Tenant) -> None:
+    answers = [
+        await tenant.owner.client.post(
+            f"/api/v1/workspaces/{name}/events", json={"type": "x"}, headers=keyed("k")
+        )
+        for name in (tenant.slug, tenant.id, tenant.id.upper())
+    ]
+    assert ["idempotent-replayed" in a.headers for a in answers] == [False, True, True]
+    assert len({a.json()["id"] for a in answers}) == 1
 
 
 async def test_a_key_can_be_used_again_when_its_day_is_over(callers: Callers) -> None:

@@ -56,11 +56,18 @@ class Once(msgspec.Struct, frozen=True):
                 await self.keep(work, response, secrets)
         return response
 
+    def route_of(self, work: Work) -> str:
+        """Return the route, with the workspace by its id where the path names it by its slug."""
+        if work.access is None:
+            return self.route
+        named, canonical = f"/{work.scope.ws}/", f"/{work.access.workspace_id}/"
+        return self.route.replace(named, canonical, 1)
+
     async def kept(self, work: Work) -> Response[Any] | None:
         """Take the key for this transaction; returns the answer of before, if there is one."""
-        name = work.scope.principal.name
+        name, route = work.scope.principal.name, self.route_of(work)
         lock = func.pg_try_advisory_xact_lock(
-            func.annex.lock_class("idempotency"), func.hashtext(f"{name} {self.route} {self.key}")
+            func.annex.lock_class("idempotency"), func.hashtext(f"{name} {route} {self.key}")
         )
         [(is_taken,)] = await work.rows(select(lock))
         if not is_taken:
@@ -71,7 +78,7 @@ class Once(msgspec.Struct, frozen=True):
         rows = await work.rows(
             select(k.fingerprint, k.status, k.headers, k.body).where(
                 k.principal == name,
-                k.route == self.route,
+                k.route == route,
                 k.key == self.key,
                 k.expires_at > func.now(),
             )
@@ -100,7 +107,8 @@ class Once(msgspec.Struct, frozen=True):
             "body": msgspec.json.encode(content),
             "expires_at": datetime.now(UTC) + KEPT,
         }
-        mine = {"principal": work.scope.principal.name, "route": self.route, "key": self.key}
+        name, route = work.scope.principal.name, self.route_of(work)
+        mine = {"principal": name, "route": route, "key": self.key}
         statement = insert(m.IdempotencyKey).values(**mine, **kept)
         await work.rows(statement.on_conflict_do_update(index_elements=list(mine), set_=kept))
 
