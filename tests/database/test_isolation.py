@@ -335,6 +335,20 @@ async def test_only_the_api_vouches_for_keys_and_operators(
         assert tuple(found) == ("", False, "system")
 
 
+@pytest.mark.parametrize("change", ["expires_at = now()", "revoked_at = now()"])
+async def test_the_token_of_a_key_that_ended_shows_nothing(
+    change: str, database: TestDatabase, admin: Connection, tenants: Tenants
+) -> None:
+    claims = await key(admin, tenants.mine, *READS)
+    ask = "select annex.has_permission($1, 'events:read')"
+    for is_good in (True, False):
+        async with postgrest(database, exchanged(claims)) as connection:
+            assert await connection.fetchval(ask, tenants.mine) is is_good
+        await admin.execute(
+            f"update annex.api_keys set {change} where id = $1", UUID(claims["sub"])
+        )
+
+
 async def test_service_role_reads_no_table(
     database: TestDatabase, admin: Connection, tenants: Tenants
 ) -> None:
