@@ -16,7 +16,6 @@ from app.auth.keys import Key
 from app.dev.migrations import apply
 from app.dev.postgres import THROWAWAY, EmbeddedPostgres
 from app.http.limits import Limiter
-from app.settings import Settings
 from tests.conftest import (
     MIGRATING_ROLE,
     ROOT,
@@ -28,6 +27,7 @@ from tests.conftest import (
     new_tenant,
     running,
 )
+from tests.factories import make_settings
 
 WORKSPACES = "/api/v1/workspaces"
 JSON = {"Content-Type": "application/json"}
@@ -288,9 +288,8 @@ class Clock:
 def limited(server: Running, monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Two requests a caller in ten seconds, by a clock of the test's own."""
     clock = Clock()
-    few = {"rate_limit_requests": 2, "rate_limit_window_seconds": 10}
-    settings = Settings(database_url="", worker_database_url="", **few)  # type: ignore[arg-type]
-    limiter = Limiter(settings, clock)
+    few = make_settings(rate_limit_requests=2, rate_limit_window_seconds=10)
+    limiter = Limiter(few, clock)
     runtime = msgspec.structs.replace(server.app.state.runtime, limiter=limiter)
     monkeypatch.setitem(server.app.state._state, "runtime", runtime)
     return clock

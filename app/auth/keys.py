@@ -96,15 +96,16 @@ USE = Compiled(select(func.annex.use_api_key(bindparam("key_id", type_=Uuid)).la
 
 
 async def look_up(
-    pool: Pool, prefix: str, address: Address | None, digest: bytes | None = None
+    pool: Pool, prefix: str, address: Address | None, whose: str, digest: bytes | None = None
 ) -> Principal:
     """Find a key's principal, and note the use if a key was sent, whose SHA-256 `digest` is.
 
-    Without it, a credential that was verified before is looked up again, to see whether it still
-    holds. Raises `InvalidKey` when it is unknown, expired or revoked, `AddressNotAllowed` when the
-    key is not taken from this address.
+    `whose` is the principal, or an address before one is known: connections are lent by turns.
+    Without a digest, a credential that was verified before is looked up again, to see if it
+    still holds. Raises `InvalidKey` when it is unknown, expired or revoked, `AddressNotAllowed`
+    when it is not taken from this address.
     """
-    async with pool.lend() as driver:
+    async with pool.lend(whose) as driver:
         row = await driver.fetchrow(FIND.sql, prefix)
         # Compared for an unknown prefix too, so that time tells nothing.
         known: bytes = row["secret_hash"] if row else bytes(32)
@@ -126,9 +127,9 @@ async def look_up(
     )
 
 
-async def note_use(pool: Pool, key_id: UUID) -> None:
-    """Note that a key was used, at most once a minute."""
-    async with pool.lend() as driver:
+async def note_use(pool: Pool, key_id: UUID, whose: str) -> None:
+    """Note that a key was used, at most once a minute; `whose` is the principal that asks."""
+    async with pool.lend(whose) as driver:
         await driver.fetchval(USE.sql, key_id)
 
 

@@ -164,11 +164,10 @@ async def test_a_token_of_the_projects_key_is_a_user(
     tokens: Tokens, project: Project, keys: list[SigningKey], n: int
 ) -> None:
     user = await verify(tokens, keys[n].sign(iss=project.issuer))
-    assert (user.name, user.email, user.aal, user.session_id, user.is_anonymous) == (
+    assert (user.name, user.email, user.aal, user.is_anonymous) == (
         f"user:{USER}",
         "user@example.com",
         "aal2",
-        "session",
         False,
     )
 
@@ -417,6 +416,27 @@ async def test_an_unreachable_key_set_is_tried_again_soon(
     project.status = 200
     clock.now += module.RETRY_SECONDS
     assert (await verify(tokens, token)).id == USER
+
+
+async def test_those_who_wait_for_a_key_set_that_does_not_come_share_one_try(
+    project: Project, clock: Clock, keys: list[SigningKey]
+) -> None:
+    tries = 0
+
+    class Silent(httpx.AsyncClient):
+        async def get(self, *_: Any, **__: Any) -> Any:
+            nonlocal tries
+            tries += 1
+            await asyncio.sleep(0)
+            clock.now += 5
+            raise httpx.ReadTimeout("no answer")
+
+    async with Silent() as http:
+        tokens = Tokens(settings(project), http, UNSIGNED)
+        waiting = [verify(tokens, keys[0].sign(iss=project.issuer)) for _ in range(6)]
+        answers = await asyncio.gather(*waiting, return_exceptions=True)
+    assert {type(a) for a in answers} == {Unavailable}
+    assert tries == 1
 
 
 async def test_known_keys_outlive_an_outage(
