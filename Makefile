@@ -7,7 +7,7 @@ UV_VERSION := 0.13.9
 SHELL := /bin/sh
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help run postgres-15 postgres-17 test clients test-bounds test-faults chaos check drift drift-live preflight fix bench bench-realtime bench-writers bench-drift docs-ui clean sync
+.PHONY: help run postgres-15 postgres-17 test clients test-bounds test-faults chaos check mutants drift drift-live preflight fix bench bench-realtime bench-writers bench-drift docs-ui clean sync
 
 # A uv of the user's will do; without one, ours goes into a folder that git ignores.
 UV := $(or $(shell command -v uv 2>/dev/null),.tools/uv/bin/uv)
@@ -55,6 +55,9 @@ check: .venv/.synced ## Check format, lint, types, layers and contract, and that
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/openapi-spec-validator docs/openapi.yaml
 	@$(MAKE) drift
+
+mutants: .venv/.synced ## Take each guard out of the schema, and expect that a test fails (ARGS=last_owner)
+	@$(BIN)/python -m tests.mutations $(ARGS)
 
 drift: .venv/.synced ## Prove that documents, migrations, models, routes and structs agree
 	@$(BIN)/python -m app.dev.scratch $(BIN)/alembic-readonly-check $(ARGS)

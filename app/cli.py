@@ -94,16 +94,22 @@ def serve(host: str, port: int, workers: int) -> None:
 def worker() -> None:
     """Keep the database in order beside `annex serve`, and send its mails.
 
-    It makes and drops partitions, deletes expired events and answers, and runs until it is stopped.
-    Run at least one; several share the work.
+    It makes and drops partitions, and deletes expired events and answers. On SIGINT or SIGTERM it
+    finishes the batch that it has begun, for 8 s at most, and exits with 0. Run at least one;
+    several share the work.
     """
     from app.server import check
     from app.worker.housekeeping import work
+    from app.worker.runner import until_told
 
     settings = read_settings()
-    asyncio.run(check(settings))
-    click.echo("Annex keeps house, every hour; Ctrl-C stops it.", err=True)
-    asyncio.run(work(settings))
+
+    async def keep() -> None:
+        await check(settings)
+        click.echo("Annex keeps house, every hour; Ctrl-C stops it.", err=True)
+        await work(settings)
+
+    asyncio.run(until_told(keep()))
 
 
 @annex.command()

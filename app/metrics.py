@@ -81,32 +81,21 @@ GAUGES: dict[str, tuple[str, str, Read]] = {
 }
 
 
-class Refusals:
-    """Reads what the limits refused from where that is counted."""
-
-    def __init__(
-        self,
-        connections: Connections,
-        limiter: Limiter,
-        failures: Failures,
-        streams: StreamBudget,
-        publishing: PublishBudget,
-    ) -> None:
-        self.connections = connections
-        self.limiter = limiter
-        self.publishing = publishing
-        self.failures = failures
-        self.streams = streams
-
-    def read(self) -> dict[str, int]:
-        """Return how often each limit refused something, by the problem's code."""
-        return {
-            **self.connections.refused,
-            **self.streams.refused,
-            **self.publishing.refused,
-            RateLimited.code: self.limiter.refused,
-            TooManyFailures.code: self.failures.refused,
-        }
+def refusals(
+    connections: Connections,
+    limiter: Limiter,
+    failures: Failures,
+    streams: StreamBudget,
+    publishing: PublishBudget,
+) -> dict[str, int]:
+    """Return how often each limit refused something, by the problem's code."""
+    return {
+        **connections.refused,
+        **streams.refused,
+        **publishing.refused,
+        RateLimited.code: limiter.refused,
+        TooManyFailures.code: failures.refused,
+    }
 
 
 class Metrics:
@@ -120,7 +109,8 @@ class Metrics:
         hub: Hub,
         tail: Tail,
         tasks: Sequence[Supervised],
-        refusals: Refusals,
+        refused: Callable[[], dict[str, int]],
+        connections: Connections,
         watchdog: Watchdog,
         database: Database,
     ) -> None:
@@ -131,7 +121,8 @@ class Metrics:
         library.disable_created_metrics()  # type: ignore[no-untyped-call]
         self.hub = hub
         self.tail = tail
-        self.refusals = refusals
+        self.count_refused = refused
+        self.connections = connections
         self.watchdog = watchdog
         self.database = database
         self.tasks = tasks
@@ -213,13 +204,13 @@ class Metrics:
         for name, (_, _, read) in GAUGES.items():
             self.gauges[name].set(read(self.hub, self.tail))
         self.longest_turn.set(self.watchdog.longest)
-        self.open_connections.set(self.refusals.connections.total)
+        self.open_connections.set(self.connections.total)
         self.in_use.set(self.database.api.in_use)
         self.waiting.set(self.database.api.waiting)
         slow = self.database.api.slow + self.database.worker.slow
         self.slow_queries.inc(slow - self.slow_before)
         self.slow_before = slow
-        for code, count in self.refusals.read().items():
+        for code, count in self.count_refused().items():
             self.refused.labels(code).inc(count - self.refused_before.get(code, 0))
             self.refused_before[code] = count
         for task in self.tasks:

@@ -14,7 +14,7 @@ from app.auth.tickets import COOKIE
 from app.auth.tickets import Ticket as Used
 from app.database.statements import Scope
 from app.errors import NotFound, Problem, RateLimited, Unauthorized, Unavailable
-from app.filters import Filter, Topics, Types, Where
+from app.filters import EVERYTHING, Filter, Topics, Types, Where
 from app.permissions import Permission
 from app.principals import Principal
 from app.problems import describe
@@ -26,9 +26,11 @@ from app.request_state import state_of
 from app.runtime import runtime_of
 from app.schemas import stream as s
 
-LastEventId = Annotated[str | None, HeaderParameter(name="Last-Event-ID", max_length=200)]
-LastEventIdQuery = Annotated[str | None, QueryParameter(name="last_event_id", max_length=200)]
+# Without a limit of their own: a 400 would end an EventSource for good, and `reset` does not.
+LastEventId = Annotated[str | None, HeaderParameter(name="Last-Event-ID")]
+LastEventIdQuery = Annotated[str | None, QueryParameter(name="last_event_id")]
 Ticket = Annotated[str | None, QueryParameter(name="ticket", max_length=4000)]
+PERSONAL = "/api/v1/stream/notifications"
 
 
 class StreamController(Controller):
@@ -60,6 +62,23 @@ class StreamController(Controller):
             ticket = request.cookies.get(COOKIE)
         return await follow(request, ws, wanted, last_event_id, first_event_id, ticket)
 
+    @get(
+        "/stream/notifications",
+        operation_id="streamNotifications",
+        opt=may("user", authenticates=True, response_media_types=["text/event-stream"]),
+    )
+    async def stream_notifications(
+        self,
+        request: Request[Any, Any, Any],
+        last_event_id: LastEventId = None,
+        first_event_id: LastEventIdQuery = None,
+        ticket: Ticket = None,
+    ) -> Response[Any]:
+        """Follow the calling user's notifications live."""
+        if ticket is None and "authorization" not in request.headers:
+            ticket = request.cookies.get(COOKIE)
+        return await follow(request, None, EVERYTHING, last_event_id, first_event_id, ticket)
+
     @post("/stream/tickets", operation_id="createStreamTicket", opt=may("any"))
     async def create_stream_ticket(
         self,
@@ -69,11 +88,14 @@ class StreamController(Controller):
     ) -> Response[s.StreamTicket]:
         """Make a ticket with which an EventSource opens a stream."""
         parts = data.path.split("/")
-        if parts[:4] != ["", "api", "v1", "workspaces"] or parts[5:] != ["stream"]:
+        ws = None
+        if parts[:4] == ["", "api", "v1", "workspaces"] and parts[5:] == ["stream"]:
+            ws = parts[4]
+        elif data.path != PERSONAL:
             raise NotFound("There is no stream at this path.")
         runtime = runtime_of(request)
         epoch, pos = runtime.hub.epoch, runtime.hub.head
-        await source_of(request, principal, parts[4]).sight()
+        await source_of(request, principal, ws).sight()
         made = runtime.tickets.issue(principal, data.path, epoch, pos)
         return Response(made, cookies=[cookie_of(made, data.path)])
 
@@ -142,6 +164,7 @@ async def follow(
         authorized_at=authorized_at,
         authorize=partial(look_again, request, source),
         replay=source.page,
+        has_changed=None if ws is not None else source.has_changed,
         describe=partial(describe, request=request),
     )
     ending.append(stream.close)
@@ -164,6 +187,7 @@ async def identify(
             return await authenticate(request), None
     tickets = runtime_of(request).tickets
     used = tickets.read(ticket, request.scope["path"], is_reconnect=is_reconnect)
+    runtime_of(request).limiter.check(used.principal.name)
     return await refresh(request, used.principal), used
 
 
@@ -189,10 +213,10 @@ def source_of(request: Request[Any, Any, Any], principal: Principal, ws: str | N
     return Source(runtime.database.api, runtime.hub, Scope(principal, ws, Permission.EVENTS_READ))
 
 
-async def look_again(request: Request[Any, Any, Any], source: Source) -> Sight:
-    """Look a reader's rights up again, its credential's first."""
-    scope = source.read.scope
+async def look_again(request: Request[Any, Any, Any], source: Source) -> tuple[Sight, float | None]:
+    """Look a reader's rights up again, its credential's first; returns when that expires, too."""
+    scope = source.scope
     principal = await refresh(request, scope.principal)
-    source.read.scope = msgspec.structs.replace(scope, principal=principal)
+    source.scope = msgspec.structs.replace(scope, principal=principal)
     _, sight = await source.sight()
-    return sight
+    return sight, principal.expires_at

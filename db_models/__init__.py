@@ -2,17 +2,21 @@
 
 from db_models.api_keys import ApiKey
 from db_models.base import Base, ReadOnlyMapping
+from db_models.event_types import EventType
 from db_models.events import Event, EventKey
 from db_models.idempotency import IdempotencyKey
 from db_models.invitations import Invitation, Removal
 from db_models.join_rules import JoinRule, PublicMailDomain
 from db_models.limits import Limit
 from db_models.log import LogEntry, LogState, Pending, Reader, Retention
-from db_models.mails import Mail
+from db_models.mails import Mail, MailState, UnsubscribeToken
 from db_models.members import Member
 from db_models.migrations import AppliedMigration
+from db_models.notifications import Fanout, Inbox, Notification, Suppression
+from db_models.preferences import Preference
 from db_models.profiles import Profile
 from db_models.roles import Role
+from db_models.subscriptions import Subscription
 from db_models.workspaces import Workspace
 
 __all__ = [
@@ -21,15 +25,21 @@ __all__ = [
     "Base",
     "Event",
     "EventKey",
+    "EventType",
+    "Fanout",
     "IdempotencyKey",
+    "Inbox",
     "Invitation",
     "JoinRule",
     "Limit",
     "LogEntry",
     "LogState",
     "Mail",
+    "MailState",
     "Member",
+    "Notification",
     "Pending",
+    "Preference",
     "Profile",
     "PublicMailDomain",
     "ReadOnlyMapping",
@@ -37,5 +47,8 @@ __all__ = [
     "Removal",
     "Retention",
     "Role",
+    "Subscription",
+    "Suppression",
+    "UnsubscribeToken",
     "Workspace",
 ]

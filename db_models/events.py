@@ -12,7 +12,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
-from sqlalchemy.types import Text
+from sqlalchemy.types import Text, Uuid
 
 from db_models.base import Base, within
 
@@ -37,6 +37,18 @@ class Event(Base):
         ),
         CheckConstraint("char_length(actor) between 1 and 200", name="events_actor_check"),
         CheckConstraint("permission = any (annex.permissions())", name="events_permission_check"),
+        CheckConstraint(
+            "array_ndims(recipients) = 1 and cardinality(recipients) <= 1000"
+            " and array_position(recipients, null) is null",
+            name="events_recipients_check",
+        ),
+        CheckConstraint("char_length(group_key) between 1 and 200", name="events_group_key_check"),
+        CheckConstraint(
+            "char_length(url) <= 2048"
+            r" and url ~ '^(https://[^/?#@\\[:space:][:cntrl:]]+([/?#]|$)|/($|[^/\\]))'"
+            r" and url !~ '[\\[:space:][:cntrl:]]'",
+            name="events_url_check",
+        ),
         CheckConstraint("annex.json_bytes(data) <= 131072", name="events_data_check"),
         CheckConstraint(
             "jsonb_typeof(context) = 'object' and annex.json_bytes(context) <= 16384",
@@ -65,6 +77,9 @@ class Event(Base):
     actor: Mapped[str]
     principal: Mapped[str] = mapped_column(server_default=text("annex.principal()"))
     permission: Mapped[str | None]
+    recipients: Mapped[list[UUID] | None] = mapped_column(ARRAY(Uuid))
+    group_key: Mapped[str | None]
+    url: Mapped[str | None]
     data: Mapped[Any] = mapped_column(JSONB, server_default=text("'{}'"))
     context: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'"))
     occurred_at: Mapped[datetime] = mapped_column(server_default=text("now()"))

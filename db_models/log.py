@@ -36,6 +36,9 @@ class LogEntry(Base):
         Index(
             "log_workspace_id_idx", "workspace_id", "pos", postgresql_where=text("user_id is null")
         ),
+        Index(
+            "log_rights_of_idx", "rights_of", "pos", postgresql_where=text("rights_of is not null")
+        ),
         Index("log_user_id_idx", "user_id", "pos", postgresql_where=text("user_id is not null")),
         Index(
             "log_personal_idx", "workspace_id", "pos", postgresql_where=text("user_id is not null")

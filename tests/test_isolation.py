@@ -135,6 +135,28 @@ async def made_join_rule(callers: Callers, tenant: Tenant) -> str:
     return str(made.json()["id"])
 
 
+async def made_topic(callers: Callers, tenant: Tenant) -> str:
+    """Let the owner follow a topic, so that there is something to change."""
+    topic = f"topic:{uuid4().hex[:8]}"
+    path = f"/api/v1/me/subscriptions/{topic}"
+    answer = await tenant.owner.client.put(path, params={"workspace": tenant.id}, json={})
+    assert answer.status_code == 201, answer.text
+    return topic
+
+
+async def made_notification(callers: Callers, tenant: Tenant) -> str:
+    """Notify the owner, straight in SQL: no projector runs here."""
+    async with callers.server.database.connect("postgres") as admin:
+        event = await admin.fetchval(
+            "select annex.publish($1, 'test.made', recipients => array[$2::uuid])",
+            UUID(tenant.id),
+            tenant.owner.user_id,
+        )
+        await admin.execute("select annex.project(array[$1::uuid])", event)
+        made = await admin.fetchval("select id from annex.notifications where event_id = $1", event)
+    return str(made)
+
+
 MAKERS: dict[str, Callable[[Callers, Tenant], Awaitable[str]]] = {
     "event_id": made_event,
     "key": made_role,
@@ -142,6 +164,8 @@ MAKERS: dict[str, Callable[[Callers, Tenant], Awaitable[str]]] = {
     "key_id": made_key,
     "invitation_id": made_invitation,
     "join_rule_id": made_join_rule,
+    "topic": made_topic,
+    "notification_id": made_notification,
 }
 
 
@@ -157,6 +181,13 @@ async def own_role(callers: Callers, tenant: Tenant, *permissions: str) -> str:
             list(permissions),
         )
     return name
+
+
+def required_query(operation: Operation) -> dict[str, Any]:
+    """Fill in what an operation needs in its query, by the contract's examples."""
+    path = DOCUMENT["paths"][operation.path].get("parameters", [])
+    found = [resolved(p) for p in (*path, *operation.spec.get("parameters", []))]
+    return {p["name"]: p["example"] for p in found if p["in"] == "query" and p.get("required")}
 
 
 GIVES = {"createInvitations", "resendInvitation", "approveInvitation", "createJoinRule"}
@@ -179,6 +210,8 @@ async def claimable(callers: Callers, caller: Caller) -> str:
 async def status_of(callers: Callers, caller: Caller, operation: Operation, path: str) -> int:
     """Call an operation and return the status; a stream is closed right away."""
     options: dict[str, Any] = {}
+    if query := required_query(operation):
+        options["params"] = query
     if body := resolved(operation.spec.get("requestBody", {})).get("content"):
         media_type = next(iter(body))
         options["json"] = smallest(body[media_type]["schema"])
@@ -437,8 +470,12 @@ async def test_outside_workspaces_the_kind_of_caller_decides(
         "key": {"nobody": 401, "user": 403, "exchanged": 403, "operator": 403},
         "operator": {"nobody": 401, "user": 403, "key": 403, "exchanged": 403},
     }[operation.permission]
+    path = operation.path
+    for parameter in DOCUMENT["paths"][operation.path].get("parameters", []):
+        known = resolved(parameter)
+        path = path.replace(f"{{{known['name']}}}", str(known.get("example", "a")))
     for name, caller in everybody.items():
-        status = await status_of(callers, caller, operation, operation.path)
+        status = await status_of(callers, caller, operation, path)
         if name in refused:
             assert status == refused[name], name
         else:

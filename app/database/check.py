@@ -1,4 +1,4 @@
-"""What a start refuses."""
+"""Checks of the database at the start of a process."""
 
 import asyncio
 

@@ -100,7 +100,7 @@ class Pool:
         self.url = database_url(setting, url)
         self.dsn = self.url.render_as_string(hide_password=False)
         self.size = size
-        self.turns = Turns(size, max(1, size - 1) if each is None else each)
+        self.turns = Turns(size, size if each is None else each)
         """Connections are lent by turns of the principals; one of them leaves some to others."""
         self.pool = asyncpg.create_pool(
             self.dsn,

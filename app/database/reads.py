@@ -28,7 +28,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 import db_models as m
 from app.database.pools import Pool
-from app.database.statements import Access, AnySelect, Compiled, Scope, compiled, out_of_sight
+from app.database.statements import Access, AnySelect, Scope, run
 from app.errors import InvalidCursor, NotFound
 from app.schemas.pages import Page
 
@@ -66,7 +66,7 @@ class Condition(Protocol):
 
 
 class Read:
-    """What a handler asks for: reads as its caller, in the workspace of its path."""
+    """A handler's way to read: as its caller, in the workspace of its path."""
 
     def __init__(self, pool: Pool, scope: Scope, link: Callable[[str], None]) -> None:
         self.pool = pool
@@ -100,6 +100,18 @@ class Read:
         narrowed = None if where is None else where.shape
         shape = page_of(of, item, keys, narrowed, is_first=cursor is None)
         access, rows = await self.rows(shape, values)
+        items, following = self.cut(rows, item, limit, keys)
+        others = more(access) if more is not None and access is not None else {}
+        return page_type(data=items, page=following, **others)
+
+    def cut(
+        self,
+        rows: Sequence[Sequence[Any]],
+        item: type[StructT],
+        limit: int,
+        by: Sequence[Attribute],
+    ) -> tuple[list[StructT], Page]:
+        """Make a page of the rows of `build_page`: its items, and where the next one begins."""
         items = [item(*row[:-1]) for row in rows if not row[-1]]
         last = None
         if len(items) > limit:
@@ -107,8 +119,7 @@ class Read:
             last = items[-1]
         elif len(items) < len(rows):
             last = item(*rows[-1][:-1])  # where a filtered page stopped to look
-        others = more(access) if more is not None and access is not None else {}
-        return page_type(data=items, page=self.page_after(last, keys), **others)
+        return items, self.page_after(last, by)
 
     def page_after(self, last: Any, by: Sequence[Attribute]) -> Page:
         """Say where the page after an item begins, in the answer and its Link; None is the end."""
@@ -121,43 +132,20 @@ class Read:
     async def one(self, of: Of, struct: type[StructT], **equal: Any) -> StructT:
         """Read the one row whose attributes have these values; raises `NotFound`."""
         shape = one_of(of, struct, tuple(equal))
-        _, rows = await self.rows(shape, {f"is_{name}": v for name, v in equal.items()})
+        values = {f"is_{name}": v for name, v in equal.items()}
+        _, rows = await self.rows(shape, values)
         if not rows:
             raise NotFound("There is no such thing here, or it is not yours to see.")
         return struct(*rows[0])
-
-    async def access(self) -> Access:
-        """Look up access to the workspace, and read nothing."""
-        access, _ = await self.rows(nothing, {})
-        assert access is not None
-        return access
 
     async def rows(
         self, build: Of, values: dict[str, Any]
     ) -> tuple[Access | None, list[Sequence[Any]]]:
         """Run a statement; returns access, of a path with a workspace, and the rows."""
-        has_workspace = self.scope.ws is not None
-        statement = compiled(build, has_workspace=has_workspace)
-        found = await self.fetch(statement, {**self.scope.values, **values})
-        if not has_workspace:
-            return None, list(found)
-        if not found:
-            raise out_of_sight()
-        access = self.scope.access(found[0])
-        return access, [row[4:] for row in found if row[3]]
-
-    async def fetch(self, statement: Compiled, values: dict[str, Any]) -> Sequence[Any]:
-        """Run a statement of one round trip on a connection that is lent for it alone."""
-        async with self.pool.lend(self.scope.principal.name) as driver:
-            return await driver.fetch(statement.sql, *statement.arguments(values))
+        return await run(self.pool, self.scope, build, values)
 
 
 Reading = NamedDependency[Read]
-
-
-def nothing(workspace_id: ColumnElement[UUID]) -> Select[Any]:
-    """Select nothing, for what only asks for access."""
-    return m.Workspace.of(workspace_id).with_only_columns(m.Workspace.id)
 
 
 @cache

@@ -1,7 +1,8 @@
-"""Links in answers."""
+"""Links in answers, and names in paths."""
 
+import re
 from typing import Any
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, unquote, urlencode
 
 from litestar import Request
 
@@ -14,3 +15,16 @@ def link_next(request: Request[Any, Any, Any], cursor: str) -> None:
     query = [(k, v) for k, v in parse_qsl(scope["query_string"].decode("latin-1")) if k != "cursor"]
     url = f"{scope['path']}?{urlencode([*query, ('cursor', cursor)])}"
     state_of(scope).headers["Link"] = f'<{url}>; rel="next"'
+
+
+SLASH = re.compile(rb"%2[fF]")
+
+
+def routed_path(raw_path: bytes) -> str:
+    """Decode a path for routing; an encoded slash stays, as it is part of a name."""
+    return unquote(SLASH.sub(b"%252F", raw_path).decode("latin-1"))
+
+
+def path_segment(request: Request[Any, Any, Any], index: int) -> str:
+    """Return a segment of the request's path, decoded; slashes of its own are part of it."""
+    return unquote(request.scope["raw_path"].split(b"/")[index].decode("latin-1"))

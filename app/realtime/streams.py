@@ -40,8 +40,13 @@ Replay = Callable[[int, int], Awaitable[tuple[Sight, list[Frame]]]]
 
 Returns what the reader sees as well, from the same snapshot; raises a Problem without rights.
 """
-Authorize = Callable[[], Awaitable[Sight]]
-"""Looks up what the reader sees now; raises a Problem when it has no right to the feed."""
+HasChanged = Callable[[int], Awaitable[bool]]
+"""Says whether what the reader sees may have changed after a position."""
+Authorize = Callable[[], Awaitable[tuple[Sight, float | None]]]
+"""Looks up what the reader sees now; raises a Problem when it has no right to the feed.
+
+Returns when the reader's credential expires as well, in Unix seconds; None if it does not.
+"""
 
 
 def never(_: bytes) -> bool:
@@ -54,28 +59,28 @@ class Expired(Exception):
 
 
 def refused(problem: msgspec.Struct) -> bytes:
-    """Tell an EventSource that it may not read; of a 401 it would never tell the reason."""
+    """Tell an EventSource that it may not read; a page never sees the reason of a 401."""
     return named("unauthorized", problem, retry_ms=REFUSED_RETRY_MS)
 
 
 def busy() -> bytes:
-    """Tell a reader to come back later; any status but 200 an EventSource takes for the end."""
+    """Tell a reader to come back later; an EventSource gives up at any status but 200."""
     retry = random.randint(*BUSY_RETRY_MS)
     return b": no room for another stream just now\nretry: %d\n\n" % retry
 
 
 @contextlib.asynccontextmanager
 async def asking(hub: Hub, whose: str) -> AsyncIterator[None]:
-    """Take one of the streams' turns at the database, for 10 s; raises `Unavailable`.
+    """Take one of the streams' turns at the database; waits and lasts 10 s in all.
 
-    `whose` is a principal, or an address before one is known: turns are fair among them.
+    `whose` is a principal, or an address before one is known: turns are fair among them. Raises
+    `Unavailable`.
     """
-    async with hub.queries.of(whose):
-        try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                yield
-        except TimeoutError:
-            raise Unavailable("The database does not answer; try again in a moment.") from None
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS), hub.queries.of(whose):
+            yield
+    except TimeoutError:
+        raise Unavailable("The database does not answer; try again in a moment.") from None
 
 
 class Stream:
@@ -95,6 +100,7 @@ class Stream:
         "feed",
         "group",
         "has_begun",
+        "has_changed",
         "has_replayed",
         "hub",
         "is_over",
@@ -124,6 +130,7 @@ class Stream:
         authorize: Authorize,
         replay: Replay,
         describe: Callable[[Problem], msgspec.Struct],
+        has_changed: HasChanged | None = None,
     ) -> None:
         self.hub = hub
         self.tail = tail
@@ -133,6 +140,8 @@ class Stream:
         self.authorize = authorize
         self.replay = replay
         self.describe = describe
+        self.has_changed = has_changed
+        """Of a feed that is seen by rights in many workspaces; its reader is told of a change."""
         lifetime = time.time() + LIFETIME_SECONDS * random.uniform(0.8, 1.2)
         self.ends_at = min(lifetime, ends_at or lifetime)
         self.checked = authorized_at
@@ -191,6 +200,10 @@ class Stream:
         ):
             return self.reset(retry)
         self.pos, self.epoch = cursor.pos, cursor.epoch
+        if self.has_changed is not None:
+            async with asking(hub, self.principal):
+                if await self.has_changed(self.pos):
+                    return self.reload(retry)
         # No empty line after it: it belongs to the first message, whichever that will be.
         return b"retry: %d\n" % retry
 
@@ -207,7 +220,8 @@ class Stream:
                 continue
             # The log itself says that rights may have changed: look before anything more is sent.
             if self.must_look:
-                await self.look_up_rights()
+                if await self.look_up_rights():
+                    return self.reload()
                 continue
             if self.pos < self.channel.since:
                 if raw := await self.past():
@@ -253,19 +267,23 @@ class Stream:
         if self.waiter is not None and not self.waiter.done():
             self.waiter.set_result(message)
 
-    async def look_up_rights(self) -> None:
-        """Look up what the reader may see now, as of the head."""
+    async def look_up_rights(self) -> bool:
+        """Look up what the reader may see now, and until when; says if it must load anew."""
         head = self.hub.head
         async with asking(self.hub, self.principal):
-            sight = await self.authorize()
-        self.see(sight, head)
+            sight, ends_at = await self.authorize()
+        if ends_at is not None:
+            self.ends_at = min(self.ends_at, ends_at)
+        return self.see(sight, head)
 
-    def see(self, sight: Sight, checked: int) -> None:
-        """Go on with what the reader may see as of a position."""
+    def see(self, sight: Sight, checked: int) -> bool:
+        """Go on with what the reader may see as of a position; says if it must load anew."""
         self.checked = checked
-        if sight != self.group.sight:
-            self.channel.leave(self.group)
-            self.group = self.channel.group(self.group.wanted, sight)
+        if sight == self.group.sight:
+            return False
+        self.channel.leave(self.group)
+        self.group = self.channel.group(self.group.wanted, sight)
+        return self.has_changed is not None
 
     async def past(self) -> bytes:
         """Read on from the database, up to where the channel is complete; perhaps nothing passes.
@@ -284,7 +302,8 @@ class Stream:
         await asyncio.sleep(0)
         if self.epoch != self.hub.epoch:
             return b""
-        self.see(sight, head)
+        if self.see(sight, head):
+            return self.reload()
         message = self.group.join(frames, self.pos)
         self.pos = message.until if frames else until
         self.hub.counts.deliveries += message.count
@@ -294,6 +313,10 @@ class Stream:
         """Go on from the head, and say that what lies before is not to be had."""
         self.hub.counts.resets += 1
         self.pos, self.epoch = self.hub.head, self.hub.epoch
+        return self.position("reset", retry_ms)
+
+    def reload(self, retry_ms: int | None = None) -> bytes:
+        """Say that what the reader may see is not what it was, and go on where it stands."""
         return self.position("reset", retry_ms)
 
     def position(self, event: str, retry_ms: int | None = None) -> bytes:

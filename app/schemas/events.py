@@ -7,11 +7,10 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 
 from app.permissions import Permission
 from app.schemas.pages import Page
+from app.schemas.texts import NO_NUL, NO_NUL_OR_EMPTY
 
 # \Z and not $, which in Python lets a line feed follow.
 Type = Annotated[str, Meta(max_length=200, pattern=r"^[a-z][a-z0-9_-]*([.][a-z0-9_-]+)*\Z")]
-# U+0000, which Postgres cannot store.
-NO_NUL = r"^[^\x00]+\Z"
 Source = Annotated[str, Meta(min_length=1, max_length=500, pattern=NO_NUL)]
 Key = Annotated[str, Meta(min_length=1, max_length=200, pattern=NO_NUL)]
 Subject = Annotated[str, Meta(min_length=1, max_length=500, pattern=NO_NUL)]
@@ -19,6 +18,14 @@ Topic = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^,\x00]+\Z
 Topics = Annotated[list[Topic], Meta(max_length=20)]
 TOPIC_LIST = r"^([^,\x00]{1,200}(,[^,\x00]{1,200}){0,19},?)?\Z"
 Actor = Annotated[str, Meta(min_length=1, max_length=200, pattern=NO_NUL)]
+GroupKey = Annotated[str, Meta(min_length=1, max_length=200, pattern=NO_NUL)]
+# HTTPS without user or password, or a path: what a browser may be sent to.
+SAFE_URL = (
+    r"^(https://[^/?#@\\\s\x00-\x1f\x7f]+([/?#][^\\\s\x00-\x1f\x7f]*)?"
+    r"|/([^/\\\s\x00-\x1f\x7f][^\\\s\x00-\x1f\x7f]*)?)\Z"
+)
+Url = Annotated[str, Meta(max_length=2048, pattern=SAFE_URL)]
+Recipients = Annotated[list[UUID], Meta(max_length=1000)]
 
 JsonMediaType = Annotated[
     str, Meta(max_length=200, pattern=r"^[^;]*([/+][Jj][Ss][Oo][Nn]) *(;.*)?\Z")
@@ -63,6 +70,9 @@ class EventCreate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     topics: Topics | UnsetType = UNSET
     actor: Actor | None = None
     permission: Permission | None = None
+    recipients: Recipients | UnsetType = UNSET
+    group_key: GroupKey | None = None
+    url: Url | None = None
     context: dict[str, Raw] | UnsetType = UNSET
     occurred_at: Annotated[datetime, Meta(tz=True)] | None = None
 
@@ -80,7 +90,7 @@ class CloudEvent(msgspec.Struct, frozen=True):
     subject: Subject | None = None
     time: Annotated[datetime, Meta(tz=True)] | None = None
     datacontenttype: JsonMediaType | None = None
-    dataschema: Annotated[str, Meta(max_length=2048, pattern=r"^[^\x00]*\Z")] | None = None
+    dataschema: Annotated[str, Meta(max_length=2048, pattern=NO_NUL_OR_EMPTY)] | None = None
     data: Raw | UnsetType = UNSET
     topics: Annotated[str, Meta(max_length=4020, pattern=TOPIC_LIST)] | None = None
     actor: Actor | None = None

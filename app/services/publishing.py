@@ -101,7 +101,7 @@ def in_utc(time: datetime, pointer: str) -> datetime:
         return time.astimezone(UTC)
     except OverflowError:
         raise InvalidRequest(
-            "An event occurred in UTC's years 1 to 9999.",
+            "Times are in UTC's years 1 to 9999.",
             errors=[FieldError(pointer, "out of range")],
         ) from None
 

@@ -111,6 +111,11 @@ create function annex.principal() returns text language sql stable parallel safe
 $$;
 grant execute on function annex.principal() to annex_api, annex_worker, authenticated, service_role;
 
+-- The user whom a principal names; null for all others. As a value of its own, so that an index on users serves it.
+create function annex.user_of(principal text) returns uuid language sql immutable parallel safe as $$
+  select case when principal like 'user:%' then substr(principal, 6)::uuid end
+$$;
+
 -- The first number of an advisory lock: a class for each use, so that no key of one use can be another's lock.
 create function annex.lock_class(use text) returns integer language sql immutable parallel safe as $$
   select 1095653376 + array_position(array['sequencer', 'partitions', 'expiry', 'idempotency', 'mails'], use)
@@ -187,10 +192,13 @@ create table annex.limits (
   updated_at timestamptz not null default now(),
   version integer not null default 1,
   constraint limits_pkey primary key (name),
-  constraint limits_name_check check (name in ('workspaces_per_user', 'audit_retention_days')),
+  constraint limits_name_check check (
+    name in ('workspaces_per_user', 'audit_retention_days', 'subscriptions_per_member')
+  ),
   constraint limits_value_check check (value between 0 and 1000000)
 );
-insert into annex.limits (name, value) values ('workspaces_per_user', 20), ('audit_retention_days', 365);
+insert into annex.limits (name, value) values ('workspaces_per_user', 20), ('audit_retention_days', 365),
+  ('subscriptions_per_member', 1000);
 create trigger limits_touch before update on annex.limits for each row execute function annex.touch();
 alter table annex.limits enable row level security, force row level security;
 create policy limits_owner on annex.limits to annex_owner using (true) with check (true);

@@ -15,6 +15,9 @@ create table annex.events (
   actor text not null,
   principal text not null default annex.principal(),
   permission text,
+  recipients uuid[],
+  group_key text,
+  url text,
   data jsonb not null default '{}',
   context jsonb not null default '{}',
   occurred_at timestamptz not null default now(),
@@ -32,6 +35,15 @@ create table annex.events (
   ),
   constraint events_actor_check check (char_length(actor) between 1 and 200),
   constraint events_permission_check check (permission = any (annex.permissions())),
+  constraint events_recipients_check check (
+    array_ndims(recipients) = 1 and cardinality(recipients) <= 1000 and array_position(recipients, null) is null
+  ),
+  constraint events_group_key_check check (char_length(group_key) between 1 and 200),
+  -- HTTPS, without user or password, or a path of the app's own: what a browser is sent to.
+  constraint events_url_check check (
+    char_length(url) <= 2048 and url ~ '^(https://[^/?#@\\[:space:][:cntrl:]]+([/?#]|$)|/($|[^/\\]))'
+    and url !~ '[\\[:space:][:cntrl:]]'
+  ),
   -- The API allows 64 KiB as sent; jsonb prints with more spaces than many a sender writes.
   constraint events_data_check check (annex.json_bytes(data) <= 131072),
   constraint events_context_check check (
@@ -69,7 +81,11 @@ create policy events_operator on annex.events for select to annex_api
   using (user_id is null and (select annex.is_operator()));
 
 grant select on annex.events to annex_api;
-grant select on annex.events to authenticated;
+-- Not its recipients: who is told of an event is for those who may read the members.
+grant select (
+  event_id, workspace_id, user_id, type, source, key, subject, topics, actor, principal, permission, group_key, url, data,
+  context, occurred_at, recorded_at
+) on annex.events to authenticated;
 
 -- Make the partitions from last month to some months ahead that are not there yet; returns how many were made.
 -- A partition is made by itself and closed (row level security forced, no policy, no grant) before it is attached. That

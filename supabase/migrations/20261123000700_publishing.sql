@@ -107,7 +107,10 @@ create function annex.publish(
   permission text default null,
   occurred_at timestamptz default null,
   actor text default null,
-  context jsonb default '{}'
+  context jsonb default '{}',
+  recipients uuid[] default null,
+  group_key text default null,
+  url text default null
 ) returns uuid
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
@@ -135,12 +138,18 @@ begin
     insert into annex.pending (event_id, workspace_id) values (new_id, publish.workspace_id)
   )
   insert into annex.events (
-    event_id, workspace_id, type, source, key, subject, topics, actor, principal, permission, data, context, occurred_at
+    event_id, workspace_id, type, source, key, subject, topics, actor, principal, permission, recipients, group_key, url,
+    data, context, occurred_at
   )
   select new_id, w.id, publish.type, publish.source, publish.key, publish.subject, coalesce(publish.topics, '{}'),
-    coalesce(publish.actor, author), author, publish.permission, coalesce(publish.data, '{}'),
+    coalesce(publish.actor, author), author, publish.permission, nullif(publish.recipients, '{}'),
+    publish.group_key, publish.url, coalesce(publish.data, '{}'),
     coalesce(publish.context, '{}'), coalesce(publish.occurred_at, now())
-  from annex.workspaces w where w.id = publish.workspace_id and w.deleted_at is null;
+  from annex.workspaces w left join annex.event_types t on t.name = publish.type
+  where w.id = publish.workspace_id and w.deleted_at is null
+    and case when t.data_schema is not null or (t.name is null and w.strict_event_types)
+      then annex.check_type(publish.type, t.name is not null, t.data_schema, coalesce(publish.data, '{}'), '')
+      else true end;
   if not found then
     raise exception 'There is no such workspace.' using errcode = 'foreign_key_violation', constraint = 'not_found';
   end if;
@@ -148,13 +157,14 @@ begin
 end
 $$;
 grant execute on function
-  annex.publish(uuid, text, jsonb, text[], text, text, text, text, timestamptz, text, jsonb)
+  annex.publish(uuid, text, jsonb, text[], text, text, text, text, timestamptz, text, jsonb, uuid[], text, text)
   to annex_api, authenticated, service_role;
 
 -- Publish a batch: an array of objects with the columns of events. Returns a row for each, in the array's order, which
 -- is the order of the ids as well. Keys are claimed in sorted order, so that two batches with the same keys wait for each
--- other and never deadlock.
-create function annex.publish_events(workspace_id uuid, batch jsonb)
+-- other and never deadlock. Refusals name the place in the batch, or, where it is no list but the one event that was sent,
+-- the place in that.
+create function annex.publish_events(workspace_id uuid, batch jsonb, is_list boolean default true)
 returns table (ordinal integer, event_id uuid, is_duplicate boolean)
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
@@ -186,15 +196,28 @@ begin
       from jsonb_array_elements(batch) with ordinality as e (value, n)
     ), added as (
       insert into annex.events (
-        event_id, workspace_id, type, source, key, subject, topics, actor, principal, permission, data, context, occurred_at
+        event_id, workspace_id, type, source, key, subject, topics, actor, principal, permission, recipients, group_key,
+        url, data, context, occurred_at
       )
       select i.id, publish_events.workspace_id, i.value ->> 'type', i.value ->> 'source', i.value ->> 'key',
         i.value ->> 'subject',
         array(select jsonb_array_elements_text(coalesce(i.value -> 'topics', '[]'))),
         coalesce(i.value ->> 'actor', author), author, i.value ->> 'permission',
+        nullif(array(select jsonb_array_elements_text(coalesce(i.value -> 'recipients', '[]'))::uuid), '{}'),
+        i.value ->> 'group_key', i.value ->> 'url',
         coalesce(i.value -> 'data', '{}'), coalesce(i.value -> 'context', '{}'),
         coalesce((i.value ->> 'occurred_at')::timestamptz, now())
-      from items i where not i.known
+      from items i
+      left join annex.event_types t on t.name = i.value ->> 'type'
+      where not i.known
+        and case when t.data_schema is not null
+            or (t.name is null
+              and (select w.strict_event_types from annex.workspaces w where w.id = publish_events.workspace_id))
+          then annex.check_type(
+            i.value ->> 'type', t.name is not null, t.data_schema, coalesce(i.value -> 'data', '{}'),
+            case when is_list then '/' || (i.n - 1) else '' end
+          )
+          else true end
       order by i.n
     ), queued as (
       insert into annex.pending (event_id, workspace_id)
@@ -203,7 +226,7 @@ begin
     select i.n, i.id, i.known from items i order by i.n;
 end
 $$;
-grant execute on function annex.publish_events(uuid, jsonb) to annex_api;
+grant execute on function annex.publish_events(uuid, jsonb, boolean) to annex_api;
 
 -- AFTER trigger of Annex's own tables: every change is an event, whoever writes, after the row's lock was taken.
 -- Arguments: the noun, the words for insert, update and delete, the permission that seeing it takes, and the columns of
@@ -219,6 +242,10 @@ declare
   subject text;
 begin
   if tg_op = 'UPDATE' and new is not distinct from old then
+    return null;
+  end if;
+  -- Housekeeping deletes only what was over already.
+  if tg_op = 'DELETE' and session_user = 'annex_worker' then
     return null;
   end if;
   row_now := case when tg_op = 'DELETE' then to_jsonb(old) else to_jsonb(new) end;

@@ -53,7 +53,8 @@ select format('%s: %s to %s', what, privilege_type, grantee::regrole) from right
 # What no user may see. `has_…` also counts rights that come through PUBLIC or another role.
 SECRETS = """
 'api_keys', 'pending', 'log', 'log_state', 'event_keys', 'retentions', 'idempotency_keys',
-'limits', 'migrations', 'invitations', 'removals', 'join_rules', 'public_mail_domains', 'mails'
+'limits', 'migrations', 'invitations', 'removals', 'join_rules', 'public_mail_domains', 'mails',
+'mail_state', 'unsubscribe_tokens'
 """
 
 RULES = [
@@ -194,7 +195,8 @@ RULES = [
         "only annex.grants reads roles and so grants, beside what guards or writes a role",
         "select oid::regprocedure from pg_proc where pronamespace = 'annex'::regnamespace"
         " and prosrc ~ '\\mannex\\.roles\\M' and proname <> all (array['grants', 'check_role',"
-        " 'require_grantable', 'lock_role', 'put_role', 'delete_role', 'may_give', 'find_role'])",
+        " 'require_grantable', 'lock_role', 'put_role', 'delete_role', 'may_give', 'find_role',"
+        " 'refusals'])",
         "create function annex.shortcut() returns bigint language sql"
         " as 'select count(*) from annex.members join annex.roles on key = role'",
     ),

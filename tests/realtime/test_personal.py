@@ -3,18 +3,11 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator
-from functools import partial
 from typing import Any
 from uuid import UUID
 
 import pytest
-from litestar import Controller, Request, get
-from litestar.response import Response
 
-from app.auth.dependencies import may
-from app.filters import EVERYTHING
-from app.main import create_app
-from controllers import CONTROLLERS
 from controllers import stream as streams
 from tests.conftest import Caller, Callers, Running, Tenant, TestDatabase, encode, running
 from tests.realtime.reader import (
@@ -31,25 +24,6 @@ APPEND = """
 select annex.append_event($1, 'annex.notification.created', 'notification:1', $2,
   permission => $3, user_id => $4)
 """
-
-
-class Personal(Controller):
-    """What will serve a user's notifications."""
-
-    @get(PATH, opt=may("user", authenticates=True))
-    async def stream_notifications(
-        self, request: Request[Any, Any, Any], last_event_id: streams.LastEventId = None
-    ) -> Response[Any]:
-        """Follow the caller's own events."""
-        return await streams.follow(request, None, EVERYTHING, last_event_id, None, None)
-
-
-@pytest.fixture(autouse=True)
-def with_personal_streams(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Serve personal feeds as well."""
-    monkeypatch.setattr(
-        "tests.conftest.create_app", partial(create_app, controllers=(*CONTROLLERS, Personal))
-    )
 
 
 @pytest.fixture
@@ -157,6 +131,8 @@ async def test_who_is_no_member_gets_nothing_of_a_workspace_until_they_are_again
         await tell(database, left, user, "before")
         assert await reader.names(1) == ["before"]
         await change(database, leave, left, user)
+        # What the reader has of that workspace is no longer theirs to see: load anew.
+        assert (await reader.message()).event == "reset"
         await tell(database, left, user, "hidden")
         await tell(database, kept, user, "elsewhere")
         assert await reader.names(1) == ["elsewhere"]
@@ -165,8 +141,10 @@ async def test_who_is_no_member_gets_nothing_of_a_workspace_until_they_are_again
             server.app.state.runtime.hub.head, server.app.state.runtime.hub.head
         )
         async with follow(user.client, PATH, start) as replayed:
+            assert (await replayed.message()).event == "reset"
             assert await replayed.names(1) == ["elsewhere"]
         await change(database, join, left, user)
+        assert (await reader.message()).event == "reset"
         await tell(database, left, user, "again")
         assert await reader.names(1) == ["again"]
 
@@ -187,9 +165,11 @@ async def test_a_personal_event_that_names_a_permission_needs_it(
             tenant,
             member,
         )
+        assert (await reader.message()).event == "reset"
         await tell(database, tenant, member, "for admins", permission="events:audit")
         assert await reader.names(1) == ["for admins"]
     async with follow(member.client, PATH, start) as replayed:
+        assert (await replayed.message()).event == "reset"
         assert await replayed.names(3) == ["secret", "open", "for admins"]
 
 
@@ -246,7 +226,7 @@ async def test_what_changes_no_right_makes_no_personal_stream_look(
     look_again = streams.look_again
 
     async def look(request: Any, source: Any) -> Any:
-        looked.append(source.read.scope.principal.id)
+        looked.append(source.scope.principal.id)
         return await look_again(request, source)
 
     monkeypatch.setattr(streams, "look_again", look)
@@ -268,6 +248,7 @@ async def test_what_changes_no_right_makes_no_personal_stream_look(
             server.database, f"update annex.members set role = 'member' {where}", tenant, member
         )
         await until(lambda: bool(looked))
+        assert (await reader.message()).event == "reset"
         await tell(server.database, tenant, member, "2")
         assert await reader.names(1) == ["2"]
     assert looked == [str(member.user_id)]

@@ -1,0 +1,627 @@
+-- Notifications: from events to people. The projector fans events out into items, a page of recipients a transaction; every
+-- change of an item is a personal event as well, with the counts of its inbox.
+-- The lock of all of a user's inboxes is the user's profile (`for no key update`): whoever changes an item holds it, and so
+-- items arrive in the order in which they are seen, and counts never drift.
+
+set role annex_owner;
+
+-- An event that is being fanned out, and how far: a page of recipients and the cursor after it are one transaction.
+create table annex.fanouts (
+  event_id uuid not null,
+  after_user uuid not null default '00000000-0000-0000-0000-000000000000',
+  served_at timestamptz not null default clock_timestamp(),
+  constraint fanouts_pkey primary key (event_id)
+);
+create index fanouts_served_at_idx on annex.fanouts (served_at);
+
+create table annex.notifications (
+  id uuid not null default annex.uuid7(),
+  workspace_id uuid not null,
+  user_id uuid not null,
+  event_id uuid not null,
+  type text not null,
+  subject text,
+  actor text not null,
+  permission text not null default 'events:read',
+  category text not null,
+  is_critical boolean not null default false,
+  reason text not null,
+  topic text,
+  title text not null,
+  body text not null default '',
+  url text,
+  group_key text,
+  group_count integer not null default 1,
+  arrived_at timestamptz not null default clock_timestamp(),
+  seen_at timestamptz,
+  read_at timestamptz,
+  archived_at timestamptz,
+  snoozed_until timestamptz,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  version integer not null default 1,
+  constraint notifications_pkey primary key (id),
+  constraint notifications_workspace_id_fkey foreign key (workspace_id) references annex.workspaces (id) on delete cascade,
+  constraint notifications_user_id_fkey foreign key (user_id) references annex.profiles (user_id) on delete cascade,
+  constraint notifications_category_check check (char_length(category) between 1 and 63),
+  constraint notifications_reason_check check (reason in ('recipient', 'subscription')),
+  constraint notifications_title_check check (char_length(title) <= 200),
+  constraint notifications_body_check check (char_length(body) <= 2000),
+  constraint notifications_snoozed_until_check check (annex.is_rfc3339(snoozed_until)),
+  -- What is read has been seen, and what is archived does not come back by itself.
+  constraint notifications_state_check check (
+    (read_at is null or seen_at is not null) and (archived_at is null or snoozed_until is null)
+  )
+);
+-- One for each list that there is: in its order, and of nothing else.
+create index notifications_active_idx on annex.notifications (user_id, arrived_at desc, id desc)
+  where archived_at is null and snoozed_until is null;
+create index notifications_unread_idx on annex.notifications (user_id, arrived_at desc, id desc)
+  where archived_at is null and snoozed_until is null and read_at is null;
+create index notifications_archived_idx on annex.notifications (user_id, arrived_at desc, id desc)
+  where archived_at is not null;
+create index notifications_snoozed_idx on annex.notifications (user_id, arrived_at desc, id desc)
+  where snoozed_until is not null;
+create index notifications_workspace_id_idx on annex.notifications (workspace_id, user_id, arrived_at desc, id desc);
+create index notifications_group_key_idx on annex.notifications (user_id, workspace_id, group_key)
+  where group_key is not null and read_at is null and archived_at is null;
+create index notifications_snoozed_until_idx on annex.notifications (snoozed_until) where snoozed_until is not null;
+create trigger notifications_touch before update on annex.notifications for each row execute function annex.touch();
+
+-- How many of a user's items there are, by what it takes to see them: so counts never tell of an item that is out of sight.
+create table annex.inboxes (
+  user_id uuid not null,
+  workspace_id uuid not null,
+  permission text not null,
+  active integer not null default 0,
+  unseen integer not null default 0,
+  unread integer not null default 0,
+  snoozed integer not null default 0,
+  archived integer not null default 0,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  version integer not null default 1,
+  constraint inboxes_pkey primary key (user_id, workspace_id, permission),
+  constraint inboxes_workspace_id_fkey foreign key (workspace_id) references annex.workspaces (id) on delete cascade,
+  constraint inboxes_user_id_fkey foreign key (user_id) references annex.profiles (user_id) on delete cascade,
+  constraint inboxes_counts_check check (
+    active >= 0 and unseen between 0 and active and unread between 0 and active and snoozed >= 0 and archived >= 0
+  )
+);
+create index inboxes_workspace_id_idx on annex.inboxes (workspace_id);
+create trigger inboxes_touch before update on annex.inboxes for each row execute function annex.touch();
+
+-- Why somebody was not notified of an event; for its trace.
+create table annex.suppressions (
+  event_id uuid not null,
+  user_id uuid not null,
+  workspace_id uuid not null,
+  reason text not null,
+  created_at timestamptz not null default now(),
+  constraint suppressions_pkey primary key (event_id, user_id),
+  constraint suppressions_workspace_id_fkey foreign key (workspace_id) references annex.workspaces (id) on delete cascade,
+  constraint suppressions_user_id_fkey foreign key (user_id) references annex.profiles (user_id) on delete cascade,
+  constraint suppressions_reason_check check (
+    reason in ('actor', 'not_a_member', 'suspended', 'not_permitted', 'muted', 'preference', 'collapsed')
+  )
+);
+create index suppressions_user_id_idx on annex.suppressions (user_id);
+create index suppressions_workspace_id_idx on annex.suppressions (workspace_id);
+create index suppressions_created_at_idx on annex.suppressions (created_at);
+
+-- What the caller may see of events and all that comes of them: pairs of a workspace and a permission, where events:read
+-- is held too. Policies ask it once a statement.
+create function annex.sight(only_id uuid default null) returns table (workspace_id uuid, permission text)
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  return query
+    select g.workspace_id, p from annex.grants(only_id) g, unnest(g.permissions) p where 'events:read' = any (g.permissions);
+end
+$$;
+grant execute on function annex.sight(uuid) to annex_api, authenticated;
+
+alter table annex.fanouts enable row level security, force row level security;
+alter table annex.notifications enable row level security, force row level security;
+alter table annex.inboxes enable row level security, force row level security;
+alter table annex.suppressions enable row level security, force row level security;
+
+create policy fanouts_owner on annex.fanouts to annex_owner using (true) with check (true);
+create policy notifications_owner on annex.notifications to annex_owner using (true) with check (true);
+create policy inboxes_owner on annex.inboxes to annex_owner using (true) with check (true);
+create policy suppressions_owner on annex.suppressions to annex_owner using (true) with check (true);
+
+create policy notifications_select on annex.notifications for select to annex_api, authenticated
+  using (
+    user_id = (select annex.user_id())
+    and (workspace_id, permission) in (select s.workspace_id, s.permission from annex.sight() s)
+  );
+create policy inboxes_select on annex.inboxes for select to annex_api, authenticated
+  using (
+    user_id = (select annex.user_id())
+    and (workspace_id, permission) in (select s.workspace_id, s.permission from annex.sight() s)
+  );
+grant select on annex.notifications, annex.inboxes to annex_api;
+grant select on annex.notifications, annex.inboxes to authenticated;
+
+-- Says of users why each may not see what takes a permission in a workspace; null for those who may. The rule of annex.grants,
+-- for a set of users who have passed every factor. Whatever sends something to somebody asks here, at the time it sends.
+create function annex.refusals(workspace_id uuid, permission text, user_ids uuid[])
+returns table (user_id uuid, refusal text)
+language sql stable as $$
+  select u.id, case
+    when m.user_id is null or w.id is null then 'not_a_member'
+    when m.status <> 'active' then 'suspended'
+    when not r.permissions @> array['events:read', coalesce(refusals.permission, 'events:read')] then 'not_permitted'
+  end
+  from unnest(user_ids) u (id)
+  left join annex.members m on m.workspace_id = refusals.workspace_id and m.user_id = u.id
+  left join annex.workspaces w on w.id = m.workspace_id and w.deleted_at is null
+  left join lateral annex.find_role(w.id, m.role) r on true
+$$;
+
+-- A time as the API writes it.
+create function annex.json_time(moment timestamptz) returns text language sql stable parallel safe as $$
+  select to_char(moment at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
+$$;
+
+-- An item and an inbox as the API shows them, for personal events.
+create function annex.notification_json(item annex.notifications) returns jsonb language sql stable as $$
+  select jsonb_build_object(
+    'id', item.id, 'workspace_id', item.workspace_id, 'event_id', item.event_id, 'type', item.type,
+    'subject', item.subject, 'actor', item.actor, 'permission', item.permission, 'category', item.category,
+    'is_critical', item.is_critical, 'reason', item.reason, 'topic', item.topic, 'title', item.title,
+    'body', item.body, 'url', item.url, 'group_key', item.group_key, 'group_count', item.group_count,
+    'arrived_at', annex.json_time(item.arrived_at), 'seen_at', annex.json_time(item.seen_at),
+    'read_at', annex.json_time(item.read_at), 'archived_at', annex.json_time(item.archived_at),
+    'snoozed_until', annex.json_time(item.snoozed_until), 'version', item.version
+  )
+$$;
+create function annex.inbox_json(inbox annex.inboxes) returns jsonb language sql stable as $$
+  select jsonb_build_object(
+    'workspace_id', inbox.workspace_id, 'permission', inbox.permission, 'active', inbox.active, 'unseen', inbox.unseen,
+    'unread', inbox.unread, 'snoozed', inbox.snoozed, 'archived', inbox.archived, 'version', inbox.version
+  )
+$$;
+
+-- What an item counts for: active, unseen, unread, snoozed, archived.
+create function annex.counts_of(item annex.notifications) returns integer[] language sql immutable as $$
+  select array[
+    a.active, a.active * (item.seen_at is null)::integer, a.active * (item.read_at is null)::integer,
+    (item.snoozed_until is not null)::integer, (item.archived_at is not null)::integer
+  ]
+  from (select (item.archived_at is null and item.snoozed_until is null)::integer as active) a
+$$;
+
+-- Queue events for fan-out: those with recipients, or with a topic that somebody follows.
+create function annex.queue_fanouts(event_ids uuid[]) returns void
+language sql volatile as $$
+  insert into annex.fanouts (event_id)
+  select e.event_id from unnest(event_ids) i join annex.events e on e.event_id = i
+  where e.user_id is null and (
+    e.recipients is not null
+    or exists (select from annex.subscriptions s where s.workspace_id = e.workspace_id and s.topic = any (e.topics))
+  )
+  order by e.event_id
+  on conflict do nothing
+$$;
+
+-- Fan one event out to candidates, whose inboxes are locked. Nothing is joined here but by an index or a hash: the planner
+-- knows nothing of the sizes.
+create function annex.deliver_event(
+  event annex.events, user_ids uuid[], reasons text[], via text[], muted boolean[]
+) returns void
+language plpgsql as $$
+#variable_conflict use_column
+declare
+  moment timestamptz := clock_timestamp();
+  seen_by text := coalesce(event.permission, 'events:read');
+  said record;
+  made record;
+begin
+  select d.* into said from annex.describe(event.type, event.data) d;
+  with judged as materialized (
+    select g.user_id, g.reason, g.topic,
+      case
+        when event.principal = 'user:' || g.user_id or event.actor = 'user:' || g.user_id then 'actor'
+        when f.refusal is not null then f.refusal
+        when said.is_critical then null
+        when g.is_muted then 'muted'
+        when g.user_id not in (
+          select w.user_id from annex.wanting(user_ids, event.workspace_id, said.category, said.is_critical, 'in_app') w
+        ) then 'preference'
+      end as refusal
+    from unnest(user_ids, reasons, via, muted) g (user_id, reason, topic, is_muted)
+    cross join lateral annex.refusals(event.workspace_id, event.permission, array[g.user_id]) f
+  ), withheld as (
+    insert into annex.suppressions (event_id, user_id, workspace_id, reason)
+    select event.event_id, j.user_id, event.workspace_id, j.refusal from judged j where j.refusal is not null
+    on conflict do nothing
+  ), open as materialized (
+    select distinct on (n.user_id) n.id, n.user_id, j.reason, j.topic, annex.counts_of(n) as counted
+    from judged j
+    join annex.notifications n on n.user_id = j.user_id and n.workspace_id = event.workspace_id
+      and n.group_key = event.group_key and n.permission = seen_by and n.read_at is null and n.archived_at is null
+    where j.refusal is null and event.group_key is not null
+    order by n.user_id, n.arrived_at desc
+  ), collapsed as (
+    update annex.notifications n
+    set event_id = event.event_id, type = event.type, subject = event.subject, actor = event.actor, reason = o.reason,
+      topic = o.topic, category = said.category, is_critical = said.is_critical, title = said.title, body = said.body,
+      url = coalesce(event.url, said.link), group_count = n.group_count + 1, arrived_at = moment, seen_at = null
+    from open o where n.id = o.id
+    returning n.id, n.user_id, annex.counts_of(n) as counts, o.counted
+  ), added as (
+    insert into annex.notifications as n (
+      workspace_id, user_id, event_id, type, subject, actor, permission, category, is_critical, reason, topic, title, body,
+      url, group_key, arrived_at
+    )
+    select event.workspace_id, j.user_id, event.event_id, event.type, event.subject, event.actor, seen_by, said.category,
+      said.is_critical, j.reason, j.topic, said.title, said.body, coalesce(event.url, said.link), event.group_key, moment
+    from judged j
+    where j.refusal is null and j.user_id not in (select o.user_id from open o)
+    returning n.id, n.user_id
+  ), items as (
+    select a.id, a.user_id, 'annex.notification.created' as type, 1 as active, 1 as unseen, 1 as unread from added a
+    union all
+    select c.id, c.user_id, 'annex.notification.changed', c.counts[1] - c.counted[1], c.counts[2] - c.counted[2],
+      c.counts[3] - c.counted[3]
+    from collapsed c
+  ), counted as (
+    insert into annex.inboxes as i (user_id, workspace_id, permission, active, unseen, unread)
+    select t.user_id, event.workspace_id, seen_by, t.active, t.unseen, t.unread from items t
+    on conflict (user_id, workspace_id, permission) do update
+      set active = i.active + excluded.active, unseen = i.unseen + excluded.unseen, unread = i.unread + excluded.unread
+  )
+  select array_agg(t.id) as ids, array_agg(t.type) as types into made from items t;
+  -- By a statement of its own, which sees the counts that the first one left.
+  with told as (
+    insert into annex.events (event_id, workspace_id, user_id, type, source, subject, actor, principal, permission, data)
+    select annex.uuid7(), event.workspace_id, n.user_id, t.type, 'annex', 'notification:' || n.id, 'system', 'system',
+      event.permission,
+      jsonb_build_object('notification', annex.notification_json(n), 'inbox', annex.inbox_json(i))
+    from unnest(made.ids, made.types) t (id, type)
+    join annex.notifications n on n.id = t.id
+    join annex.inboxes i on i.user_id = n.user_id and i.workspace_id = n.workspace_id and i.permission = n.permission
+    returning event_id, user_id
+  )
+  insert into annex.pending (event_id, workspace_id, user_id, is_personal)
+  select t.event_id, event.workspace_id, t.user_id, true from told t;
+end
+$$;
+
+-- Fan out a page: of these events, or of those whose turn it is. Each event gets an equal part of it and then goes to the end
+-- of the queue, so that a small one never waits for a large one. Recipients come in the order of their ids, each once.
+-- Items, counts, personal events and the cursor are one transaction. Returns how many candidates it looked at; 0 if there
+-- is nothing to do.
+create function annex.deliver(event_ids uuid[] default null, max_rows integer default 500) returns integer
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+-- As in annex.sequence: planned once a session, for tables of any size.
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
+as $$
+#variable_conflict use_column
+declare
+  queued uuid[];
+  starts uuid[];
+  share integer;
+  page record;
+  part record;
+  event annex.events;
+  unfinished uuid[] := '{}';
+begin
+  select array_agg(f.event_id order by f.event_id), array_agg(f.after_user order by f.event_id) into queued, starts
+  from (
+    select f.event_id, f.after_user from annex.fanouts f
+    where event_ids is null or f.event_id = any (event_ids)
+    order by f.served_at limit case when event_ids is null then 10 else 500 end for update skip locked
+  ) f;
+  if queued is null then
+    return 0;
+  end if;
+  share := greatest(max_rows / cardinality(queued), 10);
+  -- Who comes next, event by event: direct recipients and the subscribers of its topics. The first of each list are enough
+  -- to know the first of them all.
+  select coalesce(array_agg(c.event_id order by c.n), '{}') as event_ids,
+    coalesce(array_agg(c.user_id order by c.n), '{}') as user_ids,
+    array_agg(c.reason order by c.n) as reasons, array_agg(c.topic order by c.n) as topics,
+    array_agg(c.is_muted order by c.n) as muted, array_agg(c.is_wanted order by c.n) as wanted
+  into page
+  from (
+    select q.event_id, d.*, row_number() over (order by q.event_id, d.user_id) as n
+    from unnest(queued, starts) q (event_id, after_user)
+    join annex.events e on e.event_id = q.event_id
+    cross join lateral (
+      select u.user_id,
+        case when bool_or(u.topic is null) then 'recipient' else 'subscription' end as reason,
+        case when not bool_or(u.topic is null) then min(u.topic) filter (where u.is_wanted) end as topic,
+        bool_or(u.is_muted) and not bool_or(u.topic is null) as is_muted,
+        bool_or(u.is_wanted) as is_wanted
+      from (
+        (
+          select distinct r.user_id, null::text as topic, false as is_muted, true as is_wanted
+          from unnest(e.recipients) r (user_id) where r.user_id > q.after_user order by r.user_id limit share
+        )
+        union all
+        select s.* from unnest(e.topics) t (topic)
+        cross join lateral (
+          select s.user_id, s.topic, s.is_muted and f.is_match, f.is_match
+          from annex.subscriptions s,
+          lateral (select annex.matches(s.types, s.clauses, e.type, e.data) as is_match) f
+          where s.workspace_id = e.workspace_id and s.topic = t.topic and s.user_id > q.after_user
+          order by s.user_id limit share
+        ) s
+      ) u
+      group by u.user_id order by u.user_id limit share
+    ) d
+  ) c;
+  -- All locks at once and in order, so that two pages never wait for each other in a circle.
+  perform from annex.profiles p where p.user_id = any (page.user_ids) order by p.user_id for no key update;
+  for part in
+    select c.event_id, max(c.n) as last, count(*) as size
+    from unnest(page.event_ids) with ordinality c (event_id, n)
+    group by c.event_id order by c.event_id
+  loop
+    select e.* into event from annex.events e where e.event_id = part.event_id;
+    -- Users who are known: recipients may name anybody.
+    perform annex.deliver_event(
+      event, array_agg(c.user_id), array_agg(c.reason), array_agg(c.topic), array_agg(c.is_muted)
+    )
+    from unnest(
+      page.user_ids[part.last - part.size + 1 : part.last], page.reasons[part.last - part.size + 1 : part.last],
+      page.topics[part.last - part.size + 1 : part.last], page.muted[part.last - part.size + 1 : part.last],
+      page.wanted[part.last - part.size + 1 : part.last]
+    ) c (user_id, reason, topic, is_muted, is_wanted)
+    join annex.profiles p on p.user_id = c.user_id
+    where c.is_wanted
+    having count(*) > 0;
+    if part.size >= share then
+      unfinished := unfinished || part.event_id;
+      update annex.fanouts f set after_user = page.user_ids[part.last], served_at = clock_timestamp()
+      where f.event_id = part.event_id;
+    end if;
+  end loop;
+  delete from annex.fanouts f where f.event_id = any (queued) and f.event_id <> all (unfinished);
+  return greatest(cardinality(page.user_ids), 1);
+end
+$$;
+grant execute on function annex.deliver(uuid[], integer) to annex_worker;
+
+-- What the projector does with a batch of the log: queue its events, and fan out the first part of each at once.
+create function annex.project(event_ids uuid[], max_rows integer default 500) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
+as $$
+begin
+  perform annex.queue_fanouts(event_ids);
+  perform annex.deliver(event_ids, max_rows);
+end
+$$;
+grant execute on function annex.project(uuid[], integer) to annex_worker;
+
+-- Lock the calling user's inboxes; returns the user. For Annex's own functions.
+create function annex.lock_inboxes() returns uuid
+language plpgsql as $$
+declare
+  caller uuid := annex.require_user();
+begin
+  perform from annex.profiles p where p.user_id = caller for no key update;
+  return caller;
+end
+$$;
+
+-- Add to the counts of an inbox that is locked, and tell its user what was changed. For Annex's own functions.
+create function annex.tell_inbox(
+  user_id uuid, workspace_id uuid, permission text, delta integer[], type text, subject text, data jsonb
+) returns void
+language plpgsql as $$
+#variable_conflict use_column
+declare
+  inbox annex.inboxes;
+begin
+  update annex.inboxes i
+  set active = i.active + delta[1], unseen = i.unseen + delta[2], unread = i.unread + delta[3],
+    snoozed = i.snoozed + delta[4], archived = i.archived + delta[5]
+  where i.user_id = tell_inbox.user_id and i.workspace_id = tell_inbox.workspace_id
+    and i.permission = tell_inbox.permission
+  returning i.* into inbox;
+  perform annex.append_event(
+    tell_inbox.workspace_id, tell_inbox.type, tell_inbox.subject,
+    tell_inbox.data || jsonb_build_object('inbox', annex.inbox_json(inbox)),
+    permission => nullif(tell_inbox.permission, 'events:read'), user_id => tell_inbox.user_id
+  );
+end
+$$;
+
+-- Change one of the calling user's items; null leaves. What is read was seen; an archived item is not snoozed, and to snooze
+-- one takes it out of the archive. Returns the item. Raises not_found, user_required or precondition_failed, and
+-- snoozed_until_passed for a time that has passed or is over a year away.
+create function annex.change_notification(
+  id uuid,
+  is_seen boolean default null,
+  is_read boolean default null,
+  is_archived boolean default null,
+  snoozed_until timestamptz default null,
+  is_snooze_given boolean default false,
+  versions integer[] default null
+) returns annex.notifications
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+declare
+  caller uuid := annex.lock_inboxes();
+  before annex.notifications;
+  item annex.notifications;
+begin
+  select n.* into before from annex.notifications n
+  where n.id = change_notification.id and n.user_id = caller
+    and exists (select from annex.sight(n.workspace_id) s where s.permission = n.permission);
+  if not found then
+    raise exception 'There is no such notification, or it is not yours to see.'
+      using errcode = 'foreign_key_violation', constraint = 'not_found';
+  end if;
+  perform annex.require_version(before.version, versions);
+  if change_notification.snoozed_until not between now() and now() + interval '1 year' then
+    raise exception 'Snooze until a time within the next year.'
+      using errcode = 'check_violation', constraint = 'snoozed_until_passed';
+  end if;
+  item := before;
+  if is_snooze_given then
+    item.snoozed_until := change_notification.snoozed_until;
+    if item.snoozed_until is not null then
+      item.archived_at := null;
+    end if;
+  end if;
+  if is_archived is not null then
+    item.archived_at := case when is_archived then coalesce(before.archived_at, now()) end;
+    if is_archived then
+      item.snoozed_until := null;
+    end if;
+  end if;
+  if is_seen is not null then
+    item.seen_at := case when is_seen then coalesce(before.seen_at, now()) end;
+    if not is_seen then
+      item.read_at := null;
+    end if;
+  end if;
+  if is_read is not null then
+    item.read_at := case when is_read then coalesce(before.read_at, now()) end;
+    if is_read then
+      item.seen_at := coalesce(item.seen_at, now());
+    end if;
+  end if;
+  if item is not distinct from before then
+    return before;
+  end if;
+  update annex.notifications n
+  set seen_at = item.seen_at, read_at = item.read_at, archived_at = item.archived_at, snoozed_until = item.snoozed_until
+  where n.id = before.id returning n.* into item;
+  perform annex.tell_inbox(
+    caller, item.workspace_id, item.permission,
+    array(select x - y from unnest(annex.counts_of(item), annex.counts_of(before)) u (x, y)),
+    'annex.notification.changed', 'notification:' || item.id,
+    jsonb_build_object('notification', annex.notification_json(item))
+  );
+  return item;
+end
+$$;
+grant execute on function
+  annex.change_notification(uuid, boolean, boolean, boolean, timestamptz, boolean, integer[])
+  to annex_api, authenticated;
+
+-- Mark the calling user's active items seen or read, or archive them: those that arrived until a moment, in one workspace or
+-- in all, at most 10,000, newest first. What arrives meanwhile arrives after that moment. Returns how many were changed, and
+-- if there were no more. One personal event an inbox says which: those between two times.
+create function annex.mark_notifications(
+  action text, arrived_until timestamptz, workspace_id uuid default null, category text default null
+) returns table (changed integer, is_complete boolean)
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+declare
+  caller uuid := annex.lock_inboxes();
+  most constant integer := 10000;
+  target record;
+  changed_before record;
+  done record;
+begin
+  if coalesce(action not in ('seen', 'read', 'archived'), true) then
+    raise exception 'an action is seen, read or archived' using errcode = 'invalid_parameter_value';
+  elsif workspace_id is not null and not exists (select from annex.sight(mark_notifications.workspace_id)) then
+    perform annex.require(mark_notifications.workspace_id, 'events:read');
+  end if;
+  select coalesce(array_agg(t.id), '{}') as ids, min(t.arrived_at) as first, count(*) as size into target
+  from (
+    select n.id, n.arrived_at from annex.notifications n
+    where n.user_id = caller and n.archived_at is null and n.snoozed_until is null
+      and n.arrived_at <= arrived_until
+      and n.workspace_id = coalesce(mark_notifications.workspace_id, n.workspace_id)
+      and n.category = coalesce(mark_notifications.category, n.category)
+      and case action when 'seen' then n.seen_at is null when 'read' then n.read_at is null else true end
+      and (n.workspace_id, n.permission) in (select s.workspace_id, s.permission from annex.sight() s)
+    order by n.arrived_at desc, n.id desc limit most
+  ) t;
+  changed := target.size;
+  is_complete := target.size < most;
+  for done in
+    with old as materialized (
+      select n.id, annex.counts_of(n) as counted from annex.notifications n where n.id = any (target.ids)
+    ), marked as (
+      update annex.notifications n
+      set seen_at = case when action = 'archived' then n.seen_at else coalesce(n.seen_at, now()) end,
+        read_at = case when action = 'read' then coalesce(n.read_at, now()) else n.read_at end,
+        archived_at = case when action = 'archived' then now() end
+      from old o where n.id = o.id
+      returning n.workspace_id, n.permission, annex.counts_of(n) as counts, o.counted
+    )
+    select m.workspace_id, m.permission, array[
+      sum(m.counts[1] - m.counted[1]), sum(m.counts[2] - m.counted[2]), sum(m.counts[3] - m.counted[3]),
+      sum(m.counts[4] - m.counted[4]), sum(m.counts[5] - m.counted[5])
+    ]::integer[] as delta
+    from marked m group by m.workspace_id, m.permission
+  loop
+    perform annex.tell_inbox(
+      caller, done.workspace_id, done.permission, done.delta, 'annex.notification.marked', 'user:' || caller,
+      jsonb_build_object('mark', jsonb_build_object(
+        'action', action, 'category', mark_notifications.category, 'at', annex.json_time(now()),
+        'arrived_from', annex.json_time(target.first), 'arrived_until', annex.json_time(arrived_until)
+      ))
+    );
+  end loop;
+  return next;
+end
+$$;
+grant execute on function annex.mark_notifications(text, timestamptz, uuid, text) to annex_api, authenticated;
+
+-- Bring back snoozed items whose time has come, as new ones; returns how many. Users whose inbox is in use come next time.
+create function annex.wake_notifications(max_rows integer default 500) returns integer
+language plpgsql security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+declare
+  due uuid[];
+  owners uuid[];
+  before annex.notifications;
+  item annex.notifications;
+  woken integer := 0;
+begin
+  select array_agg(d.id), array_agg(distinct d.user_id) into due, owners
+  from (
+    select n.id, n.user_id from annex.notifications n where n.snoozed_until <= now() order by n.snoozed_until limit max_rows
+  ) d;
+  perform from annex.profiles p where p.user_id = any (owners) order by p.user_id for no key update;
+  for before in
+    select n.* from annex.notifications n where n.id = any (due) and n.snoozed_until <= now() order by n.snoozed_until, n.id
+  loop
+    update annex.notifications n
+    set snoozed_until = null, arrived_at = clock_timestamp(), seen_at = null, read_at = null
+    where n.id = before.id returning n.* into item;
+    perform annex.tell_inbox(
+      item.user_id, item.workspace_id, item.permission,
+      array(select x - y from unnest(annex.counts_of(item), annex.counts_of(before)) u (x, y)),
+      'annex.notification.changed', 'notification:' || item.id,
+      jsonb_build_object('notification', annex.notification_json(item))
+    );
+    woken := woken + 1;
+  end loop;
+  return woken;
+end
+$$;
+grant execute on function annex.wake_notifications(integer) to annex_worker;
+
+-- Says if the log tells, after a position, that what the calling user sees may have changed: their own membership, or
+-- something in a workspace of which they have items. A reader of the user's feed who comes back begins anew then.
+create index log_rights_of_idx on annex.log (rights_of, pos) where rights_of is not null;
+create function annex.sight_changed(after_pos bigint) returns boolean
+language sql stable security definer set search_path = pg_catalog, pg_temp as $$
+  select exists (
+    select from annex.log l where l.rights_of = 'user:' || annex.user_id() and l.pos > after_pos
+  ) or exists (
+    select from annex.log l where l.rights_of = '*' and l.pos > after_pos
+      and l.workspace_id in (select i.workspace_id from annex.inboxes i where i.user_id = annex.user_id())
+  ) or exists (
+    select from annex.pending p where p.rights_of = 'user:' || annex.user_id() or p.rights_of = '*'
+      and p.workspace_id in (select i.workspace_id from annex.inboxes i where i.user_id = annex.user_id())
+  )
+$$;
+grant execute on function annex.sight_changed(bigint) to annex_api;
+
+reset role;
+
+insert into annex.migrations (name) values ('14_notifications');

@@ -1,0 +1,148 @@
+"""A client of the inbox that does what docs/inbox.md says, and nothing else."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+
+from tests.inbox.conftest import LIST, STREAM
+from tests.realtime.reader import follow
+
+TIMES = ("arrived_at", "seen_at", "read_at", "archived_at", "snoozed_until")
+
+
+def plain(item: dict[str, Any]) -> dict[str, Any]:
+    """Write an item's times alike: the API leaves out a fraction that is zero."""
+    return {k: padded(v) if k in TIMES else v for k, v in item.items()}
+
+
+def padded(time: str | None) -> str | None:
+    """Write a time with six digits of a second."""
+    if time is None or "." in time:
+        return time
+    return time.replace("Z", ".000000Z")
+
+
+def key_of(inbox: dict[str, Any]) -> tuple[str, str]:
+    """Return what tells an inbox from others."""
+    return inbox["workspace_id"], inbox["permission"]
+
+
+class State:
+    """What a client knows: items by id, inboxes by workspace and permission."""
+
+    def __init__(self) -> None:
+        self.items: dict[str, dict[str, Any]] = {}
+        self.inboxes: dict[tuple[str, str], dict[str, Any]] = {}
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, State) and self.items == other.items and self.inboxes == other.inboxes
+        )
+
+    def take(self, data: dict[str, Any]) -> None:
+        """Apply a message of the stream."""
+        inbox = data["inbox"]
+        if item := data.get("notification"):
+            known = self.items.get(item["id"])
+            if known is None or known["version"] <= item["version"]:
+                self.items[item["id"]] = plain(item)
+        if mark := data.get("mark"):
+            for item in self.items.values():
+                if is_marked(item, mark, inbox):
+                    apply(item, mark)
+        old = self.inboxes.get(key_of(inbox))
+        if old is None or old["version"] <= inbox["version"]:
+            self.inboxes[key_of(inbox)] = inbox
+
+
+def is_marked(item: dict[str, Any], mark: dict[str, Any], inbox: dict[str, Any]) -> bool:
+    """Say whether a mark is of an item."""
+    undone = {"seen": item["seen_at"] is None, "read": item["read_at"] is None, "archived": True}
+    return (
+        key_of(item) == key_of(inbox)
+        and item["archived_at"] is None
+        and item["snoozed_until"] is None
+        and mark["arrived_from"] <= item["arrived_at"] <= mark["arrived_until"]
+        and mark["category"] in (None, item["category"])
+        and undone[mark["action"]]
+    )
+
+
+def apply(item: dict[str, Any], mark: dict[str, Any]) -> None:
+    """Mark an item."""
+    item["version"] += 1
+    if mark["action"] == "archived":
+        item["archived_at"] = mark["at"]
+        return
+    item["seen_at"] = item["seen_at"] or mark["at"]
+    if mark["action"] == "read":
+        item["read_at"] = mark["at"]
+
+
+async def load(client: httpx.AsyncClient) -> tuple[State, str]:
+    """Read every list to its end; returns what is in them, and the first list's cursor."""
+    state, cursor = State(), ""
+    for which in ({}, {"snoozed": "true"}, {"archived": "true"}):
+        params: dict[str, Any] = {**which, "limit": 10}
+        while True:
+            page = (await client.get(LIST, params=params)).raise_for_status().json()
+            cursor = cursor or page["stream_cursor"]
+            state.items |= {i["id"]: plain(i) for i in page["data"]}
+            state.inboxes |= {key_of(i): i for i in page["inboxes"]}
+            if page["page"]["next"] is None:
+                break
+            params["cursor"] = page["page"]["next"]
+    return state, cursor
+
+
+class Bell:
+    """Loads, follows, and loads again when it is told to."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self.client = client
+        self.state = State()
+        self.cursor = ""
+        self.task: asyncio.Task[None] | None = None
+
+    async def begin(self) -> None:
+        """Load the lists, then follow from where they stand."""
+        self.state, self.cursor = await load(self.client)
+        self.connect()
+
+    def connect(self) -> None:
+        """Follow from the last cursor."""
+        self.task = asyncio.create_task(self.follow())
+
+    async def cut(self) -> None:
+        """Break the connection off."""
+        if self.task is not None:
+            self.task.cancel()
+            await asyncio.gather(self.task, return_exceptions=True)
+
+    async def follow(self) -> None:
+        """Apply message after message, until cut."""
+        while True:
+            # A quiet stream runs into the client's own time limit: it comes back with its cursor.
+            with contextlib.suppress(StopAsyncIteration, httpx.TransportError):
+                async with follow(self.client, STREAM, self.cursor) as reader:
+                    while True:
+                        message = await reader.message(60)
+                        if message.event == "message":
+                            self.state.take(message.json()["data"])
+                        elif message.event == "reset":
+                            self.state, _ = await load(self.client)
+                        self.cursor = reader.cursor
+
+
+@contextlib.asynccontextmanager
+async def ringing(client: httpx.AsyncClient) -> AsyncIterator[Bell]:
+    """Follow a user's inbox."""
+    bell = Bell(client)
+    await bell.begin()
+    try:
+        yield bell
+    finally:
+        await bell.cut()
