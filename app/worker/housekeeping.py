@@ -17,7 +17,7 @@ log = structlog.get_logger()
 
 EVERY_SECONDS = 3600
 GRACE_DAYS = 30
-ANSWERS = MAILS = 10_000
+ANSWERS = MAILS = SUPPRESSIONS = 10_000
 EVENTS = INVITATIONS = 1000
 """Rows that one transaction deletes: tens of milliseconds, so that nothing waits for it."""
 STEP_SECONDS = 60.0
@@ -46,6 +46,7 @@ async def tidy(
         "workspace_rows_deleted": partial(purge_workspaces, grace_days=grace_days),
         "invitations_expired": expire_invitations,
         "mails_deleted": purge_mails,
+        "suppressions_deleted": purge_suppressions,
     }
     done = dict[str, int]()
     for name, step in steps.items():
@@ -80,6 +81,11 @@ async def expire_invitations(driver: Driver) -> int:
 async def purge_mails(driver: Driver) -> int:
     """Delete mails that ended long ago; returns how many."""
     return await repeat(driver, "select annex.purge_mails($1)", MAILS)
+
+
+async def purge_suppressions(driver: Driver) -> int:
+    """Forget why users were not notified long ago; returns how many rows."""
+    return await repeat(driver, "select annex.purge_suppressions($1)", SUPPRESSIONS)
 
 
 async def repeat(driver: Driver, statement: str, argument: int) -> int:

@@ -130,14 +130,16 @@ end
 $$;
 grant execute on function annex.expire_events(uuid, integer, integer) to annex_worker;
 
--- Delete one batch of a workspace that was deleted so many days ago: its members first, then the rest with its row. What
--- refers to it goes along; its events stay for as long as the installation keeps them. Returns how many rows of members
--- and workspaces went, 0 if there is nothing left.
+-- Delete one batch of a workspace that was deleted so many days ago: its members first, then
+-- their notifications, then the rest with its row. What
+-- refers to it goes along; its events stay for as long as the installation keeps them. Returns how many
+-- of these rows went, 0 if there is nothing left.
 create function annex.purge_workspaces(grace_days integer, max_rows integer default 1000) returns integer
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   old uuid;
   gone integer;
+  items integer;
 begin
   select w.id into old from annex.workspaces w
   where w.deleted_at < now() - make_interval(days => greatest(grace_days, 0))
@@ -150,6 +152,12 @@ begin
     select n.user_id from annex.members n where n.workspace_id = old order by n.user_id limit max_rows
   );
   get diagnostics gone = row_count;
+  if gone < max_rows then
+    delete from annex.notifications n
+    where n.id in (select i.id from annex.notifications i where i.workspace_id = old limit max_rows - gone);
+    get diagnostics items = row_count;
+    gone := gone + items;
+  end if;
   if gone < max_rows then
     delete from annex.workspaces w where w.id = old;
     gone := gone + 1;
