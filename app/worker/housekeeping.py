@@ -19,7 +19,7 @@ log = structlog.get_logger()
 EVERY_SECONDS = 3600
 GRACE_DAYS = 30
 CLOSED_DAYS = 90
-ANSWERS = MAILS = TOKENS = 10_000
+ANSWERS = MAILS = TOKENS = SUPPRESSIONS = 10_000
 EVENTS = INVITATIONS = 1000
 """Rows that one transaction deletes: tens of milliseconds, so that nothing waits for it."""
 STEP_SECONDS = 60.0
@@ -60,6 +60,7 @@ async def tidy(
         "closed_rows_deleted": partial(purge_closed, closed_days=closed_days),
         "mails_deleted": purge_mails,
         "tokens_deleted": purge_tokens,
+        "suppressions_deleted": purge_suppressions,
     }
     done = dict[str, int]()
     for name, step in steps.items():
@@ -99,6 +100,11 @@ async def purge_mails(driver: Driver) -> int:
 async def purge_tokens(driver: Driver) -> int:
     """Delete old unsubscribe tokens; returns how many."""
     return await repeat(driver, "select annex.purge_unsubscribe_tokens($1)", TOKENS)
+
+
+async def purge_suppressions(driver: Driver) -> int:
+    """Forget why users were not notified long ago; returns how many rows."""
+    return await repeat(driver, "select annex.purge_suppressions($1)", SUPPRESSIONS)
 
 
 async def repeat(driver: Driver, statement: str, argument: int) -> int:

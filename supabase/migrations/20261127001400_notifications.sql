@@ -605,6 +605,21 @@ end
 $$;
 grant execute on function annex.wake_notifications(integer) to annex_worker;
 
+-- Delete at most a number of suppressions that are 30 days old; returns how many.
+create function annex.purge_suppressions(max_rows integer default 10000) returns bigint
+language sql security definer set search_path = pg_catalog, pg_temp as $$
+  with gone as (
+    delete from annex.suppressions s
+    where (s.event_id, s.user_id) in (
+      select o.event_id, o.user_id from annex.suppressions o
+      where o.created_at < now() - interval '30 days' order by o.created_at limit max_rows
+    )
+    returning 1
+  )
+  select count(*) from gone
+$$;
+grant execute on function annex.purge_suppressions(integer) to annex_worker;
+
 -- Says if the log tells, after a position, that what the calling user sees may have changed: their own membership, or
 -- something in a workspace of which they have items. A reader of the user's feed who comes back begins anew then.
 create index log_rights_of_idx on annex.log (rights_of, pos) where rights_of is not null;
