@@ -44,8 +44,13 @@ def ago(seconds: float) -> str:
 
 
 async def find_worker(site: Site) -> Finding | None:
-    """At least one worker must run; `annex dev` has its own."""
-    if site.settings.is_development or await site.worker.fetchval(WORKERS, WORKER_NAME):
+    """At least one worker must run; `annex dev` has its own.
+
+    Behind a transaction pooler nobody can tell whose a connection is; what waits tells it there.
+    """
+    if site.settings.is_development or site.settings.transaction_pooler:
+        return None
+    if await site.worker.fetchval(WORKERS, WORKER_NAME):
         return None
     return error(
         "No `annex worker` is connected: no partition is made, nothing expires, no mail is sent.",

@@ -26,7 +26,7 @@ grant execute on function annex.fold_email(text) to annex_api;
 create function annex.email_domain(email text) returns text language sql immutable parallel safe as $$
   select case when octet_length(email) <= 254 then substring(
     annex.fold_email(email)
-    from '^[a-z0-9!#$%&''*+/=?^_`{|}~.-]{1,64}@((?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z](?:[a-z0-9-]{0,61}[a-z0-9]))$'
+    from '^[a-z0-9!#$%&''*+/=?^_`{|}~-](?:\.?[a-z0-9!#$%&''*+/=?^_`{|}~-]){0,63}@((?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z](?:[a-z0-9-]{0,61}[a-z0-9]))$'
   ) end
 $$;
 

@@ -94,8 +94,10 @@ async def working(database: TestDatabase, log: Path, **others: Any) -> AsyncIter
         )
     try:
         yield
+        assert child.returncode is None
     finally:
-        child.terminate()
+        with contextlib.suppress(ProcessLookupError):
+            child.terminate()
         await child.wait()
 
 
@@ -149,6 +151,9 @@ async def everything_fails(callers: Callers, admin: Any, planted: Planted) -> li
     planted.secrets.append(key.client.headers["authorization"].removeprefix("Bearer "))
     invitation = {"role": "viewer", "emails": [address]}
     assert (await owner.post(f"{path}/invitations", json=invitation)).status_code == 201
+    async with asyncio.timeout(90):  # until the worker has met its mail server
+        while not await admin.fetchval("select max(attempts) from annex.mails"):
+            await asyncio.sleep(0.2)
     assert (await owner.patch(path, json={"metadata": {"pin": planted()}})).status_code == 200
     answers = list[tuple[int, str]]()
 

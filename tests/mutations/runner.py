@@ -35,7 +35,8 @@ FILES = [
 # Guards that another one stands behind, so that no test can tell: each with the other.
 TWICE = {"grants:19 session_user": "annex.key_id asks for the session's role as well"}
 MOST = 30
-"""Tests in SQL that are tried on one mutant; then as many over HTTP, which take longer."""
+"""Tests in SQL that are tried on one mutant, then as many over HTTP, which take longer; then the
+attempts to gain more than one has, and all tests of the noun."""
 
 
 def say(*words: object, sep: str = " ") -> None:
@@ -138,7 +139,10 @@ class Runner:
         ranked = sorted(items, key=score)
         direct = [i for i in ranked if "/database/" in i.nodeid]
         over_http = [i for i in ranked if "/database/" not in i.nodeid]
-        return dict.fromkeys([*before, *direct[:MOST], *over_http[:MOST]])
+        nouns = [f"_{word}s.py" for word in words]
+        own_files = [i for i in items if any(noun in i.nodeid for noun in nouns)]
+        attempts = [i for i in items if "test_escalation.py" in i.nodeid]
+        return dict.fromkeys([*before, *direct[:MOST], *over_http[:MOST], *attempts, *own_files])
 
     def hunt(self, items: Iterable[pytest.Item]) -> tuple[pytest.Item | None, int]:
         """Run tests until one fails; returns it, and how many ran."""

@@ -111,3 +111,18 @@ async def test_a_phone_shows_events_before_settings(
         assert events is not None
         assert settings is not None
         assert events["y"] < settings["y"]
+
+
+async def test_an_operation_can_be_tried_with_the_token_of_the_link(
+    server: Running, browser: Browser, tenant: Tenant
+) -> None:
+    token = tenant.owner.client.headers["authorization"].removeprefix("Bearer ")
+    url = f"{server.url}/docs#token={token}"
+    async with opened(browser, url, "h1", DESK) as page:
+        await page.evaluate("location.hash = '#tag/me/GET/api/v1/me'")
+        await page.get_by_role("button", name="Test Request").first.click()
+        async with page.expect_response("**/api/v1/me") as answer:
+            await page.get_by_role("button", name="Send").first.click()
+        response = await answer.value
+        assert response.status == 200
+        assert (await response.json())["email"] == tenant.owner.email
