@@ -67,6 +67,8 @@ class Tenants(NamedTuple):
                 return "name", "test"
             case "limits":
                 return "name", "workspaces_per_user"
+            case "fanouts":
+                return "after_user", self.theirs
             case "public_mail_domains":
                 return "domain", "gmail.com"
             case _:
@@ -89,6 +91,7 @@ async def tenants(admin: Connection) -> Tenants:
         await insert(admin, "log", "event_id", pos=head + 1, **owned)
         await insert(admin, "retentions", "feed_id", feed_id=workspace, retained_from=1)
         await new_invitation(admin, workspace)
+        await new_item(admin, workspace, me if workspace == made.mine else them, event)
     await admin.execute("insert into annex.readers (name) values ('test') on conflict do nothing")
     for owner in (me, them):
         await remember(admin, f"user:{owner}")
@@ -117,6 +120,19 @@ async def new_invitation(admin: Connection, workspace: UUID) -> None:
     await insert(admin, "mails", invitation_id=invited, recipient=address, **owned)
     await insert(admin, "removals", "user_id", user_id=await new_user(admin), **owned)
     await insert(admin, "join_rules", kind="sso", value=str(uuid4()), role="viewer", **owned)
+
+
+async def new_item(admin: Connection, workspace: UUID, owner: UUID, event: UUID) -> None:
+    """Make an item with its counts, a subscription, and what a fan-out leaves behind."""
+    owned: dict[str, Any] = {"workspace_id": workspace, "user_id": owner}
+    await insert(admin, "subscriptions", "user_id", topic="t", reason="added", **owned)
+    said = {"type": "test.made", "actor": "system", "category": "general", "title": "Made"}
+    await insert(admin, "notifications", event_id=event, reason="recipient", **said, **owned)
+    await insert(
+        admin, "inboxes", "user_id", permission="events:read", active=1, unseen=1, unread=1, **owned
+    )
+    await insert(admin, "suppressions", "user_id", event_id=event, reason="muted", **owned)
+    await insert(admin, "fanouts", "event_id", event_id=event, after_user=workspace)
 
 
 async def remember(connection: Connection, principal: str) -> None:
