@@ -7,7 +7,7 @@ UV_VERSION := 0.13.9
 SHELL := /bin/sh
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help run postgres-15 postgres-17 test clients test-bounds test-faults chaos check drift drift-live preflight fix bench bench-realtime bench-writers bench-inbox bench-drift clean sync
+.PHONY: help run postgres-15 postgres-17 test clients test-bounds test-faults chaos check mutants drift drift-live preflight fix bench bench-realtime bench-writers bench-inbox bench-drift docs-ui clean sync
 
 # A uv of the user's will do; without one, ours goes into a folder that git ignores.
 UV := $(or $(shell command -v uv 2>/dev/null),.tools/uv/bin/uv)
@@ -56,6 +56,9 @@ check: .venv/.synced ## Check format, lint, types, layers and contract, and that
 	$(BIN)/openapi-spec-validator docs/openapi.yaml
 	@$(MAKE) drift
 
+mutants: .venv/.synced ## Take each guard out of the schema, and expect that a test fails (ARGS=last_owner)
+	@$(BIN)/python -m tests.mutations $(ARGS)
+
 drift: .venv/.synced ## Prove that documents, migrations, models, routes and structs agree
 	@$(BIN)/python -m app.dev.scratch $(BIN)/alembic-readonly-check $(ARGS)
 
@@ -93,6 +96,13 @@ bench-writers: .venv/.synced ## Measure what publishing costs the writer, agains
 
 bench-inbox: .venv/.synced ## Measure an event's way to its users' streams, and a large fan-out (ARGS='--seconds 5 --members 10000')
 	@$(BIN)/python -m tests.bench.inbox $(ARGS)
+
+# The page /docs without internet: one file of the package, compressed; the tests read it as it is here.
+docs-ui: ## Fetch what /docs shows anew (needs npm)
+	@rm -rf .tools/docs-ui
+	@npm install --silent --no-save --no-fund --no-audit --ignore-scripts --prefix .tools/docs-ui \
+	  @scalar/api-reference@1.76.0
+	@gzip -9n -c .tools/docs-ui/node_modules/@scalar/api-reference/dist/browser/standalone.js > app/static/docs/scalar.js.gz
 
 clean: ## Remove what was installed and cached; databases stay (make run FRESH=1)
 	rm -rf .venv .tools .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

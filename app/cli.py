@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 from uuid import UUID
@@ -9,7 +10,6 @@ from uuid import UUID
 import rich_click as click
 
 from app import __version__
-from app.resources import resource
 from app.settings import SettingsError, read_settings
 
 DATA = Path(".data")
@@ -22,8 +22,8 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 def annex() -> None:
     """The B2B layer for a Supabase project: workspaces, members, API keys, events, live streams.
 
-    To try it, run `annex dev`: it needs no settings. To run it on your project, apply the
-    migrations (`supabase db push`), then start `annex serve` and, beside it, `annex worker`.
+    To try it, run `annex dev`: it needs no settings. To run it on your project, add the migrations
+    (`annex install`, then `supabase db push`), start `annex serve` and, beside it, `annex worker`.
 
     Settings come from the environment (ANNEX_…) and from a file .env; .env.example explains each.
     """
@@ -94,16 +94,22 @@ def serve(host: str, port: int, workers: int) -> None:
 def worker() -> None:
     """Keep the database in order beside `annex serve`, and send its mails.
 
-    It makes and drops partitions, deletes expired events and answers, and runs until it is stopped.
-    Run at least one; several share the work.
+    It makes and drops partitions, and deletes expired events and answers. On SIGINT or SIGTERM it
+    finishes the batch that it has begun, for 8 s at most, and exits with 0. Run at least one;
+    several share the work.
     """
     from app.server import check
     from app.worker.housekeeping import work
+    from app.worker.runner import until_told
 
     settings = read_settings()
-    asyncio.run(check(settings))
-    click.echo("Annex keeps house, every hour; Ctrl-C stops it.", err=True)
-    asyncio.run(work(settings))
+
+    async def keep() -> None:
+        await check(settings)
+        click.echo("Annex keeps house, every hour; Ctrl-C stops it.", err=True)
+        await work(settings)
+
+    asyncio.run(until_told(keep()))
 
 
 @annex.command()
@@ -154,20 +160,108 @@ def is_uuid(text: str) -> bool:
 
 
 @annex.command()
+@click.option(
+    "--into",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("supabase/migrations"),
+    show_default=True,
+    help="Folder of your project's own migrations.",
+)
+@click.option(
+    "--database",
+    envvar="ANNEX_MIGRATE_URL",
+    help="URL of the project's database: says what `annex migrate` has applied there already.",
+)
+def install(into: Path, database: str | None) -> None:
+    """Copy Annex's migrations into your project, beside its own.
+
+    Each copy is stamped now, after your newest migration, and never changed afterwards. Run it
+    again after an upgrade of Annex: it adds only what is new. Nothing is applied; the command says
+    how to do that.
+    """
+    from app.database.migrations import carried
+    from app.installation.folder import install
+    from app.installation.history import to_repair
+
+    done = install(into, carried(), datetime.now(UTC))
+    for copy in done.added:
+        click.echo(f"Added {copy.path}")
+    for copy in done.changed:
+        click.echo(f"{copy.path} differs from this version's; it is left as it is.", err=True)
+    if not done.added:
+        click.echo(f"Nothing to add: {into} has all of Annex's migrations.")
+    copies = [*done.present, *done.added]
+    repaired = asyncio.run(to_repair(database, copies)) if database else []
+    click.echo(next_steps([copy.version for copy in repaired], bool(done.added)))
+
+
+def next_steps(versions: list[str], has_new: bool) -> str:
+    """Say what to run after `annex install`."""
+    lines = ["", "Next:"] if has_new or versions else []
+    if versions:
+        lines += [
+            "  # `annex migrate` has applied these already; tell the Supabase CLI:",
+            f"  supabase migration repair --status applied {' '.join(versions)}",
+        ]
+    if has_new:
+        lines += [
+            "  supabase db push          # your hosted project; `supabase db reset` locally",
+            "  # the first time, in the SQL editor, passwords of your own:",
+            "  alter role annex_api password '…'; alter role annex_worker password '…';",
+            "  annex doctor              # with the settings of .env.example",
+        ]
+    return "\n".join(lines)
+
+
+@annex.command()
 @click.argument("url", envvar="ANNEX_MIGRATE_URL")
 def migrate(url: str) -> None:
-    """Apply supabase/migrations to a development database, as the Supabase CLI would.
+    """Apply Annex's migrations to a database, without the Supabase CLI.
 
-    URL is a superuser's; supabase/local/platform.sql, or Supabase's own platform, must be there.
-    For a hosted Supabase project use `supabase db push` instead.
+    URL is of a role that may create roles, such as Supabase's `postgres`; ANNEX_MIGRATE_URL may
+    hold it. What the database has, whoever applied it, is skipped. Each migration is one
+    transaction.
     """
-    from app.dev.migrations import apply
+    from app.database.migrations import carried
+    from app.installation.database import migrate
 
-    applied = asyncio.run(apply(url, resource("supabase/migrations")))
-    for name in applied:
-        click.echo(f"Applied {name}")
-    if not applied:
+    if not asyncio.run(migrate(url, carried(), click.echo)):
         click.echo("Nothing to apply: the database is up to date.")
+
+
+@annex.command()
+@click.argument("url", envvar="ANNEX_MIGRATE_URL", required=False)
+def uninstall(url: str | None) -> None:
+    """Print the SQL that removes Annex from a database; runs nothing.
+
+    With a URL, it also lists what of your own refers to Annex and would go along.
+    """
+    from app.installation.removal import dependents, removal
+
+    if url is not None:
+        for name in asyncio.run(dependents(url)):
+            click.echo(f"Goes along: {name}", err=True)
+    click.echo(removal(), nl=False)
+
+
+@annex.command()
+@click.option("--json", "is_json", is_flag=True, help="Print the results as JSON.")
+def doctor(is_json: bool) -> None:
+    """Check a deployment, and say what is wrong and what cures it.
+
+    Run it where Annex runs, with the same settings; it changes nothing. Exits with 0 if all is
+    well, 1 for warnings, 2 for errors.
+    """
+    import msgspec
+
+    from app.doctor.visit import diagnose, exit_code, lines
+
+    results = diagnose()
+    if is_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(results)).decode())
+    else:
+        click.echo("\n".join(lines(results)))
+    sys.exit(exit_code(results))
 
 
 @annex.command("operator-key")
@@ -186,10 +280,11 @@ def operator_key() -> None:
 def main() -> NoReturn:
     """Run the command; what a person can mend is one sentence and exit code 1, no traceback."""
     from app.dev import DevError
+    from app.installation import InstallationError
 
     try:
         annex(standalone_mode=True)
-    except (SettingsError, DevError) as error:
+    except (SettingsError, DevError, InstallationError) as error:
         click.echo(f"annex: {error}", err=True)
         sys.exit(1)
     except KeyboardInterrupt:

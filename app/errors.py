@@ -1,7 +1,7 @@
 """Everything that can go wrong for a caller, as problem details (RFC 9457).
 
 Problem
- ├ InvalidRequest 400 ─ InvalidCursor, UnknownRole
+ ├ InvalidRequest 400 ─ InvalidCursor, UnknownRole, UnknownEventType, InvalidData, InvalidSchema
  ├ Unauthorized 401 ─ MissingCredentials, InvalidToken, TokenExpired, NotAToken, InvalidKey,
  │                    InvalidTicket
  ├ Forbidden 403 ─ UserRequired, OperatorRequired, SecondFactorRequired, NotGrantable,
@@ -64,6 +64,24 @@ class UnknownRole(InvalidRequest):
     """The workspace has no such role."""
 
     code = "unknown_role"
+
+
+class UnknownEventType(InvalidRequest):
+    """The workspace takes only event types of the catalogue."""
+
+    code = "unknown_event_type"
+
+
+class InvalidData(InvalidRequest):
+    """The data do not fit the schema of their event type."""
+
+    code = "invalid_data"
+
+
+class InvalidSchema(InvalidRequest):
+    """The schema is none that Annex can check."""
+
+    code = "invalid_schema"
 
 
 class Unauthorized(Problem):

@@ -17,7 +17,7 @@ from app.settings import Settings
 
 HIDDEN = "[hidden]"
 SECRETS = re.compile(
-    r"annex_(?:sk|op|it)_[0-9A-Za-z_-]+"
+    r"annex_(?:sk|op|it|ut)_[0-9A-Za-z_-]+"
     r"|sb_(?:publishable|secret)_[0-9A-Za-z_-]+"
     # A JWT, such as an access token or a ticket: its first part always begins like this.
     r"|eyJ[0-9A-Za-z_-]{5,}(?:\.[0-9A-Za-z_-]*){0,4}"

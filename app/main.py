@@ -25,7 +25,7 @@ from app.http.idempotency import provide_once
 from app.http.limits import Failures, Limiter
 from app.http.protocol import Connections
 from app.logs import configure_logging
-from app.metrics import Metrics, Refusals
+from app.metrics import Metrics, refusals
 from app.problems import to_problem
 from app.realtime.cursors import Cursors
 from app.realtime.hub import Hub
@@ -107,14 +107,14 @@ async def lifespan(settings: Settings, app: Litestar) -> AsyncIterator[None]:
         signer = Signer(settings.signing_key, settings.issuer)
         streams, publishing = StreamBudget(settings), PublishBudget(settings)
         limiter = Limiter(settings)
-        refusals = Refusals(app.connections, limiter, failures, streams, publishing)
+        refused = partial(refusals, app.connections, limiter, failures, streams, publishing)
         watchdog = Watchdog()
         tasks = [
             *tail.tasks(),
             Supervised("hub", hub.keep_time),
             Supervised("watchdog", watchdog.watch),
         ]
-        metrics = Metrics(hub, tail, tasks, refusals, watchdog)
+        metrics = Metrics(hub, tail, tasks, refused, app.connections, watchdog, database)
         tasks.append(Supervised("metrics", metrics.keep_copying))
         app.state.runtime = Runtime(
             settings=settings,

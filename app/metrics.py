@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from app.database.pools import Database
 from app.errors import RateLimited, TooManyFailures
 from app.http.budgets import PublishBudget, StreamBudget
 from app.http.limits import Failures, Limiter
@@ -80,32 +81,21 @@ GAUGES: dict[str, tuple[str, str, Read]] = {
 }
 
 
-class Refusals:
-    """Reads what the limits refused from where that is counted."""
-
-    def __init__(
-        self,
-        connections: Connections,
-        limiter: Limiter,
-        failures: Failures,
-        streams: StreamBudget,
-        publishing: PublishBudget,
-    ) -> None:
-        self.connections = connections
-        self.limiter = limiter
-        self.publishing = publishing
-        self.failures = failures
-        self.streams = streams
-
-    def read(self) -> dict[str, int]:
-        """Return how often each limit refused something, by the problem's code."""
-        return {
-            **self.connections.refused,
-            **self.streams.refused,
-            **self.publishing.refused,
-            RateLimited.code: self.limiter.refused,
-            TooManyFailures.code: self.failures.refused,
-        }
+def refusals(
+    connections: Connections,
+    limiter: Limiter,
+    failures: Failures,
+    streams: StreamBudget,
+    publishing: PublishBudget,
+) -> dict[str, int]:
+    """Return how often each limit refused something, by the problem's code."""
+    return {
+        **connections.refused,
+        **streams.refused,
+        **publishing.refused,
+        RateLimited.code: limiter.refused,
+        TooManyFailures.code: failures.refused,
+    }
 
 
 class Metrics:
@@ -119,8 +109,10 @@ class Metrics:
         hub: Hub,
         tail: Tail,
         tasks: Sequence[Supervised],
-        refusals: Refusals,
+        refused: Callable[[], dict[str, int]],
+        connections: Connections,
         watchdog: Watchdog,
+        database: Database,
     ) -> None:
         # When it is imported, the library asks whether processes share their numbers: not before
         # the one that starts them could say so.
@@ -129,8 +121,10 @@ class Metrics:
         library.disable_created_metrics()  # type: ignore[no-untyped-call]
         self.hub = hub
         self.tail = tail
-        self.refusals = refusals
+        self.count_refused = refused
+        self.connections = connections
         self.watchdog = watchdog
+        self.database = database
         self.tasks = tasks
         self.registry = own = library.CollectorRegistry()
         self.copied = dict.fromkeys(COUNTERS, 0.0)
@@ -167,6 +161,17 @@ class Metrics:
             registry=own,
             multiprocess_mode="livemax",
         )
+        self.in_use, self.waiting = (
+            library.Gauge(name, text, registry=own, multiprocess_mode="livesum")
+            for name, text in (
+                ("annex_database_connections_in_use", "Connections that serve requests now."),
+                ("annex_database_requests_waiting", "Requests that wait for a connection."),
+            )
+        )
+        self.slow_queries = library.Counter(
+            "annex_slow_queries", "Statements that took longer than allowed.", registry=own
+        )
+        self.slow_before = 0
         self.restarts = library.Counter(
             "annex_task_restarts",
             "Times that a background task ended and was begun again.",
@@ -199,8 +204,13 @@ class Metrics:
         for name, (_, _, read) in GAUGES.items():
             self.gauges[name].set(read(self.hub, self.tail))
         self.longest_turn.set(self.watchdog.longest)
-        self.open_connections.set(self.refusals.connections.total)
-        for code, count in self.refusals.read().items():
+        self.open_connections.set(self.connections.total)
+        self.in_use.set(self.database.api.in_use)
+        self.waiting.set(self.database.api.waiting)
+        slow = self.database.api.slow + self.database.worker.slow
+        self.slow_queries.inc(slow - self.slow_before)
+        self.slow_before = slow
+        for code, count in self.count_refused().items():
             self.refused.labels(code).inc(count - self.refused_before.get(code, 0))
             self.refused_before[code] = count
         for task in self.tasks:

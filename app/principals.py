@@ -11,14 +11,13 @@ import msgspec
 class Principal(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """Who makes a request, as verified by the credential they sent."""
 
-    kind: Literal["user", "api_key", "operator", "nobody"]
+    kind: Literal["user", "api_key", "operator"]
     id: str
     """A user's UUID, a key's UUID, or an operator key's prefix."""
     expires_at: float | None = None
     """Unix seconds; None for credentials that do not expire by themselves."""
     email: str | None = None
     aal: str = "aal1"
-    session_id: str | None = None
     is_anonymous: bool = False
     workspace_id: UUID | None = None
     """A key's."""
@@ -50,13 +49,10 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True, dict=True):
                 "sub": self.id,
                 "email": self.email or "",
                 "aal": self.aal,
-                "session_id": self.session_id or "",
                 "is_anonymous": self.is_anonymous,
             }
         elif self.kind == "api_key":
             claims = {"role": "annex_key", "sub": self.id}
-        elif self.kind == "operator":
-            claims = {"role": "annex_operator", "sub": self.id}
         else:
-            claims = {}
+            claims = {"role": "annex_operator", "sub": self.id}
         return msgspec.json.encode(claims).decode()

@@ -68,6 +68,21 @@ CONSTRAINTS: dict[str, Problem] = {
         "This is no domain name of two labels or more, or no UUID of a provider.",
         errors=[FieldError("/value", "is not one of its kind")],
     ),
+    **{
+        f"event_types_{name}_check": InvalidRequest(
+            "A template holds text and `{{data.path}}`, at most 20 times.",
+            errors=[FieldError(f"/{name}", "is no template")],
+        )
+        for name in ("title", "body")
+    },
+    "event_types_link_check": InvalidRequest(
+        "A link is a path or an https:// URL, with `{{data.path}}` below its host.",
+        errors=[FieldError("/link", "is no link")],
+    ),
+    "preferences_categories_check": InvalidRequest(
+        "Preferences name at most 100 categories.",
+        errors=[FieldError("/categories", "over 100")],
+    ),
     "events_type_reserved": InvalidRequest(
         "Types that begin with `annex.` are drawn by Annex itself; choose another name.",
         errors=[FieldError("/type", "begins with annex.")],
@@ -120,7 +135,10 @@ def from_database(error: asyncpg.PostgresError) -> Problem | None:
     # Our own functions raise with a problem's code in a constraint's place.
     for kind in subclasses():
         if kind.code == constraint:
-            return kind(error.args[0])
+            # Of a body, also where it is wrong: a pointer in a column's place.
+            pointer, wrong = getattr(error, "column_name", None), getattr(error, "detail", None)
+            fields = [FieldError(pointer, wrong)] if pointer and wrong else []
+            return kind(error.args[0], errors=fields)
     # Only the server's own have a severity: asyncpg raises the same for arguments we made wrong.
     if isinstance(error, asyncpg.DataError) and getattr(error, "severity", None):
         return InvalidRequest(f"A value cannot be stored: {error.args[0]}.")

@@ -43,5 +43,10 @@ class Runtime(msgspec.Struct, frozen=True):
 
 def runtime_of(connection: ASGIConnection[Any, Any, Any, Any]) -> Runtime:
     """Return the runtime of the application that a request reached."""
-    found: Runtime = connection.app.state.runtime
+    return runtime_in(connection.scope)
+
+
+def runtime_in(scope: Any) -> Runtime:
+    """Return the runtime of the application that a scope names."""
+    found: Runtime = scope["litestar_app"].state.runtime
     return found

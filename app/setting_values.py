@@ -45,6 +45,15 @@ def page_url(text: str) -> str:
     return text.strip()
 
 
+def api_url(text: str) -> str:
+    """Read the URL of a server without a path; raises `ValueError`."""
+    url = page_url(text).rstrip("/")
+    parts = parse_url(url)
+    if parts is None or parts.path or "?" in url:
+        raise ValueError("write the URL of the server alone, https://api.example.com")
+    return url
+
+
 def smtp_url(text: str) -> str:
     """Read the URL of an SMTP server; raises `ValueError`."""
     parts = parse_url(text)

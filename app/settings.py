@@ -12,6 +12,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from app.setting_values import (
+    api_url,
     normal_origin,
     page_url,
     project_url,
@@ -63,9 +64,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     jwt_issuer: str | None = None
     """The tokens' `iss`; without it, `<supabase_url>/auth/v1`."""
     secret_key: str = DEVELOPMENT_SECRET
-    """At least 32 characters; encrypts cursors and signs stream tickets.
+    """At least 32 characters; encrypts cursors and stream tickets.
 
-    Changing it resets open streams.
+    A new one ends every ticket, and every reader with a cursor is reset.
     """
     signing_key: str | None = None
     """A private JWK (ES256, with its `kid`) that was imported into the Supabase project.
@@ -78,10 +79,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Origins whose pages may call the API, separated by commas."""
     pool_size: Annotated[int, msgspec.Meta(ge=1, le=200)] = 10
     """Connections of one process for requests."""
+    slow_query_seconds: Annotated[float, msgspec.Meta(ge=0)] = 1.0
+    """A statement that takes longer is a line in the log, without its parameters; 0: none is."""
     max_statements_per_principal: Annotated[int, msgspec.Meta(ge=1)] = 8
-    """Of those connections, at most so many serve one principal at once."""
+    """Of those connections, at most so many serve one principal at once; never all of them."""
     max_streams: Annotated[int, msgspec.Meta(ge=1)] = 10_000
-    """Streams that one process holds open at once; who comes then is told to come back later."""
+    """Streams that one process holds open at once; a further reader is told to come back later."""
     rate_limit_requests: Annotated[int, msgspec.Meta(ge=1)] = 1200
     """Requests that one caller may make in a window, across all processes."""
     rate_limit_window_seconds: Annotated[int, msgspec.Meta(ge=1)] = 60
@@ -118,6 +121,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """
     workspace_grace_days: Annotated[int, msgspec.Meta(ge=0, le=3650)] = 30
     """Days after which the worker deletes a workspace that was deleted, with all but its events."""
+    closed_days: Annotated[int, msgspec.Meta(ge=0, le=3650)] = 90
+    """Days after which the worker deletes invitations and keys that are over."""
     app_url: str | None = None
     """The page of your own application on which users accept: links are this URL and a token."""
     smtp_url: str | None = None
@@ -127,9 +132,19 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     mail_templates: str | None = None
     """A folder whose files take the place of Annex's own templates."""
     max_mails_per_workspace: Annotated[int, msgspec.Meta(ge=1)] = 500
-    """Mails that one workspace may queue in 24 hours."""
+    """Invitations that one workspace may mail in 24 hours."""
     max_mails_per_address: Annotated[int, msgspec.Meta(ge=1)] = 10
-    """Mails that one mailbox gets in 24 hours, of all workspaces; more wait."""
+    """Mails of one kind that one mailbox gets in 24 hours, of all workspaces.
+
+    More invitations wait; more notifications are not mailed.
+    """
+    public_url: str | None = None
+    """This API's own URL, to which links that end mails lead; without it no notification is mailed.
+    """
+    notification_mail_seconds: Annotated[int, msgspec.Meta(ge=120, le=604_800)] = 600
+    """A notification that was not read after these is mailed."""
+    max_notification_mails_per_workspace: Annotated[int, msgspec.Meta(ge=0)] = 5000
+    """Notifications that one workspace may mail in 24 hours; more are not mailed."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
     @property
@@ -199,6 +214,7 @@ def read_value(field: Any, value: str) -> Any:
     reader = {
         "supabase_url": project_url,
         "app_url": page_url,
+        "public_url": api_url,
         "smtp_url": smtp_url,
         "mail_from": sender,
     }.get(field.name)
@@ -280,8 +296,10 @@ def mail_mistakes(settings: Settings) -> Iterator[str]:
             f"{PREFIX}SMTP_URL would send its password in the clear; write smtps:// or "
             "smtp+starttls://."
         )
-    if settings.app_url is not None and urlsplit(settings.app_url).scheme != "https":
-        yield f"{PREFIX}APP_URL must begin with https://, as its links carry tokens."
+    for name in ("app_url", "public_url"):
+        url = getattr(settings, name)
+        if url is not None and urlsplit(url).scheme != "https":
+            yield f"{PREFIX}{name.upper()} must begin with https://, as its links carry tokens."
 
 
 def database_url(name: str, value: str) -> URL:

@@ -4,20 +4,27 @@ from litestar import Router
 
 from controllers.api_keys import ApiKeyController
 from controllers.checks import CheckController
+from controllers.event_types import EventTypeController
 from controllers.events import EventController
 from controllers.invitations import InvitationController, RecipientController
 from controllers.join_rules import JoinRuleController
 from controllers.members import MemberController
 from controllers.notifications import NotificationController
+from controllers.pages import PageController
+from controllers.preferences import MyPreferencesController, WorkspacePreferencesController
 from controllers.profiles import ProfileController
 from controllers.roles import RoleController
 from controllers.service import ServiceController
 from controllers.stream import StreamController
 from controllers.subscriptions import SubscriptionController
+from controllers.traces import TraceController
+from controllers.unsubscriptions import UnsubscriptionController
 from controllers.workspaces import WorkspaceController
 
 CONTROLLERS = (
     ServiceController,
+    UnsubscriptionController,
+    PageController,
     Router(
         "/api/v1",
         route_handlers=[
@@ -30,7 +37,11 @@ CONTROLLERS = (
             InvitationController,
             RecipientController,
             JoinRuleController,
+            EventTypeController,
             EventController,
+            TraceController,
+            MyPreferencesController,
+            WorkspacePreferencesController,
             SubscriptionController,
             NotificationController,
             StreamController,

@@ -118,7 +118,8 @@ async def publish(
     budget, scope = runtime_of(request).publishing, once.write.scope
     assert scope.ws is not None
     budget.check(scope.principal.name, scope.ws)
-    response = await once.respond(*events.publication(batch), answer)
+    is_list = answer is not events.answer_one
+    response = await once.respond(*events.publication(batch, is_list=is_list), answer)
     if workspace_id := once.write.workspace_id:
         size = len(await request.body())
         budget.count(scope.principal.name, scope.ws, workspace_id, len(batch), size)

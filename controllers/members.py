@@ -12,10 +12,11 @@ from app.http.media_types import MERGE_PATCH
 from app.http.preconditions import IfMatch, IfNoneMatch, expected_versions, tagged
 from app.permissions import Permission
 from app.schemas import members as s
+from app.schemas.texts import ROLE_KEY
 from app.services import members
 
 Q = Annotated[str | None, QueryParameter(name="q", min_length=1, max_length=200)]
-Role = Annotated[str | None, QueryParameter(name="role", pattern=r"^[a-z][a-z0-9_-]{0,62}\Z")]
+Role = Annotated[str | None, QueryParameter(name="role", pattern=ROLE_KEY)]
 Status = Annotated[s.Status | None, QueryParameter(name="status")]
 
 

@@ -10,10 +10,10 @@ from app.database.work import Writing
 from app.http.preconditions import IfMatch, IfNew, expected_versions, tagged
 from app.permissions import Permission
 from app.schemas import roles as s
+from app.schemas.texts import ROLE_KEY
 from app.services import roles
 
-# \Z and not $, which in Python lets a line feed follow.
-RoleKey = Annotated[str, PathParameter(pattern=r"^[a-z][a-z0-9_-]{0,62}\Z")]
+RoleKey = Annotated[str, PathParameter(pattern=ROLE_KEY)]
 
 
 class RoleController(Controller):

@@ -26,8 +26,9 @@ from app.request_state import state_of
 from app.runtime import runtime_of
 from app.schemas import stream as s
 
-LastEventId = Annotated[str | None, HeaderParameter(name="Last-Event-ID", max_length=200)]
-LastEventIdQuery = Annotated[str | None, QueryParameter(name="last_event_id", max_length=200)]
+# Without a limit of their own: a 400 would end an EventSource for good, and `reset` does not.
+LastEventId = Annotated[str | None, HeaderParameter(name="Last-Event-ID")]
+LastEventIdQuery = Annotated[str | None, QueryParameter(name="last_event_id")]
 Ticket = Annotated[str | None, QueryParameter(name="ticket", max_length=4000)]
 PERSONAL = "/api/v1/stream/notifications"
 
@@ -186,6 +187,7 @@ async def identify(
             return await authenticate(request), None
     tickets = runtime_of(request).tickets
     used = tickets.read(ticket, request.scope["path"], is_reconnect=is_reconnect)
+    runtime_of(request).limiter.check(used.principal.name)
     return await refresh(request, used.principal), used
 
 
@@ -211,10 +213,10 @@ def source_of(request: Request[Any, Any, Any], principal: Principal, ws: str | N
     return Source(runtime.database.api, runtime.hub, Scope(principal, ws, Permission.EVENTS_READ))
 
 
-async def look_again(request: Request[Any, Any, Any], source: Source) -> Sight:
-    """Look a reader's rights up again, its credential's first."""
-    scope = source.read.scope
+async def look_again(request: Request[Any, Any, Any], source: Source) -> tuple[Sight, float | None]:
+    """Look a reader's rights up again, its credential's first; returns when that expires, too."""
+    scope = source.scope
     principal = await refresh(request, scope.principal)
-    source.read.scope = msgspec.structs.replace(scope, principal=principal)
+    source.scope = msgspec.structs.replace(scope, principal=principal)
     _, sight = await source.sight()
-    return sight
+    return sight, principal.expires_at

@@ -25,8 +25,9 @@ class WorkspaceController(Controller):
         self, read: Reading, cursor: Cursor = None, limit: Limit = 50
     ) -> s.WorkspacePage:
         """List the caller's workspaces, newest first."""
-        order = [m.Workspace.id]
-        return await read.page(workspaces.visible, s.WorkspacePage, cursor, limit, order)
+        is_operator = read.scope.principal.kind == "operator"
+        of = workspaces.all_of_them if is_operator else workspaces.own
+        return await read.page(of, s.WorkspacePage, cursor, limit, [m.Workspace.id])
 
     @post(operation_id="createWorkspace", opt=may("user"))
     async def create_workspace(

@@ -2,15 +2,18 @@
 
 from db_models.api_keys import ApiKey
 from db_models.base import Base, ReadOnlyMapping
+from db_models.event_types import EventType
 from db_models.events import Event, EventKey
 from db_models.idempotency import IdempotencyKey
 from db_models.invitations import Invitation, Removal
 from db_models.join_rules import JoinRule, PublicMailDomain
 from db_models.limits import Limit
 from db_models.log import LogEntry, LogState, Pending, Reader, Retention
-from db_models.mails import Mail
+from db_models.mails import Mail, MailState, UnsubscribeToken
 from db_models.members import Member
+from db_models.migrations import AppliedMigration
 from db_models.notifications import Fanout, Inbox, Notification, Suppression
+from db_models.preferences import Preference
 from db_models.profiles import Profile
 from db_models.roles import Role
 from db_models.subscriptions import Subscription
@@ -18,9 +21,11 @@ from db_models.workspaces import Workspace
 
 __all__ = [
     "ApiKey",
+    "AppliedMigration",
     "Base",
     "Event",
     "EventKey",
+    "EventType",
     "Fanout",
     "IdempotencyKey",
     "Inbox",
@@ -30,9 +35,11 @@ __all__ = [
     "LogEntry",
     "LogState",
     "Mail",
+    "MailState",
     "Member",
     "Notification",
     "Pending",
+    "Preference",
     "Profile",
     "PublicMailDomain",
     "ReadOnlyMapping",
@@ -42,5 +49,6 @@ __all__ = [
     "Role",
     "Subscription",
     "Suppression",
+    "UnsubscribeToken",
     "Workspace",
 ]

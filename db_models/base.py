@@ -6,7 +6,6 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, MetaData, Table, and_, event
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
-from sqlalchemy.ext.asyncio import AsyncAttrs
 from sqlalchemy.orm import DeclarativeBase, InstrumentedAttribute, Session
 from sqlalchemy.types import Text
 
@@ -15,7 +14,7 @@ class ReadOnlyMapping(Exception):
     """Something tried to change the schema or to flush rows through the mapping."""
 
 
-class Base(AsyncAttrs, DeclarativeBase):
+class Base(DeclarativeBase):
     """Base of all models. Writes are explicit statements; relationships would be `lazy="raise"`."""
 
     metadata = MetaData(schema="annex")

@@ -64,6 +64,7 @@ class Notification(Base):
             " and (archived_at is null or snoozed_until is null)",
             name="notifications_state_check",
         ),
+        Index("notifications_event_id_idx", "event_id", "user_id"),
         Index(
             "notifications_active_idx",
             *NEWEST_FIRST,
@@ -197,7 +198,7 @@ class Suppression(Base):
         ),
         CheckConstraint(
             "reason in ('actor', 'not_a_member', 'suspended', 'not_permitted', 'muted',"
-            " 'preference')",
+            " 'preference', 'collapsed')",
             name="suppressions_reason_check",
         ),
         Index("suppressions_user_id_idx", "user_id"),

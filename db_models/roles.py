@@ -8,12 +8,14 @@ from sqlalchemy import (
     ForeignKeyConstraint,
     Select,
     UniqueConstraint,
-    or_,
+    any_,
+    func,
     select,
     text,
+    union_all,
 )
 from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, aliased, mapped_column
 from sqlalchemy.types import Text
 
 from db_models.base import Base
@@ -64,5 +66,10 @@ class Role(Base):
     def of(cls, workspace_id: ColumnElement[UUID]) -> Select[Self, bool]:
         """Select one workspace's own roles and the built-in ones."""
         is_builtin = cls.workspace_id.is_(None).label("is_builtin")
-        mine = or_(cls.workspace_id.is_(None), cls.workspace_id == workspace_id)
-        return select(cls, is_builtin).where(mine)
+        own, shared = aliased(cls), aliased(cls)
+        # With "or" in one condition, the roles of all workspaces are read.
+        ids = union_all(
+            select(own.id).where(own.workspace_id == workspace_id),
+            select(shared.id).where(shared.workspace_id.is_(None)),
+        )
+        return select(cls, is_builtin).where(cls.id == any_(func.array(ids.scalar_subquery())))

@@ -76,6 +76,7 @@ class Workspace(Base):
     event_retention_days: Mapped[int | None]
     member_limit: Mapped[int | None]
     allowed_email_domains: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
+    strict_event_types: Mapped[bool] = mapped_column(server_default=text("false"))
     created_by: Mapped[UUID | None]
     created_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
     updated_at: Mapped[datetime] = mapped_column(server_default=text("now()"))

@@ -27,8 +27,15 @@ OPERATIONS = {
 }
 
 
+CONFIGURATION = (ROOT / "tests" / "schemathesis.toml").read_text()
+# Without the ids that are there before: the contract's own links lead from each answer to what it
+# made.
+LINKED = "phases.stateful.inference.algorithms = []\n" + re.sub(
+    r'^"path.*\n', "", CONFIGURATION, flags=re.MULTILINE
+).replace('parameters = { "path.ws" = "${ANNEX_WORKSPACE_TO_DELETE}" }', "request-timeout = 20")
 PHASES = {
     "owner": ("examples,coverage,fuzzing,stateful", 5),
+    "links": ("stateful", 25),
     "stranger": ("examples,fuzzing", 6),
     "key": ("examples,fuzzing", 6),
 }
@@ -47,6 +54,7 @@ async def test_the_live_application_keeps_the_contract(
     everything = [permission.value for permission in Permission]
     who = {
         "owner": owner,
+        "links": owner,
         "stranger": (await callers.user()).client,
         "key": (await callers.key(tenant.id, *everything)).client,
     }
@@ -64,6 +72,8 @@ async def test_the_live_application_keeps_the_contract(
         "ANNEX_WORKSPACE_TO_DELETE": made.json()["id"],
     }
     phases, count = PHASES[caller]
+    configuration = LINKED if caller == "links" else CONFIGURATION
+    (tmp_path / "schemathesis.toml").write_text(configuration)
     options = {
         "--url": callers.server.url,
         "--auth-wfc-user": caller,
@@ -72,7 +82,7 @@ async def test_the_live_application_keeps_the_contract(
     }
     process = await asyncio.create_subprocess_exec(
         Path(sys.executable).parent / "schemathesis",
-        f"--config-file={ROOT / 'tests' / 'schemathesis.toml'}",
+        f"--config-file={tmp_path / 'schemathesis.toml'}",
         "run",
         CONTRACT,
         *itertools.chain(*options.items()),
@@ -83,6 +93,10 @@ async def test_the_live_application_keeps_the_contract(
     )
     said = (await process.communicate())[0].decode()
     assert process.returncode == 0, said
+    if caller == "links":
+        covered = re.search(r"API Links: +(\d+) covered", said)
+        assert covered, said
+        assert int(covered[1]) >= 4, said
 
 
 def handlers(server: Running) -> dict[str, HTTPRouteHandler]:

@@ -16,7 +16,6 @@ from app.auth.keys import Key
 from app.dev.migrations import apply
 from app.dev.postgres import THROWAWAY, EmbeddedPostgres
 from app.http.limits import Limiter
-from app.settings import Settings
 from tests.conftest import (
     MIGRATING_ROLE,
     ROOT,
@@ -28,6 +27,7 @@ from tests.conftest import (
     new_tenant,
     running,
 )
+from tests.factories import make_settings
 
 WORKSPACES = "/api/v1/workspaces"
 JSON = {"Content-Type": "application/json"}
@@ -49,6 +49,7 @@ JSON = {"Content-Type": "application/json"}
         ("GET", "/api/v1/me", {"headers": {"If-None-Match": '"' * 201}}, 400),
         ("POST", WORKSPACES, {"content": b"a", "headers": {"Content-Type": "text/plain"}}, 415),
         ("POST", WORKSPACES, {"content": b"a"}, 415),
+        ("POST", WORKSPACES, {"json": {}, "headers": {"Content-Encoding": "gzip"}}, 415),
         ("PATCH", "/api/v1/me", {"data": {"a": "b"}}, 415),
         ("POST", WORKSPACES, {"content": b" " * 1_048_577, "headers": JSON}, 413),
         ("GET", WORKSPACES, {"headers": {"Authorization": ""}}, 401),
@@ -227,6 +228,17 @@ async def test_keys_are_per_caller_and_route(callers: Callers, tenant: Tenant) -
         assert (response.status_code, "idempotent-replayed" in response.headers) == (201, False)
 
 
+async def test_a_workspace_by_its_slug_is_the_same_route(tenant: Tenant) -> None:
+    answers = [
+        await tenant.owner.client.post(
+            f"/api/v1/workspaces/{name}/events", json={"type": "x"}, headers=keyed("k")
+        )
+        for name in (tenant.slug, tenant.id, tenant.id.upper())
+    ]
+    assert ["idempotent-replayed" in a.headers for a in answers] == [False, True, True]
+    assert len({a.json()["id"] for a in answers}) == 1
+
+
 async def test_a_key_can_be_used_again_when_its_day_is_over(callers: Callers) -> None:
     user = await callers.user()
     first = await user.client.post(WORKSPACES, json=BODY, headers=keyed("k"))
@@ -276,9 +288,8 @@ class Clock:
 def limited(server: Running, monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Two requests a caller in ten seconds, by a clock of the test's own."""
     clock = Clock()
-    few = {"rate_limit_requests": 2, "rate_limit_window_seconds": 10}
-    settings = Settings(database_url="", worker_database_url="", **few)  # type: ignore[arg-type]
-    limiter = Limiter(settings, clock)
+    few = make_settings(rate_limit_requests=2, rate_limit_window_seconds=10)
+    limiter = Limiter(few, clock)
     runtime = msgspec.structs.replace(server.app.state.runtime, limiter=limiter)
     monkeypatch.setitem(server.app.state._state, "runtime", runtime)
     return clock

@@ -4,13 +4,18 @@ Needs node and the packages of tests/clients (`make clients`), which `.ci/run` i
 """
 
 import asyncio
+import itertools
+import json
 import os
 import sys
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
-from tests.conftest import CONTRACT, Tenant
+from app.dev.demo import mint_token
+from tests.conftest import CONTRACT, Callers, Tenant
+from tests.guides.outside import Auth
 
 CLIENTS = Path(__file__).parent / "clients"
 GENERATED = CLIENTS / "generated"
@@ -44,7 +49,7 @@ async def compiled() -> None:
     await run(BIN / "openapi-ts")
     await run(BIN / "orval")
     await run(BIN / "tsc", "-p", ".")
-    files = sorted(CLIENTS.glob("with-*.ts"))
+    files = sorted([*CLIENTS.glob("with-*.ts"), *CLIENTS.glob("team-*.ts")])
     options = ("--bundle", "--platform=node", "--format=esm", "--out-extension:.js=.mjs")
     await run(BIN / "esbuild", *files, *options, f"--outdir={GENERATED / 'built'}")
 
@@ -65,6 +70,53 @@ async def test_a_generated_typescript_client_works(
 ) -> None:
     said = await run("node", GENERATED / "built" / f"{name}.mjs", env=whereabouts(tenant))
     assert "requests" in said
+
+
+async def team(callers: Callers) -> dict[str, str]:
+    """Sign up who takes part in a team: the owner and two colleagues share a domain."""
+    domain = f"d{uuid4().hex[:12]}.example"
+    people = {}
+    for name, at in (
+        ("owner", domain),
+        ("admin", "example.com"),
+        ("guest", "example.com"),
+        ("colleague", domain),
+        ("applicant", domain),
+    ):
+        caller = await callers.user(email=f"{name}-{uuid4().hex[:8]}@{at}")
+        token = caller.client.headers["authorization"].removeprefix("Bearer ")
+        people[name] = {"id": str(caller.user_id), "email": caller.email, "token": token}
+    return {
+        "ANNEX_URL": callers.server.url,
+        "ANNEX_DOMAIN": domain,
+        "ANNEX_PEOPLE": json.dumps(people),
+    }
+
+
+async def test_a_typed_client_does_all_that_a_team_page_does(
+    compiled: None, callers: Callers
+) -> None:
+    program = GENERATED / "built" / "team-openapi-fetch.mjs"
+    assert "works" in await run("node", program, env=await team(callers))
+
+
+async def test_supabase_js_does_what_a_team_page_does_with_its_own_tokens(
+    compiled: None, callers: Callers
+) -> None:
+    env = await team(callers)
+    owner, numbers = json.loads(env["ANNEX_PEOPLE"])["owner"], itertools.count()
+
+    def mint(seconds: int) -> str:
+        """Sign a token that no other one equals."""
+        claims = {"session_id": f"session-{next(numbers)}"}
+        settings = callers.server.settings
+        return mint_token(settings, owner["id"], owner["email"], seconds=seconds, **claims)
+
+    program = GENERATED / "built" / "team-supabase-js.mjs"
+    async with Auth(mint, 5).serving() as auth:
+        said = await run("node", program, env={**env, "SUPABASE_URL": auth.url})
+    assert "works" in said
+    assert auth.count > 2
 
 
 async def test_the_generated_python_client_works(tenant: Tenant) -> None:

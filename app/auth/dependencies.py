@@ -1,5 +1,6 @@
 """What a handler may ask for: its caller, and the caller's ways to the database."""
 
+import hashlib
 from functools import partial
 from typing import Any
 
@@ -39,7 +40,8 @@ def may(permission: str, **others: Any) -> dict[str, Any]:
 async def authenticate(request: Request[Any, Any, Any]) -> Principal:
     """Verify the request's bearer credential.
 
-    Raises an `Unauthorized` that says what is wrong with it.
+    Raises an `Unauthorized` that says what is wrong with it, and `RateLimited` before the database
+    is asked for a caller who has spent their requests.
     """
     if len(request.headers.getall("authorization", [])) > 1:
         raise InvalidRequest("Send one Authorization header.")
@@ -49,14 +51,23 @@ async def authenticate(request: Request[Any, Any, Any]) -> Principal:
         raise MissingCredentials("Send `Authorization: Bearer <access token or key>`.")
     runtime = runtime_of(request)
     addresses = runtime.connections.addresses
-    with runtime.failures.attempt(addresses.of(request.scope), credential):
+    source = addresses.of(request.scope)
+    digest = hashlib.sha256(credential.encode("utf-8", "surrogatepass")).digest()
+    with runtime.failures.attempt(source, digest) as attempt:
+        if attempt.name is not None:
+            runtime.limiter.check(attempt.name)
         if credential.startswith("annex_"):
             key = keys.Key.read(credential)
             if key.kind == "op":
-                return keys.operator(key, runtime.settings.operator_key_hashes)
-            address = addresses.client(request.scope)
-            return await keys.look_up(runtime.database.api, key.prefix, address, key)
-        return await refresh(request, await runtime.tokens.verify(credential))
+                return keys.operator(key.prefix, digest, runtime.settings.operator_key_hashes)
+            address, whose = addresses.client(request.scope), attempt.name or source
+            found = await keys.look_up(runtime.database.api, key.prefix, address, whose, digest)
+        else:
+            verified = await runtime.tokens.verify(credential, digest)
+            runtime.limiter.check(verified.name)
+            found = await refresh(request, verified)
+        attempt.name = found.name
+        return found
 
 
 async def refresh(request: Request[Any, Any, Any], principal: Principal) -> Principal:
@@ -75,7 +86,7 @@ async def refresh(request: Request[Any, Any, Any], principal: Principal) -> Prin
     if principal.prefix is None:
         raise InvalidKey("The key is unknown, expired or revoked; make a new one.")
     address = runtime.connections.addresses.client(request.scope)
-    found = await keys.look_up(runtime.database.api, principal.prefix, address)
+    found = await keys.look_up(runtime.database.api, principal.prefix, address, principal.name)
     if found.id != principal.id:
         raise InvalidKey("The key is unknown, expired or revoked; make a new one.")
     if not principal.is_exchanged:

@@ -96,24 +96,25 @@ USE = Compiled(select(func.annex.use_api_key(bindparam("key_id", type_=Uuid)).la
 
 
 async def look_up(
-    pool: Pool, prefix: str, address: Address | None, key: Key | None = None
+    pool: Pool, prefix: str, address: Address | None, whose: str, digest: bytes | None = None
 ) -> Principal:
-    """Find a key's principal, and note the use if a key was sent.
+    """Find a key's principal, and note the use if a key was sent, whose SHA-256 `digest` is.
 
-    Without `key`, a credential that was verified before is looked up again, to see whether it still
-    holds. Raises `InvalidKey` when it is unknown, expired or revoked, `AddressNotAllowed` when the
-    key is not taken from this address.
+    `whose` is the principal, or an address before one is known: connections are lent by turns.
+    Without a digest, a credential that was verified before is looked up again, to see if it
+    still holds. Raises `InvalidKey` when it is unknown, expired or revoked, `AddressNotAllowed`
+    when it is not taken from this address.
     """
-    async with pool.lend() as driver:
+    async with pool.lend(whose) as driver:
         row = await driver.fetchrow(FIND.sql, prefix)
-        # Hashed and compared for an unknown prefix too, so that time tells nothing.
+        # Compared for an unknown prefix too, so that time tells nothing.
         known: bytes = row["secret_hash"] if row else bytes(32)
-        is_same = key is None or hmac.compare_digest(known, key.hash)
+        is_same = digest is None or hmac.compare_digest(known, digest)
         if row is None or not is_same:
             raise InvalidKey("The key is unknown, expired or revoked; make a new one.")
         if not is_within(address, row["allowed_addresses"]):
             raise AddressNotAllowed("The key is not taken from this address.")
-        if key is not None and not row["used_lately"]:
+        if digest is not None and not row["used_lately"]:
             await driver.fetchval(USE.sql, row["id"])
     workspace_id: UUID = row["workspace_id"]
     return Principal(
@@ -126,17 +127,17 @@ async def look_up(
     )
 
 
-async def note_use(pool: Pool, key_id: UUID) -> None:
-    """Note that a key was used, at most once a minute."""
-    async with pool.lend() as driver:
+async def note_use(pool: Pool, key_id: UUID, whose: str) -> None:
+    """Note that a key was used, at most once a minute; `whose` is the principal that asks."""
+    async with pool.lend(whose) as driver:
         await driver.fetchval(USE.sql, key_id)
 
 
-def operator(key: Key, hashes: list[str]) -> Principal:
-    """Accept an operator key whose hash is in the settings; raises `InvalidKey` otherwise."""
-    matches = [hmac.compare_digest(bytes.fromhex(known), key.hash) for known in hashes]
+def operator(prefix: str, digest: bytes, hashes: list[str]) -> Principal:
+    """Accept an operator key whose SHA-256 is in the settings; raises `InvalidKey` otherwise."""
+    matches = [hmac.compare_digest(bytes.fromhex(known), digest) for known in hashes]
     if not any(matches):
         raise InvalidKey(
             "The operator key is unknown; its hash must be in ANNEX_OPERATOR_KEY_HASHES."
         )
-    return Principal(kind="operator", id=key.prefix, key_hash=key.hash.hex())
+    return Principal(kind="operator", id=prefix, key_hash=digest.hex())

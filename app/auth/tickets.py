@@ -20,7 +20,7 @@ from app.schemas.stream import StreamTicket
 COOKIE = "annex_ticket"
 CONNECT_SECONDS = 60
 MAX_SECONDS = 3600
-"""For credentials that do not expire by themselves; the client makes a new ticket then."""
+"""For all but users, whose tokens Supabase limits; the client makes a new ticket then."""
 NONCE_BYTES = 12
 
 
@@ -52,12 +52,16 @@ class Tickets:
         self.cipher = AESGCM(derive_key(secret, "ticket"))
 
     def issue(self, principal: Principal, path: str, epoch: int = 0, pos: int = 0) -> StreamTicket:
-        """Issue a ticket for one path, good until the principal expires, or for an hour.
+        """Issue a ticket for one path; a user's is good until their token expires.
 
-        `epoch` and `pos` are where the log stands now.
+        Another principal's is good for an hour at most: a key may last for years, and a ticket
+        stands in a URL. `epoch` and `pos` are where the log stands now.
         """
         now = time.time()
-        expires_at = principal.expires_at or now + MAX_SECONDS
+        expires_at = now + MAX_SECONDS
+        if principal.expires_at is not None:
+            is_user = principal.kind == "user"
+            expires_at = principal.expires_at if is_user else min(expires_at, principal.expires_at)
         said = Ticket(int(expires_at), int(now + CONNECT_SECONDS), path, principal, epoch, pos)
         nonce = os.urandom(NONCE_BYTES)
         sealed = nonce + self.cipher.encrypt(nonce, msgspec.json.encode(said), None)

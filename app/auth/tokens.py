@@ -1,7 +1,6 @@
 """Supabase access tokens (RFC 7519), verified against the project's key set (RFC 7517)."""
 
 import asyncio
-import hashlib
 import time
 from collections import OrderedDict
 from uuid import UUID
@@ -53,9 +52,11 @@ class Tokens:
         self.refreshing: asyncio.Task[None] | None = None
         self.verdicts: OrderedDict[bytes, tuple[str | None, Principal]] = OrderedDict()
 
-    async def verify(self, token: str) -> Principal:
-        """Verify a token; raises an `Unauthorized`, or `Unavailable` without a key set."""
-        digest = hashlib.sha256(token.encode()).digest()
+    async def verify(self, token: str, digest: bytes) -> Principal:
+        """Verify a token, of which `digest` is the SHA-256.
+
+        Raises an `Unauthorized`, or `Unavailable` without a key set.
+        """
         if known := self.verdicts.get(digest):
             kid, principal = known
             if principal.has_expired:
@@ -152,6 +153,10 @@ class Tokens:
         except (httpx.HTTPError, ValueError, jwt.PyJWKSetError, jwt.PyJWKError) as error:
             log.warning("the key set cannot be fetched", url=self.url, error=str(error))
             return
+        finally:
+            # The pause begins when the fetch ends, because those who waited for it would else each
+            # begin another one.
+            self.tried_at = time.monotonic()
         self.keys = found
         self.fetched_at = time.monotonic()
         for digest in [d for d, (kid, _) in self.verdicts.items() if kid and kid not in self.keys]:
@@ -212,19 +217,18 @@ def as_user(claims: dict[str, object]) -> Principal:
         user_id = UUID(str(claims["sub"]))
     except ValueError:
         raise InvalidToken("The token's sub is not a user's id.") from None
-    email, session_id, expires_at = claims.get("email"), claims.get("session_id"), claims["exp"]
+    email, expires_at = claims.get("email"), claims["exp"]
     if isinstance(expires_at, bool) or not isinstance(expires_at, int | float):
         raise InvalidToken("The token's exp is not a number.")
     if not expires_at < MAX_EXP:
         raise InvalidToken("The token's exp is out of range.")
-    if not all(is_text(t) for t in (email, session_id) if isinstance(t, str)):
-        raise InvalidToken("The token's email or session_id is not Unicode text.")
+    if isinstance(email, str) and not is_text(email):
+        raise InvalidToken("The token's email is not Unicode text.")
     return Principal(
         kind="user",
         id=str(user_id),
         expires_at=float(expires_at),
         email=email if isinstance(email, str) and email else None,
         aal="aal2" if claims.get("aal") == "aal2" else "aal1",
-        session_id=session_id if isinstance(session_id, str) else None,
         is_anonymous=claims.get("is_anonymous") is True,
     )

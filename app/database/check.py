@@ -1,13 +1,14 @@
-"""What a start refuses."""
+"""Checks of the database at the start of a process."""
 
 import asyncio
 
 import asyncpg
 
+from app import __version__
+from app.database.migrations import applied, carried, listed
 from app.database.pools import POOLER_HINT, Database, Pool, is_poolers
 from app.errors import Unavailable
 from app.settings import SettingsError
-from db_models import Base
 
 
 async def check_database(database: Database) -> None:
@@ -22,8 +23,6 @@ async def check_database(database: Database) -> None:
                 raise SettingsError(f"{setting}: {POOLER_HINT}.")
             async with pool.lend() as driver:
                 found = await driver.fetchrow(WHO)
-                names = list(Base.metadata.tables)
-                missing = [row[0] for row in await driver.fetch(MISSING, names)]
         except Unavailable as error:
             reason = type(error.__cause__ or error).__name__
             raise SettingsError(
@@ -42,15 +41,28 @@ async def check_database(database: Database) -> None:
             )
         if found["rolname"] != role:
             raise SettingsError(f"{setting} connects as {found['rolname']}; connect as {role}.")
-        if absent := sorted(missing):
-            raise SettingsError(
-                f"The database lacks {absent[0]}; apply supabase/migrations with "
-                "`supabase db push`, or with `annex migrate` in development."
-            )
         if found["may_ddl"]:
             raise SettingsError(
                 f"{role} may change the schema annex or act as its owner; revoke that right."
             )
+    await check_migrations(database.api)
+
+
+async def check_migrations(pool: Pool) -> None:
+    """Refuse a schema that lacks a migration which this version carries; a newer one will do.
+
+    Raises `SettingsError` with the migrations' names.
+    """
+    async with pool.lend() as driver:
+        recorded = await applied(driver)
+    if recorded is None:
+        raise SettingsError(f"The database has no schema annex yet; {HOW_TO_MIGRATE}.")
+    if missing := [m.name for m in carried() if m.name not in recorded]:
+        word = "migration" if len(missing) == 1 else "migrations"
+        raise SettingsError(
+            f"The database lacks the {word} {listed(missing)}, which Annex {__version__} needs; "
+            f"{HOW_TO_MIGRATE}."
+        )
 
 
 async def changes_servers(pool: Pool, setting: str) -> bool:
@@ -89,10 +101,6 @@ select r.rolname, r.rolsuper, r.rolbypassrls,
   pg_has_role(o.oid, 'member')) as may_ddl
 from pg_roles r where r.rolname = session_user
 """
-# By name and not by privilege: an existing table may well be closed to the role that asks.
-MISSING = """
-select name from unnest($1::text[]) as name
-where name not in (
-  select n.nspname || '.' || c.relname from pg_class c join pg_namespace n on n.oid = c.relnamespace
+HOW_TO_MIGRATE = (
+    "apply what is missing with `annex migrate`, or with `annex install` and `supabase db push`"
 )
-"""

@@ -6,6 +6,7 @@ from typing import Any, Self, TypeAlias
 
 import asyncpg
 import msgspec
+import structlog
 from asyncpg.pool import PoolConnectionProxy
 
 from app.database.turns import Turns
@@ -14,11 +15,17 @@ from app.settings import Settings, database_url
 
 Driver: TypeAlias = "PoolConnectionProxy[Any]"
 
+log = structlog.get_logger()
+
+SHOWN = 1000
+"""Characters of a slow statement that are logged."""
 ACQUIRE_SECONDS = 10.0
 """How long a request waits for a connection."""
 CONNECT_SECONDS = 5.0
 COMMAND_SECONDS = 10.0
 """How long a request waits for an answer; the role's own statement_timeout ends it before."""
+API_NAME, WORKER_NAME = "annex", "annex worker"
+"""How `annex serve` and `annex worker` call themselves in pg_stat_activity."""
 WORKERS = 5
 """Connections for the tail, its wake-ups, readers and jobs."""
 # What a Postgres that is not there raises, from the socket up.
@@ -43,7 +50,7 @@ POOLER_HINT = (
 class Database:
     """The two pools: `api` serves requests as annex_api, `worker` the log as annex_worker."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, name: str = API_NAME) -> None:
         self.is_pooled = settings.transaction_pooler
         self.api = Pool(
             "DATABASE_URL",
@@ -51,9 +58,16 @@ class Database:
             settings.pool_size,
             each=settings.max_statements_per_principal,
             is_pooled=self.is_pooled,
+            name=name,
+            slow_seconds=settings.slow_query_seconds,
         )
         self.worker = Pool(
-            "WORKER_DATABASE_URL", settings.worker_database_url, WORKERS, is_pooled=self.is_pooled
+            "WORKER_DATABASE_URL",
+            settings.worker_database_url,
+            WORKERS,
+            is_pooled=self.is_pooled,
+            name=name,
+            slow_seconds=settings.slow_query_seconds,
         )
 
     async def __aenter__(self) -> Self:
@@ -70,28 +84,67 @@ class Pool:
     """Lends connections of one role; opens them when they are needed."""
 
     def __init__(
-        self, setting: str, url: str, size: int, *, each: int | None = None, is_pooled: bool = False
+        self,
+        setting: str,
+        url: str,
+        size: int,
+        *,
+        each: int | None = None,
+        is_pooled: bool = False,
+        name: str = API_NAME,
+        slow_seconds: float = 0.0,
     ) -> None:
+        self.slow_seconds = slow_seconds
+        self.slow = 0
+        """Statements that took longer than `slow_seconds`, if that is not 0."""
         self.url = database_url(setting, url)
         self.dsn = self.url.render_as_string(hide_password=False)
         self.size = size
-        self.turns = Turns(size, max(1, size - 1) if each is None else each)
+        self.turns = Turns(size, size if each is None else each)
         """Connections are lent by turns of the principals; one of them leaves some to others."""
         self.pool = asyncpg.create_pool(
             self.dsn,
             min_size=0,
             max_size=size,
             max_inactive_connection_lifetime=300,
-            init=prepare,
+            init=self.prepare,
             reset=keep,
             timeout=CONNECT_SECONDS,
             command_timeout=COMMAND_SECONDS,
             # A pooler takes no other settings than those it knows; PgBouncer knows this one.
-            server_settings={"application_name": "annex"},
+            server_settings={"application_name": name},
             # Behind a transaction pooler no statement has a name: asyncpg then parses it in the
             # same message that runs it, on whichever server that reaches.
             statement_cache_size=0 if is_pooled else 100,
         )
+
+    async def prepare(self, driver: "asyncpg.Connection[Any]") -> None:
+        """Set a new connection up."""
+        await let_json_through(driver)
+        if self.slow_seconds:
+            driver.add_query_logger(self.note)
+
+    def note(self, query: "asyncpg.connection.LoggedQuery") -> None:
+        """Log a statement that was slow: its text, which is ours, and none of its parameters."""
+        if query.elapsed < self.slow_seconds:
+            return
+        self.slow += 1
+        log.warning(
+            "slow query",
+            seconds=round(query.elapsed, 3),
+            statement=" ".join(query.query.split())[:SHOWN],
+            failed=type(query.exception).__name__ if query.exception else None,
+        )
+
+    @property
+    def in_use(self) -> int:
+        """How many of its connections are lent."""
+        return self.pool.get_size() - self.pool.get_idle_size()
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for their turn to get one."""
+        return sum(len(queue) for queue in self.turns.waiting.values())
 
     @property
     def host(self) -> str:
@@ -204,7 +257,7 @@ def is_lost(error: BaseException) -> bool:
     ) and not isinstance(error, asyncpg.QueryCanceledError)
 
 
-async def prepare(driver: "asyncpg.Connection[Any]") -> None:
+async def let_json_through(driver: "asyncpg.Connection[Any]") -> None:
     """Let JSON through as it is: who needs its content decodes it."""
     await driver.set_type_codec(
         "jsonb",

@@ -28,7 +28,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 import db_models as m
 from app.database.pools import Pool
-from app.database.statements import Access, AnySelect, Compiled, Scope, compiled, out_of_sight
+from app.database.statements import Access, AnySelect, Scope, run
 from app.errors import InvalidCursor, NotFound
 from app.schemas.pages import Page
 
@@ -66,7 +66,7 @@ class Condition(Protocol):
 
 
 class Read:
-    """What a handler asks for: reads as its caller, in the workspace of its path."""
+    """A handler's way to read: as its caller, in the workspace of its path."""
 
     def __init__(self, pool: Pool, scope: Scope, link: Callable[[str], None]) -> None:
         self.pool = pool
@@ -132,43 +132,20 @@ class Read:
     async def one(self, of: Of, struct: type[StructT], **equal: Any) -> StructT:
         """Read the one row whose attributes have these values; raises `NotFound`."""
         shape = one_of(of, struct, tuple(equal))
-        _, rows = await self.rows(shape, {f"is_{name}": v for name, v in equal.items()})
+        values = {f"is_{name}": v for name, v in equal.items()}
+        _, rows = await self.rows(shape, values)
         if not rows:
             raise NotFound("There is no such thing here, or it is not yours to see.")
         return struct(*rows[0])
-
-    async def access(self) -> Access:
-        """Look up access to the workspace, and read nothing."""
-        access, _ = await self.rows(nothing, {})
-        assert access is not None
-        return access
 
     async def rows(
         self, build: Of, values: dict[str, Any]
     ) -> tuple[Access | None, list[Sequence[Any]]]:
         """Run a statement; returns access, of a path with a workspace, and the rows."""
-        has_workspace = self.scope.ws is not None
-        statement = compiled(build, has_workspace=has_workspace)
-        found = await self.fetch(statement, {**self.scope.values, **values})
-        if not has_workspace:
-            return None, list(found)
-        if not found:
-            raise out_of_sight()
-        access = self.scope.access(found[0])
-        return access, [row[4:] for row in found if row[3]]
-
-    async def fetch(self, statement: Compiled, values: dict[str, Any]) -> Sequence[Any]:
-        """Run a statement of one round trip on a connection that is lent for it alone."""
-        async with self.pool.lend(self.scope.principal.name) as driver:
-            return await driver.fetch(statement.sql, *statement.arguments(values))
+        return await run(self.pool, self.scope, build, values)
 
 
 Reading = NamedDependency[Read]
-
-
-def nothing(workspace_id: ColumnElement[UUID]) -> Select[Any]:
-    """Select nothing, for what only asks for access."""
-    return m.Workspace.of(workspace_id).with_only_columns(m.Workspace.id)
 
 
 @cache

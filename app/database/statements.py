@@ -32,6 +32,7 @@ from sqlalchemy.dialects.postgresql.asyncpg import dialect
 from sqlalchemy.dialects.postgresql.base import PGCompiler
 from sqlalchemy.types import Boolean, Text, Uuid
 
+from app.database.pools import Driver, Pool
 from app.errors import Forbidden, NotFound, SecondFactorRequired
 from app.permissions import Permission
 from app.principals import Principal
@@ -180,3 +181,39 @@ def access_alone() -> Compiled:
     """Look up access, and nothing else."""
     access = accessed(claimed())
     return Compiled(select(access.c.workspace_id, access.c.permissions, access.c.needs_aal2))
+
+
+async def run(
+    pool: Pool, scope: Scope, build: Build, values: dict[str, Any]
+) -> tuple[Access | None, list[Sequence[Any]]]:
+    """Do what `run_on` does, on a connection that is lent for this statement alone."""
+    async with pool.lend(scope.principal.name) as driver:
+        return await run_on(driver, scope, build, values)
+
+
+async def run_on(
+    driver: Driver, scope: Scope, build: Build, values: dict[str, Any]
+) -> tuple[Access | None, list[Sequence[Any]]]:
+    """Run a statement as its caller; returns access, of a path with a workspace, and the rows.
+
+    Raises what `Scope.access` raises: also within a transaction that has looked access up, because
+    each statement sees what was committed before it.
+    """
+    statement = compiled(build, has_workspace=scope.ws is not None)
+    found = await driver.fetch(statement.sql, *statement.arguments({**scope.values, **values}))
+    if scope.ws is None:
+        return None, list(found)
+    return access_of(scope, found), [row[4:] for row in found if row[3]]
+
+
+async def access_on(driver: Driver, scope: Scope) -> Access:
+    """Look up access to the path's workspace; raises what `Scope.access` raises."""
+    statement = access_alone()
+    return access_of(scope, await driver.fetch(statement.sql, *statement.arguments(scope.values)))
+
+
+def access_of(scope: Scope, rows: Sequence[Any]) -> Access:
+    """Read access from a statement's first row; no row means that the workspace is out of sight."""
+    if not rows:
+        raise out_of_sight()
+    return scope.access(rows[0])

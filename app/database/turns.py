@@ -9,13 +9,14 @@ from collections.abc import AsyncIterator
 class Turns:
     """Lets a number of things be under way at once, and of each principal not more than its share.
 
-    Those who wait are served by turns, one of each principal, so that a principal with hundreds of
-    things to do delays nobody for longer than one of them takes.
+    A share is never all, unless there is only one. Those who wait are served by turns, one of each
+    principal, so that a principal with hundreds of things to do delays nobody for longer than one
+    of them takes.
     """
 
     def __init__(self, size: int, each: int) -> None:
         self.free = size
-        self.each = max(1, min(size, each))
+        self.each = max(1, min(size - 1, each))
         self.under_way = Counter[str]()
         self.waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
 

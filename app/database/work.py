@@ -11,16 +11,8 @@ from litestar.di import NamedDependency
 from sqlalchemy import Insert, Update
 
 from app.database.pools import Driver, Pool, is_unsettled
-from app.database.reads import Of, Read
-from app.database.statements import (
-    Access,
-    AnySelect,
-    Compiled,
-    Scope,
-    access_alone,
-    compiled,
-    out_of_sight,
-)
+from app.database.reads import Of
+from app.database.statements import Access, AnySelect, Compiled, Scope, access_on, run, run_on
 
 StructT = TypeVar("StructT", bound=msgspec.Struct)
 # Both in one message, so that no time is spent between them.
@@ -36,15 +28,16 @@ class Work(msgspec.Struct, frozen=True):
 
     async def call(self, build: Of, values: dict[str, Any]) -> Sequence[Any]:
         """Do what `Write.call` does, in this transaction."""
-        statement = compiled(build, has_workspace=self.scope.ws is not None)
-        arguments = statement.arguments({**self.scope.values, **values})
-        found = await self.driver.fetch(statement.sql, *arguments)
-        return found if self.access is None else [row[4:] for row in found if row[3]]
+        _, rows = await run_on(self.driver, self.scope, build, values)
+        return rows
+
+    async def fetch(self, statement: Compiled, values: dict[str, Any]) -> Sequence[Any]:
+        """Run a statement that was compiled before; returns its rows."""
+        return await self.driver.fetch(statement.sql, *statement.arguments(values))
 
     async def rows(self, statement: AnySelect | Insert | Update) -> Sequence[Any]:
         """Run a statement of the models' and return its rows."""
-        compiled = Compiled(statement)
-        return await self.driver.fetch(compiled.sql, *compiled.arguments({}))
+        return await self.fetch(Compiled(statement), {})
 
     async def one(
         self, statement: AnySelect | Insert | Update, struct: type[StructT]
@@ -55,7 +48,7 @@ class Work(msgspec.Struct, frozen=True):
 
 
 class Write:
-    """What a handler asks for: writes as its caller, in the workspace of its path."""
+    """A handler's way to write: as its caller, in the workspace of its path."""
 
     def __init__(self, pool: Pool, scope: Scope, committed: Callable[[], None]) -> None:
         self.pool = pool
@@ -67,8 +60,7 @@ class Write:
 
     async def call(self, build: Of, values: dict[str, Any]) -> Sequence[Any]:
         """Call a definer function in one statement: claims, access, call. Returns its rows."""
-        read = Read(self.pool, self.scope, lambda _: None)
-        access, rows = await read.rows(build, values)
+        access, rows = await run(self.pool, self.scope, build, values)
         self.workspace_id = access.workspace_id if access else None
         self.committed()
         return rows
@@ -95,13 +87,7 @@ async def transaction(driver: Driver, scope: Scope) -> AsyncIterator[Work]:
     claims = scope.principal.claims_json.replace("\\", "\\\\").replace("'", "''")
     await driver.execute(BEGIN.format(claims))
     try:
-        access = None
-        if scope.ws is not None:
-            statement = access_alone()
-            rows = await driver.fetch(statement.sql, *statement.arguments(scope.values))
-            if not rows:
-                raise out_of_sight()
-            access = scope.access(rows[0])
+        access = None if scope.ws is None else await access_on(driver, scope)
         yield Work(driver, scope, access)
         await driver.execute("commit")
     except Exception:

@@ -209,7 +209,7 @@ def greeting(found: dict[str, Any]) -> str:
 Annex is up.
 
   API       {url}/api/v1          contract  {url}/openapi.yaml
-  Docs      {url}/docs
+  Docs      {url}/docs#token={token}
   Live      {url}/live#workspace={found["workspace"]["slug"]}&token={key}
   Postgres  psql '{admin_url(found)}'
 

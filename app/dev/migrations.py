@@ -10,11 +10,11 @@ either can be continued by the other.
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 
 from app.dev import DevError
+from app.installation.statements import failure, split
 
 _FILE_NAME = re.compile(r"([0-9]+)_(.*)\.sql")
 
@@ -32,22 +32,6 @@ _RECORD = """
 insert into supabase_migrations.schema_migrations(version, name, statements) values ($1, $2, $3)
 """
 
-# What can hide or delimit a statement's end. The lone `end` closes BEGIN ATOMIC wherever it stands.
-_TOKEN = re.compile(
-    r"""
-      --[^\n]*\n?
-    | (?P<block>/\*)
-    | '(?:[^']|'')*(?:'|\Z)
-    | "(?:[^"]|"")*(?:"|\Z)
-    | (?P<tag>\$\w*\$)
-    | \\.?
-    | (?P<atomic>(?<![\w$])begin\s+atomic)
-    | (?P<mark>[();]|end)
-    """,
-    re.VERBOSE | re.IGNORECASE | re.DOTALL,
-)
-_BLOCK_EDGE = re.compile(r"/\*|\*/")
-
 
 @dataclass(frozen=True)
 class Migration:
@@ -63,11 +47,9 @@ async def apply(admin_url: str, migrations: Path, as_role: str | None = None) ->
     """Apply the files that the database has not seen, oldest first, and return their names.
 
     `as_role` does the work in place of the role that logs in, a superuser, and has nothing of its
-    rights. Raises `DevError` for a Supabase host, an unreachable server, a history that does not
-    match the files, or a failing statement, whose whole file is then rolled back.
+    rights. Raises `DevError` for an unreachable server, a history that does not match the files, or
+    a failing statement, whose whole file is then rolled back.
     """
-    if is_supabase_host(admin_url):
-        raise DevError("This is a Supabase project; migrate it with `supabase db push`.")
     files = _read(migrations)
     try:
         # No cache: a statement prepared before a migration may not fit the schema after it.
@@ -90,53 +72,6 @@ async def apply(admin_url: str, migrations: Path, as_role: str | None = None) ->
         raise DevError(f"Cannot migrate this database: {error}") from error
     finally:
         await connection.close()
-
-
-def is_supabase_host(url: str) -> bool:
-    """Tell whether a database URL points to Supabase's cloud, directly or through its pooler.
-
-    A project behind a domain of its own or behind a tunnel cannot be told.
-    """
-    parts = urlsplit(url)
-    hosts = parts.netloc.rpartition("@")[2].split(",")  # libpq takes several
-    hosts += [host for value in parse_qs(parts.query).get("host", []) for host in value.split(",")]
-    names = (host.partition(":")[0].rstrip(".").lower() for host in hosts)
-    return any(name.endswith((".supabase.co", ".supabase.com")) for name in names)
-
-
-def split(sql: str) -> list[str]:
-    """Split a file into the statements that the Supabase CLI sends, comments kept with them."""
-    statements: list[str] = []
-    open_until: list[str] = []  # ")" for a parenthesis, "end" for a body of BEGIN ATOMIC
-    start = position = 0
-    while token := _TOKEN.search(sql, position):
-        position = token.end()
-        if token["block"]:
-            position = _end_of_block(sql, position)
-        elif token["tag"]:
-            closing = sql.find(token["tag"], position)
-            position = len(sql) if closing < 0 else closing + len(token["tag"])
-        elif token["atomic"]:
-            open_until.append("end")
-        elif token["mark"] == "(":
-            open_until.append(")")
-        elif token["mark"] == ";" and not open_until:
-            statements.append(sql[start:position])
-            start = position
-        elif token["mark"]:
-            # One `)` closes all the parentheses that are open; the CLI does so.
-            while open_until and open_until[-1] == token["mark"].lower():
-                open_until.pop()
-    trimmed = (statement.rstrip(";").strip() for statement in [*statements, sql[start:]])
-    return [statement for statement in trimmed if statement]
-
-
-def _end_of_block(sql: str, position: int) -> int:
-    depth = 1
-    while depth and (edge := _BLOCK_EDGE.search(sql, position)):
-        depth += 1 if edge[0] == "/*" else -1
-        position = edge.end()
-    return len(sql) if depth else position
 
 
 def _read(folder: Path) -> list[Migration]:
@@ -208,15 +143,5 @@ async def _run(connection: "asyncpg.Connection[asyncpg.Record]", migration: Migr
                 _RECORD, migration.version, migration.name, migration.statements
             )
     except asyncpg.PostgresError as error:
-        raise DevError(_failure(migration, number, error)) from error
-
-
-def _failure(migration: Migration, number: int, error: asyncpg.PostgresError) -> str:
-    """Say where a file failed: in a statement, counted from 1, or (0) not before the commit."""
-    where = migration.path.name
-    if number:
-        # Postgres counts characters from 1, or gives none.
-        before = migration.statements[number - 1][: max(int(error.position or 0) - 1, 0)]
-        where += f", statement {number}, its line {before.count(chr(10)) + 1}"
-    detail = f" ({error.detail})" if error.detail else ""
-    return f"{where}: {error.args[0]}{detail}"
+        where = migration.path.name
+        raise DevError(failure(where, migration.statements, number, error)) from error

@@ -1,6 +1,7 @@
 """The client's address: the one place that reads it, behind proxies that the operator names."""
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from ipaddress import (
     IPv4Address,
     IPv4Network,
@@ -16,6 +17,8 @@ Network: TypeAlias = IPv4Network | IPv6Network
 
 MAX_HOPS = 32
 """Entries of X-Forwarded-For that are read, from the right."""
+MAX_KNOWN = 4096
+"""Addresses whose reading is remembered: most requests come from one that came before."""
 LOCAL = "local"
 """Stands for a client without an address, such as one on a Unix socket."""
 
@@ -77,8 +80,12 @@ def read_address(text: str) -> Address | None:
     An IPv4 address that is mapped into IPv6 is the IPv4 address.
     """
     text = text.strip()
-    if len(text) > 100:
-        return None
+    return None if len(text) > 100 else parse(text)
+
+
+@lru_cache(MAX_KNOWN)
+def parse(text: str) -> Address | None:
+    """Read an address of at most 100 characters."""
     if text.startswith("["):
         text, bracket, port = text[1:].partition("]")
         if not bracket or (port and not is_port(port)):
@@ -99,6 +106,7 @@ def is_port(text: str) -> bool:
     return text[0] == ":" and 0 < len(text) <= 6 and text[1:].isascii() and text[1:].isdigit()
 
 
+@lru_cache(MAX_KNOWN)
 def bucket(address: Address) -> str:
     """Return what is budgeted as one client: an IPv4 address, or an IPv6 network of 64 bits.
 

@@ -17,6 +17,7 @@ from app.http.media_types import check as check_media_type
 from app.http.protocol import Connections
 from app.problems import from_msgspec
 from app.request_state import NAME, RequestState
+from app.runtime import runtime_in
 from app.settings import SettingsError
 from app.watchdog import Pace
 
@@ -59,7 +60,8 @@ class Application(Litestar):
         try:
             await super().__call__(scope, receive, send_finished)
         finally:
-            # Also of an answer that was cut off: what a stream holds must not wait for a collector.
+            # The answer may have been cut off. Its stream gives back what it holds now, because
+            # the collector may come late.
             for end in reversed(state.ending):
                 end()
 
@@ -167,7 +169,7 @@ def finish_headers(message: Any, scope: Any, state: RequestState) -> None:
             headers.append((written, value.encode("latin-1")))
     seconds = time.perf_counter() - state.began_at
     handler = scope.get("route_handler")
-    runtime = scope["litestar_app"].state.runtime
+    runtime = runtime_in(scope)
     runtime.metrics.observe(
         getattr(handler, "operation_id", None) or "none", message["status"], seconds
     )

@@ -9,11 +9,13 @@ import msgspec
 from litestar import Request, Response
 from litestar.di import NamedDependency
 from litestar.params import HeaderParameter
-from sqlalchemy import func, select
+from sqlalchemy import Insert, Select, bindparam, func, literal_column, select
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.types import Text
 
 import db_models as m
 from app.database.reads import Of
+from app.database.statements import AnySelect, Compiled
 from app.database.work import Work, Write, Writing
 from app.errors import InvalidRequest, KeyReused, RequestInProgress
 
@@ -21,6 +23,39 @@ KEPT = timedelta(hours=24)
 IdempotencyKey = Annotated[
     str | None, HeaderParameter(name="Idempotency-Key", min_length=1, max_length=255)
 ]
+UNDER, KEPT_COLUMNS = (
+    ("principal", "route", "key"),
+    ("fingerprint", "status", "headers", "body", "expires_at"),
+)
+
+
+def take() -> Select[Any]:
+    """Lock a key's name for this transaction, if nobody has."""
+    lock_class = func.annex.lock_class(literal_column("'idempotency'"))
+    name = func.hashtext(bindparam("name", type_=Text))
+    return select(func.pg_try_advisory_xact_lock(lock_class, name))
+
+
+def find() -> AnySelect:
+    """Select the answer that is stored under a key."""
+    k = m.IdempotencyKey
+    mine = [getattr(k, name) == bindparam(name) for name in UNDER]
+    return select(k.fingerprint, k.status, k.headers, k.body).where(
+        *mine, k.expires_at > func.now()
+    )
+
+
+def keep() -> Insert:
+    """Store an answer, in the place of one that has expired."""
+    columns = m.IdempotencyKey.__table__.c
+    names = [*UNDER, *KEPT_COLUMNS]
+    new = insert(m.IdempotencyKey).values({n: bindparam(n, type_=columns[n].type) for n in names})
+    return new.on_conflict_do_update(
+        index_elements=UNDER, set_={n: new.excluded[n] for n in KEPT_COLUMNS}
+    )
+
+
+TAKE, FIND, KEEP = Compiled(take()), Compiled(find()), Compiled(keep())
 Answer = Callable[[Sequence[Any]], Response[Any]]
 """Makes the answer of a call's rows."""
 
@@ -56,26 +91,22 @@ class Once(msgspec.Struct, frozen=True):
                 await self.keep(work, response, secrets)
         return response
 
+    def route_of(self, work: Work) -> str:
+        """Return the route, with the workspace by its id where the path names it by its slug."""
+        if work.access is None:
+            return self.route
+        named, canonical = f"/{work.scope.ws}/", f"/{work.access.workspace_id}/"
+        return self.route.replace(named, canonical, 1)
+
     async def kept(self, work: Work) -> Response[Any] | None:
         """Take the key for this transaction; returns the answer of before, if there is one."""
-        name = work.scope.principal.name
-        lock = func.pg_try_advisory_xact_lock(
-            func.annex.lock_class("idempotency"), func.hashtext(f"{name} {self.route} {self.key}")
-        )
-        [(is_taken,)] = await work.rows(select(lock))
+        mine = self.mine(work)
+        [(is_taken,)] = await work.fetch(TAKE, {"name": " ".join(mine.values())})
         if not is_taken:
             raise RequestInProgress(
                 "The first request with this Idempotency-Key still runs; wait for it."
             )
-        k = m.IdempotencyKey
-        rows = await work.rows(
-            select(k.fingerprint, k.status, k.headers, k.body).where(
-                k.principal == name,
-                k.route == self.route,
-                k.key == self.key,
-                k.expires_at > func.now(),
-            )
-        )
+        rows = await work.fetch(FIND, mine)
         if not rows:
             return None
         [(fingerprint, status, headers, body)] = rows
@@ -100,9 +131,13 @@ class Once(msgspec.Struct, frozen=True):
             "body": msgspec.json.encode(content),
             "expires_at": datetime.now(UTC) + KEPT,
         }
-        mine = {"principal": work.scope.principal.name, "route": self.route, "key": self.key}
-        statement = insert(m.IdempotencyKey).values(**mine, **kept)
-        await work.rows(statement.on_conflict_do_update(index_elements=list(mine), set_=kept))
+        await work.fetch(KEEP, {**self.mine(work), **kept})
+
+    def mine(self, work: Work) -> dict[str, str]:
+        """Return what an answer is stored under."""
+        assert self.key is not None
+        name, route = work.scope.principal.name, self.route_of(work)
+        return {"principal": name, "route": route, "key": self.key}
 
 
 def without(content: Any, secrets: Sequence[str]) -> Any:

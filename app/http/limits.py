@@ -1,7 +1,6 @@
 """Rate limits: one token bucket a caller (draft-ietf-httpapi-ratelimit-headers)."""
 
 import contextlib
-import hashlib
 import math
 import time
 from collections import OrderedDict
@@ -85,6 +84,14 @@ class Limiter:
         """
         state.headers.update(self.spend(caller, per_minute))
 
+    def check(self, caller: str) -> None:
+        """Raise `RateLimited` if a caller has no token left, and take none.
+
+        For what is done before the caller's own limit is known, such as a look-up of its key.
+        """
+        if self.buckets.tokens(caller) < 1:
+            self.spend(caller)
+
     def spend(self, caller: str, per_minute: int | None = None) -> dict[str, str]:
         """Do what `take` does for no request; returns the headers."""
         try:
@@ -124,6 +131,15 @@ def draw(buckets: Buckets, name: str, window: int, caller: str) -> dict[str, str
     return headers
 
 
+class Attempt:
+    """A credential that is verified; `name` is the principal's, if it is known before or then."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str | None) -> None:
+        self.name = name
+
+
 class Failures:
     """Budgets failed credentials per client address, before the database is asked.
 
@@ -135,18 +151,19 @@ class Failures:
         capacity = max(1, settings.max_failures_per_address // settings.processes)
         self.buckets = Buckets(capacity, 60, clock)
         self.clock = clock
-        self.known: OrderedDict[bytes, float] = OrderedDict()
+        self.known: OrderedDict[bytes, tuple[float, str | None]] = OrderedDict()
+        """When a credential was accepted for the last time, and its principal's name."""
         self.refused = 0
 
     @contextlib.contextmanager
-    def attempt(self, address: str, credential: str) -> Iterator[None]:
-        """Let a credential be verified in here; counts an `Unauthorized` that comes of it.
+    def attempt(self, address: str, digest: bytes) -> Iterator[Attempt]:
+        """Let the credential of a digest be verified in here; counts an `Unauthorized` of it.
 
-        Raises `TooManyFailures` while the address has spent its budget.
+        Yields whose it was when it was accepted lately; takes whose it is. Raises
+        `TooManyFailures` while the address has spent its budget.
         """
-        digest = hashlib.sha256(credential.encode("utf-8", "surrogatepass")).digest()
-        accepted_at = self.known.get(digest)
-        is_known = accepted_at is not None and self.clock() - accepted_at < KNOWN_SECONDS
+        accepted_at, name = self.known.get(digest, (-math.inf, None))
+        is_known = self.clock() - accepted_at < KNOWN_SECONDS
         tokens = self.buckets.tokens(address)
         if tokens < 1 and not is_known:
             self.refused += 1
@@ -155,13 +172,14 @@ class Failures:
                 f"Too many credentials from this address were refused; wait {wait} s.",
                 headers={"Retry-After": str(wait)},
             )
+        attempt = Attempt(name if is_known else None)
         try:
-            yield
+            yield attempt
         except Unauthorized:
             self.known.pop(digest, None)
             self.buckets.take(address)
             raise
         self.known.pop(digest, None)
-        self.known[digest] = self.clock()
+        self.known[digest] = self.clock(), attempt.name
         if len(self.known) > MAX_CALLERS:
             self.known.popitem(last=False)

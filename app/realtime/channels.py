@@ -98,6 +98,19 @@ class Reader(Protocol):
         """Hand it what comes next; without bytes, it looks for itself, after `until`."""
 
 
+def hand(reader: Reader, message: Message, framed: bytes, wall: float) -> bool:
+    """Send a waiting reader a message, also framed as a chunk; False if it was woken for it."""
+    try:
+        is_sent = reader.ends_at > wall and reader.push(framed)
+    except Exception as error:
+        # Nobody knows what it got: it ends, and its client resumes from its cursor.
+        log.error("a reader could not be sent to", exc_info=error)
+        reader.ends_at, is_sent = 0, False
+    if not is_sent:
+        reader.wake(message)
+    return is_sent
+
+
 class Group:
     """The readers of a channel that want the same and may see the same."""
 
@@ -134,13 +147,13 @@ class Group:
         return Message(b"".join(parts), until, len(parts))
 
     def begin(self) -> None:
-        """There are new frames: who waits is due them."""
+        """Mark the readers that wait as due: the channel has new frames."""
         self.joined.clear()
         self.due |= self.parked
         self.parked = set()
 
     def end(self, message: Message) -> None:
-        """Hand to all who are still due what lets them look for themselves."""
+        """Wake every reader that is still due, with a message that lets it look for itself."""
         due, self.due = self.due, set()
         for reader in due:
             reader.wake(message)
@@ -154,16 +167,8 @@ class Group:
         framed = chunk(message.raw)
         while self.due:
             reader = self.due.pop()
-            try:
-                is_sent = reader.ends_at > wall and reader.push(framed)
-            except Exception as error:
-                # Nobody knows what it got: it ends, and its client resumes from its cursor.
-                log.error("a reader could not be sent to", exc_info=error)
-                reader.ends_at, is_sent = 0, False
-            if is_sent:
+            if hand(reader, message, framed, wall):
                 self.parked.add(reader)
-            else:
-                reader.wake(message)
             yield
 
     def discard(self, reader: Reader) -> None:

@@ -21,8 +21,7 @@ from sqlalchemy.types import Text, Uuid
 
 import db_models as m
 from app.database.pools import Pool
-from app.database.reads import Read
-from app.database.statements import Scope
+from app.database.statements import Scope, access_on, run
 from app.errors import UserRequired
 from app.realtime.channels import MAX_CHUNK, Frame, as_event
 from app.realtime.feeds import Feed, Sight
@@ -37,22 +36,25 @@ class Source:
     """Where a stream's reader gets its rights and its past from; remembers how large events are."""
 
     def __init__(self, pool: Pool, hub: Hub, scope: Scope) -> None:
-        self.read = Read(pool, scope, lambda _: None)
+        self.pool = pool
+        self.scope = scope
         self.hub = hub
         self.rows = FIRST_ROWS
 
     async def sight(self) -> tuple[Feed, Sight]:
         """Look up the feed and what its reader may see of it; raises a Problem without rights."""
-        if self.read.scope.ws is None:
-            if self.read.scope.principal.kind != "user":
+        if self.scope.ws is None:
+            if self.scope.principal.kind != "user":
                 raise UserRequired("Only a signed-in user has a feed; send a user's access token.")
-            _, [(grants,)] = await self.read.rows(grants_alone, {})
+            _, [(grants,)] = await run(self.pool, self.scope, grants_alone, {})
             return self.of_user(grants)
-        return of_workspace(await self.read.access())
+        async with self.pool.lend(self.scope.principal.name) as driver:
+            return of_workspace(await access_on(driver, self.scope))
 
     async def has_changed(self, after: int) -> bool:
         """Say whether what the calling user sees may have changed after a position."""
-        _, [(has_changed,)] = await self.read.rows(change_of_sight, {"after": after})
+        values = {"after": after}
+        _, [(has_changed,)] = await run(self.pool, self.scope, change_of_sight, values)
         return bool(has_changed)
 
     def of_user(self, grants: Sequence[str] | None) -> tuple[Feed, Sight]:
@@ -61,7 +63,7 @@ class Source:
         for grant in grants or ():
             workspace_id, _, permission = grant.partition(" ")
             found.setdefault(UUID(workspace_id), set()).add(permission)
-        feed = Feed("user", UUID(self.read.scope.principal.id))
+        feed = Feed("user", UUID(self.scope.principal.id))
         return feed, Sight({k: frozenset(v) for k, v in found.items()})
 
     async def page(self, after: int, until: int) -> tuple[Sight, list[Frame]]:
@@ -71,13 +73,13 @@ class Source:
         `Expired` when retention has passed the position.
         """
         values: dict[str, Any] = {"after": after, "until": until, "rows_": self.rows}
-        if self.read.scope.ws is None:
-            values["user_id"] = UUID(self.read.scope.principal.id)
-            _, rows = await self.read.rows(past_of_user, values)
+        if self.scope.ws is None:
+            values["user_id"] = UUID(self.scope.principal.id)
+            _, rows = await run(self.pool, self.scope, past_of_user, values)
             feed, sight = self.of_user(rows[0][0])
             rows = [row[1:] for row in rows]
         else:
-            access, rows = await self.read.rows(past_of_workspace, values)
+            access, rows = await run(self.pool, self.scope, past_of_workspace, values)
             assert access is not None
             feed, sight = of_workspace(access)
         if after < (rows[0][0] or 1) - 1:

@@ -42,8 +42,11 @@ Returns what the reader sees as well, from the same snapshot; raises a Problem w
 """
 HasChanged = Callable[[int], Awaitable[bool]]
 """Says whether what the reader sees may have changed after a position."""
-Authorize = Callable[[], Awaitable[Sight]]
-"""Looks up what the reader sees now; raises a Problem when it has no right to the feed."""
+Authorize = Callable[[], Awaitable[tuple[Sight, float | None]]]
+"""Looks up what the reader sees now; raises a Problem when it has no right to the feed.
+
+Returns when the reader's credential expires as well, in Unix seconds; None if it does not.
+"""
 
 
 def never(_: bytes) -> bool:
@@ -56,28 +59,28 @@ class Expired(Exception):
 
 
 def refused(problem: msgspec.Struct) -> bytes:
-    """Tell an EventSource that it may not read; of a 401 it would never tell the reason."""
+    """Tell an EventSource that it may not read; a page never sees the reason of a 401."""
     return named("unauthorized", problem, retry_ms=REFUSED_RETRY_MS)
 
 
 def busy() -> bytes:
-    """Tell a reader to come back later; any status but 200 an EventSource takes for the end."""
+    """Tell a reader to come back later; an EventSource gives up at any status but 200."""
     retry = random.randint(*BUSY_RETRY_MS)
     return b": no room for another stream just now\nretry: %d\n\n" % retry
 
 
 @contextlib.asynccontextmanager
 async def asking(hub: Hub, whose: str) -> AsyncIterator[None]:
-    """Take one of the streams' turns at the database, for 10 s; raises `Unavailable`.
+    """Take one of the streams' turns at the database; waits and lasts 10 s in all.
 
-    `whose` is a principal, or an address before one is known: turns are fair among them.
+    `whose` is a principal, or an address before one is known: turns are fair among them. Raises
+    `Unavailable`.
     """
-    async with hub.queries.of(whose):
-        try:
-            async with asyncio.timeout(ANSWER_SECONDS):
-                yield
-        except TimeoutError:
-            raise Unavailable("The database does not answer; try again in a moment.") from None
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS), hub.queries.of(whose):
+            yield
+    except TimeoutError:
+        raise Unavailable("The database does not answer; try again in a moment.") from None
 
 
 class Stream:
@@ -265,10 +268,12 @@ class Stream:
             self.waiter.set_result(message)
 
     async def look_up_rights(self) -> bool:
-        """Look up what the reader may see now, as of the head; says if it must load anew."""
+        """Look up what the reader may see now, and until when; says if it must load anew."""
         head = self.hub.head
         async with asking(self.hub, self.principal):
-            sight = await self.authorize()
+            sight, ends_at = await self.authorize()
+        if ends_at is not None:
+            self.ends_at = min(self.ends_at, ends_at)
         return self.see(sight, head)
 
     def see(self, sight: Sight, checked: int) -> bool:

@@ -8,6 +8,7 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 from app.permissions import Permission
 from app.schemas.pages import Page
 from app.schemas.roles import Grantable, Permissions
+from app.schemas.texts import NO_NUL
 
 
 class ApiKey(msgspec.Struct, frozen=True):
@@ -51,7 +52,7 @@ Rate = Annotated[int, Meta(ge=1, le=1_000_000)]
 class ApiKeyCreate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A new key."""
 
-    name: Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[^\x00]+\Z")]
+    name: Annotated[str, Meta(min_length=1, max_length=100, pattern=NO_NUL)]
     permissions: Permissions
     grantable: Grantable | UnsetType = UNSET
     metadata: dict[str, Raw] | UnsetType = UNSET

@@ -7,11 +7,10 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 
 from app.permissions import Permission
 from app.schemas.pages import Page
+from app.schemas.texts import NO_NUL, NO_NUL_OR_EMPTY
 
 # \Z and not $, which in Python lets a line feed follow.
 Type = Annotated[str, Meta(max_length=200, pattern=r"^[a-z][a-z0-9_-]*([.][a-z0-9_-]+)*\Z")]
-# U+0000, which Postgres cannot store.
-NO_NUL = r"^[^\x00]+\Z"
 Source = Annotated[str, Meta(min_length=1, max_length=500, pattern=NO_NUL)]
 Key = Annotated[str, Meta(min_length=1, max_length=200, pattern=NO_NUL)]
 Subject = Annotated[str, Meta(min_length=1, max_length=500, pattern=NO_NUL)]
@@ -91,7 +90,7 @@ class CloudEvent(msgspec.Struct, frozen=True):
     subject: Subject | None = None
     time: Annotated[datetime, Meta(tz=True)] | None = None
     datacontenttype: JsonMediaType | None = None
-    dataschema: Annotated[str, Meta(max_length=2048, pattern=r"^[^\x00]*\Z")] | None = None
+    dataschema: Annotated[str, Meta(max_length=2048, pattern=NO_NUL_OR_EMPTY)] | None = None
     data: Raw | UnsetType = UNSET
     topics: Annotated[str, Meta(max_length=4020, pattern=TOPIC_LIST)] | None = None
     actor: Actor | None = None

@@ -6,6 +6,7 @@ import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from app.schemas.pages import Page
+from app.schemas.texts import RoleKey
 
 
 class Invitation(msgspec.Struct, frozen=True):
@@ -35,17 +36,17 @@ class InvitationPage(msgspec.Struct, frozen=True):
     page: Page
 
 
+# A dot-atom before the @ (RFC 5322, section 3.2.3): what a mail can be addressed to without quotes.
 # \Z and not $, which in Python lets a line feed follow.
 Email = Annotated[
     str,
     Meta(
         max_length=254,
-        pattern=r"^[A-Za-z0-9!#$%&'*+/=?^_`{|}~.-]{1,64}"
+        pattern=r"^[A-Za-z0-9!#$%&'*+/=?^_`{|}~-](\.?[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]){0,63}"
         r"@([A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+"
         r"[A-Za-z]([A-Za-z0-9-]{0,61}[A-Za-z0-9])\Z",
     ),
 ]
-RoleKey = Annotated[str, Meta(max_length=63, pattern=r"^[a-z][a-z0-9_-]{0,62}\Z")]
 Token = Annotated[str, Meta(min_length=1, max_length=200)]
 
 

@@ -5,8 +5,8 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from app.schemas.invitations import RoleKey
 from app.schemas.pages import Page
+from app.schemas.texts import RoleKey
 
 
 class JoinRule(msgspec.Struct, frozen=True):

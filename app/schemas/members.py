@@ -1,14 +1,13 @@
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 from uuid import UUID
 
 import msgspec
-from msgspec import UNSET, Meta, Raw, UnsetType
+from msgspec import UNSET, Raw, UnsetType
 
 from app.schemas.pages import Page
+from app.schemas.texts import RoleKey
 
-# \Z and not $, which in Python lets a line feed follow.
-RoleKey = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,62}\Z")]
 Status = Literal["active", "suspended"]
 
 

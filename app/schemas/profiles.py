@@ -5,6 +5,8 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
+from app.schemas.texts import NO_NUL_OR_EMPTY
+
 
 class Profile(msgspec.Struct, frozen=True):
     """What Annex knows of a user."""
@@ -31,7 +33,7 @@ TimeZone = Annotated[str, Meta(min_length=1, max_length=64)]
 class ProfilePatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A change to one's own profile (RFC 7396)."""
 
-    display_name: Annotated[str, Meta(max_length=200, pattern=r"^[^\x00]*\Z")] | UnsetType = UNSET
+    display_name: Annotated[str, Meta(max_length=200, pattern=NO_NUL_OR_EMPTY)] | UnsetType = UNSET
     avatar_url: AvatarUrl | UnsetType | None = UNSET
     locale: Locale | UnsetType | None = UNSET
     time_zone: TimeZone | UnsetType | None = UNSET

@@ -7,6 +7,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from app.permissions import Permission
 from app.schemas.pages import Page
+from app.schemas.texts import NO_NUL
 
 Permissions = Annotated[list[Permission], Meta(min_length=1, max_length=len(Permission))]
 # A star stands for all of the workspace's own; \Z and not $, which lets a line feed follow.
@@ -39,6 +40,6 @@ class RolePage(msgspec.Struct, frozen=True):
 class RolePut(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What a role of the workspace's own shall be."""
 
-    name: Annotated[str, Meta(min_length=1, max_length=100, pattern=r"^[^\x00]+\Z")]
+    name: Annotated[str, Meta(min_length=1, max_length=100, pattern=NO_NUL)]
     permissions: Permissions
     grantable: Grantable | UnsetType = UNSET

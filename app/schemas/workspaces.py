@@ -7,6 +7,7 @@ from msgspec import UNSET, Meta, Raw, UnsetType
 
 from app.permissions import Permission
 from app.schemas.pages import Page
+from app.schemas.texts import NO_NUL
 
 
 class Workspace(msgspec.Struct, frozen=True):
@@ -21,6 +22,7 @@ class Workspace(msgspec.Struct, frozen=True):
     event_retention_days: int | None
     member_limit: int | None
     allowed_email_domains: list[str] | None
+    strict_event_types: bool
     created_by: UUID | None
     created_at: datetime
     updated_at: datetime
@@ -36,8 +38,6 @@ class WorkspacePage(msgspec.Struct, frozen=True):
     page: Page
 
 
-# U+0000, which Postgres cannot store.
-NO_NUL = r"^[^\x00]+\Z"
 Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=NO_NUL)]
 # \Z and not $, which in Python lets a line feed follow.
 Slug = Annotated[
@@ -73,3 +73,4 @@ class WorkspacePatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     event_retention_days: Days | UnsetType | None = UNSET
     member_limit: Seats | UnsetType | None = UNSET
     allowed_email_domains: Domains | UnsetType | None = UNSET
+    strict_event_types: bool | UnsetType = UNSET

@@ -36,7 +36,9 @@ def published(workspace_id: ColumnElement[UUID]) -> Select[Any]:
 
 def published_together(workspace_id: ColumnElement[UUID]) -> Select[Any]:
     """Call annex.publish_events; its parameters are `publication` of all other events."""
-    rows = func.annex.publish_events(workspace_id, bindparam("batch", type_=JSONB)).table_valued(
+    rows = func.annex.publish_events(
+        workspace_id, bindparam("batch", type_=JSONB), bindparam("is_list", type_=Boolean)
+    ).table_valued(
         column("ordinal", Integer),
         column("event_id", Uuid),
         column("is_duplicate", Boolean),
@@ -45,18 +47,19 @@ def published_together(workspace_id: ColumnElement[UUID]) -> Select[Any]:
     return select(rows.c.event_id, rows.c.is_duplicate).order_by(rows.c.ordinal)
 
 
-def publication(events: list[s.EventCreate]) -> tuple[Of, dict[str, Any]]:
+def publication(events: list[s.EventCreate], *, is_list: bool) -> tuple[Of, dict[str, Any]]:
     """Say what to call to publish events, and with what; one without a key needs no JSON between.
 
-    A user that names an actor raises `Forbidden` when it is called.
+    A user that names an actor raises `Forbidden` when it is called. `is_list`: they were sent as a
+    list, so that a refusal says which one it means.
     """
-    if len(events) == 1 and events[0].key is None:
+    if not is_list and events[0].key is None:
         values = {
             f"event_{name}": None if value is UNSET else value
             for name, value in msgspec.structs.asdict(events[0]).items()
         }
         return published, values
-    return published_together, {"batch": events}
+    return published_together, {"batch": events, "is_list": is_list}
 
 
 def answer_one(rows: Sequence[Any]) -> Response[s.PublishedEvent]:

@@ -8,12 +8,13 @@ from sqlalchemy import (
     ColumnElement,
     Select,
     bindparam,
-    case,
     column,
     func,
     literal,
     literal_column,
+    null,
     select,
+    true,
     update,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
@@ -30,34 +31,35 @@ from app.principals import Principal
 from app.schemas import workspaces as s
 
 
-def visible(_: ColumnElement[UUID]) -> Select[Any]:
+def own(_: ColumnElement[UUID]) -> Select[Any]:
     """Select the caller's workspaces, with what the caller holds in each."""
     # Hangs on the claims, so that Postgres asks after they are set.
     everywhere = literal_column("case when c.claims is null then null::uuid end", Uuid)
-    return with_rights(m.Workspace.visible(), everywhere)
+    held = rights(everywhere)
+    statement = m.Workspace.visible().join(held, held.c.workspace_id == m.Workspace.id)
+    return statement.add_columns(held.c.role, held.c.permissions)
+
+
+def all_of_them(_: ColumnElement[UUID]) -> Select[Any]:
+    """Select every workspace, for an operator, who holds everything in each."""
+    permissions = func.annex.permissions().label("permissions")
+    return m.Workspace.visible().add_columns(null().cast(Text).label("role"), permissions)
 
 
 def one(workspace_id: ColumnElement[UUID]) -> Select[Any]:
     """Select one workspace, with what the caller holds in it."""
-    return with_rights(m.Workspace.of(workspace_id), workspace_id)
+    held = rights(workspace_id)
+    statement = m.Workspace.of(workspace_id).join(held, true())
+    return statement.add_columns(held.c.role, held.c.permissions)
 
 
-def with_rights(statement: Select[Any], only_id: ColumnElement[UUID]) -> Select[Any]:
-    """Add the caller's role and permissions to a select of workspaces."""
-    held = func.annex.held(only_id).table_valued(
+def rights(only_id: ColumnElement[UUID]) -> Any:
+    """Ask what the caller holds in one workspace, or without an id in each."""
+    return func.annex.held(only_id).table_valued(
         column("workspace_id", Uuid),
         column("role", Text),
         column("permissions", ARRAY(Text)),
         name="h",
-    )
-    # An operator is granted a workspace at a time, and everything in each.
-    all_of_them = case(
-        (func.annex.is_operator(), func.annex.permissions()),
-        else_=literal_column("'{}'::text[]", ARRAY(Text)),
-    )
-    permissions = func.coalesce(held.c.permissions, all_of_them)
-    return statement.outerjoin(held, held.c.workspace_id == m.Workspace.id).add_columns(
-        held.c.role.label("role"), permissions.label("permissions")
     )
 
 

@@ -6,10 +6,11 @@ from uuid import UUID
 
 import structlog
 
-from app.database.pools import Database, Driver
+from app.database.pools import WORKER_NAME, Database, Driver
 from app.logs import configure_logging
 from app.settings import Settings
 from app.worker.mails import mailing
+from app.worker.notification_mails import notifying
 from app.worker.projector import Projector, projecting
 from app.worker.runner import Job, Runner
 
@@ -17,25 +18,36 @@ log = structlog.get_logger()
 
 EVERY_SECONDS = 3600
 GRACE_DAYS = 30
-ANSWERS = MAILS = SUPPRESSIONS = 10_000
+CLOSED_DAYS = 90
+ANSWERS = MAILS = TOKENS = SUPPRESSIONS = 10_000
 EVENTS = INVITATIONS = 1000
 """Rows that one transaction deletes: tens of milliseconds, so that nothing waits for it."""
 STEP_SECONDS = 60.0
 """How long one statement may take, of the server and of the network."""
 
 
-def housekeeping(retention_days: int | None = None, grace_days: int = GRACE_DAYS) -> Job:
+def housekeeping(
+    retention_days: int | None = None,
+    grace_days: int = GRACE_DAYS,
+    closed_days: int = CLOSED_DAYS,
+) -> Job:
     """Make the job; `retention_days` is the installation's limit for events.
 
-    `grace_days` is how long the row of a deleted workspace stays. Several processes may run it:
-    every step repeats safely, and one at a time expires events.
+    A deleted workspace stays for `grace_days`, an invitation or a key that is over for
+    `closed_days`. Several processes may run it: every step repeats safely, and one at a time
+    expires events.
     """
-    steps = partial(tidy, retention_days=retention_days, grace_days=grace_days)
+    steps = partial(
+        tidy, retention_days=retention_days, grace_days=grace_days, closed_days=closed_days
+    )
     return Job("housekeeping", EVERY_SECONDS, steps)
 
 
 async def tidy(
-    database: Database, retention_days: int | None = None, grace_days: int = GRACE_DAYS
+    database: Database,
+    retention_days: int | None = None,
+    grace_days: int = GRACE_DAYS,
+    closed_days: int = CLOSED_DAYS,
 ) -> None:
     """Take every step once; a step that fails does not keep the others from their turn."""
     steps: dict[str, Callable[[Driver], Awaitable[int]]] = {
@@ -45,7 +57,9 @@ async def tidy(
         "answers_deleted": purge_answers,
         "workspace_rows_deleted": partial(purge_workspaces, grace_days=grace_days),
         "invitations_expired": expire_invitations,
+        "closed_rows_deleted": partial(purge_closed, closed_days=closed_days),
         "mails_deleted": purge_mails,
+        "tokens_deleted": purge_tokens,
         "suppressions_deleted": purge_suppressions,
     }
     done = dict[str, int]()
@@ -83,6 +97,11 @@ async def purge_mails(driver: Driver) -> int:
     return await repeat(driver, "select annex.purge_mails($1)", MAILS)
 
 
+async def purge_tokens(driver: Driver) -> int:
+    """Delete old unsubscribe tokens; returns how many."""
+    return await repeat(driver, "select annex.purge_unsubscribe_tokens($1)", TOKENS)
+
+
 async def purge_suppressions(driver: Driver) -> int:
     """Forget why users were not notified long ago; returns how many rows."""
     return await repeat(driver, "select annex.purge_suppressions($1)", SUPPRESSIONS)
@@ -99,6 +118,11 @@ async def repeat(driver: Driver, statement: str, argument: int) -> int:
 async def purge_workspaces(driver: Driver, grace_days: int) -> int:
     """Delete workspaces whose grace period is over; returns how many rows went."""
     return await repeat(driver, "select annex.purge_workspaces($1)", grace_days)
+
+
+async def purge_closed(driver: Driver, closed_days: int) -> int:
+    """Delete the invitations and keys that were over for long; returns how many rows went."""
+    return await repeat(driver, "select annex.purge_closed($1)", closed_days)
 
 
 async def expire_events(driver: Driver, retention_days: int | None) -> int:
@@ -122,12 +146,14 @@ async def expire_events(driver: Driver, retention_days: int | None) -> int:
 async def work(settings: Settings) -> None:
     """Run the worker by itself, on connections of its own, until cancelled."""
     configure_logging(settings)
-    async with Database(settings) as database:
+    async with Database(settings, WORKER_NAME) as database:
         await runner(database, settings).run()
 
 
 def runner(database: Database, settings: Settings) -> Runner:
     """Make what `annex worker` runs; raises `SettingsError` for templates that cannot be used."""
-    tidying = housekeeping(settings.event_retention_days, settings.workspace_grace_days)
-    jobs = [tidying, *mailing(settings), *projecting()]
+    tidying = housekeeping(
+        settings.event_retention_days, settings.workspace_grace_days, settings.closed_days
+    )
+    jobs = [tidying, *mailing(settings), *notifying(settings), *projecting()]
     return Runner(database, [Projector()], jobs)

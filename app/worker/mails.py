@@ -5,12 +5,14 @@ worker that dies in between leaves a lease that ends, and the mail is sent again
 """
 
 import asyncio
+import contextlib
 import socket
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.utils import format_datetime, parseaddr
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 from uuid import UUID
 
@@ -23,7 +25,7 @@ from app.services.invitations import accept_url, hash_of, new_token
 from app.setting_values import SMTP_SCHEMES
 from app.settings import Settings
 from app.worker.letters import Facts, Letters, write
-from app.worker.runner import Job
+from app.worker.runner import Job, finished
 
 log = structlog.get_logger()
 
@@ -54,6 +56,22 @@ class Mail(msgspec.Struct, frozen=True):
     expires_at: datetime
 
 
+class Leased(Protocol):
+    """A mail of any kind that is leased."""
+
+    @property
+    def id(self) -> UUID: ...
+
+    @property
+    def lease_id(self) -> UUID: ...
+
+    @property
+    def attempts(self) -> int: ...
+
+
+LeasedT = TypeVar("LeasedT", bound=Leased)
+
+
 class Refusal(Exception):
     """The SMTP server does not take the mail; the text says why."""
 
@@ -64,7 +82,7 @@ class Refusal(Exception):
 
 
 def mailing(settings: Settings, seconds: float = EVERY_SECONDS) -> list[Job]:
-    """Make the job, if there is an SMTP server; several processes may run it.
+    """Make the job of invitations, if there is an SMTP server; several processes may run it.
 
     Raises `SettingsError` for a template that cannot be used.
     """
@@ -75,9 +93,27 @@ def mailing(settings: Settings, seconds: float = EVERY_SECONDS) -> list[Job]:
 
 
 async def send_due(settings: Settings, letters: Letters, database: Database) -> None:
-    """Send what is due, batch after batch; one mail's failure is no other's."""
-    while batch := await lease(settings, database):
-        await asyncio.gather(*(deliver(settings, letters, database, mail) for mail in batch))
+    """Send what is due, batch after batch; a batch that was begun is sent to its end."""
+    while await finished(send_batch(settings, letters, database)):
+        pass
+
+
+async def send_batch(settings: Settings, letters: Letters, database: Database) -> int:
+    """Send a batch; returns how many mails were due."""
+    batch = await lease(settings, database)
+    return await deliver_all(batch, partial(deliver, settings, letters, database))
+
+
+async def deliver_all(
+    batch: Sequence[LeasedT], deliver: Callable[[LeasedT], Awaitable[None]]
+) -> int:
+    """Deliver a batch at once; one mail's failure is no other's. Returns how many there were."""
+    ends = await asyncio.gather(*map(deliver, batch), return_exceptions=True)
+    for mail, error in zip(batch, ends, strict=True):
+        if error is not None:
+            # Its lease ends, and then it is tried again.
+            log.error("a mail could not be finished", mail=str(mail.id), exc_info=error)
+    return len(batch)
 
 
 async def lease(settings: Settings, database: Database) -> list[Mail]:
@@ -90,16 +126,38 @@ async def lease(settings: Settings, database: Database) -> list[Mail]:
 
 async def deliver(settings: Settings, letters: Letters, database: Database, mail: Mail) -> None:
     """Make the token, store its hash, send, and say how it fared."""
+    await hand_over(settings, database, mail, prepare(settings, letters, database, mail))
+
+
+async def prepare(
+    settings: Settings, letters: Letters, database: Database, mail: Mail
+) -> EmailMessage | None:
+    """Write a mail; one whose invitation is over is finished and not written."""
     token = new_token()
     minted = "select annex.mint_invitation($1, $2, $3)"
     async with database.worker.lend() as driver:
         is_open = await driver.fetchval(minted, mail.id, mail.lease_id, hash_of(token))
     if not is_open:
         await finish(database, mail, CLOSED, None)
-        return
+        return None
+    with writing(mail):
+        return compose(settings, letters, mail, token)
+
+
+async def hand_over(
+    settings: Settings, database: Database, mail: Leased, prepared: Awaitable[EmailMessage | None]
+) -> None:
+    """Send a leased mail once it is prepared, and say how it fared, whatever goes wrong.
+
+    None is not sent.
+    """
     try:
-        await send(settings, compose(settings, letters, mail, token), mail.recipient)
-    except Refusal as refusal:
+        message = await prepared
+        if message is None:
+            return
+        await send(settings, message, message["To"].addresses[0].addr_spec)
+    except Exception as raised:
+        refusal = raised if isinstance(raised, Refusal) else unexpected(mail, raised)
         is_final = refusal.is_final or mail.attempts >= MAX_ATTEMPTS
         retry = min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** min(mail.attempts - 1, 10))
         log.warning(
@@ -114,7 +172,22 @@ async def deliver(settings: Settings, letters: Letters, database: Database, mail
         await finish(database, mail, None, None)
 
 
-async def finish(database: Database, mail: Mail, error: str | None, retry: int | None) -> None:
+@contextlib.contextmanager
+def writing(mail: Leased) -> Iterator[None]:
+    """Raise a final `Refusal` for an error in here: the next try would write the same mail."""
+    try:
+        yield
+    except Exception as error:
+        raise Refusal(unexpected(mail, error).reason, is_final=True) from error
+
+
+def unexpected(mail: Leased, error: Exception) -> Refusal:
+    """Log an error that nobody planned; returns it as a refusal that may pass."""
+    log.error("a mail met an unexpected error", mail=str(mail.id), exc_info=error)
+    return Refusal(type(error).__name__, is_final=False)
+
+
+async def finish(database: Database, mail: Leased, error: str | None, retry: int | None) -> None:
     """Record how a mail fared; a lease that was lost changes nothing."""
     statement = "select annex.finish_mail($1, $2, $3, $4)"
     async with database.worker.lend() as driver:
@@ -134,23 +207,20 @@ def compose(settings: Settings, letters: Letters, mail: Mail, token: str) -> Ema
         expires=f"{mail.expires_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC",
     )
     message = write(letters.of(mail.locale), facts, settings.mail_from, mail.recipient)
+    return identified(message, mail.id)
+
+
+def identified(message: EmailMessage, mail_id: UUID) -> EmailMessage:
+    """Add the date and the mail's own Message-ID, which is the same at each attempt."""
     message["Date"] = format_datetime(datetime.now(UTC))
-    message["Message-ID"] = f"<{mail.id}@{host_of(settings.mail_from)}>"
+    host = message["From"].addresses[0].domain
+    message["Message-ID"] = f"<{mail_id}@{host}>"
     return message
 
 
-def host_of(sender: str) -> str:
-    """Return the domain of the sender."""
-    return parseaddr(sender)[1].rpartition("@")[2]
-
-
-async def send(settings: Settings, message: EmailMessage, recipient: str) -> None:
-    """Hand one mail to the SMTP server (RFC 5321); raises `Refusal`.
-
-    Final is what the server says of this mail or its recipient for good; all else may pass.
-    """
+def smtp_client(settings: Settings, timeout_seconds: float = COMMAND_SECONDS) -> aiosmtplib.SMTP:
+    """Make a client of the settings' SMTP server; connects to nothing yet."""
     assert settings.smtp_url is not None
-    assert settings.mail_from is not None
     server = urlsplit(settings.smtp_url)
     options: dict[str, Any] = {
         "hostname": server.hostname,
@@ -162,9 +232,18 @@ async def send(settings: Settings, message: EmailMessage, recipient: str) -> Non
         "start_tls": {"smtps": False, "smtp+starttls": True}.get(server.scheme),
         # Asking DNS for the full name would block everything else.
         "local_hostname": socket.gethostname(),
-        "timeout": COMMAND_SECONDS,
+        "timeout": timeout_seconds,
     }
-    client = aiosmtplib.SMTP(**options)
+    return aiosmtplib.SMTP(**options)
+
+
+async def send(settings: Settings, message: EmailMessage, recipient: str) -> None:
+    """Hand one mail to the SMTP server (RFC 5321); raises `Refusal`.
+
+    Final is what the server says of this mail or its recipient for good; all else may pass.
+    """
+    assert settings.mail_from is not None
+    client = smtp_client(settings)
     try:
         async with asyncio.timeout(SEND_SECONDS):
             await client.connect()

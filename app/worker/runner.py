@@ -1,9 +1,10 @@
 """The worker: readers that follow the log with a stored cursor, and jobs that run now and then."""
 
 import asyncio
+import signal
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 import structlog
@@ -20,6 +21,51 @@ WAITS = (0.005, 0.025, 0.1)
 QUIET_READS = 20
 FOLLOW_SECONDS = 1.0
 """How often a reader that is not the leader asks again."""
+FINISH_SECONDS = 8.0
+"""How long a batch may go on when the worker is told to stop; containers are killed after 10 s."""
+Result = TypeVar("Result")
+
+
+async def until_told(running: Coroutine[Any, Any, None]) -> None:
+    """Run until SIGINT or SIGTERM, which cancel it; a second one cuts short what it finishes then.
+
+    Both are handled, because the first process of a container ignores what it does not handle.
+    """
+    loop = asyncio.get_running_loop()
+    task = asyncio.create_task(running)
+    has_been_told = False
+
+    def tell() -> None:
+        nonlocal has_been_told
+        has_been_told = True
+        task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, tell)
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not has_been_told:
+            task.cancel()
+            raise
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+async def finished(batch: Coroutine[Any, Any, Result]) -> Result:
+    """Do a batch, also to its end if we are cancelled meanwhile; for 8 s more at most."""
+    task = asyncio.create_task(batch)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        ended, _ = await asyncio.wait({task}, timeout=FINISH_SECONDS)
+        for error in (e.exception() for e in ended if not e.cancelled()):
+            if error is not None:
+                log.warning("a batch failed while the worker stopped", exc_info=error)
+        raise
+    finally:
+        task.cancel()
 
 
 class Entry(Protocol):
@@ -119,15 +165,19 @@ class Following:
                 self.reader.name,
             )
         while True:
-            async with self.database.worker.lend() as driver:
-                # By itself in autocommit, before the batch: a position must be committed when it
-                # is seen.
-                await driver.fetchval("select annex.sequence($1)", 1000)
-                handled = await self.step(driver)
+            handled = await finished(self.batch())
             if handled is None:
                 await asyncio.sleep(FOLLOW_SECONDS)
             else:
                 await pause.after(handled > 0)
+
+    async def batch(self) -> int | None:
+        """Give positions to what is pending, then do what `step` does."""
+        async with self.database.worker.lend() as driver:
+            # By itself in autocommit, before the batch: a position must be committed when it is
+            # seen.
+            await driver.fetchval("select annex.sequence($1)", 1000)
+            return await self.step(driver)
 
     async def step(self, driver: Driver) -> int | None:
         """Handle one batch in one transaction; returns its size, None when another one leads."""

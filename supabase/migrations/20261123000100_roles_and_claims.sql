@@ -111,6 +111,11 @@ create function annex.principal() returns text language sql stable parallel safe
 $$;
 grant execute on function annex.principal() to annex_api, annex_worker, authenticated, service_role;
 
+-- The user whom a principal names; null for all others. As a value of its own, so that an index on users serves it.
+create function annex.user_of(principal text) returns uuid language sql immutable parallel safe as $$
+  select case when principal like 'user:%' then substr(principal, 6)::uuid end
+$$;
+
 -- The first number of an advisory lock: a class for each use, so that no key of one use can be another's lock.
 create function annex.lock_class(use text) returns integer language sql immutable parallel safe as $$
   select 1095653376 + array_position(array['sequencer', 'partitions', 'expiry', 'idempotency', 'mails'], use)
@@ -161,6 +166,24 @@ begin
 end
 $$;
 
+-- What has been applied, whoever did it: `annex migrate`, the Supabase CLI, psql. The last statement of each migration adds
+-- its row, and a process refuses to start where one is missing that it needs.
+create table annex.migrations (
+  name text not null,
+  applied_at timestamptz not null default now(),
+  constraint migrations_pkey primary key (name),
+  constraint migrations_name_check check (name ~ '^[0-9]{2,3}_[a-z0-9_]{1,60}$')
+);
+alter table annex.migrations enable row level security, force row level security;
+create policy migrations_owner on annex.migrations to annex_owner using (true) with check (true);
+
+-- Returns the names of the applied migrations, for a process that starts.
+create function annex.applied_migrations() returns setof text
+language sql stable security definer set search_path = pg_catalog, pg_temp as $$
+  select m.name from annex.migrations m
+$$;
+grant execute on function annex.applied_migrations() to annex_api, annex_worker;
+
 -- The installation's limits that also hold in plain SQL, where no setting of the API reaches. Operators change them.
 create table annex.limits (
   name text not null,
@@ -202,3 +225,5 @@ end
 $$;
 
 reset role;
+
+insert into annex.migrations (name) values ('01_roles_and_claims');

@@ -40,3 +40,5 @@ reset role;
 -- As the migrating role: it may reference auth.users, which annex_owner may not, and perhaps may not be allowed to.
 alter table annex.profiles
   add constraint profiles_user_id_fkey foreign key (user_id) references auth.users (id) on delete cascade;
+
+insert into annex.migrations (name) values ('02_profiles');

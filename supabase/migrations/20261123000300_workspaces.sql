@@ -12,6 +12,7 @@ create table annex.workspaces (
   event_retention_days integer,
   member_limit integer,
   allowed_email_domains text[],
+  strict_event_types boolean not null default false,
   created_by uuid,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
@@ -216,6 +217,14 @@ $$;
 create trigger workspaces_operators_own before update of member_limit on annex.workspaces
   for each row execute function annex.keep_operators_own();
 
+-- A role of a workspace, or a built-in one, by its key; no row where there is none. Two looks into the index, as with "or"
+-- the roles of all workspaces are read. Inlined where it stands in FROM.
+create function annex.find_role(workspace_id uuid, key text) returns setof annex.roles language sql stable rows 1 as $$
+  select r.* from annex.roles r where r.workspace_id = find_role.workspace_id and r.key = find_role.key
+  union all
+  select r.* from annex.roles r where r.workspace_id is null and r.key = find_role.key
+$$;
+
 -- What the caller is granted: a row for each workspace in their sight, or for one alone. The one place that grants; all
 -- that checks a permission asks here. Without the second factor that a workspace demands, only workspace:read is left,
 -- so that a client can see that one is needed. A key's row is looked up each time, so no token gives more than the key has
@@ -224,7 +233,7 @@ create trigger workspaces_operators_own before update of member_limit on annex.w
 -- For Annex's own functions, which run as the owner with a search_path of their own; nobody else may call it.
 create function annex.grants(only_id uuid default null, of_user uuid default null, of_key uuid default null)
 returns table (workspace_id uuid, permissions text[], needs_aal2 boolean, role text, grantable text[])
-language plpgsql stable as $$
+language plpgsql stable rows 20 as $$
 #variable_conflict use_column
 declare
   claims jsonb := annex.claims();
@@ -238,7 +247,7 @@ begin
         n.aal2, r.key, case when n.aal2 then '{}' else r.grantable end
       from annex.members m
       join annex.workspaces w on w.id = m.workspace_id and w.deleted_at is null
-      join annex.roles r on r.key = m.role and (r.workspace_id is null or r.workspace_id = m.workspace_id),
+      cross join annex.find_role(m.workspace_id, m.role) r,
       lateral (select of_user is null and w.require_aal2 and claims ->> 'aal' is distinct from 'aal2' as aal2) n
       where m.user_id = coalesce(of_user, (claims ->> 'sub')::uuid)
         and m.workspace_id = coalesce(only_id, m.workspace_id) and m.status = 'active';
@@ -279,7 +288,7 @@ grant execute on function annex.granted() to annex_api, authenticated;
 -- The caller's role and permissions in each workspace, or in one, so that a client knows what to show. A key has no role;
 -- an operator is told a workspace at a time.
 create function annex.held(only_id uuid default null) returns table (workspace_id uuid, role text, permissions text[])
-language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
+language plpgsql stable security definer rows 20 set search_path = pg_catalog, pg_temp as $$
 begin
   return query select g.workspace_id, g.role, g.permissions from annex.grants(only_id) g;
 end
@@ -360,12 +369,6 @@ language sql volatile as $$
   where w.id = lock_workspace.workspace_id and w.deleted_at is null for no key update
 $$;
 
--- A role of a workspace, or a built-in one, by its key; its id is null where there is none.
-create function annex.find_role(workspace_id uuid, key text) returns annex.roles language sql stable as $$
-  select r.* from annex.roles r
-  where r.key = find_role.key and (r.workspace_id is null or r.workspace_id = find_role.workspace_id)
-$$;
-
 -- Say whether one who holds these permissions and may give these roles may give a role: their list names it, or has a star
 -- and the role is the workspace's own, and they hold all that it holds.
 create function annex.is_grantable(given annex.roles, permissions text[], grantable text[]) returns boolean
@@ -380,7 +383,7 @@ $$;
 create function annex.require_grantable(workspace_id uuid, role text) returns void
 language plpgsql stable as $$
 declare
-  given annex.roles := annex.find_role(require_grantable.workspace_id, require_grantable.role);
+  given annex.roles := (select r from annex.find_role(require_grantable.workspace_id, require_grantable.role) r);
 begin
   if given.id is null then
     raise exception 'There is no role % in this workspace.', require_grantable.role
@@ -782,15 +785,17 @@ create policy roles_operator on annex.roles for select to annex_api
   using ((select annex.is_operator()));
 
 grant select, update (slug, name, external_id, metadata, require_aal2, event_retention_days, member_limit,
-  allowed_email_domains) on annex.workspaces to annex_api;
+  allowed_email_domains, strict_event_types) on annex.workspaces to annex_api;
 grant select on annex.roles, annex.members to annex_api;
 
 grant select (
   id, slug, name, external_id, metadata, require_aal2, event_retention_days, member_limit, allowed_email_domains,
-  created_at, updated_at, version
+  strict_event_types, created_at, updated_at, version
 ) on annex.workspaces to authenticated;
 grant select (workspace_id, key, name, permissions, grantable) on annex.roles to authenticated;
 grant select (workspace_id, user_id, role, status, joined_at, updated_at, version)
   on annex.members to authenticated;
 
 reset role;
+
+insert into annex.migrations (name) values ('03_workspaces');

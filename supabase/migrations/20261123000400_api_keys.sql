@@ -101,6 +101,7 @@ declare
   locked annex.api_keys;
 begin
   perform annex.require(lock_api_key.workspace_id, 'keys:manage');
+  perform annex.lock_workspace(lock_api_key.workspace_id);
   select k.* into locked from annex.api_keys k
   where k.workspace_id = lock_api_key.workspace_id and k.id = lock_api_key.id for update;
   if not found then
@@ -252,3 +253,5 @@ grant select (
 ) on annex.api_keys to annex_api;
 
 reset role;
+
+insert into annex.migrations (name) values ('04_api_keys');

@@ -165,3 +165,5 @@ $$;
 grant execute on function annex.drop_partitions() to annex_worker;
 
 reset role;
+
+insert into annex.migrations (name) values ('05_events');

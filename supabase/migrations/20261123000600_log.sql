@@ -197,3 +197,5 @@ $$;
 grant execute on function annex.read_events(uuid[]) to annex_worker;
 
 reset role;
+
+insert into annex.migrations (name) values ('06_log');

@@ -145,7 +145,11 @@ begin
     coalesce(publish.actor, author), author, publish.permission, nullif(publish.recipients, '{}'),
     publish.group_key, publish.url, coalesce(publish.data, '{}'),
     coalesce(publish.context, '{}'), coalesce(publish.occurred_at, now())
-  from annex.workspaces w where w.id = publish.workspace_id and w.deleted_at is null;
+  from annex.workspaces w left join annex.event_types t on t.name = publish.type
+  where w.id = publish.workspace_id and w.deleted_at is null
+    and case when t.data_schema is not null or (t.name is null and w.strict_event_types)
+      then annex.check_type(publish.type, t.name is not null, t.data_schema, coalesce(publish.data, '{}'), '')
+      else true end;
   if not found then
     raise exception 'There is no such workspace.' using errcode = 'foreign_key_violation', constraint = 'not_found';
   end if;
@@ -158,8 +162,9 @@ grant execute on function
 
 -- Publish a batch: an array of objects with the columns of events. Returns a row for each, in the array's order, which
 -- is the order of the ids as well. Keys are claimed in sorted order, so that two batches with the same keys wait for each
--- other and never deadlock.
-create function annex.publish_events(workspace_id uuid, batch jsonb)
+-- other and never deadlock. Refusals name the place in the batch, or, where it is no list but the one event that was sent,
+-- the place in that.
+create function annex.publish_events(workspace_id uuid, batch jsonb, is_list boolean default true)
 returns table (ordinal integer, event_id uuid, is_duplicate boolean)
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
@@ -202,7 +207,17 @@ begin
         i.value ->> 'group_key', i.value ->> 'url',
         coalesce(i.value -> 'data', '{}'), coalesce(i.value -> 'context', '{}'),
         coalesce((i.value ->> 'occurred_at')::timestamptz, now())
-      from items i where not i.known
+      from items i
+      left join annex.event_types t on t.name = i.value ->> 'type'
+      where not i.known
+        and case when t.data_schema is not null
+            or (t.name is null
+              and (select w.strict_event_types from annex.workspaces w where w.id = publish_events.workspace_id))
+          then annex.check_type(
+            i.value ->> 'type', t.name is not null, t.data_schema, coalesce(i.value -> 'data', '{}'),
+            case when is_list then '/' || (i.n - 1) else '' end
+          )
+          else true end
       order by i.n
     ), queued as (
       insert into annex.pending (event_id, workspace_id)
@@ -211,7 +226,7 @@ begin
     select i.n, i.id, i.known from items i order by i.n;
 end
 $$;
-grant execute on function annex.publish_events(uuid, jsonb) to annex_api;
+grant execute on function annex.publish_events(uuid, jsonb, boolean) to annex_api;
 
 -- AFTER trigger of Annex's own tables: every change is an event, whoever writes, after the row's lock was taken.
 -- Arguments: the noun, the words for insert, update and delete, the permission that seeing it takes, and the columns of
@@ -227,6 +242,10 @@ declare
   subject text;
 begin
   if tg_op = 'UPDATE' and new is not distinct from old then
+    return null;
+  end if;
+  -- Housekeeping deletes only what was over already.
+  if tg_op = 'DELETE' and session_user = 'annex_worker' then
     return null;
   end if;
   row_now := case when tg_op = 'DELETE' then to_jsonb(old) else to_jsonb(new) end;
@@ -314,3 +333,5 @@ create trigger api_keys_record after insert or delete or update of name, secret_
   );
 
 reset role;
+
+insert into annex.migrations (name) values ('07_publishing');

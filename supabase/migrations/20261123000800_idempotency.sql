@@ -41,3 +41,5 @@ $$;
 grant execute on function annex.purge_idempotency_keys(integer) to annex_worker;
 
 reset role;
+
+insert into annex.migrations (name) values ('08_idempotency');

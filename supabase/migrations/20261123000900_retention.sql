@@ -130,16 +130,16 @@ end
 $$;
 grant execute on function annex.expire_events(uuid, integer, integer) to annex_worker;
 
--- Delete one batch of a workspace that was deleted so many days ago: its members first, then
--- their notifications, then the rest with its row. What
--- refers to it goes along; its events stay for as long as the installation keeps them. Returns how many
--- of these rows went, 0 if there is nothing left.
+-- Delete one batch of a workspace that was deleted so many days ago: the rows that refer to it first, from the table made
+-- last to the first, then its own. Its events stay for as long as the installation keeps them. Returns how many rows went, 0
+-- if there is nothing left.
 create function annex.purge_workspaces(grace_days integer, max_rows integer default 1000) returns integer
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   old uuid;
-  gone integer;
-  items integer;
+  referring text;
+  batch integer;
+  gone integer := 0;
 begin
   select w.id into old from annex.workspaces w
   where w.deleted_at < now() - make_interval(days => greatest(grace_days, 0))
@@ -147,24 +147,49 @@ begin
   if old is null then
     return 0;
   end if;
-  delete from annex.members m
-  where m.workspace_id = old and m.user_id in (
-    select n.user_id from annex.members n where n.workspace_id = old order by n.user_id limit max_rows
-  );
-  get diagnostics gone = row_count;
-  if gone < max_rows then
-    delete from annex.notifications n
-    where n.id in (select i.id from annex.notifications i where i.workspace_id = old limit max_rows - gone);
-    get diagnostics items = row_count;
-    gone := gone + items;
-  end if;
-  if gone < max_rows then
-    delete from annex.workspaces w where w.id = old;
-    gone := gone + 1;
-  end if;
-  return gone;
+  for referring in
+    select format('%s t where t.%I', c.conrelid::regclass, a.attname)
+    from pg_constraint c
+    join pg_attribute a on a.attrelid = c.conrelid and a.attnum = c.conkey[1]
+    where c.confrelid = 'annex.workspaces'::regclass and c.contype = 'f' and c.confdeltype = 'c'
+    order by c.conrelid desc
+  loop
+    execute format('delete from %1$s = $1 and t.ctid = any (array(select t.ctid from %1$s = $1 limit $2))', referring)
+    using old, max_rows - gone;
+    get diagnostics batch = row_count;
+    gone := gone + batch;
+    if gone >= max_rows then
+      return gone;
+    end if;
+  end loop;
+  delete from annex.workspaces w where w.id = old;
+  return gone + 1;
 end
 $$;
 grant execute on function annex.purge_workspaces(integer, integer) to annex_worker;
 
+-- Delete one batch of the invitations and keys that have been over for so many days. Returns how many rows went.
+create function annex.purge_closed(days integer, max_rows integer default 1000) returns integer
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  before timestamptz := now() - make_interval(days => greatest(days, 0));
+  keys integer;
+  invitations integer;
+begin
+  delete from annex.api_keys k
+  where k.id = any (array(select o.id from annex.api_keys o where least(o.revoked_at, o.expires_at) < before limit max_rows));
+  get diagnostics keys = row_count;
+  delete from annex.invitations i
+  where i.id = any (array(
+    select o.id from annex.invitations o
+    where o.status not in ('pending', 'requested') and o.updated_at < before limit max_rows
+  ));
+  get diagnostics invitations = row_count;
+  return keys + invitations;
+end
+$$;
+grant execute on function annex.purge_closed(integer, integer) to annex_worker;
+
 reset role;
+
+insert into annex.migrations (name) values ('09_retention');

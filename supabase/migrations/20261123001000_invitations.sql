@@ -26,7 +26,7 @@ grant execute on function annex.fold_email(text) to annex_api;
 create function annex.email_domain(email text) returns text language sql immutable parallel safe as $$
   select case when octet_length(email) <= 254 then substring(
     annex.fold_email(email)
-    from '^[a-z0-9!#$%&''*+/=?^_`{|}~.-]{1,64}@((?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z](?:[a-z0-9-]{0,61}[a-z0-9]))$'
+    from '^[a-z0-9!#$%&''*+/=?^_`{|}~-](?:\.?[a-z0-9!#$%&''*+/=?^_`{|}~-]){0,63}@((?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z](?:[a-z0-9-]{0,61}[a-z0-9]))$'
   ) end
 $$;
 
@@ -118,7 +118,7 @@ language plpgsql stable as $$
 declare
   kind text := split_part(giver, ':', 1);
   giver_id uuid := case when kind in ('user', 'api_key') then split_part(giver, ':', 2) end;
-  wanted annex.roles := annex.find_role(may_give.workspace_id, may_give.role);
+  wanted annex.roles := (select r from annex.find_role(may_give.workspace_id, may_give.role) r);
 begin
   if wanted.id is null or giver_id is null then
     return wanted.id is not null and kind = 'operator';
@@ -175,13 +175,14 @@ begin
 end
 $$;
 
--- Raise if a workspace has queued more mails in 24 hours than it may; after they were queued, under the workspace's lock.
+-- Raise if a workspace has queued more invitations' mails in 24 hours than it may; after they were queued, under the workspace's lock.
 create function annex.require_mails(workspace_id uuid, mail_limit integer) returns void
 language plpgsql stable as $$
 begin
   if mail_limit < (
     select count(*) from annex.mails m
     where m.workspace_id = require_mails.workspace_id and m.created_at > now() - interval '24 hours'
+      and m.invitation_id is not null
   ) then
     raise exception 'The workspace has sent its mails for today; try again tomorrow.'
       using errcode = 'program_limit_exceeded', constraint = 'too_many_mails';
@@ -449,11 +450,12 @@ create function annex.offers(invitation_ids uuid[]) returns table (
   invited_by_name text, expires_at timestamptz, created_at timestamptz
 ) language sql stable as $$
   select i.id, w.id, w.slug, w.name, i.role, i.email is null,
-    coalesce((select p.display_name from annex.profiles p where i.invited_by = 'user:' || p.user_id), ''),
+    coalesce(inviter.display_name, ''),
     i.expires_at, i.created_at
   from unnest(invitation_ids) with ordinality as o (id, n)
   join annex.invitations i on i.id = o.id
   join annex.workspaces w on w.id = i.workspace_id
+  left join annex.profiles inviter on inviter.user_id = annex.user_of(i.invited_by)
   order by o.n
 $$;
 
@@ -478,6 +480,8 @@ $$;
 grant execute on function annex.look_up_invitation(bytea) to annex_api;
 
 -- The open invitations to the caller's confirmed address, newest first, after one of them; none without such an address.
+-- One by one until the page is full: what each of them asks of its workspace would take too long for thousands. Of those
+-- that are pending but can no longer be accepted, it passes 1,000 at most.
 create function annex.my_invitations(after_id uuid, max_rows integer) returns table (
   id uuid, workspace_id uuid, workspace_slug text, workspace_name text, role text, is_link boolean,
   invited_by_name text, expires_at timestamptz, created_at timestamptz
@@ -485,17 +489,25 @@ create function annex.my_invitations(after_id uuid, max_rows integer) returns ta
 #variable_conflict use_column
 declare
   caller uuid := annex.user_id();
+  address record;
+  invitation annex.invitations;
+  workspace annex.workspaces;
+  open_ids uuid[] := '{}';
 begin
-  return query
-    select o.* from annex.offers(array(
-      select i.id
-      from annex.find_user(caller) u
-      join annex.invitations i on i.email = u.email and i.status = 'pending'
-      join annex.workspaces w on w.id = i.workspace_id
-      where (after_id is null or i.id < after_id)
-        and annex.is_open(i, w, caller, u.email) and annex.is_proof(w.id, u.provider)
-      order by i.id desc limit least(max_rows, 101)
-    )) o;
+  select u.email, u.provider into address from annex.find_user(caller) u;
+  for invitation in
+    select i.* from annex.invitations i
+    where i.email = address.email and i.status = 'pending'
+      and i.id < coalesce(after_id, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+    order by i.id desc limit 1000 + least(max_rows, 101)
+  loop
+    exit when cardinality(open_ids) >= least(max_rows, 101);
+    select w.* into workspace from annex.workspaces w where w.id = invitation.workspace_id;
+    if annex.is_open(invitation, workspace, caller, address.email) and annex.is_proof(workspace.id, address.provider) then
+      open_ids := open_ids || invitation.id;
+    end if;
+  end loop;
+  return query select o.* from annex.offers(open_ids) o;
 end
 $$;
 grant execute on function annex.my_invitations(uuid, integer) to annex_api;
@@ -569,3 +581,5 @@ grant select (
 ) on annex.invitations to annex_api;
 
 reset role;
+
+insert into annex.migrations (name) values ('10_invitations');

@@ -132,13 +132,13 @@ grant execute on function annex.delete_join_rule(uuid, uuid) to annex_api;
 create function annex.matching_rules(user_id uuid, email text, provider text) returns setof annex.join_rules
 language sql stable as $$
   select j.*
-  from annex.join_rules j join annex.workspaces w on w.id = j.workspace_id and w.deleted_at is null
-  where (
-      j.kind = 'domain' and j.value = annex.email_domain(matching_rules.email)
-        and coalesce(matching_rules.provider not like 'sso:%', true)
-      or j.kind = 'sso' and 'sso:' || j.value = matching_rules.provider
-    )
-    and coalesce(annex.email_domain(matching_rules.email) = any (w.allowed_email_domains), true)
+  from (
+    values ('domain', case when provider like 'sso:%' then null else annex.email_domain(email) end),
+      ('sso', case when provider like 'sso:%' then substr(provider, 5) end)
+  ) u (kind, value)
+  join annex.join_rules j on j.kind = u.kind and j.value = u.value
+  join annex.workspaces w on w.id = j.workspace_id and w.deleted_at is null
+  where coalesce(annex.email_domain(matching_rules.email) = any (w.allowed_email_domains), true)
     and not exists (
       select from annex.members m where m.workspace_id = j.workspace_id and m.user_id = matching_rules.user_id
     )
@@ -183,7 +183,7 @@ begin
   workspace := annex.lock_workspace(rule.workspace_id);
   -- Asked again under the lock: the user may have joined or been removed, the rule be gone.
   select j.* into rule from annex.matching_rules(caller.user_id, caller.email, caller.provider) j where j.id = rule.id;
-  if rule.id is null or (annex.find_role(rule.workspace_id, rule.role)).id is null then
+  if rule.id is null or not exists (select from annex.find_role(rule.workspace_id, rule.role)) then
     raise exception 'There is no such rule, or it does not let you in.'
       using errcode = 'no_data_found', constraint = 'not_found';
   end if;
@@ -218,3 +218,5 @@ create policy join_rules_operator on annex.join_rules for select to annex_api
 grant select on annex.join_rules to annex_api;
 
 reset role;
+
+insert into annex.migrations (name) values ('11_join_rules');

@@ -10,7 +10,9 @@ $$;
 create table annex.mails (
   id uuid not null default annex.uuid7(),
   workspace_id uuid not null,
-  invitation_id uuid not null,
+  invitation_id uuid,
+  notification_id uuid,
+  user_id uuid,
   recipient text not null,
   attempts integer not null default 0,
   next_attempt_at timestamptz not null default now(),
@@ -19,18 +21,31 @@ create table annex.mails (
   sent_at timestamptz,
   failed_at timestamptz,
   error text,
+  skip_reason text,
   created_at timestamptz not null default now(),
   constraint mails_pkey primary key (id),
   constraint mails_workspace_id_fkey foreign key (workspace_id) references annex.workspaces (id) on delete cascade,
   constraint mails_invitation_id_fkey foreign key (invitation_id) references annex.invitations (id) on delete cascade,
   constraint mails_recipient_check check (annex.email_domain(recipient) is not null),
   constraint mails_error_check check (char_length(error) <= 500),
-  constraint mails_end_check check (sent_at is null or failed_at is null)
+  constraint mails_end_check check (sent_at is null or failed_at is null),
+  -- A notification's foreign key comes with its table.
+  constraint mails_kind_check check (
+    (invitation_id is null) = (notification_id is not null) and (notification_id is null) = (user_id is null)
+  ),
+  constraint mails_user_id_fkey foreign key (user_id) references annex.profiles (user_id) on delete cascade,
+  constraint mails_skip_reason_check check (
+    skip_reason is null or skip_reason in (
+      'not_a_member', 'suspended', 'not_permitted', 'muted', 'preference', 'read', 'archived', 'snoozed',
+      'address_unconfirmed', 'address_changed', 'limit'
+    ) and failed_at is not null
+  )
 );
 -- One mail of an invitation waits at a time, however often it is sent again.
 create unique index mails_open_key on annex.mails (invitation_id) where sent_at is null and failed_at is null;
 create index mails_next_attempt_at_idx on annex.mails (next_attempt_at) where sent_at is null and failed_at is null;
 create index mails_workspace_id_idx on annex.mails (workspace_id, created_at);
+create index mails_user_id_idx on annex.mails (user_id) where user_id is not null;
 create index mails_mailbox_idx on annex.mails (annex.mailbox(recipient), leased_until) where leased_until is not null;
 create index mails_invitation_id_idx on annex.mails (invitation_id);
 create index mails_created_at_idx on annex.mails (created_at);
@@ -38,7 +53,7 @@ create index mails_created_at_idx on annex.mails (created_at);
 alter table annex.mails enable row level security, force row level security;
 create policy mails_owner on annex.mails to annex_owner using (true) with check (true);
 
--- Lease the mails that are due to one worker, oldest first. A mailbox gets so many mails in 24 hours, of all workspaces
+-- Lease the invitations' mails that are due to one worker, oldest first. A mailbox gets so many mails in 24 hours, of all workspaces
 -- together; more wait, and nobody is told. What nobody needs any more is closed. One worker at a time, so that two cannot
 -- both count to the limit. A lease is longer than the worker may take; if it ends, the mail is sent again.
 create function annex.lease_mails(max_rows integer, lease_seconds integer, mailbox_limit integer)
@@ -63,14 +78,14 @@ begin
   for waiting in
     select m.id, annex.mailbox(m.recipient) as mailbox from annex.mails m
     where m.sent_at is null and m.failed_at is null and m.next_attempt_at <= now()
-      and coalesce(m.leased_until <= now(), true)
+      and coalesce(m.leased_until <= now(), true) and m.invitation_id is not null
     order by m.next_attempt_at limit 1000
   loop
     exit when cardinality(leased) >= max_rows;
     -- Whatever was tried counts, also what failed or was sent anew: the mail may have arrived.
     if mailbox_limit > (
       select count(*) from annex.mails x
-      where annex.mailbox(x.recipient) = waiting.mailbox and x.id <> waiting.id
+      where annex.mailbox(x.recipient) = waiting.mailbox and x.id <> waiting.id and x.invitation_id is not null
         and x.leased_until > now() - interval '24 hours'
     ) then
       update annex.mails m
@@ -83,19 +98,20 @@ begin
   end loop;
   return query
     select m.id, m.lease_id, m.recipient, m.attempts, w.name,
-      coalesce((select p.display_name from annex.profiles p where i.invited_by = 'user:' || p.user_id), ''),
-      (annex.find_role(i.workspace_id, i.role)).name,
+      coalesce(inviter.display_name, ''),
+      (select r.name from annex.find_role(i.workspace_id, i.role) r),
       coalesce(
         (
           select p.locale from annex.profiles p
           where annex.fold_email(p.email) = m.recipient and p.locale is not null limit 1
         ),
-        (select p.locale from annex.profiles p where i.invited_by = 'user:' || p.user_id)
+        inviter.locale
       ),
       i.expires_at
     from annex.mails m
     join annex.invitations i on i.id = m.invitation_id
     join annex.workspaces w on w.id = m.workspace_id
+    left join annex.profiles inviter on inviter.user_id = annex.user_of(i.invited_by)
     where m.id = any (leased);
 end
 $$;
@@ -160,3 +176,5 @@ $$;
 grant execute on function annex.purge_mails(integer) to annex_worker;
 
 reset role;
+
+insert into annex.migrations (name) values ('12_mails');

@@ -217,3 +217,5 @@ $$;
 grant execute on function annex.set_subscribers(uuid, text, uuid[], uuid[]) to annex_api;
 
 reset role;
+
+insert into annex.migrations (name) values ('13_subscriptions');

@@ -102,7 +102,7 @@ create table annex.suppressions (
   constraint suppressions_workspace_id_fkey foreign key (workspace_id) references annex.workspaces (id) on delete cascade,
   constraint suppressions_user_id_fkey foreign key (user_id) references annex.profiles (user_id) on delete cascade,
   constraint suppressions_reason_check check (
-    reason in ('actor', 'not_a_member', 'suspended', 'not_permitted', 'muted', 'preference')
+    reason in ('actor', 'not_a_member', 'suspended', 'not_permitted', 'muted', 'preference', 'collapsed')
   )
 );
 create index suppressions_user_id_idx on annex.suppressions (user_id);
@@ -156,7 +156,7 @@ language sql stable as $$
   from unnest(user_ids) u (id)
   left join annex.members m on m.workspace_id = refusals.workspace_id and m.user_id = u.id
   left join annex.workspaces w on w.id = m.workspace_id and w.deleted_at is null
-  left join annex.roles r on r.key = m.role and (r.workspace_id is null or r.workspace_id = m.workspace_id)
+  left join lateral annex.find_role(w.id, m.role) r on true
 $$;
 
 -- A time as the API writes it.
@@ -190,16 +190,6 @@ create function annex.counts_of(item annex.notifications) returns integer[] lang
     (item.snoozed_until is not null)::integer, (item.archived_at is not null)::integer
   ]
   from (select (item.archived_at is null and item.snoozed_until is null)::integer as active) a
-$$;
-
--- What an event says to people, and who of some users wants a category by a channel: without a catalogue and preferences.
-create function annex.describe(type text, data jsonb)
-returns table (category text, is_critical boolean, title text, body text, link text) language sql stable as $$
-  select 'general', false, describe.type, '', null::text
-$$;
-create function annex.wanting(user_ids uuid[], workspace_id uuid, category text, is_critical boolean, channel text)
-returns table (user_id uuid) language sql stable as $$
-  select u from unnest(user_ids) u
 $$;
 
 -- Queue events for fan-out: those with recipients, or with a topic that somebody follows.
@@ -648,3 +638,5 @@ $$;
 grant execute on function annex.sight_changed(bigint) to annex_api;
 
 reset role;
+
+insert into annex.migrations (name) values ('14_notifications');

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import sys
@@ -176,3 +177,30 @@ async def test_any_of_several_processes_tells_the_numbers_of_all(
         folder = os.environ[FOLDER]
     assert not os.path.exists(folder)  # noqa: ASYNC240
     assert FOLDER not in os.environ
+
+
+async def test_the_dashboard_names_metrics_that_there_are(live: Running) -> None:
+    board = json.loads((ROOT / "docs" / "deploy" / "grafana.json").read_text())
+    asked = " ".join(target["expr"] for panel in board["panels"] for target in panel["targets"])
+    async with calling(live) as callers:
+        await new_tenant(callers)
+        text = (await callers.operator().client.get("/metrics")).text
+    told = set(re.findall(r"^# TYPE ((?:annex|process)_[a-z_]+)", text, re.MULTILINE))
+    wanted = set(re.findall(r"\b(?:annex|process)_[a-z_]+", asked))
+    # None that there is not, and none is left out.
+    assert {re.sub(r"_(bucket|count)$", "", name) for name in wanted} == told
+
+
+async def test_a_slow_statement_is_logged_and_counted_without_its_parameters(
+    own_database: TestDatabase, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with running(own_database, slow_query_seconds=0.05, log_level="warning") as made:
+        async with made.app.state.runtime.database.api.lend() as driver:
+            await driver.fetchval("select 1")
+            await driver.fetchval("select pg_sleep($1), $2::text", 0.1, "a parameter")
+        async with calling(made) as callers:
+            found = await scrape(callers.operator().client)
+    said = capsys.readouterr().err
+    assert found["annex_slow_queries_total"] >= 1
+    assert "select pg_sleep($1), $2::text" in said
+    assert "a parameter" not in said

@@ -25,8 +25,26 @@ async def test_another_role_is_refused(
 
 async def test_missing_migrations_are_said(database: TestDatabase) -> None:
     await execute(database.postgres.admin_url, "create database test_empty")
-    with pytest.raises(SettingsError, match="apply supabase/migrations"):
+    with pytest.raises(
+        SettingsError, match=r"has no schema annex yet; apply .* with `annex migrate`"
+    ):
         await check(settings_for(TestDatabase(database.postgres, "test_empty")))
+
+
+async def test_an_older_schema_is_refused_by_the_names_of_what_it_lacks(
+    own_database: TestDatabase,
+) -> None:
+    forget = "delete from annex.migrations where name in ('09_retention', '12_mails')"
+    await execute(own_database.url("postgres"), forget)
+    lacks = "lacks the migrations 09_retention and 12_mails, which Annex .* needs; apply"
+    with pytest.raises(SettingsError, match=lacks):
+        await check(settings_for(own_database))
+
+
+async def test_a_newer_schema_is_served(own_database: TestDatabase) -> None:
+    later = "insert into annex.migrations (name) values ('99_of_a_later_release')"
+    await execute(own_database.url("postgres"), later)
+    await check(settings_for(own_database))
 
 
 async def test_a_role_that_may_change_the_schema_is_refused(own_database: TestDatabase) -> None:

@@ -1,5 +1,6 @@
 import base64
 import time
+from typing import Any
 
 import pytest
 
@@ -63,6 +64,18 @@ def test_a_ticket_ends_with_its_principal() -> None:
 def test_the_ticket_of_a_key_that_does_not_expire_lasts_an_hour() -> None:
     ticket = TICKETS.issue(user(expires_in=None), PATH)
     assert ticket.expires_at.timestamp() - time.time() == pytest.approx(MAX_SECONDS, abs=2)
+
+
+@pytest.mark.parametrize("kind", ["api_key", "operator"])
+@pytest.mark.parametrize("expires_in", [None, 60, MAX_SECONDS, 3650 * 86400])
+def test_only_a_users_ticket_lasts_longer_than_an_hour(kind: Any, expires_in: float | None) -> None:
+    now = time.time()
+    expires_at = None if expires_in is None else now + expires_in
+    made = TICKETS.issue(Principal(kind=kind, id="k", expires_at=expires_at), PATH)
+    left = made.expires_at.timestamp() - now
+    assert left == pytest.approx(min(expires_in or MAX_SECONDS, MAX_SECONDS), abs=2)
+    day = TICKETS.issue(user(86400), PATH).expires_at.timestamp() - now
+    assert day == pytest.approx(86400, abs=2)
 
 
 def test_a_tampered_ticket_is_refused() -> None:

@@ -1,5 +1,6 @@
 import asyncio
 import base64
+import hashlib
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -18,6 +19,7 @@ from app.auth.signing import Signer
 from app.auth.tokens import Tokens
 from app.dev.demo import ISSUER
 from app.errors import InvalidToken, NotAToken, TokenExpired, Unavailable
+from app.principals import Principal
 from app.settings import Settings
 from tests.conftest import Callers, TestDatabase, running
 
@@ -152,16 +154,20 @@ async def tokens(
         yield Tokens(settings(project), http, UNSIGNED)
 
 
+async def verify(tokens: Tokens, token: str) -> Principal:
+    """Verify a token by itself."""
+    return await tokens.verify(token, hashlib.sha256(token.encode()).digest())
+
+
 @pytest.mark.parametrize("n", [0, 1], ids=["ES256", "RS256"])
 async def test_a_token_of_the_projects_key_is_a_user(
     tokens: Tokens, project: Project, keys: list[SigningKey], n: int
 ) -> None:
-    user = await tokens.verify(keys[n].sign(iss=project.issuer))
-    assert (user.name, user.email, user.aal, user.session_id, user.is_anonymous) == (
+    user = await verify(tokens, keys[n].sign(iss=project.issuer))
+    assert (user.name, user.email, user.aal, user.is_anonymous) == (
         f"user:{USER}",
         "user@example.com",
         "aal2",
-        "session",
         False,
     )
 
@@ -170,7 +176,7 @@ async def test_user_metadata_gives_no_rights(
     tokens: Tokens, project: Project, keys: list[SigningKey]
 ) -> None:
     told = {"role": "service_role", "email": "root@example.com", "aal": "aal2"}
-    user = await tokens.verify(keys[0].sign(iss=project.issuer, aal="aal1", user_metadata=told))
+    user = await verify(tokens, keys[0].sign(iss=project.issuer, aal="aal1", user_metadata=told))
     assert (user.email, user.aal, user.kind) == ("user@example.com", "aal1", "user")
 
 
@@ -195,7 +201,7 @@ async def test_a_claim_that_is_not_right_is_refused(
     tokens: Tokens, project: Project, keys: list[SigningKey], claims: dict[str, Any]
 ) -> None:
     with pytest.raises(InvalidToken):
-        await tokens.verify(keys[0].sign(**{"iss": project.issuer, **claims}))
+        await verify(tokens, keys[0].sign(**{"iss": project.issuer, **claims}))
 
 
 async def test_clocks_may_differ_by_the_leeway(
@@ -204,11 +210,11 @@ async def test_clocks_may_differ_by_the_leeway(
     now, leeway = int(time.time()), module.LEEWAY_SECONDS
     differing: list[dict[str, Any]] = [{"exp": now - leeway + 10}, {"nbf": now + leeway - 10}]
     for claims in differing:
-        assert (await tokens.verify(keys[0].sign(iss=project.issuer, **claims))).kind == "user"
+        assert (await verify(tokens, keys[0].sign(iss=project.issuer, **claims))).kind == "user"
     with pytest.raises(TokenExpired):
-        await tokens.verify(keys[0].sign(iss=project.issuer, exp=now - leeway - 1))
+        await verify(tokens, keys[0].sign(iss=project.issuer, exp=now - leeway - 1))
     with pytest.raises(InvalidToken):
-        await tokens.verify(keys[0].sign(iss=project.issuer, nbf=now + leeway + 10))
+        await verify(tokens, keys[0].sign(iss=project.issuer, nbf=now + leeway + 10))
 
 
 def with_header(token: str, header: bytes) -> str:
@@ -219,7 +225,7 @@ def with_header(token: str, header: bytes) -> str:
 async def test_a_signature_by_another_key_is_refused(tokens: Tokens, project: Project) -> None:
     forged = SigningKey("es").sign(iss=project.issuer)
     with pytest.raises(InvalidToken):
-        await tokens.verify(forged)
+        await verify(tokens, forged)
 
 
 @pytest.mark.parametrize(
@@ -246,13 +252,13 @@ async def test_a_header_that_is_not_right_is_refused(
     tokens: Tokens, project: Project, keys: list[SigningKey], header: bytes
 ) -> None:
     with pytest.raises(InvalidToken):
-        await tokens.verify(with_header(keys[0].sign(iss=project.issuer), header))
+        await verify(tokens, with_header(keys[0].sign(iss=project.issuer), header))
 
 
 @pytest.mark.parametrize("token", ["x", "a.b.c", "....", "é.é.é", "eyJhbGciOiJFUzI1NiJ9"])
 async def test_what_is_no_jwt_is_refused(tokens: Tokens, token: str) -> None:
     with pytest.raises(InvalidToken):
-        await tokens.verify(token)
+        await verify(tokens, token)
 
 
 @pytest.mark.usefixtures("clock")
@@ -262,7 +268,7 @@ async def test_a_public_key_is_no_shared_secret(project: Project, keys: list[Sig
         tokens = Tokens(settings(project, jwt_secret=SECRET), http, UNSIGNED)
         forged = sign(keys[1].public["n"], "HS256", {"kid": "rs"}, iss=project.issuer)
         with pytest.raises(InvalidToken):
-            await tokens.verify(forged)
+            await verify(tokens, forged)
 
 
 @pytest.mark.parametrize("secret", [SECRET, None])
@@ -273,26 +279,26 @@ async def test_hs256_is_taken_only_with_a_secret_in_the_settings(
         tokens = Tokens(settings(project, jwt_secret=secret), http, UNSIGNED)
         token = sign(SECRET, "HS256", {"kid": "legacy"}, iss=project.issuer)
         if secret:
-            assert (await tokens.verify(token)).id == USER
+            assert (await verify(tokens, token)).id == USER
         else:
             with pytest.raises(InvalidToken):
-                await tokens.verify(token)
+                await verify(tokens, token)
     assert project.requests == 0
 
 
 @pytest.mark.parametrize("key", ["sb_publishable_abc", "sb_secret_abc"])
 async def test_a_supabase_api_key_is_told_from_a_token(tokens: Tokens, key: str) -> None:
     with pytest.raises(NotAToken, match="access_token"):
-        await tokens.verify(key)
+        await verify(tokens, key)
 
 
 async def test_a_new_key_is_taken_as_soon_as_a_token_names_it(
     tokens: Tokens, project: Project, clock: Clock, keys: list[SigningKey]
 ) -> None:
-    await tokens.verify(keys[0].sign(iss=project.issuer))
+    await verify(tokens, keys[0].sign(iss=project.issuer))
     project.has(*keys)
     clock.now += module.UNKNOWN_KID_SECONDS
-    assert (await tokens.verify(keys[2].sign(iss=project.issuer))).id == USER
+    assert (await verify(tokens, keys[2].sign(iss=project.issuer))).id == USER
     assert project.requests == 2
 
 
@@ -302,7 +308,7 @@ async def test_unknown_keys_make_one_request_a_minute(
     forged = [SigningKey(f"forged-{n}").sign(iss=project.issuer) for n in range(3)]
     for expected in (1, 2):
         answers = await asyncio.gather(
-            *(tokens.verify(t) for t in forged * 3), return_exceptions=True
+            *(verify(tokens, t) for t in forged * 3), return_exceptions=True
         )
         assert {type(a) for a in answers} == {InvalidToken}
         assert project.requests == expected
@@ -315,7 +321,7 @@ async def test_the_key_set_is_fetched_again_after_a_while(
     token = keys[0].sign(iss=project.issuer)
     for passed, requests in ((0, 1), (module.REFRESH_SECONDS - 1, 1), (1, 2), (1, 2)):
         clock.now += passed
-        await tokens.verify(token)
+        await verify(tokens, token)
         if tokens.refreshing:
             await tokens.refreshing
         assert project.requests == requests
@@ -327,7 +333,7 @@ async def test_a_set_without_keys_is_a_set(
     project.has()
     for _ in range(2):
         with pytest.raises(InvalidToken):
-            await tokens.verify(keys[0].sign(iss=project.issuer))
+            await verify(tokens, keys[0].sign(iss=project.issuer))
     assert project.requests == 1
 
 
@@ -335,33 +341,33 @@ async def test_a_vanished_key_takes_its_verdicts_along(
     tokens: Tokens, project: Project, clock: Clock, keys: list[SigningKey]
 ) -> None:
     old, other = (k.sign(iss=project.issuer) for k in keys[:2])
-    await tokens.verify(old)
-    await tokens.verify(other)
+    await verify(tokens, old)
+    await verify(tokens, other)
     project.has(keys[1], keys[2])
     clock.now += module.UNKNOWN_KID_SECONDS
-    await tokens.verify(keys[2].sign(iss=project.issuer))
+    await verify(tokens, keys[2].sign(iss=project.issuer))
     with pytest.raises(InvalidToken):
-        await tokens.verify(old)
-    assert (await tokens.verify(other)).id == USER
+        await verify(tokens, old)
+    assert (await verify(tokens, other)).id == USER
 
 
 async def test_a_token_is_verified_once(
     tokens: Tokens, project: Project, keys: list[SigningKey]
 ) -> None:
     token = keys[0].sign(iss=project.issuer)
-    assert await tokens.verify(token) is await tokens.verify(token)
+    assert await verify(tokens, token) is await verify(tokens, token)
 
 
 async def test_a_verdict_ends_with_its_token(
     tokens: Tokens, project: Project, keys: list[SigningKey], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     token = keys[0].sign(iss=project.issuer)
-    await tokens.verify(token)
+    await verify(tokens, token)
     monkeypatch.setattr(module, "LEEWAY_SECONDS", -700)
-    assert (await tokens.verify(token)).id == USER
+    assert (await verify(tokens, token)).id == USER
     monkeypatch.setattr("app.principals.time.time", lambda: time.monotonic() + 10**10)
     with pytest.raises(TokenExpired):
-        await tokens.verify(token)
+        await verify(tokens, token)
 
 
 async def test_verdicts_are_bounded(
@@ -369,13 +375,13 @@ async def test_verdicts_are_bounded(
 ) -> None:
     monkeypatch.setattr(module, "MAX_VERDICTS", 3)
     for n in range(5):
-        await tokens.verify(keys[0].sign(iss=project.issuer, session_id=str(n)))
+        await verify(tokens, keys[0].sign(iss=project.issuer, session_id=str(n)))
     assert len(tokens.verdicts) == 3
 
 
 async def test_a_refused_token_leaves_no_verdict(tokens: Tokens, keys: list[SigningKey]) -> None:
     with pytest.raises(InvalidToken):
-        await tokens.verify(keys[0].sign(iss="https://elsewhere.example"))
+        await verify(tokens, keys[0].sign(iss="https://elsewhere.example"))
     assert not tokens.verdicts
 
 
@@ -395,7 +401,7 @@ async def test_a_key_set_that_cannot_be_read_is_unavailable(
 ) -> None:
     project.status, project.document = status, document
     with pytest.raises(Unavailable):
-        await tokens.verify(keys[0].sign(iss=project.issuer))
+        await verify(tokens, keys[0].sign(iss=project.issuer))
 
 
 async def test_an_unreachable_key_set_is_tried_again_soon(
@@ -405,20 +411,41 @@ async def test_an_unreachable_key_set_is_tried_again_soon(
     project.status = 503
     for _ in range(2):
         with pytest.raises(Unavailable):
-            await tokens.verify(token)
+            await verify(tokens, token)
     assert project.requests == 1
     project.status = 200
     clock.now += module.RETRY_SECONDS
-    assert (await tokens.verify(token)).id == USER
+    assert (await verify(tokens, token)).id == USER
+
+
+async def test_those_who_wait_for_a_key_set_that_does_not_come_share_one_try(
+    project: Project, clock: Clock, keys: list[SigningKey]
+) -> None:
+    tries = 0
+
+    class Silent(httpx.AsyncClient):
+        async def get(self, *_: Any, **__: Any) -> Any:
+            nonlocal tries
+            tries += 1
+            await asyncio.sleep(0)
+            clock.now += 5
+            raise httpx.ReadTimeout("no answer")
+
+    async with Silent() as http:
+        tokens = Tokens(settings(project), http, UNSIGNED)
+        waiting = [verify(tokens, keys[0].sign(iss=project.issuer)) for _ in range(6)]
+        answers = await asyncio.gather(*waiting, return_exceptions=True)
+    assert {type(a) for a in answers} == {Unavailable}
+    assert tries == 1
 
 
 async def test_known_keys_outlive_an_outage(
     tokens: Tokens, project: Project, clock: Clock, keys: list[SigningKey]
 ) -> None:
-    await tokens.verify(keys[0].sign(iss=project.issuer))
+    await verify(tokens, keys[0].sign(iss=project.issuer))
     project.status = 503
     clock.now += module.REFRESH_SECONDS
-    assert (await tokens.verify(keys[1].sign(iss=project.issuer))).id == USER
+    assert (await verify(tokens, keys[1].sign(iss=project.issuer))).id == USER
 
 
 async def test_over_http_an_unreachable_key_set_is_503_and_a_bad_token_401(

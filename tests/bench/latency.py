@@ -1,4 +1,4 @@
-"""From publish to stream: how long after a POST begins its event is on an open stream."""
+"""What one client waits for: from publish to stream, and 20 permission questions at once."""
 
 import asyncio
 import contextlib
@@ -6,24 +6,33 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import msgspec
 from httpx_sse import aconnect_sse
 
 START_SECONDS = 60
+CHECKS = 300
 
 
-def measure(data: Path, count: int) -> list[float]:
-    """Start `annex dev`, publish one event after the other, and return each one's milliseconds."""
+class Measured(NamedTuple):
+    """Milliseconds of each event from publish to stream, and of each request of 20 questions."""
+
+    deliveries: list[float]
+    checks: list[float]
+
+
+def measure(data: Path, count: int) -> Measured:
+    """Start `annex dev`, publish events and ask questions, one after the other."""
     process = subprocess.Popen(
         [Path(sys.executable).with_name("annex"), "dev", "--port", "0", "--data", data],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     try:
-        return asyncio.run(publish(read_facts(data / "dev.json", process), count))
+        facts = read_facts(data / "dev.json", process)
+        return Measured(asyncio.run(publish(facts, count)), asyncio.run(check(facts)))
     finally:
         process.terminate()
         process.wait()
@@ -59,3 +68,24 @@ async def publish(facts: Any, count: int) -> list[float]:
             found.append((time.perf_counter() - began) * 1000)
             (await answer).raise_for_status()
     return found
+
+
+async def check(facts: Any) -> list[float]:
+    """Ask 20 questions at once, about the owner and two others; the first requests do not count."""
+    users = facts["users"]
+    headers = {"Authorization": f"Bearer {users['owner']['token']}"}
+    permissions = ["events:read", "members:manage", "keys:manage", "workspace:delete", "roles:read"]
+    questions = [
+        {"permission": permission, "user_id": who and users[who]["id"]}
+        for who in (None, "member", "stranger", "owner")
+        for permission in permissions
+    ]
+    path = f"/api/v1/workspaces/{facts['workspace']['slug']}/checks"
+    found = []
+    async with httpx.AsyncClient(base_url=facts["url"], headers=headers, timeout=10) as client:
+        for _ in range(20 + CHECKS):
+            began = time.perf_counter()
+            answer = await client.post(path, json={"questions": questions})
+            found.append((time.perf_counter() - began) * 1000)
+            assert len(answer.raise_for_status().json()["data"]) == 20
+    return found[20:]

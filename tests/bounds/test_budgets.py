@@ -4,7 +4,7 @@ import pytest
 
 from app.errors import TooManyFilters, TooManyStreams
 from app.http.budgets import StreamBudget
-from app.settings import Settings
+from tests.factories import make_settings
 
 FEW = {
     "max_streams_per_principal": 2,
@@ -12,7 +12,7 @@ FEW = {
     "max_streams_per_address": 3,
     "max_filters_per_workspace": 2,
 }
-SETTINGS = Settings(database_url="", worker_database_url="", **FEW)  # type: ignore[arg-type]
+SETTINGS = make_settings(**FEW)
 
 
 def enter(

@@ -8,12 +8,18 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
 
 import msgspec
 import pytest
 
+from app.filters import EVERYTHING
+from app.realtime.cursors import Cursors
+from app.realtime.feeds import Feed, Sight
+from app.realtime.hub import Hub
+from app.realtime.streams import Stream
 from app.server import raise_file_limit, settle
 from app.watchdog import Pace, Watchdog
 from tests.conftest import Callers, Running, Tenant, TestDatabase, new_tenant, running
@@ -127,6 +133,70 @@ async def test_2000_streams_with_200_filters_and_batches_of_500_leave_no_long_tu
     turns.task.cancel()
     assert turns.longest < LONGEST_SECONDS
     assert 0 < runtime.watchdog.longest < LONGEST_SECONDS
+
+
+@pytest.mark.parametrize("is_sent_at_once", [True, False])
+@pytest.mark.parametrize("is_over", [True, False])
+async def test_what_is_due_to_10000_readers_at_once_leaves_no_long_turn(
+    is_sent_at_once: bool, is_over: bool
+) -> None:
+    """Heartbeats after a burst, and the ends of tokens that were made together."""
+    hub, count, got = Hub(Cursors(bytes(32))), 10_000, 0
+    nothing: Any = None
+    workspace = UUID(int=7)
+    sight = Sight({workspace: frozenset({"events:read"})})
+
+    def write() -> None:
+        """Cost what a write to a socket costs at least."""
+        end = time.thread_time() + 0.00002
+        while time.thread_time() < end:
+            pass
+
+    def take(_: bytes) -> bool:
+        nonlocal got
+        if is_sent_at_once:
+            got += 1
+            write()
+        return is_sent_at_once
+
+    async def read(stream: Stream) -> None:
+        nonlocal got
+        async for _ in stream:
+            got += 1
+            write()
+        if is_over:
+            got += 1
+            write()
+
+    streams = [
+        Stream(
+            hub, nothing, Feed("workspace", workspace), EVERYTHING,
+            principal=f"user:{n}", sight=sight, last_event_id=None, ends_at=None,
+            authorized_at=0, authorize=nothing, replay=nothing, describe=nothing,
+        )
+        for n in range(count)
+    ]  # fmt: skip
+    tasks = [asyncio.create_task(read(stream)) for stream in streams]
+    (group,) = hub.channels[workspace].groups.values()
+    while len(group.parked) < count:
+        await asyncio.sleep(0.01)
+    for stream in streams:
+        stream.sent_at, stream.push = stream.sent_at - 20, take
+        stream.ends_at = 0 if is_over else stream.ends_at
+    settle()  # as in production, and not a measure of the collector
+    got, turns = 0, Turns()
+    await asyncio.sleep(0)  # it measures from here on
+    turns.longest = 0.0
+    await hub.tick()
+    while got < count:
+        await asyncio.sleep(0)
+    turns.task.cancel()
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    gc.unfreeze()
+    assert got == count
+    assert turns.longest < LONGEST_SECONDS
 
 
 async def test_the_watchdog_sees_a_long_turn() -> None:

@@ -84,7 +84,7 @@ JSON = st.recursive(
 
 
 @settings(max_examples=300)
-@given(st.fixed_dictionaries(dict.fromkeys(("exp", "email", "session_id", "aal"), JSON)))
+@given(st.fixed_dictionaries(dict.fromkeys(("exp", "email", "aal"), JSON)))
 def test_claims_are_a_user_or_refused(claims: dict[str, Any]) -> None:
     said = {"role": "authenticated", "sub": "0190b000-0000-7000-8000-0000000000ff", **claims}
     with contextlib.suppress(Problem):

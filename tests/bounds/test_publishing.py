@@ -6,15 +6,10 @@ import pytest
 
 from app.errors import TooManyEvents
 from app.http.budgets import PublishBudget
-from app.settings import Settings
 from tests.conftest import Callers, TestDatabase, new_tenant, running
+from tests.factories import make_settings
 
-SETTINGS = Settings(
-    database_url="",
-    worker_database_url="",
-    max_events_per_minute=60,
-    max_event_bytes_per_minute=6000,
-)
+SETTINGS = make_settings(max_events_per_minute=60, max_event_bytes_per_minute=6000)
 WORKSPACE = UUID(int=7)
 
 

@@ -52,6 +52,25 @@ async def test_a_stream_beyond_a_budget_is_refused_and_counted(
         assert f'annex_refused_total{{code="{code}"}} 2.0' in metrics.text
 
 
+async def test_a_stream_that_gets_no_turn_at_the_database_is_told_to_come_back(
+    database: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(database) as server, calling(server) as callers:
+        tenant = await new_tenant(callers)
+        queries = server.app.state.runtime.hub.queries
+        monkeypatch.setattr("app.realtime.streams.ANSWER_SECONDS", 0.2)
+        others = [f"another {n}" for n in range(queries.free)]
+        for whose in others:
+            await queries.take(whose)
+        async with asyncio.timeout(5):
+            answer = await tenant.owner.client.get(f"{tenant.path}/stream")
+        assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+        for whose in others:
+            queries.give(whose)
+        async with opened(tenant) as response:
+            assert response.status_code == 200
+
+
 async def test_a_stream_that_ended_gives_its_place_back(database: TestDatabase) -> None:
     settings = {"max_streams_per_principal": 1}
     async with running(database, **settings) as server, calling(server) as callers:

@@ -22,6 +22,18 @@ async def test_a_principal_has_its_share_at_once_and_no_more() -> None:
     assert turns.free == 0
 
 
+@pytest.mark.parametrize("size", range(2, 11))
+def test_whatever_its_share_a_principal_leaves_something_to_others(size: int) -> None:
+    turns = Turns(size, 8)
+    while turns.take_now("a"):
+        pass
+    assert turns.take_now("b")
+
+
+def test_of_a_single_turn_everybody_has_their_share() -> None:
+    assert Turns(1, 8).take_now("a")
+
+
 async def test_those_who_wait_are_served_one_of_each_principal() -> None:
     turns, order = Turns(1, 1), list[str]()
 

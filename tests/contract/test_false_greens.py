@@ -73,6 +73,42 @@ def test_a_platform_file_that_is_not_there(
     refused(run("db"), "roles.sql cannot be read")
 
 
+@pytest.mark.parametrize("key", ["alembic", "command"])
+def test_a_configuration_of_alembic_that_is_not_there(
+    project: Path, server_url: str, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("SHOP_SCRATCH_URL", server_url)
+    value = {"alembic": '"gone.ini"', "command": '["./gone.sh"]'}[key]
+    edit(project / CONFIGURATION, 'role = "shop_owner"', f'role = "shop_owner"\n{key} = {value}')
+    refused(run("db"), "gone")
+
+
+def test_an_app_without_routes(project: Path) -> None:
+    (project / "idle.py").write_text(
+        "from litestar import Litestar\napp = Litestar([], openapi_config=None)\n"
+    )
+    refused(run("api", "--app", "idle:app"), "The app serves no HTTP route")
+
+
+def test_a_contract_without_operations(project: Path) -> None:
+    path = project / "handbook/api.yaml"
+    path.write_text("openapi: 3.1.0\ninfo: { title: x, version: '1' }\npaths: {}\n")
+    for command in ("api", "docs"):
+        refused(run(command), "api.yaml names no operation")
+
+
+def test_a_document_without_tables(project: Path) -> None:
+    (project / "handbook/tables.md").write_text("# Tables\n\nNone yet.\n")
+    refused(run("docs"), "has no section of a table")
+
+
+def test_a_live_database_without_tables(
+    project: Path, server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOP_DATABASE_URL", server_url)
+    refused(run("db"), "hold no table in public")
+
+
 @pytest.mark.parametrize("code", ["import sys; sys.exit(0)", "raise SystemExit", "exit()"])
 def test_a_module_of_models_that_exits(project: Path, code: str) -> None:
     (project / "leaving.py").write_text(code)

@@ -1,116 +1,78 @@
 """Projects in the styles that real ones have: all agree, so nothing is found.
 
-Each is checked offline, against scratch databases, and against a live database by a role that may
-only log in; then against both at once.
+Each is checked offline, against scratch databases, against a live database, and against both at
+once; with SQLAlchemy 2.0 and 2.1, on every Postgres of 15, 17 and 18 that is installed.
 """
 
-import asyncio
 import json
-import secrets
+import os
+import shutil
 import sys
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import asyncpg
 import pytest
-from alembic_readonly_check.command import cli
-from click.testing import CliRunner
-from sqlalchemy.engine import URL, make_url
 
-FOREIGN = Path(__file__).parent / "foreign"
-PROJECTS = sorted(path.parent.name for path in FOREIGN.glob("*/pyproject.toml"))
-MODES = {"offline": (), "scratch": ("scratch",), "live": ("live",), "both": ("scratch", "live")}
-READER = "foreign_reader"
+from app.dev import DevError
+from app.dev.postgres import THROWAWAY, VARIABLE, EmbeddedPostgres, chosen
+from tests.contract.conftest import SERVER, call, install
+from tests.contract.corpus import MODES, PROJECTS
 
-
-def plain(url: URL) -> str:
-    return url.set(drivername="postgresql").render_as_string(hide_password=False)
+HERE = Path(__file__).parent
 
 
-def execute(url: URL, *statements: str) -> None:
-    """Send statements, each as one simple query, as migrating tools do."""
-
-    async def work() -> None:
-        connection = await asyncpg.connect(plain(url))
-        try:
-            for statement in statements:
-                await connection.execute(statement)
-        finally:
-            await connection.close()
-
-    asyncio.run(work())
-
-
-@pytest.fixture(params=PROJECTS)
-def project(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Stand in a project, with no database given."""
-    folder = FOREIGN / str(request.param)
-    monkeypatch.chdir(folder)
-    monkeypatch.syspath_prepend(str(folder))
-    for name in ("DATABASE_URL", "SCRATCH_DATABASE_URL"):
-        monkeypatch.delenv(name, raising=False)
-    before = set(sys.modules)
-    yield folder
-    own = {path.name for path in folder.iterdir()}
-    for name in set(sys.modules) - before:
-        if name.partition(".")[0] in own:
-            del sys.modules[name]
+def installed() -> list[str]:
+    """List the versions to check on; alone the one that a stated server has."""
+    if os.environ.get(SERVER):
+        return ["stated"]
+    versions = []
+    for version in ("15", "17", "18"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(VARIABLE, version)
+            try:
+                chosen()
+            except DevError:
+                continue
+        versions.append(version)
+    return versions
 
 
-def settings(folder: Path) -> dict[str, Any]:
-    text = (folder / "pyproject.toml").read_text("utf-8")
-    return dict(tomllib.loads(text)["tool"]["alembic-readonly-check"])
+@pytest.fixture(scope="module", params=installed())
+def server(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Give the URL of a server of one version."""
+    if stated := os.environ.get(SERVER):
+        yield stated
+        return
+    folder = HERE.parents[1] / ".data" / f"contract-corpus-{os.getpid()}-{request.param}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(VARIABLE, request.param)
+        version = chosen()
+    with EmbeddedPostgres(folder, version=version, settings=THROWAWAY) as postgres:
+        yield postgres.admin_url
+    shutil.rmtree(folder, ignore_errors=True)
 
 
-def migrated(server: URL, folder: Path) -> URL:
-    """Make a database as the project's own tools would, and let the reader log in to it."""
-    name = f"foreign_{secrets.token_hex(6)}"
-    execute(
-        server,
-        f"CREATE DATABASE {name}",
-        f"DO $$ BEGIN CREATE ROLE {READER} LOGIN;"
-        " EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$",
-    )
-    url = server.set(database=name)
-    platform = settings(folder).get("scratch", {}).get("platform", [])
-    files = [folder / path for path in platform]
-    files += sorted((folder / settings(folder)["migrations"]).glob("*.sql"))
-    execute(url, *(path.read_text("utf-8") for path in files))
-    return url
+@pytest.fixture(scope="module", params=["2.0", "2.1"])
+def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give an interpreter whose SQLAlchemy is of one version: the project's own for the newest."""
+    if request.param == "2.1":
+        return Path(sys.executable)
+    wheel: Path = request.getfixturevalue("wheel")
+    environment = tmp_path_factory.mktemp("environment") / "venv"
+    return install(environment, f"{wheel}[api]", f"sqlalchemy=={request.param}.*")
 
 
-def found(*arguments: str) -> tuple[int, list[str]]:
-    """Run the command; give its exit code and its findings, one line each."""
-    result = CliRunner().invoke(cli.main, [*arguments, "--format", "json"])
-    if result.exit_code == 2 or not result.stdout.startswith("{"):
-        return result.exit_code, [result.output, repr(result.exception)]
-    report = json.loads(result.stdout)
-    return result.exit_code, [
-        f"{one['code']} {one['severity']} {one['subject']}: {one['message']}"
-        for one in report["findings"]
-    ]
-
-
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.timeout(600)
 def test_nothing_is_found_where_all_agree(
-    mode: str, project: Path, server_url: str, monkeypatch: pytest.MonkeyPatch
+    server: str, python: Path, request: pytest.FixtureRequest
 ) -> None:
-    server = make_url(server_url)
-    live = None
-    try:
-        if "scratch" in MODES[mode]:
-            monkeypatch.setenv("SCRATCH_DATABASE_URL", server_url)
-        if "live" in MODES[mode]:
-            live = migrated(server, project)
-            monkeypatch.setenv("DATABASE_URL", plain(live.set(username=READER)))
-        code, told = found("all")
-        assert not told, "\n".join(told)
-        assert code == 0
-    finally:
-        if live is not None:
-            execute(server, f"DROP DATABASE {live.database} WITH (FORCE)")
+    report = json.loads(call(str(python), str(HERE / "corpus.py"), server))
+    versions = request.node.callspec.params
+    assert report["sqlalchemy"].startswith(f"{versions['python']}.")
+    assert str(report["postgres"]) == versions["server"] or versions["server"] == "stated"
+    assert len(report["told"]) == len(PROJECTS) * len(MODES)
+    told = [f"{where}: {line}" for where, lines in report["told"].items() for line in lines]
+    assert told == []
 
 
 def test_the_corpus_has_every_style() -> None:

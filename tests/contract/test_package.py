@@ -3,51 +3,21 @@
 import os
 import shutil
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from tests.uv import CERTIFICATES, UV
+from tests.contract.conftest import call, install
+from tests.uv import CERTIFICATES
 
-ROOT = Path(__file__).parents[2]
 FOREIGN = Path(__file__).parent / "foreign"
-NEWEST = "2026-11-22T00:00:00Z"
-
-
-def call(*command: str, cwd: Path | None = None, **variables: str) -> str:
-    done = subprocess.run(
-        command, cwd=cwd, env=os.environ | CERTIFICATES | variables, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr + done.stdout
-    return done.stdout
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the wheel from a copy of the folder alone."""
-    folder = tmp_path_factory.mktemp("package")
-    source = folder / "source"
-    shutil.copytree(
-        ROOT / "app/contract", source, ignore=shutil.ignore_patterns("__pycache__", "dist")
-    )
-    call(UV, "build", "--quiet", "--wheel", "--out-dir", str(folder), str(source))
-    (built,) = folder.glob("*.whl")
-    return built
 
 
 @pytest.fixture(scope="module")
 def command(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     environment = tmp_path_factory.mktemp("environment") / "venv"
-    call(UV, "venv", "--quiet", "--python", sys.executable, str(environment))
-    python = environment / "bin/python"
-    call(
-        *(UV, "pip", "install", "--quiet", "--python", str(python), "--exclude-newer", NEWEST),
-        *(str(wheel), "sqlalchemy==2.0.*"),
-        cwd=wheel.parent,
-    )
-    return environment / "bin/alembic-readonly-check"
+    return install(environment, str(wheel), "sqlalchemy==2.0.*").with_name("alembic-readonly-check")
 
 
 def test_the_wheel_carries_what_a_reader_and_the_command_need(wheel: Path) -> None:
@@ -65,7 +35,7 @@ def test_the_wheel_carries_what_a_reader_and_the_command_need(wheel: Path) -> No
     ]
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_it_finds_planted_drift_with_sqlalchemy_2_0_and_no_litestar(
     command: Path, server_url: str, tmp_path: Path
 ) -> None:

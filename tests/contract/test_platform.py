@@ -106,7 +106,9 @@ def test_drift_of_the_project_itself_is_found(hosted: str) -> None:
     execute(
         hosted,
         "alter table public.notes add extra int; create schema aside;"
-        " create table aside.things (id int); alter publication supabase_realtime add table notes",
+        " create function aside.f() returns int language sql as 'select 1';"
+        " create type aside.kind as enum ('a');"
+        " alter publication supabase_realtime add table notes",
     )
     findings, notes = found()
     assert findings == [
@@ -114,7 +116,7 @@ def test_drift_of_the_project_itself_is_found(hosted: str) -> None:
         "MG403 public.notes.extra",
         "MG403 supabase_realtime",
     ]
-    assert any("schema aside (1 relations)" in note for note in notes)
+    assert any("schema aside (2 objects)" in note for note in notes)
 
 
 @pytest.mark.usefixtures("hosted")

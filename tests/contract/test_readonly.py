@@ -85,6 +85,29 @@ def test_a_role_with_login_only_suffices(shop: Shop, monkeypatch: pytest.MonkeyP
     assert check(monkeypatch, shop.reader, require_readonly_role=True).findings == []
 
 
+def test_what_a_role_may_not_read_is_said(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    execute(
+        shop.owner,
+        "CREATE SCHEMA closed",
+        "CREATE FUNCTION closed.empty() RETURNS jsonb LANGUAGE sql AS $$SELECT '{}'::jsonb$$",
+        "ALTER TABLE customers ALTER settings SET DEFAULT closed.empty()",
+    )
+    try:
+        run = check(monkeypatch, shop.reader)
+    finally:
+        execute(
+            shop.owner,
+            "ALTER TABLE customers ALTER settings SET DEFAULT '{}'",
+            "DROP SCHEMA closed CASCADE",
+        )
+    assert run.findings == []
+    (note,) = (note for note in run.notes if "could not compare" in note)
+    assert note == (
+        "the role of the check could not compare '{}' and closed.empty():"
+        " permission denied for schema closed"
+    )
+
+
 def test_a_role_that_may_write_is_named(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     found = check(monkeypatch, shop.owner).findings
     assert [(f.code, f.severity) for f in found] == [("RO901", "warning")]

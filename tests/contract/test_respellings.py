@@ -1,10 +1,15 @@
 """One meaning, two spellings: no pair of sides may call them different, server or not."""
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 from alembic_readonly_check.compare.comparison import Comparison
-from alembic_readonly_check.compare.sides import Side
-from alembic_readonly_check.facts import Schema
-from alembic_readonly_check.sql.expressions import Scope
+from alembic_readonly_check.compare.sides import Family, Side
+from alembic_readonly_check.facts import Column, ForeignKey, Schema, Table
+from alembic_readonly_check.findings import Finding
+from alembic_readonly_check.sql.expressions import Scope, query_shape
+from alembic_readonly_check.sql.tables import parse_constraint, parse_index, parse_trigger
 from alembic_readonly_check.sql.types import parse_type, qualified, same_type
 
 COLUMNS = (
@@ -139,6 +144,80 @@ TYPES = (
     ('"plain"', "public.plain"),
 )
 
+INDEXES = (
+    ("btree (qty)", "btree (qty ASC NULLS LAST)"),
+    ("btree (qty DESC)", "BTREE (qty DESC NULLS FIRST)"),
+    ("UNIQUE btree (qty)", "unique btree ( qty )"),
+    ("btree (lower(name))", "btree (lower((name)::text))"),
+    ("btree (qty) WHERE active", "btree (qty) WHERE (active = true)"),
+    ("btree (qty) INCLUDE (name, note)", "btree (qty) include (name,note)"),
+    ('btree ("order")', 'btree ("order" ASC)'),
+    ("gin (tags) WITH (fastupdate = off)", "gin (tags) WITH (fastupdate=off)"),
+    ("btree (qty) NULLS NOT DISTINCT", "btree (qty) nulls not distinct"),
+)
+CONSTRAINTS = (
+    ("FOREIGN KEY (qty) REFERENCES o(id)", "foreign key (qty) references public.o (id)"),
+    (
+        "FOREIGN KEY (qty) REFERENCES o(id)",
+        "FOREIGN KEY (qty) REFERENCES o(id) MATCH SIMPLE ON UPDATE NO ACTION ON DELETE NO ACTION",
+    ),
+    (
+        "FOREIGN KEY (qty) REFERENCES o(id) DEFERRABLE INITIALLY DEFERRED",
+        "FOREIGN KEY (qty) REFERENCES o(id) INITIALLY DEFERRED",
+    ),
+    ("UNIQUE (qty, name)", "unique ( qty,name )"),
+    ("UNIQUE (qty)", "UNIQUE NULLS DISTINCT (qty)"),
+    ("UNIQUE (qty)", "UNIQUE (qty) NOT DEFERRABLE"),
+)
+TRIGGERS = (
+    (
+        "BEFORE UPDATE FOR EACH ROW EXECUTE FUNCTION f()",
+        "before update for row execute procedure f()",
+    ),
+    (
+        "BEFORE UPDATE FOR EACH ROW EXECUTE FUNCTION f()",
+        "BEFORE UPDATE ON public.goods FOR EACH ROW EXECUTE FUNCTION public.f()",
+    ),
+    (
+        "AFTER INSERT OR UPDATE FOR EACH ROW WHEN (NEW.qty > 0) EXECUTE FUNCTION f()",
+        "AFTER INSERT OR UPDATE FOR EACH ROW WHEN ((0 < new.qty)) EXECUTE FUNCTION f()",
+    ),
+    (
+        "AFTER DELETE EXECUTE FUNCTION f('a')",
+        "AFTER DELETE FOR EACH STATEMENT EXECUTE FUNCTION f('a')",
+    ),
+)
+QUERIES = (
+    ("SELECT id FROM public.a", "SELECT id FROM public.a x;"),
+    ("SELECT x.id FROM a x JOIN b ON b.id = x.b", "SELECT a.id FROM a JOIN b y ON a.b = y.id"),
+    ("SELECT id AS id FROM a WHERE n > 0", "SELECT id FROM a WHERE 0 < n"),
+    (
+        "SELECT x.id FROM a x WHERE EXISTS (SELECT 1 FROM b x WHERE x.n = 1)",
+        "SELECT y.id FROM a y WHERE EXISTS (SELECT 1 FROM b z WHERE z.n = 1)",
+    ),
+    ("SELECT s.n FROM (SELECT a.n FROM a) s", "SELECT t.n FROM (SELECT x.n FROM a x) t"),
+)
+OTHER_QUERIES = (
+    ("SELECT id FROM a", "SELECT id FROM b"),
+    ("SELECT x.id FROM a x JOIN b ON b.id = x.b", "SELECT b.id FROM a x JOIN b ON b.id = x.b"),
+    (
+        "SELECT x.id FROM a x WHERE EXISTS (SELECT 1 FROM b y WHERE y.n = x.n)",
+        "SELECT x.id FROM a x WHERE EXISTS (SELECT 1 FROM b y WHERE y.n = y.n)",
+    ),
+)
+BENIGN = (DEFAULTS, CHECKS, TYPES, INDEXES, CONSTRAINTS, TRIGGERS, QUERIES)
+
+
+def table(**facts: Any) -> Schema:
+    columns = tuple(Column(name, type_, True) for name, type_ in COLUMNS)
+    return Schema("a", {"public.goods": replace(Table("public.goods", columns), **facts)})
+
+
+def differences(first: Schema, second: Schema) -> list[Finding]:
+    sides = Side(first, "one"), Side(second, "other")
+    families: tuple[Family, ...] = ("DM", "DB", "DC")
+    return [found for family in families for found in Comparison(family, *sides).run()]
+
 
 def same(first: str, second: str, type_: str) -> bool:
     sides = Side(Schema("a"), "a"), Side(Schema("b"), "b")
@@ -160,6 +239,39 @@ def test_a_check_spelled_otherwise_is_the_same(first: str, second: str) -> None:
 @pytest.mark.parametrize(("first", "second"), TYPES)
 def test_a_type_spelled_otherwise_is_the_same(first: str, second: str) -> None:
     assert same_type(*(qualified(parse_type(text), "public") for text in (first, second)))
+
+
+@pytest.mark.parametrize(("first", "second"), INDEXES)
+def test_an_index_spelled_otherwise_is_the_same(first: str, second: str) -> None:
+    one, other = (parse_index("i", text, "public.goods") for text in (first, second))
+    assert differences(table(indexes=(one,)), table(indexes=(other,))) == []
+
+
+@pytest.mark.parametrize(("first", "second"), CONSTRAINTS)
+def test_a_constraint_spelled_otherwise_is_the_same(first: str, second: str) -> None:
+    one, other = (parse_constraint("c", text, "public") for text in (first, second))
+    kind = "foreign_keys" if isinstance(one, ForeignKey) else "uniques"
+    assert differences(table(**{kind: (one,)}), table(**{kind: (other,)})) == []
+
+
+@pytest.mark.parametrize(("first", "second"), TRIGGERS)
+def test_a_trigger_spelled_otherwise_is_the_same(first: str, second: str) -> None:
+    one, other = (parse_trigger("t", text, "public.goods") for text in (first, second))
+    assert differences(table(triggers=(one,)), table(triggers=(other,))) == []
+
+
+@pytest.mark.parametrize(("first", "second"), QUERIES)
+def test_a_query_with_other_aliases_is_the_same(first: str, second: str) -> None:
+    assert query_shape(first, "public") == query_shape(second, "public")
+
+
+@pytest.mark.parametrize(("first", "second"), OTHER_QUERIES)
+def test_a_query_that_reads_something_else_is_not(first: str, second: str) -> None:
+    assert query_shape(first, "public") != query_shape(second, "public")
+
+
+def test_benign_respellings_are_many() -> None:
+    assert len({pair for pairs in BENIGN for pair in pairs}) >= 120
 
 
 @pytest.mark.parametrize(("type_", "first", "second"), DIFFERENT)

@@ -184,6 +184,7 @@ async def test_addresses_are_the_same_but_for_case(
         "a@[127.0.0.1]", "a@127.0.0.1", "\u212aim@b.example", "\u0131@b.example",
         "a@b\uff0eexample", "a@b\u00fccher.example", "<a@b.example>", "a@b.example\0",
         "a@" + "b" * 64 + ".example", "a" * 65 + "@b.example",
+        "a..b@c.example", ".a@b.example", "a.@b.example", ".@b.example",
     ],
 )  # fmt: skip
 async def test_what_is_no_plain_address_is_not_invited(tenant: Tenant, email: str) -> None:

@@ -49,6 +49,20 @@ async def test_another_email_in_the_token_is_written_once(callers: Callers, user
     assert [(p["email"], p["version"]) for p in profiles] == [("new@example.com", 2)] * 2
 
 
+async def test_two_tokens_with_other_addresses_write_at_each_turn_and_answer_their_own(
+    callers: Callers, user: Caller
+) -> None:
+    # Only a visit to the profile writes it, so that no other request pays for two such tokens.
+    token = mint_token(callers.server.settings, str(user.user_id), "new@example.com")
+    renamed = callers.client(token)
+    for client, email in ((renamed, "new@example.com"), (user.client, user.email)) * 2:
+        assert (await client.get(ME)).json()["email"] == email
+    before = await row_identity(callers, user.user_id)
+    for client in (renamed, user.client) * 3:
+        assert (await client.get("/api/v1/workspaces")).status_code == 200
+    assert await row_identity(callers, user.user_id) == before
+
+
 async def test_a_token_without_an_email_makes_a_profile_without_one(callers: Callers) -> None:
     user = await callers.user()
     client = callers.client(mint_token(callers.server.settings, str(user.user_id)))

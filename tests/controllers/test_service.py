@@ -8,6 +8,7 @@ import yaml
 
 from app import __version__
 from app.errors import Problem, subclasses
+from app.guides import GUIDES
 from tests.conftest import CONTRACT, Callers, TestDatabase, running
 from tests.realtime.reader import until
 
@@ -69,7 +70,7 @@ async def test_the_contract_in_json_is_the_same_document(callers: Callers) -> No
 async def test_the_documentation_loads_nothing_from_elsewhere(callers: Callers) -> None:
     client = callers.client()
     page = await client.get("/docs")
-    found = re.findall(r'(?:src|href)="([^"]+)"', page.text)
+    found = re.findall(r'(?:src|href)="(?!data:)([^"]+)"', page.text)
     assert found
     for url in found:
         assert (await client.get(url)).status_code == 200, url
@@ -83,10 +84,40 @@ async def test_the_documentation_has_no_inline_script_for_its_policy_to_block(
     assert re.findall(r"<script[^>]*>([^<]+)</script>", page.text) == []
 
 
-@pytest.mark.parametrize("file", ["index.html", "..%2Fdocs", "swagger-ui.css.map"])
+@pytest.mark.parametrize("file", ["index.html", "..%2Fdocs", "scalar.js.gz"])
 async def test_only_the_documentations_own_assets_are_served(callers: Callers, file: str) -> None:
     response = await callers.client().get(f"/docs/assets/{file}")
     assert response.status_code == 404
+
+
+async def test_the_documentations_large_script_is_sent_as_the_client_takes_it(
+    callers: Callers,
+) -> None:
+    client, path = callers.client(), "/docs/assets/scalar.js"
+    packed = await client.get(path)
+    plain = await client.get(path, headers={"Accept-Encoding": "identity"})
+    assert packed.headers["content-encoding"] == "gzip"
+    assert "content-encoding" not in plain.headers
+    assert packed.content == plain.content
+
+
+async def test_the_list_for_agents_leads_to_every_guide(callers: Callers) -> None:
+    client = callers.client()
+    listed = (await client.get("/llms.txt")).text
+    paths = re.findall(r"\]\((/guides/[a-z]+\.md)\): \S", listed)
+    assert len(paths) == len(GUIDES)
+    for path in paths:
+        guide = await client.get(path)
+        assert guide.text.startswith("# "), path
+        for link in re.findall(r"\]\(([^)#\s]+)", guide.text):
+            assert link.startswith(("http", "/")), (path, link)
+            if link.startswith("/guides/"):
+                assert link in paths
+
+
+@pytest.mark.parametrize("file", ["nothing.md", "realtime", "..%2Fpyproject.md", "drift.md"])
+async def test_only_guides_are_served_as_guides(callers: Callers, file: str) -> None:
+    assert (await callers.client().get(f"/guides/{file}")).status_code == 404
 
 
 async def test_the_live_view_may_run_its_own_script_only(callers: Callers) -> None:

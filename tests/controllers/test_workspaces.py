@@ -299,6 +299,11 @@ async def test_a_deleted_workspace_is_out_of_everybodys_sight(
     assert (await tenant.owner.client.get(WORKSPACES)).json()["data"] == []
 
 
+async def test_of_deletions_at_once_one_succeeds(tenant: Tenant) -> None:
+    answers = await asyncio.gather(*(tenant.owner.client.delete(tenant.path) for _ in range(5)))
+    assert sorted(a.status_code for a in answers) == [204, 404, 404, 404, 404]
+
+
 async def test_the_slug_of_a_deleted_workspace_is_free(callers: Callers, tenant: Tenant) -> None:
     await tenant.owner.client.delete(tenant.path)
     assert (await new_tenant(callers, slug=tenant.slug)).id != tenant.id

@@ -53,7 +53,8 @@ select format('%s: %s to %s', what, privilege_type, grantee::regrole) from right
 # What no user may see. `has_…` also counts rights that come through PUBLIC or another role.
 SECRETS = """
 'api_keys', 'pending', 'log', 'log_state', 'event_keys', 'retentions', 'idempotency_keys',
-'limits', 'invitations', 'removals', 'join_rules', 'public_mail_domains', 'mails'
+'limits', 'migrations', 'invitations', 'removals', 'join_rules', 'public_mail_domains', 'mails',
+'mail_state', 'unsubscribe_tokens'
 """
 
 RULES = [
@@ -152,9 +153,9 @@ RULES = [
         "grant select on annex.events to service_role",
     ),
     Rule(
-        "only annex_owner writes the log and the limits",
+        "only annex_owner writes the log, the limits and the record of migrations",
         f"{RIGHTS} where what ~"
-        " '^annex.(events|event_keys|pending|log|log_state|retentions|limits)'"
+        " '^annex.(events|event_keys|pending|log|log_state|retentions|limits|migrations)'"
         " and privilege_type not in ('SELECT', 'EXECUTE') and grantee <> 'annex_owner'::regrole",
         "grant insert (type) on annex.events to annex_api",
     ),

@@ -49,6 +49,8 @@ class Tenants(NamedTuple):
     them: UUID
     key: Claims
     """A key of mine."""
+    events: dict[UUID, UUID]
+    """One of each workspace."""
 
     def whose(self, table: str) -> tuple[str, Any]:
         """Return the column of a table that says whose a row is, and its value for theirs."""
@@ -59,7 +61,9 @@ class Tenants(NamedTuple):
                 return "user_id", self.them
             case "idempotency_keys":
                 return "principal", f"user:{self.them}"
-            case "log_state":
+            case "fanouts":
+                return "event_id", self.events[self.theirs]
+            case "log_state" | "mail_state":
                 return "id", 1
             case "retentions":
                 return "feed_id", self.theirs
@@ -67,8 +71,8 @@ class Tenants(NamedTuple):
                 return "name", "test"
             case "limits":
                 return "name", "workspaces_per_user"
-            case "fanouts":
-                return "after_user", self.theirs
+            case "migrations":
+                return "name", "01_roles_and_claims"
             case "public_mail_domains":
                 return "domain", "gmail.com"
             case _:
@@ -80,7 +84,7 @@ async def tenants(admin: Connection) -> Tenants:
     me, them = await new_user(admin), await new_user(admin)
     mine = await new_workspace(admin, me)
     own = await key(admin, mine, *READS, "workspace:update")
-    made = Tenants(mine, me, await new_workspace(admin, them), them, own)
+    made = Tenants(mine, me, await new_workspace(admin, them), them, own, {})
     for workspace in (made.mine, made.theirs):
         await new_key(admin, workspace)
         await new_role(admin, workspace, "auditor", "events:read", "events:audit")
@@ -91,7 +95,10 @@ async def tenants(admin: Connection) -> Tenants:
         await insert(admin, "log", "event_id", pos=head + 1, **owned)
         await insert(admin, "retentions", "feed_id", feed_id=workspace, retained_from=1)
         await new_invitation(admin, workspace)
-        await new_item(admin, workspace, me if workspace == made.mine else them, event)
+        member = me if workspace == made.mine else them
+        await new_preferences(admin, workspace, member)
+        await new_items(admin, workspace, member, event)
+        made.events[workspace] = event
     await admin.execute("insert into annex.readers (name) values ('test') on conflict do nothing")
     for owner in (me, them):
         await remember(admin, f"user:{owner}")
@@ -122,17 +129,30 @@ async def new_invitation(admin: Connection, workspace: UUID) -> None:
     await insert(admin, "join_rules", kind="sso", value=str(uuid4()), role="viewer", **owned)
 
 
-async def new_item(admin: Connection, workspace: UUID, owner: UUID, event: UUID) -> None:
-    """Make an item with its counts, a subscription, and what a fan-out leaves behind."""
-    owned: dict[str, Any] = {"workspace_id": workspace, "user_id": owner}
-    await insert(admin, "subscriptions", "user_id", topic="t", reason="added", **owned)
-    said = {"type": "test.made", "actor": "system", "category": "general", "title": "Made"}
-    await insert(admin, "notifications", event_id=event, reason="recipient", **said, **owned)
+async def new_preferences(admin: Connection, workspace: UUID, member: UUID) -> None:
+    """Make what a workspace's members get, what one of them wants, and a mail's way to end it."""
+    for user_id in (None, member):
+        await insert(admin, "preferences", workspace_id=workspace, user_id=user_id)
+    token: dict[str, Any] = {"token_hash": uuid4().bytes * 2, "category": "news"}
     await insert(
-        admin, "inboxes", "user_id", permission="events:read", active=1, unseen=1, unread=1, **owned
+        admin, "unsubscribe_tokens", "user_id", workspace_id=workspace, user_id=member, **token
     )
-    await insert(admin, "suppressions", "user_id", event_id=event, reason="muted", **owned)
-    await insert(admin, "fanouts", "event_id", event_id=event, after_user=workspace)
+    await admin.execute(
+        "insert into annex.mail_state (after_id) values (annex.uuid7()) on conflict do nothing"
+    )
+
+
+async def new_items(admin: Connection, workspace: UUID, member: UUID, event: UUID) -> None:
+    """Make a subscription, an item in an inbox, an event that is fanned out and one withheld."""
+    owned: dict[str, Any] = {"workspace_id": workspace, "user_id": member}
+    await insert(admin, "subscriptions", "topic", topic="t:1", reason="added", **owned)
+    await insert(admin, "inboxes", "user_id", permission="events:read", **owned)
+    told = {"type": "test.made", "actor": "system", "category": "general", "title": "Made"}
+    await insert(
+        admin, "notifications", event_id=event, reason="recipient", body="", **told, **owned
+    )
+    await insert(admin, "suppressions", "event_id", event_id=event, reason="actor", **owned)
+    await insert(admin, "fanouts", "event_id", event_id=event)
 
 
 async def remember(connection: Connection, principal: str) -> None:
@@ -197,8 +217,8 @@ async def count(connection: Connection, table: str, column: str, value: Any) -> 
 
 
 async def all_tables(admin: Connection) -> set[str]:
-    """Return the tables of the schema, without partitions."""
-    return {row["relname"] for row in await admin.fetch(TABLES)}
+    """Return the tables of the schema, without partitions and what is the same for all tenants."""
+    return {row["relname"] for row in await admin.fetch(TABLES)} - {"event_types"}
 
 
 async def their_rows(admin: Connection, connection: Connection, tenants: Tenants) -> dict[str, int]:
@@ -295,6 +315,10 @@ async def test_definer_functions_ask_for_the_callers_rights_in_that_workspace(
         "annex.approve_invitation($1, $1)",
         "annex.create_join_rule($1, 'domain', 'b.example', 'viewer')",
         "annex.delete_join_rule($1, $1)",
+        "annex.patch_preferences($1::uuid::text, true, '{}')",
+        "annex.patch_preferences($1::uuid::text, false, '{}')",
+        "annex.find_preferences($1::uuid::text, true)",
+        "annex.trace_event($1, $1, null, 10)",
     )
     async with session(database, way, tenants) as connection:
         for call in calls:
@@ -311,9 +335,12 @@ async def test_ones_own_workspace_is_visible(
         assert await count(connection, "workspaces", "id", tenants.mine) == 1
         assert await count(connection, "members", "workspace_id", tenants.mine) == 1
         assert await count(connection, "roles", "workspace_id", tenants.mine) == 1
-        # One was made, seven are changes to rows; those of the key, the invitation and the rule
-        # need permissions of their own.
-        seen = 4 if "key" in way else 8
+        # One was made, eight are changes to rows; those of the key, the invitation and the rule
+        # need permissions of their own. What a member prefers is nobody else's to read.
+        seen = 5 if "key" in way else 9
+        assert await count(connection, "preferences", "workspace_id", tenants.mine) == (
+            1 if "key" in way else 2
+        )
         assert await count(connection, "events", "workspace_id", tenants.mine) == seen
 
 
@@ -346,6 +373,23 @@ async def test_only_the_api_vouches_for_keys_and_operators(
         assert await their_rows(admin, connection, tenants) == {}
         ask = "select annex.has_permission($1, 'events:read')"
         assert await connection.fetchval(ask, tenants.theirs) is False
+        who = "select coalesce(annex.key_id()::text, ''), annex.is_operator(), annex.principal()"
+        [found] = await connection.fetch(who)
+        assert tuple(found) == ("", False, "system")
+
+
+@pytest.mark.parametrize("change", ["expires_at = now()", "revoked_at = now()"])
+async def test_the_token_of_a_key_that_ended_shows_nothing(
+    change: str, database: TestDatabase, admin: Connection, tenants: Tenants
+) -> None:
+    claims = await key(admin, tenants.mine, *READS)
+    ask = "select annex.has_permission($1, 'events:read')"
+    for is_good in (True, False):
+        async with postgrest(database, exchanged(claims)) as connection:
+            assert await connection.fetchval(ask, tenants.mine) is is_good
+        await admin.execute(
+            f"update annex.api_keys set {change} where id = $1", UUID(claims["sub"])
+        )
 
 
 async def test_service_role_reads_no_table(
@@ -473,6 +517,7 @@ NOUNS = {
     "api_key": "keys:read",
     "invitation": "invitations:read",
     "join_rule": "invitations:read",
+    "preferences": "workspace:read",
 }
 BY_PERMISSION = {p: {n for n, needed in NOUNS.items() if needed == p} for p in NOUNS.values()}
 SEEN = "select distinct split_part(type, '.', 2) from annex.events where workspace_id = $1"
@@ -486,8 +531,8 @@ async def nouns(connection: Connection, workspace: UUID) -> set[str]:
 @pytest.mark.parametrize(
     ("role", "seen"),
     [
-        ("viewer", {"made", "workspace", "member", "role"}),
-        ("member", {"made", "workspace", "member", "role"}),
+        ("viewer", {"made", "workspace", "preferences", "member", "role"}),
+        ("member", {"made", "workspace", "preferences", "member", "role"}),
         ("admin", {"made", "login", *NOUNS}),
         ("owner", {"made", "login", *NOUNS}),
         ("auditor", {"made", "login"}),
@@ -594,7 +639,7 @@ async def test_without_the_second_factor_only_the_workspace_itself_shows(
     )
     await join(admin, tenants.theirs, tenants.me, "owner")
     async with session(database, way, tenants) as connection:
-        assert set(await their_rows(admin, connection, tenants)) == {"workspaces"}
+        assert set(await their_rows(admin, connection, tenants)) == {"workspaces", "preferences"}
 
 
 async def test_with_the_second_factor_the_rest_shows(
@@ -606,7 +651,7 @@ async def test_with_the_second_factor_the_rest_shows(
     await join(admin, tenants.theirs, tenants.me, "owner")
     async with postgrest(database, user(tenants.me, aal="aal2")) as connection:
         seen = set(await their_rows(admin, connection, tenants))
-        assert seen == {"workspaces", "members", "profiles", "roles", "events"}
+        assert seen == {"workspaces", "preferences", "members", "profiles", "roles", "events"}
 
 
 @pytest.mark.parametrize("way", WAYS[:-1])
@@ -643,7 +688,7 @@ async def test_an_operator_sees_every_workspace_and_no_secret(
     async with database.connect("annex_api", OPERATOR) as connection:
         seen = set(await their_rows(admin, connection, tenants))
         others = {"members", "profiles", "roles", "api_keys", "events", "log", "retentions"}
-        assert seen == {"workspaces", "invitations", "join_rules", *others}
+        assert seen == {"workspaces", "preferences", "invitations", "join_rules", *others}
         for secret in ("secret_hash from annex.api_keys", "token_hash from annex.invitations"):
             with pytest.raises(Denied):
                 await connection.fetch(f"select {secret}")
@@ -672,7 +717,7 @@ async def test_an_operator_writes_workspaces_only(
                     if await connection.execute(change, value) != "UPDATE 0":
                         written.add(f"{table}.{name}")
     mutable = {"slug", "name", "external_id", "metadata", "require_aal2", "event_retention_days"}
-    mutable |= {"member_limit", "allowed_email_domains"}
+    mutable |= {"member_limit", "allowed_email_domains", "strict_event_types"}
     assert written == {f"workspaces.{name}" for name in mutable}
 
 
@@ -694,3 +739,22 @@ async def test_postgrest_shows_no_column_that_is_not_granted(
             with pytest.raises(Denied):
                 async with connection.transaction():
                     await connection.execute(f"select {column} from annex.{column.split('.')[0]}")
+
+
+@every_way
+async def test_the_catalogue_is_read_by_all_and_written_by_none(
+    way: str, database: TestDatabase, admin: Connection, tenants: Tenants
+) -> None:
+    name = f"test.{uuid4().hex[:8]}"
+    await insert(admin, "event_types", name=name, category="general")
+    async with session(database, way, tenants) as connection:
+        assert await count(connection, "event_types", "name", name) == (way != "worker")
+        for statement in (
+            "update annex.event_types set category = 'x'",
+            "delete from annex.event_types",
+            "insert into annex.event_types (name, category) values ('x', 'x')",
+            "select annex.put_event_type('x', '', 'x', false, '', '', null, null)",
+        ):
+            with pytest.raises(Denied):
+                async with connection.transaction():
+                    await connection.execute(statement)

@@ -301,9 +301,11 @@ async def test_a_deleted_workspace_is_purged_after_its_grace(old: Old, pools: Da
     await old.admin.execute(delete, other, timedelta(days=29))
     async with old.database.connect("annex_worker") as worker:
         # In batches, as the worker does it.
-        steps = [await worker.fetchval("select annex.purge_workspaces(30, 2)") for _ in range(4)]
-    assert sum(steps) == 5
-    assert steps[-1] == 0
+        steps = [await worker.fetchval("select annex.purge_workspaces(30, 2)")]
+        while steps[-1]:
+            steps.append(await worker.fetchval("select annex.purge_workspaces(30, 2)"))
+    assert sum(steps) > 5
+    assert max(steps) <= 3  # two, and at last the workspace's own row
     await tidy(pools)
     referring = await old.admin.fetch(REFERRING)
     assert {table for table, _ in referring} >= {"annex.members", "annex.roles", "annex.api_keys"}
@@ -314,6 +316,38 @@ async def test_a_deleted_workspace_is_purged_after_its_grace(old: Old, pools: Da
         count = "select count(*) from annex.members where workspace_id = $1"
         assert await old.admin.fetchval(count, workspace) == members
     assert len(await old.left(mine)) >= 1
+
+
+async def test_what_was_over_for_long_is_deleted_and_no_news(old: Old, pools: Database) -> None:
+    workspace = await old.workspace()
+    keys = [await new_key(old.admin, workspace) for _ in range(3)]
+    await old.admin.execute(
+        "update annex.api_keys set revoked_at = now() - interval '91 days' where id = $1", keys[0]
+    )
+    await old.admin.execute(
+        "update annex.api_keys set expires_at = now() - interval '89 days' where id = $1", keys[1]
+    )
+    await old.admin.execute("alter table annex.invitations disable trigger user")
+    await old.admin.execute(
+        "insert into annex.invitations (workspace_id, email, role, status, expires_at, updated_at)"
+        " select $1, n || '@example.com', 'viewer',"
+        " case n when 1 then 'pending' else 'expired' end, now(),"
+        " now() - case n when 2 then 89 else 91 end * interval '1 day'"
+        " from generate_series(1, 5) n",
+        workspace,
+    )
+    await old.admin.execute("alter table annex.invitations enable trigger user")
+    count = "select count(*) from annex.events where workspace_id = $1"
+    before = await old.admin.fetchval(count, workspace)
+    await tidy(pools)
+    left = await old.admin.fetch("select id from annex.api_keys where workspace_id = $1", workspace)
+    assert {row[0] for row in left} == set(keys[1:])
+    left = await old.admin.fetch(
+        "select email from annex.invitations where workspace_id = $1 order by email", workspace
+    )
+    assert [row[0] for row in left] == ["1@example.com", "2@example.com"]
+    # That the pending one has expired is news; that old ones are gone is none.
+    assert await old.admin.fetchval(count, workspace) == before + 1
 
 
 async def test_what_cannot_be_done_does_not_keep_the_rest_from_its_turn(

@@ -7,7 +7,7 @@ import asyncpg
 import pytest
 
 from app.dev import DevError
-from app.dev.migrations import apply, is_supabase_host, split
+from app.dev.migrations import apply
 from app.dev.postgres import THROWAWAY, EmbeddedPostgres, chosen
 
 HISTORY = "select version, name, statements from supabase_migrations.schema_migrations order by 1"
@@ -180,50 +180,3 @@ async def test_an_unreachable_database_or_folder_is_one_sentence(tmp_path: Path)
         await apply("postgresql://127.0.0.1:1/none", tmp_path, None)
     with pytest.raises(DevError, match="There is no folder"):
         await apply("postgresql://127.0.0.1:1/none", tmp_path / "none", None)
-
-
-async def test_a_supabase_project_is_left_to_the_supabase_cli(tmp_path: Path) -> None:
-    with pytest.raises(DevError, match="supabase db push"):
-        await apply("postgresql://postgres:x@db.abc.supabase.co/postgres", tmp_path, None)
-
-
-@pytest.mark.parametrize(
-    ("url", "expected"),
-    [
-        ("postgresql://postgres:p@db.abcdefgh.supabase.co:5432/postgres", True),
-        ("postgresql://postgres.abc:p%40x@aws-0-eu-west-1.pooler.supabase.com:6543/postgres", True),
-        ("postgresql+asyncpg://p@DB.ABC.SUPABASE.CO./postgres", True),
-        ("postgresql:///postgres?host=db.abc.supabase.co", True),
-        ("postgresql://localhost:1,db.abc.supabase.co:2/postgres", True),
-        ("postgresql://postgres@/postgres?host=/srv/db.abc.supabase.co/data", False),
-        ("postgresql://postgres@127.0.0.1:54322/postgres", False),
-        ("postgresql://db.supabase.co@[::1]:5432/supabase.co", False),
-        ("postgresql://supabase.company.example/postgres", False),
-        ("", False),
-    ],
-)
-def test_a_supabase_host_is_known_by_its_name(url: str, expected: bool) -> None:
-    assert is_supabase_host(url) is expected
-
-
-@pytest.mark.parametrize(
-    ("sql", "statements"),
-    [
-        ("", []),
-        (";; ;\n", []),
-        ("select 1; -- last", ["select 1", "-- last"]),
-        ("select ';', \"a;b\", 'it''s;';select 2", ["select ';', \"a;b\", 'it''s;'", "select 2"]),
-        ("select /* ; /* ; */ ; */ 1; select 2", ["select /* ; /* ; */ ; */ 1", "select 2"]),
-        ("a -- it's;\n; b", ["a -- it's;", "b"]),
-        ("do $$ begin x; end $$; b", ["do $$ begin x; end $$", "b"]),
-        ("do $a$ $$; $b$; $a$; b $1; c", ["do $a$ $$; $b$; $a$", "b $1", "c"]),
-        ("create rule r do (a; b); c", ["create rule r do (a; b)", "c"]),
-        ("f() begin atomic; select (1); END; c", ["f() begin atomic; select (1); END", "c"]),
-        ("begin_atomic(); my_begin atomic; x", ["begin_atomic()", "my_begin atomic", "x"]),
-        ("select 'open; no end", ["select 'open; no end"]),
-        ("/* open; no end", ["/* open; no end"]),
-        ("a\\;b;\r\n c ;", ["a\\;b", "c"]),
-    ],
-)
-def test_statements_are_split_as_the_cli_splits_them(sql: str, statements: list[str]) -> None:
-    assert split(sql) == statements

@@ -57,9 +57,9 @@ class Process:
             )
         self.database, self.settings = database, settings
 
-    async def started(self) -> Running:
+    async def started(self, seconds: float = 30) -> Running:
         """Wait until it serves; what it returns makes callers, its application is another one."""
-        await until(lambda: "Annex serves" in self.said or self.child.poll() is not None, 30)
+        await until(lambda: "Annex serves" in self.said or self.child.poll() is not None, seconds)
         assert self.child.poll() is None, self.said
         url = self.said.partition("Annex serves ")[2].split()[0]
         return Running(url, create_app(self.settings), self.settings, self.database)

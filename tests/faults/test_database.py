@@ -6,10 +6,12 @@ import os
 import random
 import shutil
 import signal
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from uuid import UUID
 
+import httpx
 import pytest
 
 from app.dev.postgres import EmbeddedPostgres, chosen, programs
@@ -226,3 +228,79 @@ async def test_readers_of_a_data_folder_that_was_set_back_are_reset(crashable: C
             assert await reader.names(2) == ["unseen", "after"]
         async with follow(tenant.owner.client, path, old, types="test.*") as reader:
             assert (await reader.message()).event == "reset"
+
+
+# A fifth of what they are, as is the silence of 6 s that stands for one of 30.
+DEADLINES = {"COMMAND_SECONDS": 2.0, "ACQUIRE_SECONDS": 2.0, "CONNECT_SECONDS": 1.0}
+
+
+async def test_a_silent_network_before_both_pools_costs_requests_their_deadline_and_no_more(
+    own_database: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, seconds in DEADLINES.items():
+        monkeypatch.setattr(f"app.database.pools.{name}", seconds)
+    monkeypatch.setattr("app.realtime.tail.ANSWER_SECONDS", SILENCE_SECONDS)
+    api, worker = (own_database.url(role) for role in ("annex_api", "annex_worker"))
+    async with (
+        proxying(to_database(api)) as front,
+        proxying(to_database(worker)) as back,
+        running(
+            own_database,
+            database_url=through(front, api),
+            worker_database_url=through(back, worker),
+            max_statements_per_principal=100,
+        ) as server,
+        calling(server) as callers,
+    ):
+        tenant = await new_tenant(callers)
+        client, path = tenant.owner.client, tenant.path
+        size = server.app.state.runtime.database.api.size
+
+        def ask(n: int) -> Awaitable[httpx.Response]:
+            # A read, a write of one statement, and transactions.
+            return [
+                lambda: client.get(f"{path}/events"),
+                lambda: client.post(f"{path}/events", json={"type": "x"}),
+                lambda: client.patch(path, json={"metadata": {"n": n}}),
+                lambda: client.post(
+                    f"{path}/events", json={"type": "x"}, headers={"Idempotency-Key": f"k-{n}"}
+                ),
+            ][n % 4]()
+
+        async def timed(n: int, statuses: set[int]) -> float:
+            began = time.monotonic()
+            answer = await ask(n)
+            assert answer.status_code in statuses, answer.text
+            return time.monotonic() - began
+
+        # Every connection of the pool is open.
+        await asyncio.gather(*(timed(n, {200, 201}) for n in range(size)))
+        front.go_dark()
+        back.go_dark()
+        dark = time.monotonic() + 6
+        waiting = list[asyncio.Task[float]]()
+        while time.monotonic() < dark:
+            waiting += [
+                asyncio.create_task(timed(n, {503})) for n in range(len(waiting), len(waiting) + 4)
+            ]
+            await asyncio.sleep(0.25)
+        front.lighten()
+        back.lighten()
+        ended = time.monotonic()
+        waited = await asyncio.gather(*waiting, return_exceptions=True)
+        # Those at the end of the silence may find a connection again.
+        late = [w for w in waited if isinstance(w, AssertionError)]
+        assert len(late) < len(waited) / 2, late[0]
+        assert [w for w in waited if isinstance(w, float)]
+        # One statement, or a turn for one, on a machine that others use too.
+        assert max(w for w in waited if isinstance(w, float)) < 2 * sum(DEADLINES.values())
+
+        async def is_back() -> bool:
+            answers = await asyncio.gather(*(ask(n) for n in range(size)))
+            tail = server.app.state.runtime.tail
+            return bool(all(a.is_success for a in answers) and tail.is_following)
+
+        while not await is_back():
+            assert time.monotonic() - ended < 5
+        front.forget()
+        back.forget()

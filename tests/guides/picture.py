@@ -1,4 +1,4 @@
-"""Draw docs/live.png and docs/live-dark.png; `make run FRESH=1` runs in another terminal.
+"""Draw the pictures of /live and /docs in docs; `make run FRESH=1` runs in another terminal.
 
 `python -m tests.guides.picture` reads `.data/dev.json`. No test compares the pictures, as fonts
 differ between machines.
@@ -7,7 +7,7 @@ differ between machines.
 import asyncio
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import httpx
 from playwright.async_api import async_playwright, expect
@@ -58,5 +58,27 @@ async def draw(facts: dict[str, Any]) -> None:
         await browser.close()
 
 
+async def draw_documentation(facts: dict[str, Any]) -> None:
+    """Show one operation, in both colours."""
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        size: Any = {"width": 1100, "height": 640}
+        for scheme, name in {"light": "docs.png", "dark": "docs-dark.png"}.items():
+            page = await browser.new_page(
+                viewport=size, device_scale_factor=1.2, color_scheme=cast(Any, scheme)
+            )
+            await page.goto(f"{facts['url']}/docs#tag/events/POST/api/v1/workspaces/{{ws}}/events")
+            await page.get_by_role("heading", name="Publish an event").first.wait_for()
+            await asyncio.sleep(3)
+            await page.screenshot(path=Path(ROOT, "docs", name))
+        await browser.close()
+
+
+async def main(facts: dict[str, Any]) -> None:
+    """Draw all."""
+    await draw(facts)
+    await draw_documentation(facts)
+
+
 if __name__ == "__main__":
-    asyncio.run(draw(json.loads(Path(".data/dev.json").read_text())))
+    asyncio.run(main(json.loads(Path(".data/dev.json").read_text())))

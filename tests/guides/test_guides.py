@@ -205,3 +205,5 @@ async def test_who_follows_the_documents_gets_every_event_once(newcomer: Newcome
     # The stream that was opened once, to look, has what came before the proxy cut it.
     assert sent[:4] == [e for e in newcomer.printed("curl -sN") if e in sent]
     assert re.search(r"^id: [\w-]{22}$", newcomer.terminals["README.md"].log("curl -sN"), re.M)
+    # The removed contractor was told so: in the stream or, if that opened too late, instead of it.
+    assert "not_found" in newcomer.terminals["docs/teams.md"].log("curl -sN")

@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 from tests.conftest import ROOT, Running
-from tests.install.test_wheel import bare, done, run
+from tests.install.wheels import bare, done, run
 from tests.uv import UV
 
 STEP = re.compile(r"^([A-Z]+) (.*)$", re.MULTILINE)

@@ -2,113 +2,23 @@
 
 import os
 import shutil
-import signal
-import subprocess
 import sys
-import time
-import tomllib
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from email import message_from_bytes
 from pathlib import Path
 
 import httpx
-import msgspec
 import pytest
 
+from app.guides import GUIDES
 from tests.conftest import ROOT, SECRETS, TestDatabase
-from tests.uv import CERTIFICATES, UV
+from tests.install.wheels import PROJECT, done, install, run, serving
 
 BIN = Path(sys.executable).parent
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-BEFORE = PROJECT["tool"]["uv"]["exclude-newer"]
 VERSION = PROJECT["project"]["version"]
 MIGRATIONS = list((ROOT / "supabase/migrations").glob("*.sql"))
 
 pytestmark = pytest.mark.timeout(300)
-
-
-def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, without settings of ours and without this environment."""
-    return subprocess.run(command, cwd=cwd, env=bare(), capture_output=True, text=True, check=False)
-
-
-def bare(**others: str) -> dict[str, str]:
-    ours = ("ANNEX_", "VIRTUAL_ENV", "PYTHON")
-    path = f"{Path(UV).parent}:{os.environ['PATH']}"
-    return {k: v for k, v in os.environ.items() if not k.startswith(ours)} | {
-        "PATH": path,
-        **CERTIFICATES,
-        **others,
-    }
-
-
-def done(*command: str | Path, cwd: Path) -> str:
-    """Run a command that must succeed; returns what it said."""
-    ended = run(*command, cwd=cwd)
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    return ended.stdout
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build with `uv build`: the source archive, then the wheel from the archive."""
-    folder = tmp_path_factory.mktemp("dist")
-    done(UV, "build", "--quiet", "--out-dir", folder, cwd=ROOT)
-    (built,) = folder.glob("*.whl")
-    assert list(folder.glob("*.tar.gz"))
-    return built
-
-
-@pytest.fixture(scope="module")
-def installed(wheel: Path) -> Iterator[Path]:
-    """Install the wheel, without the extra, into a fresh environment; returns its programs."""
-    # Below the checkout, since a server that root starts is another user and must reach the wheel.
-    environment = ROOT / ".data" / f"wheel-{os.getpid()}"
-    done(UV, "venv", "--quiet", "--python", sys.executable, environment, cwd=ROOT)
-    install(environment / "bin", str(wheel))
-    yield environment / "bin"
-    shutil.rmtree(environment)
-
-
-def install(programs: Path, what: str) -> None:
-    to = ("--python", programs / "python", "--exclude-newer", BEFORE)
-    done(UV, "pip", "install", "--quiet", *to, what, cwd=programs)
-
-
-@contextmanager
-def serving(programs: Path, *arguments: str, cwd: Path, **settings: str) -> Iterator[str]:
-    """Run a server command until its address is known; it must end on SIGINT."""
-    log = cwd / "log"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [programs / "annex", *arguments],
-            cwd=cwd,
-            env=bare(**settings),
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        until = time.monotonic() + 120
-        while not (url := address(cwd)):
-            assert process.poll() is None, log.read_text()
-            assert time.monotonic() < until, log.read_text()
-            time.sleep(0.1)
-        yield url
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(60)
-    assert "Traceback" not in log.read_text()
-
-
-def address(cwd: Path) -> str | None:
-    """Find where a server answers: in dev.json, or in what it said."""
-    if (facts := cwd / ".data" / "dev.json").exists():
-        content = facts.read_bytes()
-        return str(msgspec.json.decode(content)["url"]) if content else None
-    said = (cwd / "log").read_text()
-    return said.split("Annex serves ")[1].split()[0] if "Annex serves " in said else None
 
 
 def serves_itself(url: str) -> None:
@@ -117,7 +27,9 @@ def serves_itself(url: str) -> None:
         "/openapi.yaml": (ROOT / "docs/openapi.yaml").read_text()[:200],
         "/openapi.json": '"openapi"',
         "/docs": "Annex API",
-        "/docs/assets/swagger-ui-bundle.js": "SwaggerUIBundle",
+        "/docs/assets/scalar.js": "createApiReference",
+        "/llms.txt": "/guides/deploy.md",
+        **{f"/guides/{name}.md": "# " for name in GUIDES},
         "/live": "<title>",
         "/health/ready": VERSION,
     }.items():

@@ -1,7 +1,6 @@
 import json
 import random
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
 from typing import NamedTuple
 from uuid import UUID, uuid4
 
@@ -21,6 +20,7 @@ from app.realtime.channels import Frame, as_event
 from app.realtime.feeds import Sight
 from app.schemas.events import Event
 from tests.conftest import Callers, Tenant, TestDatabase
+from tests.factories import make
 from tests.realtime.reader import follow, number
 
 TYPES = ["invoice", "invoice.paid", "invoice.paid.late", "invoices.paid", "project_x.made", "a.b-c"]
@@ -142,23 +142,7 @@ async def test_most_filters_of_that_test_find_something_and_not_everything(log: 
 
 def frame(data: str, type: str = "invoice.paid", topics: tuple[str, ...] = ()) -> Frame:
     """Make a frame of an event."""
-    now = datetime.now(UTC)
-    event = Event(
-        id=uuid4(),
-        workspace_id=uuid4(),
-        type=type,
-        source="test",
-        key=None,
-        subject=None,
-        topics=list(topics),
-        actor="test",
-        principal="system",
-        permission=None,
-        data=Raw(data.encode()),
-        context={},
-        occurred_at=now,
-        recorded_at=now,
-    )
+    event = make(Event, type=type, topics=list(topics), data=Raw(data.encode()))
     return Frame(1, "cursor", event)
 
 

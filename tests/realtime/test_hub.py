@@ -200,30 +200,54 @@ def test_the_ring_is_bounded_in_frames_and_in_bytes(
     assert channel.size == sum(len(f.bytes) for f in channel.frames) <= channels.RING_BYTES
 
 
-def test_who_waits_is_woken_for_heartbeats_and_at_the_end_of_their_time(hub: Hub) -> None:
+async def test_who_waits_is_woken_for_heartbeats_and_at_the_end_of_their_time(hub: Hub) -> None:
     now = time.monotonic()
     quiet, recent = join(hub, sent_at=now - 15), join(hub, sent_at=now - 1)
     over = join(hub, ends_at=time.time() - 1)
     hub.head = 7
-    hub.tick()
+    await hub.tick()
     assert [m.until for m in quiet.got] == [7]
     assert b"event: cursor" in quiet.got[0].raw
     assert not recent.got
     assert [m.raw for m in over.got] == [b""]
 
 
-def test_a_channel_outlives_its_last_reader_for_a_while(
+async def test_a_heartbeat_goes_to_who_can_take_it_at_once_without_waking_them(hub: Hub) -> None:
+    now = time.monotonic()
+    quick = join(hub, sent_at=now - 15, takes_at_once=True)
+    broken = join(hub, sent_at=now - 15, takes_at_once=True)
+    broken.pushed = None  # type: ignore[assignment]
+    await hub.tick()
+    await hub.tick()
+    assert ([b"event: cursor" in chunk for chunk in quick.pushed], quick.got) == ([True], [])
+    assert (broken.ends_at, len(broken.got)) == (0, 1)
+    publish(hub, [row(1)])
+    assert len(quick.pushed) == 2
+
+
+def test_a_heartbeat_tells_the_head_of_when_it_is_sent(hub: Hub) -> None:
+    now = time.monotonic()
+    readers = [join(hub, INVOICES, sent_at=now - 15) for _ in range(3)]
+    steps = hub.ticking()
+    next(steps)
+    # Between two steps the log moves on, and the readers wait for other events than this.
+    publish(hub, [row(1, "order.paid")])
+    assert list(steps) == [True, True]
+    assert sorted(m.until for r in readers for m in r.got) == [0, 1, 1]
+
+
+async def test_a_channel_outlives_its_last_reader_for_a_while(
     hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     join(hub)
     channel = hub.channels[WORKSPACE]
     (group,) = channel.groups.values()
     channel.leave(group)
-    hub.tick()
+    await hub.tick()
     publish(hub, [row(1)])
     assert [f.pos for f in hub.channel(FEED).frames] == [1]
     monkeypatch.setattr(hubs, "LINGER_SECONDS", 0)
-    hub.tick()
+    await hub.tick()
     assert not hub.channels
 
 

@@ -226,7 +226,7 @@ async def test_what_changes_no_right_makes_no_personal_stream_look(
     look_again = streams.look_again
 
     async def look(request: Any, source: Any) -> Any:
-        looked.append(source.read.scope.principal.id)
+        looked.append(source.scope.principal.id)
         return await look_again(request, source)
 
     monkeypatch.setattr(streams, "look_again", look)

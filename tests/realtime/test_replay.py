@@ -162,7 +162,7 @@ async def test_a_page_is_read_through_the_index(past: Past) -> None:
         await connection.execute("set plan_cache_mode = force_generic_plan")
         statement = compiled(past_of_workspace, has_workspace=True)
         await connection.execute(f"prepare page as {statement.sql}")
-        values = {**past.source.read.scope.values, "after": 700, "until": 720, "rows_": 500}
+        values = {**past.source.scope.values, "after": 700, "until": 720, "rows_": 500}
         given = ", ".join(f"'{value}'" for value in statement.arguments(values))
         found = await connection.fetchval(
             f"explain (analyze, timing off, format json) execute page({given})"

@@ -277,9 +277,9 @@ async def test_rights_that_change_while_they_are_looked_up_are_looked_up_again(
     callers: Callers, server: Running, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     member = await add_member(callers, tenant, "viewer")
-    looked = list[Sight]()
+    looked = list[tuple[Sight, float | None]]()
 
-    async def look(request: Any, source: Source) -> Sight:
+    async def look(request: Any, source: Source) -> tuple[Sight, float | None]:
         looked.append(await look_again(request, source))
         if len(looked) == 1:
             await sql(server, "delete from annex.members where user_id = $1", member.user_id)
@@ -344,6 +344,23 @@ async def test_a_token_that_expires_ends_its_stream(
         assert await reader.names(1) == ["meanwhile"]
 
 
+async def test_a_key_whose_end_is_moved_forward_ends_its_stream_then(
+    callers: Callers, tenant: Tenant
+) -> None:
+    made = (
+        await tenant.owner.client.post(
+            f"{tenant.path}/api-keys", json={"name": "a", "permissions": ["events:read"]}
+        )
+    ).json()
+    key = callers.client(made["secret"])
+    async with follow(key, f"{tenant.path}/stream") as reader:
+        await reader.message()
+        await tenant.owner.client.post(
+            f"{tenant.path}/api-keys/{made['id']}/rotate", json={"overlap_seconds": 1}
+        )
+        assert [m.event for m in await reader.rest(5)] == []
+
+
 async def test_a_stream_ends_after_its_lifetime_and_the_reader_resumes(
     tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -399,7 +416,8 @@ async def test_a_reader_whose_filter_matches_nothing_gets_heartbeats_in_a_busy_w
 
 
 @pytest.mark.parametrize(
-    "cursor", ["garbage", "A" * 22, "future", "other epoch", "other key", "other feed"]
+    "cursor",
+    ["garbage", "A" * 22, "A" * 5000, "future", "other epoch", "other key", "other feed"],
 )
 async def test_a_cursor_that_cannot_be_continued_is_answered_with_a_reset(
     server: Running, tenant: Tenant, cursor: str
@@ -637,8 +655,8 @@ async def test_another_members_change_makes_nobody_look_their_rights_up(
     looked = list[str]()
     annotate = """update annex.members set metadata = '{"a": 1}' where user_id = $1"""
 
-    async def look(request: Any, source: Source) -> Sight:
-        looked.append(source.read.scope.principal.id)
+    async def look(request: Any, source: Source) -> tuple[Sight, float | None]:
+        looked.append(source.scope.principal.id)
         return await look_again(request, source)
 
     monkeypatch.setattr("controllers.stream.look_again", look)

@@ -9,16 +9,19 @@ from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 from uuid import UUID, uuid4
 
+import hypothesis
 import pytest
 from aiosmtpd.smtp import AuthResult
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis.strategies import from_regex
 
 from app.database.pools import Database
+from app.schemas.invitations import Email
 from app.settings import Settings, SettingsError
 from app.worker import mails
 from app.worker.housekeeping import tidy
@@ -26,6 +29,7 @@ from app.worker.letters import Facts, Letters, cleaned, write
 from app.worker.runner import Runner
 from tests.conftest import Callers, Tenant, TestDatabase, new_tenant, running
 from tests.controllers.test_invitations import RESPOND, accept, code, issue, listed
+from tests.factories import make_settings
 from tests.worker.mailbox import Mailbox, mailbox, settings_of
 
 
@@ -173,6 +177,58 @@ async def test_one_refused_recipient_is_nobody_elses_matter(post: Post) -> None:
     for user in users:
         [mail] = post.mailbox.to(user.email)
         assert (await accept(user, mail.token)).status_code == 200
+
+
+async def test_a_mail_that_meets_an_unexpected_error_is_finished_and_the_others_arrive(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unwritable, unsendable, *others = [f"{uuid4().hex[:8]}@example.org" for _ in range(8)]
+    compose, send = mails.compose, mails.send
+
+    def no_letter(settings: Settings, letters: Letters, mail: mails.Mail, token: str) -> Any:
+        if mail.recipient == unwritable:
+            raise IndexError
+        return compose(settings, letters, mail, token)
+
+    async def no_answer(settings: Settings, message: Any, recipient: str) -> None:
+        if recipient == unsendable:
+            raise ArithmeticError
+        await send(settings, message, recipient)
+
+    monkeypatch.setattr(mails, "compose", no_letter)
+    monkeypatch.setattr(mails, "send", no_answer)
+    await issue(post.tenant.owner, post.tenant, unwritable, unsendable, *others)
+    await post.send()
+    assert sorted(r.recipients[0] for r in post.mailbox.received) == sorted(others)
+    found = {m["recipient"]: m for m in await post.outbox()}
+    assert found[unwritable]["failed_at"]  # it will not be written another time
+    assert (found[unsendable]["error"], found[unsendable]["failed_at"]) == ("ArithmeticError", None)
+    assert {m["lease_id"] for m in found.values()} == {None}
+
+
+async def test_a_mail_that_cannot_be_finished_keeps_no_other_from_its_turn(
+    post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    emails = [f"{uuid4().hex[:8]}@example.org" for _ in range(8)]
+    finish = mails.finish
+
+    async def fail(database: Database, mail: mails.Mail, *how: Any) -> None:
+        if mail.recipient == emails[0]:
+            raise OSError
+        await finish(database, mail, *how)
+
+    monkeypatch.setattr(mails, "finish", fail)
+    await issue(post.tenant.owner, post.tenant, *emails)
+    await post.send()
+    assert sorted(r.recipients[0] for r in post.mailbox.received) == sorted(emails)
+    assert [m["recipient"] for m in await post.outbox() if m["lease_id"]] == emails[:1]
+
+
+@hypothesis.given(from_regex(get_args(Email)[1].pattern))
+def test_every_address_of_the_contract_can_be_written_to(address: str) -> None:
+    facts = Facts("Acme", "A", "viewer", "https://app.example.com", "2026-01-01")
+    message = write(Letters.read().of("en"), facts, "A <a@acme.example>", address)
+    assert [a.addr_spec for a in message["To"].addresses] == [address]
 
 
 async def test_a_mail_that_may_have_arrived_is_sent_again_and_the_later_link_works(
@@ -406,7 +462,7 @@ def certificate(folder: Path) -> ssl.SSLContext:
 def over(box: Mailbox, scheme: str, login: str = "") -> Settings:
     """Make settings that reach a server in another way."""
     kept = settings_of(box, smtp_url=f"{scheme}://{login}127.0.0.1:{box.port}")
-    return Settings(database_url="", worker_database_url="", **kept)
+    return make_settings(**kept)
 
 
 async def one(settings: Settings) -> None:

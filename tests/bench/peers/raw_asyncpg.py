@@ -18,7 +18,7 @@ from litestar.params import FromPath
 
 import db_models as m
 from app.auth.tickets import derive_key
-from app.database.pools import keep, prepare
+from app.database.pools import keep, let_json_through
 from app.database.reads import decode_cursor, encode_cursor
 from app.realtime.cursors import Cursors
 from app.schemas import events as e
@@ -79,7 +79,11 @@ class Peer:
         await worker.close()
         size = self.settings.pool_size
         async with asyncpg.create_pool(
-            self.settings.database_url, min_size=size, max_size=size, init=prepare, reset=keep
+            self.settings.database_url,
+            min_size=size,
+            max_size=size,
+            init=let_json_through,
+            reset=keep,
         ) as self.pool:
             yield
 

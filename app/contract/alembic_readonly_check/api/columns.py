@@ -318,22 +318,13 @@ class _Comparison:
                 yield self.mismatch("AC708", held, column, says, f"at most {limits.count}")
         if shape.enum is None and {"integer", "number"} & (shape.types or frozenset()):
             whole = shape.types == frozenset({"integer"})
-            if limits.lower and not within(shape.lower, limits.lower, whole, -1):
-                yield self.mismatch(
-                    "AC709",
-                    held,
-                    column,
-                    bound_words("minimum", shape.lower),
-                    limit_words(">", limits.lower),
-                )
-            if limits.upper and not within(shape.upper, limits.upper, whole, 1):
-                yield self.mismatch(
-                    "AC709",
-                    held,
-                    column,
-                    bound_words("maximum", shape.upper),
-                    limit_words("<", limits.upper),
-                )
+            for word, sign, side, bound, limit in (
+                ("minimum", ">", -1, shape.lower, limits.lower),
+                ("maximum", "<", 1, shape.upper, limits.upper),
+            ):
+                if limit and not within(bound, limit, whole, side):
+                    says = bound_words(word, bound)
+                    yield self.mismatch("AC709", held, column, says, limit_words(sign, limit))
 
     def compare_values(self, held: _Property, column: Column, limits: Limits) -> Iterator[Finding]:
         shape, values = held.shape, limits.values

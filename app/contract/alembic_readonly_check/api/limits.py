@@ -4,7 +4,7 @@ import json
 import re
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from alembic_readonly_check.facts import Check, Schema
 from alembic_readonly_check.openapi.reading import Json
@@ -137,9 +137,7 @@ def stored_value(stored: tuple[Any, ...], type_: str) -> str:
     return plain(stored[1])
 
 
-def within(
-    bound: Bound | None, limit: tuple[Decimal, bool], whole: bool, side: Literal[-1, 1]
-) -> bool:
+def within(bound: Bound | None, limit: tuple[Decimal, bool], whole: bool, side: int) -> bool:
     """Tell whether a property's bound is at least as tight as a column's; `side` 1 is the upper."""
     if bound is None:
         return False

@@ -20,6 +20,7 @@ A handler states in its `opt` what its signature cannot show:
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from types import NoneType
 from typing import Any
@@ -106,6 +107,29 @@ def _unmatched(
             )
 
 
+def _differs(
+    code: str,
+    contract: Contract,
+    operation: Operation,
+    route: Route,
+    what: str,
+    expected: str | None,
+    actual: str | None,
+    pointer: str,
+    suffix: str = "",
+) -> Finding:
+    """Say one fact of an operation on which the contract and its route differ."""
+    told = f"document {expected or 'none'}, app {actual or 'none'}"
+    return finding(
+        code,
+        f"{operation.method} {operation.path}{suffix}",
+        f"{what} differs: {told}, {route.place}",
+        contract.location(pointer),
+        expected=expected,
+        actual=actual,
+    )
+
+
 def _operation_id(contract: Contract, operation: Operation, route: Route) -> Iterator[Finding]:
     expected, stated = operation.operation_id, route.operation_id
     if stated is None:
@@ -115,13 +139,9 @@ def _operation_id(contract: Contract, operation: Operation, route: Route) -> Ite
     else:
         same, actual = stated == expected, stated
     if not same:
-        yield finding(
-            "AR507",
-            f"{operation.method} {operation.path}",
-            f"operationId differs: document {expected or 'none'}, app {actual}, {route.place}",
-            contract.location(operation.node.child("operationId").pointer),
-            expected=expected,
-            actual=actual,
+        pointer = operation.node.child("operationId").pointer
+        yield _differs(
+            "AR507", contract, operation, route, "operationId", expected, actual, pointer
         )
 
 
@@ -135,14 +155,8 @@ def _body_drift(contract: Contract, operation: Operation, route: Route) -> Itera
         return
     expected = "required" if request.required else "optional"
     actual = "required" if route.body_required else "optional"
-    yield finding(
-        "AR504",
-        f"{operation.method} {operation.path} body",
-        f"request body differs: document {expected}, app {actual}, {route.place}",
-        contract.location(request.node.pointer),
-        expected=expected,
-        actual=actual,
-    )
+    pointer, what = request.node.pointer, "request body"
+    yield _differs("AR504", contract, operation, route, what, expected, actual, pointer, " body")
 
 
 def _status_drift(contract: Contract, operation: Operation, route: Route) -> Iterator[Finding]:
@@ -151,14 +165,8 @@ def _status_drift(contract: Contract, operation: Operation, route: Route) -> Ite
     documented = {int(s) for s in operation.responses if re.fullmatch(r"2\d\d", s)}
     if documented != route.statuses and "DEFAULT" not in operation.responses:
         expected, actual = _listed(documented), _listed(route.statuses)
-        yield finding(
-            "AR510",
-            f"{operation.method} {operation.path}",
-            f"success status differs: document {expected}, app {actual}, {route.place}",
-            contract.location(operation.node.child("responses").pointer),
-            expected=expected,
-            actual=actual,
-        )
+        pointer, what = operation.node.child("responses").pointer, "success status"
+        yield _differs("AR510", contract, operation, route, what, expected, actual, pointer)
 
 
 def _listed(values: Iterable[object]) -> str:
@@ -203,45 +211,32 @@ def _media_finding(
     actual = "unknown" if served is None else _listed(served)
     keys = ("requestBody",) if side == "request" else ("responses", side.rpartition(" ")[2])
     pointer = operation.node.child(*keys).pointer
-    unknown = "state response_media_types in the handler's opt" if served is None else None
-    return finding(
-        "AR508",
-        f"{operation.method} {operation.path} {side}",
-        f"{side} media type differs: document {expected}, app {actual}, {route.place}",
-        contract.location(pointer),
-        expected=expected,
-        actual=actual,
-        fix=unknown,
-    )
+    what, place = f"{side} media type", f" {side}"
+    found = _differs("AR508", contract, operation, route, what, expected, actual, pointer, place)
+    unknown = "state response_media_types in the handler's opt"
+    return replace(found, fix=unknown) if served is None else found
 
 
 def _security_drift(
     contract: Contract, operation: Operation, route: Route, rules: ApiRules, permissions: bool
 ) -> Iterator[Finding]:
-    subject = f"{operation.method} {operation.path}"
     permission = operation.node.value.get(rules.permission_extension)
     held = route.opt.get(rules.permission_opt)
     if permissions and permission != held:
-        yield finding(
-            "AR509",
-            f"{subject} permission",
-            f"permission differs: document {permission or 'none'}, app {held or 'none'},"
-            f" {route.place}",
-            contract.location(operation.node.child(rules.permission_extension).pointer),
-            expected=permission and str(permission),
-            actual=held and str(held),
+        pointer = operation.node.child(rules.permission_extension).pointer
+        mine, theirs = (str(word) if word else None for word in (permission, held))
+        yield _differs(
+            *("AR509", contract, operation, route, "permission"),
+            mine,
+            theirs,
+            pointer,
+            " permission",
         )
     elif operation.public is not None and operation.public != _is_public(route, rules):
         expected = "public" if operation.public else "authenticated"
         actual = "authenticated" if operation.public else "public"
-        yield finding(
-            "AR509",
-            subject,
-            f"security differs: document {expected}, app {actual}, {route.place}",
-            contract.location(operation.node.child("security").pointer),
-            expected=expected,
-            actual=actual,
-        )
+        pointer = operation.node.child("security").pointer
+        yield _differs("AR509", contract, operation, route, "security", expected, actual, pointer)
 
 
 def _is_public(route: Route, rules: ApiRules) -> bool:

@@ -30,40 +30,22 @@ from alembic_readonly_check.findings import Finding, relative
 from alembic_readonly_check.openapi.contract import Body, Contract, Direction, Operation, is_json
 from alembic_readonly_check.openapi.shapes import Shape
 
-CODES: Final[Mapping[Fact, str]] = {
-    "property": "AS602",
-    "type": "AS603",
-    "required": "AS604",
-    "default": "AS605",
-    "null": "AS606",
-    "format": "AS607",
-    "length": "AS608",
-    "bounds": "AS609",
-    "items": "AS610",
-    "enum": "AS611",
-    "pattern": "AS612",
-    "additional": "AS613",
-    "tag": "AS614",
+CODES: Final[Mapping[str, str]] = {
+    fact: f"AS{number}"
+    for number, fact in enumerate(
+        (
+            *("property", "type", "required", "default", "null", "format", "length", "bounds"),
+            *("items", "enum", "pattern", "additional", "tag"),
+        ),
+        602,
+    )
 }
-
 _UNCHECKABLE: Final = "AS615"
-
-_FACT_WORDS: Final[Mapping[Fact, str]] = {
-    "property": "property",
-    "type": "type",
-    "required": "required",
-    "default": "default",
-    "null": "null",
-    "format": "format",
-    "length": "length",
-    "bounds": "bounds",
+_FACT_WORDS: Final[Mapping[str, str]] = {
     "items": "item count",
     "enum": "values",
-    "pattern": "pattern",
     "additional": "other properties",
-    "tag": "tag",
 }
-
 _CONSTRAINTS: Final[frozenset[Fact]] = frozenset({"length", "bounds", "items", "pattern"})
 
 
@@ -184,10 +166,11 @@ def _finding(
 ) -> Finding:
     path = f" at {difference.path}" if difference.path else ""
     where = _location(shapes.classes, difference.struct, root)
+    word = _FACT_WORDS.get(difference.fact, difference.fact)
     return finding(
         CODES[difference.fact],
         difference.struct,
-        f"{label}{path}: {_FACT_WORDS[difference.fact]} differs: document {difference.expected},"
+        f"{label}{path}: {word} differs: document {difference.expected},"
         f" struct {difference.actual}{f' ({where})' if where else ''}",
         contract.location(difference.pointer),
         expected=difference.expected,

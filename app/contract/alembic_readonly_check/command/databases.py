@@ -260,9 +260,7 @@ class DatabaseCheck:
         """Run a comparison, and note what the role of the check could not compare."""
         found = comparison.run()
         for refusal in sorted(comparison.unable):
-            self.check.note(
-                f"expressions of the database were compared by their text alone: {refusal}"
-            )
+            self.check.note(f"the role of the check could not compare {refusal}")
         return found
 
     def against(
@@ -271,9 +269,7 @@ class DatabaseCheck:
         """Compare document and models with a catalog; drift that both see is said once."""
         for schema, count in held.elsewhere:
             if not self.check.config.is_managed(schema):
-                self.check.note(
-                    f"the {label} hold schema {schema} ({count} relations), not compared"
-                )
+                self.check.note(f"the {label} hold schema {schema} ({count} objects), not compared")
         if not held.tables:
             raise CannotCheck(
                 f"The {label} hold no table in {', '.join(self.check.scope().schemas)}."

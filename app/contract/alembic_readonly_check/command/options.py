@@ -14,120 +14,76 @@ COMPARE, UNDERSTAND, KEEP = "Compare", "Understand", "Keep for later"
 """Titles of the panels of `--help`: those of options, those of subcommands."""
 
 
+def _option(panel: str, name: str, help_: str, **more: Any) -> Callable[[F], F]:
+    return click.option(f"--{name}", help=help_, panel=panel, **more)
+
+
+_FILE = click.Path(dir_okay=False, path_type=Path)
+_HELD = click.Path(exists=True, dir_okay=False, path_type=Path)
+_SERVER = "Variable that holds the URL of a server on which databases may be made and dropped."
+_FORMATS = click.Choice(list(reporters.FORMATS))
+_LEVELS = click.Choice(["error", "warning", "warn", "none"])
+
 MODELS = (
-    click.option(
-        "--metadata",
-        metavar="MOD:ATTR",
-        help="The models' MetaData: `mod:Base.metadata`.",
-        panel=COMPARED,
-    ),
-    click.option(
-        "--schema",
+    _option(COMPARED, "metadata", "The models' MetaData: `mod:Base.metadata`.", metavar="MOD:ATTR"),
+    _option(
+        COMPARED,
+        "schema",
+        "Compare this schema; may be given again.",
+        metavar="NAME",
         multiple=True,
-        metavar="NAME",
-        help="Compare this schema; may be given again.",
-        panel=COMPARED,
     ),
 )
-
 APP = (
-    click.option(
-        "--app",
-        metavar="MOD:APP",
-        help="The Litestar app, or a function that makes it.",
-        panel=COMPARED,
-    ),
+    _option(COMPARED, "app", "The Litestar app, or a function that makes it.", metavar="MOD:APP"),
 )
-
 LIVE = (
-    click.option(
-        "--url-env",
-        metavar="NAME",
-        help="Variable that holds the URL of the live database.",
-        panel=COMPARED,
+    _option(
+        COMPARED, "url-env", "Variable that holds the URL of the live database.", metavar="NAME"
     ),
-    click.option(
-        "--timeout", type=float, metavar="SECONDS", help="Limit of each query. [30]", panel=COMPARED
-    ),
+    _option(COMPARED, "timeout", "Limit of each query. [30]", metavar="SECONDS", type=float),
 )
-
 DATABASES = (
     *LIVE,
-    click.option(
-        "--scratch-url-env",
-        metavar="NAME",
-        help="Variable that holds the URL of a server on which databases may be made and dropped.",
-        panel=COMPARED,
-    ),
-    click.option(
-        "--snapshot",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help="A saved snapshot instead of a live database.",
-        panel=COMPARED,
-    ),
+    _option(COMPARED, "scratch-url-env", _SERVER, metavar="NAME"),
+    _option(COMPARED, "snapshot", "A saved snapshot instead of a live database.", type=_HELD),
 )
-
-SELECT = (
-    click.option(
-        "--select",
-        metavar="CODES",
-        help="Only these codes or families: `DM,DC3`. [all]",
-        panel=COUNTED,
-    ),
-)
-
 COUNTS = (
-    *SELECT,
-    click.option("--ignore", metavar="CODES", help="Not these codes or families.", panel=COUNTED),
-    click.option(
-        "--fail-on",
-        type=click.Choice(["error", "warning", "warn", "none"]),
+    _option(COUNTED, "select", "Only these codes or families: `DM,DC3`. [all]", metavar="CODES"),
+    _option(COUNTED, "ignore", "Not these codes or families.", metavar="CODES"),
+    _option(
+        *(COUNTED, "fail-on", "The least severity that ends with 1."),
+        type=_LEVELS,
         default="error",
         show_default=True,
-        help="The least severity that ends with 1.",
-        panel=COUNTED,
     ),
 )
-
 STRICT = (
-    click.option(
-        "--strict-coverage",
+    _option(
+        *(COUNTED, "strict-coverage", "An object of a kind nobody compares is an error."),
         is_flag=True,
-        help="An object of a kind nobody compares is an error.",
-        panel=COUNTED,
     ),
-    click.option(
-        "--require-readonly-role",
-        is_flag=True,
-        help="End with 2 if the live role may write.",
-        panel=COUNTED,
+    _option(
+        *(COUNTED, "require-readonly-role", "End with 2 if the live role may write."), is_flag=True
     ),
 )
-
 REPORT = (
     click.option(
-        "--format",
-        "format_",
-        type=click.Choice(list(reporters.FORMATS)),
+        *("--format", "format_"),
+        type=_FORMATS,
         metavar="FORMAT",
         default="text",
         show_default=True,
         help=f"One of {', '.join(reporters.FORMATS)}.",
         panel=TOLD,
     ),
-    click.option(
-        "--output",
-        type=click.Path(dir_okay=False, path_type=Path),
-        help="Write the report to a file; the summary still goes to the terminal.",
-        panel=TOLD,
+    _option(
+        *(TOLD, "output", "Write the report to a file; the summary still goes to the terminal."),
+        type=_FILE,
     ),
 )
-
 KEPT = click.option(
-    "--output",
-    type=click.Path(dir_okay=False, path_type=Path),
-    required=True,
-    help="The file to write; it is replaced.",
+    "--output", type=_FILE, required=True, help="The file to write; it is replaced."
 )
 
 

@@ -1,13 +1,12 @@
 """Compare who may do what: row level security, policies, grants, triggers."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from alembic_readonly_check.compare.pairing import by_name, pairs
+from alembic_readonly_check.compare.pairing import T, by_name, pairs
 from alembic_readonly_check.compare.saying import Pair
 from alembic_readonly_check.facts import Grant, Policy, Table, Trigger
-from alembic_readonly_check.findings import Location
 from alembic_readonly_check.sql.parsing import Unparsable
 from alembic_readonly_check.sql.tables import trigger_shape
 
@@ -17,95 +16,64 @@ class Access(Pair):
     """The access to tables."""
 
     def security(self, wanted: Table, held: Table) -> None:
+        """Compare what both sides know of a table's access."""
         if wanted.rls is not None and held.rls is not None and wanted.rls != held.rls:
-            self.say(
-                "rls",
-                wanted.name,
-                "row level security differs",
-                rls_words(wanted.rls),
-                rls_words(held.rls),
-                table=wanted.name,
-                at=wanted.location,
-            )
+            self.row_security(wanted.name, wanted.rls, held.rls, "row level security differs")
         if wanted.policies is not None and held.policies is not None:
-            self.policies(wanted, wanted.policies, held.policies)
+            names = self.names(wanted)
+
+            def same_policy(one: Policy, other: Policy) -> bool:
+                return (one.command, one.permissive, sorted(one.roles)) == (
+                    other.command,
+                    other.permissive,
+                    sorted(other.roles),
+                ) and all(
+                    self.equal(mine, theirs, names, "boolean")
+                    for mine, theirs in ((one.using, other.using), (one.check, other.check))
+                )
+
+            self.each("policy", wanted, wanted.policies, held.policies, same_policy)
         if wanted.grants is not None and held.grants is not None:
-            self.grants(wanted.name, wanted.grants, held.grants, wanted.location)
+            self.grants(wanted.name, wanted.grants, held.grants)
         if wanted.triggers is not None and held.triggers is not None:
-            self.triggers(wanted, wanted.triggers, held.triggers)
+            schema = self.rules.default_schema
 
-    def policies(self, table: Table, mine: Sequence[Policy], theirs: Sequence[Policy]) -> None:
-        names = self.names(table)
-        for name, one, other in pairs(by_name(mine), by_name(theirs)):
-            same = (
-                one is not None
-                and other is not None
-                and (
-                    (one.command, one.permissive, sorted(one.roles))
-                    == (other.command, other.permissive, sorted(other.roles))
-                    and self.equal(one.using, other.using, names, "boolean")
-                    and self.equal(one.check, other.check, names, "boolean")
-                )
-            )
-            if not same:
-                self.say(
-                    "policy",
-                    f"{table.name}.{name}",
-                    "policy differs",
-                    one,
-                    other,
-                    table=table.name,
-                    at=one.location if one else table.location,
+            def same_trigger(one: Trigger, other: Trigger) -> bool:
+                shapes = (_trigger(trigger, wanted.name, schema) for trigger in (one, other))
+                return one.enabled == other.enabled and (
+                    one.definition == other.definition or next(shapes) == next(shapes)
                 )
 
-    def grants(
-        self, owner: str, mine: Iterable[Grant], theirs: Iterable[Grant], at: Location | None
+            self.each("trigger", wanted, wanted.triggers, held.triggers, same_trigger)
+
+    def each(
+        self,
+        kind: str,
+        table: Table,
+        mine: Sequence[T],
+        theirs: Sequence[T],
+        same: Callable[[T, T], bool],
     ) -> None:
-        wanted = {grant.grantee: grant for grant in mine}
-        held = {grant.grantee: grant for grant in theirs}
-        for grantee, one, other in pairs(wanted, held):
+        """Compare facts of one kind by name."""
+        for name, one, other in pairs(by_name(mine), by_name(theirs)):
+            if one is None or other is None or not same(one, other):
+                self.say(kind, f"{table.name}.{name}", one, other)
+
+    def row_security(self, table: str, wanted: str, held: str, what: str) -> None:
+        told = {"forced": "enabled, forced"}
+        self.say("rls", table, told.get(wanted, wanted), told.get(held, held), what)
+
+    def grants(self, owner: str, mine: Iterable[Grant], theirs: Iterable[Grant]) -> None:
+        """Compare what each role may do with an object."""
+        sides = ({grant.grantee: grant for grant in side} for side in (mine, theirs))
+        for grantee, one, other in pairs(*sides):
             if self.rules.ignores_grantee(grantee) and not self.deep:
                 continue
             if (one.privileges if one else None) != (_common(other, one) if other else None):
-                self.say(
-                    "grant",
-                    f"{owner}.{grantee}",
-                    "grant differs",
-                    one,
-                    other,
-                    table=owner,
-                    at=one.location if one else at,
-                )
-
-    def triggers(self, table: Table, mine: Sequence[Trigger], theirs: Sequence[Trigger]) -> None:
-        for name, one, other in pairs(by_name(mine), by_name(theirs)):
-            same = (
-                one is not None
-                and other is not None
-                and one.enabled == other.enabled
-                and (
-                    one.definition == other.definition
-                    or _trigger(one, table.name, self.rules.default_schema)
-                    == _trigger(other, table.name, self.rules.default_schema)
-                )
-            )
-            if not same:
-                self.say(
-                    "trigger",
-                    f"{table.name}.{name}",
-                    "trigger differs",
-                    one,
-                    other,
-                    table=table.name,
-                    at=one.location if one else table.location,
-                )
+                self.say("grant", f"{owner}.{grantee}", one, other)
 
 
 RLS_ORDER = {"off": 0, "enabled": 1, "forced": 2}
-
-
-def rls_words(word: str) -> str:
-    return "enabled, forced" if word == "forced" else word
 
 
 def _trigger(trigger: Trigger, table: str, schema: str) -> Any:

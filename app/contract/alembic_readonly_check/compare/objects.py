@@ -1,11 +1,12 @@
 """Compare what is not a table, kind by kind."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from alembic_readonly_check.compare.access import Access
 from alembic_readonly_check.compare.pairing import T, pairs
-from alembic_readonly_check.facts import Domain
-from alembic_readonly_check.sql.expressions import Scope, canonical
+from alembic_readonly_check.facts import Domain, Other
+from alembic_readonly_check.sql.expressions import Scope, canonical, query_shape
 from alembic_readonly_check.sql.types import bare
 
 
@@ -16,25 +17,12 @@ class Objects(Access):
     def objects(self) -> None:
         """Compare what is not a table, kind by kind, where both sides know the kind."""
         lead, follow = self.lead.schema, self.follow.schema
-        if lead.enums is not None and follow.enums is not None:
-            for name, one, other in pairs(lead.enums, follow.enums):
-                if self.covers(name, one, other) and (one and one.values) != (
-                    other and other.values
-                ):
-                    self.say(
-                        "enum", name, "enum differs", one, other, at=one.location if one else None
-                    )
-        if lead.domains is not None and follow.domains is not None:
-            for name, mine, theirs in pairs(lead.domains, follow.domains):
-                if self.covers(name, mine, theirs) and not self.same_domain(mine, theirs):
-                    self.say(
-                        "domain",
-                        name,
-                        "domain differs",
-                        mine,
-                        theirs,
-                        at=mine.location if mine else None,
-                    )
+        for name, one, other in pairs(*_known(lead.enums, follow.enums)):
+            if self.covers(name, one, other) and (one and one.values) != (other and other.values):
+                self.say("enum", name, one, other)
+        for name, mine, theirs in pairs(*_known(lead.domains, follow.domains)):
+            if self.covers(name, mine, theirs) and not self.same_domain(mine, theirs):
+                self.say("domain", name, mine, theirs)
         self.kind("sequence", lead.sequences, follow.sequences)
         self.functions()
         self.views()
@@ -53,19 +41,18 @@ class Objects(Access):
                 if one != other and not (
                     (one is None or other is None) and self.hosted(kind, name)
                 ):
-                    self.say("other", name, f"{kind} differs", one, other)
+                    self.say("other", name, one, other, f"{kind} differs")
         elif self.family == "DC":
             for held in follow.others:
-                if held.kind not in ("attribute", "comment", "schema") and not self.hosted(
-                    held.kind, held.name
+                if held.kind not in ("attribute", "comment", "schema") and not (
+                    self.hosted(held.kind, held.name) or _opens_nothing(held)
                 ):
-                    what = f"a {held.kind} is compared by no document"
-                    self.say("other", held.name, what, None, held.definition)
+                    what = f"{held.kind} that no document compares"
+                    self.say("other", held.name, None, held.definition, what)
 
     def hosted(self, kind: str, name: str) -> bool:
         """Tell default privileges that the platform's own roles gave."""
-        owner = name.partition(" of ")[2].rpartition(" ")[0]
-        return kind == "default privileges" and owner in self.rules.hosting.roles
+        return kind == "default privileges" and _owner(name) in self.rules.hosting.roles
 
     def covers(self, name: str, wanted: object, held: object) -> bool:
         """Leave out types that one side need not name: models know only what they map."""
@@ -104,90 +91,78 @@ class Objects(Access):
 
     def kind(self, kind: str, mine: dict[str, T] | None, theirs: dict[str, T] | None) -> None:
         """Compare objects that are equal when they are written the same."""
-        if mine is None or theirs is None:
-            return
-        for name, one, other in pairs(mine, theirs):
+        for name, one, other in pairs(*_known(mine, theirs)):
             if (one and str(one)) != (other and str(other)):
-                self.say(
-                    kind, name, f"{kind} differs", one, other, at=getattr(one, "location", None)
-                )
+                self.say(kind, name, one, other)
 
     def functions(self) -> None:
-        mine, theirs = self.lead.schema.functions, self.follow.schema.functions
-        if mine is None or theirs is None:
-            return
+        """Compare functions; the lines of triggers name those that return one."""
+        mine, theirs = _known(self.lead.schema.functions, self.follow.schema.functions)
         for name, one, other in pairs(mine, theirs):
             if one is None and other is not None and other.returns == "trigger" and not self.deep:
-                continue  # The lines of triggers name it.
+                continue
             if (one and str(one)) != (other and str(other)):
-                self.say(
-                    "function",
-                    name,
-                    "function differs",
-                    one,
-                    other,
-                    at=one.location if one else None,
-                )
+                self.say("function", name, one, other)
             elif self.deep and one and other and one.body != other.body:
-                self.say("function", name, "function differs inside", one.body, other.body)
+                self.say("function", name, one.body, other.body, "function differs inside")
 
     def views(self) -> None:
-        mine, theirs = self.lead.schema.views, self.follow.schema.views
-        if mine is None or theirs is None:
-            return
-        for name, one, other in pairs(mine, theirs):
+        """Compare views: what they show, and between catalogs how they find it."""
+        for name, one, other in pairs(*_known(self.lead.schema.views, self.follow.schema.views)):
             if one is None or other is None or str(one) != str(other):
-                self.say("view", name, "view differs", one, other, at=one.location if one else None)
+                self.say("view", name, one, other)
                 continue
-            if self.deep and (one.definition, one.extra) != (other.definition, other.extra):
-                self.say(
-                    "view",
-                    name,
-                    "view differs inside",
-                    f"{one.definition} {one.extra}",
-                    f"{other.definition} {other.extra}",
-                )
+            if self.deep and (
+                one.extra != other.extra
+                or self.query(one.definition) != self.query(other.definition)
+            ):
+                mine, theirs = (f"{view.definition} {view.extra}" for view in (one, other))
+                self.say("view", name, mine, theirs, "view differs inside")
             if one.grants is not None and other.grants is not None:
-                self.grants(name, one.grants, other.grants, one.location)
+                self.grants(name, one.grants, other.grants)
+
+    def query(self, text: str | None) -> object:
+        return query_shape(text or "", self.rules.default_schema)
 
     def extensions(self) -> None:
-        mine, theirs = self.lead.schema.extensions, self.follow.schema.extensions
-        if mine is None or theirs is None:
-            return
+        """Compare extensions; the platform adds and moves its own, which no migration does."""
+        mine, theirs = _known(self.lead.schema.extensions, self.follow.schema.extensions)
         for name, one, other in pairs(mine, theirs):
             hosted = name in self.rules.hosting.extensions
-            if one is None and not self.deep and (hosted or name in self.rules.ignore_extensions):
+            free = hosted or name in self.rules.ignore_extensions
+            if hosted if self.deep else one is None and free:
                 continue
-            if self.deep and hosted:
-                continue  # The platform adds and moves them; no migration does.
             moved = one and other and one.schema is not None and one.schema != other.schema
             if one is None or other is None or moved:
-                self.say(
-                    "extension",
-                    name,
-                    "extension differs",
-                    one,
-                    other,
-                    at=one.location if one else None,
-                )
+                self.say("extension", name, one, other)
 
     def publications(self) -> None:
-        mine, theirs = self.lead.schema.publications, self.follow.schema.publications
-        if mine is None or theirs is None:
-            return
+        """Compare publications; the platform's own count once they carry a table."""
+        mine, theirs = _known(self.lead.schema.publications, self.follow.schema.publications)
         for name, one, other in pairs(mine, theirs):
-            if name in self.rules.hosting.publications and not (
-                (one and one.tables) or (other and other.tables)
-            ):
+            tables = [held.tables if held else () for held in (one, other)]
+            if name in self.rules.hosting.publications and not any(tables):
                 continue
-            if (one.tables if one else ()) != (other.tables if other else ()) or (
-                self.deep and one != other
-            ):
-                self.say(
-                    "publication",
-                    name,
-                    "publication differs",
-                    one,
-                    other,
-                    at=one.location if one else None,
-                )
+            if tables[0] != tables[1] or (self.deep and one != other):
+                self.say("publication", name, one, other)
+
+
+def _known(mine: dict[str, T] | None, theirs: dict[str, T] | None) -> tuple[Any, Any]:
+    """Give both sides of a kind that both know, else nothing."""
+    return ({}, {}) if mine is None or theirs is None else (mine, theirs)
+
+
+def _owner(name: str) -> str:
+    """Take the role out of the name of default privileges: `public of owner tables`."""
+    return name.partition(" of ")[2].rpartition(" ")[0]
+
+
+def _opens_nothing(held: Other) -> bool:
+    """Tell default privileges that leave new objects to their owner alone.
+
+    Nobody gains by them, and an object that lacks them shows by its own grants.
+    """
+    grants = (held.definition or "").split()
+    return held.kind == "default privileges" and all(
+        grant.rpartition("=")[0] == _owner(held.name) for grant in grants
+    )

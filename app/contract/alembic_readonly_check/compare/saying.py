@@ -19,6 +19,7 @@ class Pair:
     follow: Side
     rules: Rules = field(default_factory=Rules)
     planner: Planner | None = None
+    current: Table | None = None
     findings: list[Finding] = field(default_factory=list)
     unable: set[str] = field(default_factory=set)
 
@@ -31,68 +32,53 @@ class Pair:
         self,
         kind: str,
         subject: str,
-        what: str,
         expected: object,
         actual: object,
+        what: str | None = None,
         *,
-        table: str | None = None,
         column: str | None = None,
-        at: Location | None = None,
         code: str | None = None,
     ) -> None:
-        """Add a finding with both raw values; a kind that the family does not know adds none."""
+        """Add a finding with both raw values; a kind that the family does not know adds none.
+
+        It lies where the leading fact is written, else where its table is that is compared.
+        """
         code = "MG403" if self.deep else code or CODES[kind].get(self.family)
         if code is None or self.lead.is_unreadable(subject):
             return
-        lead_at, follow_at = at, None
-        if table is not None:
-            lead_at = at or self.lead.locate(table, column) or self.lead.locate(table, None)
-            follow_at = self.follow.locate(table, column) or self.follow.locate(table, None)
+        at: Location | None = getattr(expected, "location", None)
+        other: Location | None = None
+        if (table := self.current) is not None:
+            at = at or ((table.column(column) if column else None) or table).location
+            at = at or self.lead.locate(table.name, column) or self.lead.locate(table.name, None)
+            other = self.follow.locate(table.name, column) or self.follow.locate(table.name, None)
         wanted, held = _shown(expected), _shown(actual)
         if wanted == held:
             wanted, held = _told_apart(expected, actual)
-        place = f" ({follow_at})" if follow_at is not None else ""
+        place = f" ({other})" if other is not None else ""
         self.findings.append(
             finding(
                 code,
                 subject,
-                f"{what}: {self.lead.label} {wanted}, {self.follow.label} {held}{place}",
-                lead_at or follow_at,
+                f"{what or f'{kind} differs'}:"
+                f" {self.lead.label} {wanted}, {self.follow.label} {held}{place}",
+                at or other,
                 expected=wanted,
                 actual=held,
-                fix=self.fix(kind, wanted),
+                fix=self.fix(wanted),
             )
         )
 
-    def fix(self, kind: str, wanted: str) -> str | None:
-        if self.family == "DM":
-            if wanted == "none":
-                return "models must follow the document; remove it from the model"
-            return f"models must follow the document; write {wanted}"
-        return None
+    def fix(self, wanted: str) -> str | None:
+        todo = "remove it from the model" if wanted == "none" else f"write {wanted}"
+        return f"models must follow the document; {todo}" if self.family == "DM" else None
 
     def missing(
-        self,
-        kind: str,
-        subject: str,
-        expected: Any,
-        actual: Any,
-        *,
-        table: str | None = None,
-        column: str | None = None,
+        self, kind: str, subject: str, mine: Any, theirs: Any, column: str | None = None
     ) -> None:
         """Say that an object is on one side only."""
-        what = f"the {kind} is {'missing' if actual is None else 'extra'}"
-        self.say(
-            kind,
-            subject,
-            what,
-            None if expected is None else _named(expected),
-            None if actual is None else _named(actual),
-            table=table,
-            column=column,
-            at=getattr(expected, "location", None),
-        )
+        what = f"the {kind} is {'missing' if theirs is None else 'extra'}"
+        self.say(kind, subject, mine, theirs, what, column=column)
 
     def equal(
         self, first: str | None, second: str | None, names: Scope, type_: str | None = None
@@ -111,7 +97,7 @@ class Pair:
         try:
             one, other = (self.planner.plan(text, names, type_) for text in (first, second))
         except Forbidden as error:
-            self.unable.add(str(error))
+            self.unable.add(f"{first} and {second}: {error}")
             return True
         if one is None or other is None:
             return False
@@ -125,14 +111,6 @@ class Pair:
             tuple((column.name, column.type) for column in held.columns if column.type),
             self.rules.default_schema,
         )
-
-
-def _named(fact: Any) -> str:
-    if isinstance(fact, Table):
-        return fact.name
-    if isinstance(fact, Column):
-        return f"{fact.name} {fact.raw_type or fact.type}"
-    return str(fact)
 
 
 def _told_apart(expected: Any, actual: Any) -> tuple[str, str]:
@@ -152,4 +130,12 @@ def _told_apart(expected: Any, actual: Any) -> tuple[str, str]:
 
 
 def _shown(value: object) -> str:
-    return "none" if value is None else str(value)
+    match value:
+        case None:
+            return "none"
+        case Table():
+            return value.name
+        case Column():
+            return f"{value.name} {value.raw_type or value.type}"
+        case _:
+            return str(value)

@@ -1,8 +1,8 @@
 """Compare tables: columns, keys, checks, indexes, partitioning."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from alembic_readonly_check.compare.objects import Objects
 from alembic_readonly_check.compare.pairing import by_name, matched, pairs
@@ -17,11 +17,12 @@ from alembic_readonly_check.facts import (
     Table,
     Unique,
 )
-from alembic_readonly_check.findings import Location
 from alembic_readonly_check.sql.expressions import Scope, canonical
 from alembic_readonly_check.sql.parsing import Unparsable
 from alembic_readonly_check.sql.tables import parse_exclusion, parse_partition_key
 from alembic_readonly_check.sql.types import same_type
+
+R = TypeVar("R", ForeignKey, Unique, Check)
 
 
 @dataclass(slots=True)
@@ -31,152 +32,86 @@ class Tables(Objects):
     def table(self, wanted: Table, held: Table) -> None:
         """Compare two tables of one name."""
         for name, one, other in pairs(by_name(wanted.columns), by_name(held.columns)):
-            subject = f"{wanted.name}.{name}"
             if one is None or other is None:
-                self.missing("column", subject, one, other, table=wanted.name, column=name)
+                self.missing("column", f"{wanted.name}.{name}", one, other, name)
             else:
                 self.column(wanted, one, other)
         self.order(wanted, held)
         self.primary_key(wanted, held)
-        self.foreign_keys(wanted, held)
-        self.uniques(wanted, held)
+        self.rules_of(wanted, "foreign key", wanted.foreign_keys, held.foreign_keys, _reference)
+        self.rules_of(wanted, "unique", wanted.uniques, held.uniques, _unique)
         self.checks(wanted, held)
         self.exclusions(wanted, held)
         self.indexes(wanted, held)
         self.partition_key(wanted, held)
-        self.comment(wanted.name, wanted.comment, held.comment, table=wanted.name)
+        self.comment(wanted.name, wanted, held)
         self.security(wanted, held)
         if self.deep and wanted.extra != held.extra:
-            self.say("extra", wanted.name, "settings differ", wanted.extra, held.extra)
+            self.say("extra", wanted.name, wanted.extra, held.extra, "settings differ")
 
     def order(self, wanted: Table, held: Table) -> None:
-        mine = [column.name for column in wanted.columns]
-        theirs = [column.name for column in held.columns]
+        mine, theirs = ([column.name for column in side.columns] for side in (wanted, held))
         if set(mine) == set(theirs) and mine != theirs:
-            self.say(
-                "order",
-                wanted.name,
-                "order of the columns differs",
-                ", ".join(mine),
-                ", ".join(theirs),
-                table=wanted.name,
-                at=wanted.location,
-            )
+            one, other = (", ".join(names) for names in (mine, theirs))
+            self.say("order", wanted.name, one, other, "order of the columns differs")
 
     def column(self, table: Table, wanted: Column, held: Column) -> None:
         subject = f"{table.name}.{wanted.name}"
 
-        def say(kind: str, what: str, expected: object, actual: object) -> None:
-            self.say(
-                kind,
-                subject,
-                f"{what} differs",
-                expected,
-                actual,
-                table=table.name,
-                column=wanted.name,
-                at=wanted.location,
-            )
+        def say(kind: str, expected: object, actual: object, what: str | None = None) -> None:
+            told = f"{what} differs" if what else None
+            self.say(kind, subject, expected, actual, told, column=wanted.name)
 
         if wanted.type and not same_type(wanted.type, held.type):
             raws = (wanted.raw_type or wanted.type, held.raw_type or held.type)
-            say("type", "type", *(raws if raws[0] != raws[1] else (wanted.type, held.type)))
+            say("type", *(raws if raws[0] != raws[1] else (wanted.type, held.type)))
         if wanted.nullable != held.nullable:
-            words = ("nullable", "not null")
-            say("null", "nullability", words[not wanted.nullable], words[not held.nullable])
+            words = ("not null", "nullable")
+            say("null", words[wanted.nullable], words[held.nullable], "nullability")
         if wanted.collation != held.collation:
-            say("collation", "collation", wanted.collation, held.collation)
+            say("collation", wanted.collation, held.collation)
         self.value(table, wanted, held, say)
-        self.comment(
-            subject,
-            wanted.comment,
-            held.comment,
-            table=table.name,
-            column=wanted.name,
-            at=wanted.location,
-        )
+        self.comment(subject, wanted, held, wanted.name)
         if self.deep and wanted.extra != held.extra:
-            say("extra", "storage", wanted.extra, held.extra)
+            say("extra", wanted.extra, held.extra, "storage")
 
-    def value(
-        self,
-        table: Table,
-        wanted: Column,
-        held: Column,
-        say: Callable[[str, str, object, object], None],
-    ) -> None:
+    def value(self, table: Table, wanted: Column, held: Column, say: Callable[..., None]) -> None:
         """Compare where a column's value comes from: default, identity or generation."""
         for mine, theirs in ((wanted, held), (held, wanted)):
             # A mapped key without a default is filled by the server, however it does it.
             if mine.implicit and (theirs.identity or theirs.default or theirs.implicit):
                 return
-        names = self.names(table)
+        names, type_ = self.names(table), wanted.type or None
         if wanted.identity != held.identity:
-            say("generated", "identity", wanted.identity, held.identity)
-            return
-        if (wanted.generated or held.generated) and not self.equal(
-            wanted.generated, held.generated, names, wanted.type or None
+            say("generated", wanted.identity, held.identity, "identity")
+        elif (wanted.generated or held.generated) and not self.equal(
+            wanted.generated, held.generated, names, type_
         ):
-            say("generated", "generated expression", wanted.generated, held.generated)
-            return
-        if not self.equal(
-            _stated(wanted.default),
-            _stated(held.default),
-            Scope("", (), names.schema),
-            wanted.type or None,
+            say("generated", wanted.generated, held.generated, "generated expression")
+        elif not self.equal(
+            _stated(wanted.default), _stated(held.default), Scope("", (), names.schema), type_
         ):
-            say("default", "default", wanted.default, held.default)
+            say("default", wanted.default, held.default)
 
     def comment(
-        self,
-        subject: str,
-        wanted: str | None,
-        held: str | None,
-        *,
-        table: str,
-        column: str | None = None,
-        at: Location | None = None,
+        self, subject: str, one: Table | Column, other: Table | Column, column: str | None = None
     ) -> None:
         """Compare a comment where the following side states one; models are compared exactly."""
-        stated = held is not None or self.deep or (self.family == "DB" and wanted is not None)
+        wanted, held = one.comment, other.comment
+        stated = held is not None or self.deep or self.family == "DB"
         if self.family == "DB" and wanted is None:
             return
         if stated and _prose(wanted) != _prose(held):
-            self.say(
-                "comment",
-                subject,
-                "comment differs",
-                wanted,
-                held,
-                table=table,
-                column=column,
-                at=at,
-            )
+            self.say("comment", subject, wanted, held, column=column)
 
     def primary_key(self, wanted: Table, held: Table) -> None:
         mine, theirs = wanted.primary_key, held.primary_key
         if mine is None and theirs is None:
             return
         if mine is None or theirs is None or not self.same_key(mine, theirs):
-            self.say(
-                "primary key",
-                wanted.name,
-                "primary key differs",
-                mine,
-                theirs,
-                table=wanted.name,
-                at=mine.location if mine else wanted.location,
-            )
+            self.say("primary key", wanted.name, mine, theirs)
         elif mine.deferral != theirs.deferral or (self.deep and mine.include != theirs.include):
-            self.say(
-                "primary key",
-                wanted.name,
-                "primary key differs",
-                mine,
-                theirs,
-                table=wanted.name,
-                code=DEFERRED.get(self.family),
-            )
+            self.say("primary key", wanted.name, mine, theirs, code=DEFERRED.get(self.family))
 
     def same_key(self, mine: PrimaryKey, theirs: PrimaryKey) -> bool:
         # A document marks key columns in the order of its rows, which is not the key's order.
@@ -185,53 +120,30 @@ class Tables(Objects):
             return same if self.family in ("DM", "DC") else mine.columns == theirs.columns
         return mine.name == theirs.name and mine.columns == theirs.columns
 
-    def foreign_keys(self, wanted: Table, held: Table) -> None:
-        for name, mine, theirs in matched(wanted.foreign_keys, held.foreign_keys, _reference):
-            subject = f"{wanted.name}.{name}"
-            if mine is None or theirs is None:
-                self.missing("foreign key", subject, mine, theirs, table=wanted.name)
-                continue
-            self.rule(
-                "foreign key", wanted, subject, mine, theirs, _reference(mine) == _reference(theirs)
-            )
-
-    def uniques(self, wanted: Table, held: Table) -> None:
-        for name, mine, theirs in matched(wanted.uniques, held.uniques, _unique):
-            subject = f"{wanted.name}.{name}"
-            if mine is None or theirs is None:
-                self.missing("unique", subject, mine, theirs, table=wanted.name)
-                continue
-            self.rule("unique", wanted, subject, mine, theirs, _unique(mine) == _unique(theirs))
-
-    def rule(
+    def rules_of(
         self,
-        kind: str,
         table: Table,
-        subject: str,
-        mine: ForeignKey | Unique | Check,
-        theirs: ForeignKey | Unique | Check,
-        same: bool,
+        kind: str,
+        mine: Iterable[R],
+        theirs: Iterable[R],
+        shape: Callable[[R], Any],
+        same: Callable[[R, R], bool] | None = None,
     ) -> None:
-        """Say how two rules of one name differ: in substance, in when, or in whom they bind."""
-        code: str | None = None
-        if same:
-            if getattr(mine, "deferral", "") != getattr(theirs, "deferral", ""):
-                code = DEFERRED.get(self.family)
-            elif getattr(mine, "valid", True) != getattr(theirs, "valid", True):
-                code = UNVALIDATED.get(self.family)
-            else:
-                return
-        shown = "check" if kind == "check text" else kind
-        self.say(
-            kind,
-            subject,
-            f"{shown} differs",
-            mine,
-            theirs,
-            table=table.name,
-            at=mine.location,
-            code=code,
-        )
+        """Say how rules differ: in substance, in when they hold, or in whom they bind."""
+        for name, one, other in matched(mine, theirs, shape):
+            subject, code = f"{table.name}.{name}", None
+            if one is None or other is None:
+                self.missing(kind, subject, one, other)
+                continue
+            if same(one, other) if same else shape(one) == shape(other):
+                if getattr(one, "deferral", "") != getattr(other, "deferral", ""):
+                    code = DEFERRED.get(self.family)
+                elif getattr(one, "valid", True) != getattr(other, "valid", True):
+                    code = UNVALIDATED.get(self.family)
+                else:
+                    continue
+            told = "check text" if kind == "check" else kind
+            self.say(told, subject, one, other, f"{kind} differs", code=code)
 
     def checks(self, wanted: Table, held: Table) -> None:
         names = self.names(wanted)
@@ -239,15 +151,12 @@ class Tables(Objects):
         def shape(check: Check) -> Any:
             return canonical(check.expression, names)
 
-        for name, mine, theirs in matched(wanted.checks, held.checks, shape):
-            subject = f"{wanted.name}.{name}"
-            if mine is None or theirs is None:
-                self.missing("check", subject, mine, theirs, table=wanted.name)
-                continue
-            same = mine.inherited == theirs.inherited and self.equal(
-                mine.expression, theirs.expression, names, "boolean"
+        def same(one: Check, other: Check) -> bool:
+            return one.inherited == other.inherited and self.equal(
+                one.expression, other.expression, names, "boolean"
             )
-            self.rule("check text", wanted, subject, mine, theirs, same)
+
+        self.rules_of(wanted, "check", wanted.checks, held.checks, shape, same)
 
     def exclusions(self, wanted: Table, held: Table) -> None:
         names = self.names(wanted)
@@ -257,15 +166,8 @@ class Tables(Objects):
 
         for name, mine, theirs in matched(wanted.exclusions, held.exclusions, shape):
             if mine is None or theirs is None or shape(mine) != shape(theirs):
-                self.say(
-                    "exclusion",
-                    f"{wanted.name}.{name}",
-                    "exclusion constraint differs",
-                    mine,
-                    theirs,
-                    table=wanted.name,
-                    at=getattr(mine, "location", None),
-                )
+                what = "exclusion constraint differs"
+                self.say("exclusion", f"{wanted.name}.{name}", mine, theirs, what)
 
     def indexes(self, wanted: Table, held: Table) -> None:
         names = self.names(wanted)
@@ -276,43 +178,28 @@ class Tables(Objects):
         for name, mine, theirs in matched(wanted.indexes, held.indexes, shape):
             subject = f"{wanted.name}.{name}"
             if mine is None or theirs is None:
-                self.missing("index", subject, mine, theirs, table=wanted.name)
+                self.missing("index", subject, mine, theirs)
                 continue
-            self.index(wanted, subject, mine, theirs)
+            for kind, code in self.index(names, mine, theirs):
+                self.say(kind, subject, mine, theirs, "index differs", code=code)
 
-    def index(self, table: Table, subject: str, mine: Index, theirs: Index) -> None:
-        names = self.names(table)
-
-        def say(kind: str, code: str | None = None) -> None:
-            self.say(
-                kind,
-                subject,
-                "index differs",
-                mine,
-                theirs,
-                table=table.name,
-                at=mine.location,
-                code=code,
-            )
-
+    def index(self, names: Scope, mine: Index, theirs: Index) -> Iterator[tuple[str, str | None]]:
+        """List in which respects two indexes of one name differ."""
         same_keys = len(mine.keys) == len(theirs.keys) and all(
             self.equal(one.expression, other.expression, names)
             for one, other in zip(mine.keys, theirs.keys, strict=True)
         )
-        if (
-            mine.unique != theirs.unique
-            or mine.nulls_distinct != theirs.nulls_distinct
-            or not same_keys
-        ):
-            say("index")
+        kinds = ((index.unique, index.nulls_distinct) for index in (mine, theirs))
+        if next(kinds) != next(kinds) or not same_keys:
+            yield "index", None
         elif _manner(mine) != _manner(theirs):
-            say("method")
+            yield "method", None
         if not self.equal(mine.predicate, theirs.predicate, names, "boolean"):
-            say("predicate")
+            yield "predicate", None
         if mine.include != theirs.include:
-            say("include")
+            yield "include", None
         if mine.valid != theirs.valid:
-            say("index", UNVALIDATED.get(self.family))
+            yield "index", UNVALIDATED.get(self.family)
 
     def partition_key(self, wanted: Table, held: Table) -> None:
         mine, theirs = wanted.partition_key, held.partition_key
@@ -321,15 +208,7 @@ class Tables(Objects):
         if self.family == "DM" and theirs is None:
             return
         if not self.same_partition_key(wanted, mine, theirs):
-            self.say(
-                "partition",
-                wanted.name,
-                "partition key differs",
-                mine,
-                theirs,
-                table=wanted.name,
-                at=wanted.location,
-            )
+            self.say("partition", wanted.name, mine, theirs, "partition key differs")
 
     def same_partition_key(self, table: Table, mine: str | None, theirs: str | None) -> bool:
         if mine is None or theirs is None or mine == theirs:

@@ -74,6 +74,8 @@ def build(answers: Json, scope: Scope, source: str) -> Schema:
         if scope.excludes(name):
             continue
         held = columns.get(name, [])
+        if [column["name"] for column in held] == ["version_num"]:
+            continue  # Alembic's own table, which projects give other names.
         match row["kind"]:
             case "v" | "m":
                 views[name] = view_of(row, held, indexes.get(name, []), triggers.get(name, []))

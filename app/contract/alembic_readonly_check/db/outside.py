@@ -17,6 +17,7 @@ from alembic_readonly_check.db.guard import dsn
 from alembic_readonly_check.findings import CannotCheck
 
 LIMIT_SECONDS = 600
+_HINT = " Revisions that ask the database cannot be rendered; let `scratch.command` run them."
 
 # Alembic writes the SQL of all its revisions; offline it opens no connection of its own.
 RENDER = """
@@ -46,10 +47,16 @@ def migrate(config: Config, database: URL) -> str:
     return sql
 
 
+def _written(url: URL) -> str:
+    """Leave the slashes of a socket's folder: many an env.py trips over a percent sign."""
+    head, mark, query = dsn(url).partition("?")
+    return head + mark + query.replace("%2F", "/")
+
+
 def _run(config: Config, database: URL, command: Sequence[str]) -> str:
     environment = {
         **{k: v for k, v in os.environ.items() if k != config.scratch.url_env},
-        config.url_env: dsn(database.set(drivername=config.scratch.driver)),
+        config.url_env: _written(database.set(drivername=config.scratch.driver)),
         "PYTHONPATH": os.pathsep.join(filter(None, (config.root, os.environ.get("PYTHONPATH")))),
     }
     try:
@@ -67,5 +74,6 @@ def _run(config: Config, database: URL, command: Sequence[str]) -> str:
     if done.returncode:
         lines = (done.stderr or done.stdout).strip().splitlines() or ["it said nothing"]
         name = config.scratch.alembic or " ".join(command)
-        raise CannotCheck(f"The migrations of {name} failed: {lines[-1]}.")
+        hint = "" if config.scratch.command else _HINT
+        raise CannotCheck(f"The migrations of {name} failed: {lines[-1]}.{hint}")
     return done.stdout

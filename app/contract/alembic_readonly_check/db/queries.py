@@ -241,11 +241,16 @@ QUERIES: dict[str, str] = {
               join pg_namespace n on n.oid = c.relnamespace where r.prpubid = p.oid and {_MINE}
                 and (r.prattrs is not null or r.prqual is not null)))
             order by p.pubname) from pg_publication p),
-          'schemas', (select json_agg(json_build_array(n.nspname, x.tables) order by n.nspname)
-            from pg_namespace n, lateral (select count(*) as tables from pg_class c
-              where c.relnamespace = n.oid and c.relkind in ('r', 'p', 'v', 'm', 'f')
-                and {_unextended("pg_class", "c")}) x
-            where x.tables > 0 and not {_MINE} and n.nspname !~ '^pg_'
+          'schemas', (select json_agg(json_build_array(n.nspname, x.held) order by n.nspname)
+            from pg_namespace n, lateral (select count(*) as held from (
+              select from pg_class c where c.relnamespace = n.oid
+                and c.relkind in ('r', 'p', 'v', 'm', 'f', 'S') and {_unextended("pg_class", "c")}
+              union all
+              select from pg_proc p where p.pronamespace = n.oid and {_unextended("pg_proc", "p")}
+              union all
+              select from pg_type t where t.typnamespace = n.oid and t.typtype in ('e', 'd')
+                and {_unextended("pg_type", "t")}) o) x
+            where x.held > 0 and not {_MINE} and n.nspname !~ '^pg_'
               and n.nspname <> 'information_schema'),
           'others', (select json_agg(json_build_array(o.kind, o.name, o.definition)
             order by o.kind, o.name) from (
@@ -299,7 +304,9 @@ QUERIES: dict[str, str] = {
                   where t.oid in (k.castsource, k.casttarget) and {_MINE})
               union all
               select 'default privileges', coalesce(n.nspname, '*') || ' of ' ||
-                pg_get_userbyid(d.defaclrole) || ' ' || d.defaclobjtype::text,
+                pg_get_userbyid(d.defaclrole) || ' ' || case d.defaclobjtype when 'r' then 'tables'
+                when 'S' then 'sequences' when 'f' then 'functions' when 'T' then 'types'
+                else 'schemas' end,
                 (select string_agg(case g.grantee when 0 then 'PUBLIC' else
                   pg_get_userbyid(g.grantee) end || '=' || g.privilege_type, ' '
                   order by pg_get_userbyid(g.grantee), g.privilege_type)

@@ -69,15 +69,11 @@ def table_of(
 
 
 _SETTINGS = (
-    "owner",
-    "options",
-    "toast_options",
-    "persistence",
-    "replica_identity",
-    "tablespace",
-    "inherits",
-    "forced",
+    "owner options toast_options persistence replica_identity tablespace inherits forced".split()
 )
+_FUNCTION_SETTINGS = (
+    "kind volatility strict leakproof parallel settings language cost rows library owner arguments"
+).split()
 
 
 def extra(row: Json, *keys: str) -> str:
@@ -240,27 +236,13 @@ def function_of(row: Json) -> Function:
     inputs = tuple(
         (name, type_) for name, type_, mode in row["parameters"] or () if mode in ("i", "b", "v")
     )
-    settings = (
-        "kind",
-        "volatility",
-        "strict",
-        "leakproof",
-        "parallel",
-        "settings",
-        "language",
-        "cost",
-        "rows",
-        "library",
-        "owner",
-        "arguments",
-    )
     return Function(
         row["name"],
         inputs,
         row["returns"] or "",
         row["definer"],
         frozenset(grantee for grantee, _, _ in row["acl"] or ()),
-        f"{extra(row, *settings)}\n{row['text']}",
+        f"{extra(row, *_FUNCTION_SETTINGS)}\n{row['text']}",
         _search_path(row),
     )
 

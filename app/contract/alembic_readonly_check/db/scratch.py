@@ -7,11 +7,11 @@ of their own, so that defaults and checks find the functions they call. Both are
 
 import asyncio
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import asyncpg
 import pglast
@@ -25,11 +25,22 @@ from sqlalchemy.schema import CreateIndex, CreateTable, SetColumnComment, SetTab
 from sqlalchemy.sql.ddl import DDLElement
 
 from alembic_readonly_check.db.guard import dsn, finish
-from alembic_readonly_check.facts import Schema, Table
+from alembic_readonly_check.facts import (
+    Check,
+    Exclusion,
+    ForeignKey,
+    Index,
+    PrimaryKey,
+    Schema,
+    Table,
+    Unique,
+)
 from alembic_readonly_check.findings import CannotCheck
 from alembic_readonly_check.sources.migrations import read
 from alembic_readonly_check.sources.models import added
 from alembic_readonly_check.sql.parsing import identifier, quoted
+
+T = TypeVar("T", PrimaryKey, ForeignKey, Unique, Check, Exclusion, Index)
 
 PREFIX = "readonly_check_"
 _LOCK = 0x0A1E3B1C
@@ -197,7 +208,7 @@ async def _compile(
         await connection.execute(f"SET search_path = {path}")
         for shadow in shadows.values():
             await connection.execute(f"CREATE SCHEMA {quoted(shadow)}")
-        for statement in _ddl(metadata, default_schema, shadows):
+        for statement in statements(metadata, default_schema, shadows):
             try:
                 await connection.execute(statement)
             except asyncpg.PostgresError as error:
@@ -208,7 +219,7 @@ async def _compile(
     return tuple(refused)
 
 
-def _ddl(metadata: MetaData, default_schema: str, shadows: dict[str, str]) -> Iterator[str]:
+def statements(metadata: MetaData, default_schema: str, shadows: dict[str, str]) -> Iterator[str]:
     """Write the models' DDL as text: listeners that refuse DDL from metadata are not in the way."""
     dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
     dialect.identifier_preparer = Beside(dialect, default_schema, shadows)
@@ -287,19 +298,28 @@ def _merged(described: Table, compiled: Table | None) -> Table:
             )
             for column in compiled.columns
         ),
-        foreign_keys=(
-            compiled.foreign_keys
-            if len(compiled.foreign_keys) == len(described.foreign_keys)
-            else described.foreign_keys
-        ),
-        indexes=(
-            compiled.indexes
-            if len(compiled.indexes) == len(described.indexes)
-            else described.indexes
-        ),
+        primary_key=next(iter(_named([compiled.primary_key], [described.primary_key])), None),
+        foreign_keys=_whole(compiled.foreign_keys, described.foreign_keys),
+        uniques=_named(compiled.uniques, described.uniques),
+        checks=_named(compiled.checks, described.checks),
+        exclusions=_named(compiled.exclusions, described.exclusions),
+        indexes=_whole(compiled.indexes, described.indexes),
         partition_key=compiled.partition_key if described.partition_key else None,
         rls=None,
         policies=None,
         grants=None,
         triggers=None,
     )
+
+
+def _named(compiled: Iterable[T | None], described: Iterable[T | None]) -> tuple[T, ...]:
+    """Take names back that Postgres chose because the models state none."""
+    stated = {rule.name for rule in described if rule}
+    return tuple(
+        rule if rule.name in stated else replace(rule, name=None) for rule in compiled if rule
+    )
+
+
+def _whole(compiled: tuple[T, ...], described: tuple[T, ...]) -> tuple[T, ...]:
+    """Keep the models' own spelling where the server refused a part."""
+    return _named(compiled, described) if len(compiled) == len(described) else described

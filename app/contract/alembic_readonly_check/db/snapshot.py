@@ -9,7 +9,7 @@ from alembic_readonly_check.db.guard import Reader
 from alembic_readonly_check.facts import Json, Schema
 from alembic_readonly_check.findings import CannotCheck
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True, slots=True)

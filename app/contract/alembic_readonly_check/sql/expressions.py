@@ -16,7 +16,8 @@ import pglast
 from pglast import ast
 from pglast.enums import A_Expr_Kind, BoolExprType, SQLValueFunctionOp
 
-from alembic_readonly_check.sql.parsing import Unparsable, names_of, value_of, why
+from alembic_readonly_check.sql.aliases import renamed
+from alembic_readonly_check.sql.parsing import Unparsable, names_of, parse_one, value_of, why
 from alembic_readonly_check.sql.types import qualified, spell
 
 _IGNORED = frozenset(
@@ -76,7 +77,7 @@ def parse_expression(text: str) -> Any:
     ):
         raise Unparsable("it is not one expression")
     (target,) = select.targetList or ()
-    return target.val
+    return renamed(target.val)
 
 
 def canonical(text: str, scope: Scope) -> Shape | str:
@@ -85,6 +86,15 @@ def canonical(text: str, scope: Scope) -> Shape | str:
         return _canonical(text, scope)
     except Unparsable:
         return " ".join(text.split())
+
+
+def query_shape(text: str, schema: str) -> Shape | str:
+    """Give the shape of a query, blind to its aliases as well."""
+    try:
+        query = parse_one(text, ast.SelectStmt, "it is not one query")
+    except Unparsable:
+        return text
+    return shape_of(renamed(query), Scope("", (), schema))
 
 
 @lru_cache(maxsize=8192)

@@ -1,7 +1,6 @@
 """Find what points to nowhere inside the document."""
 
 from alembic_readonly_check.facts import Table
-from alembic_readonly_check.findings import Location
 from alembic_readonly_check.sources.document.facts import Facts
 from alembic_readonly_check.sql.parsing import identifier
 from alembic_readonly_check.sql.types import is_known_type
@@ -24,12 +23,10 @@ class CrossCheck(Facts):
                     and base.partition(".")[0] in {name.partition(".")[0] for name in user_types}
                 ):
                     self.wrong(
-                        "DM003",
+                        "unknown type",
                         f"{table.name}.{column.name}",
-                        "the type is unknown",
-                        column.location or Location(self.path, 1),
+                        column.location,
                         column.raw_type,
-                        "write a type of Postgres, or list it under ## Enums or ## Domains",
                     )
             if table.columns:
                 self.check_keys(table)
@@ -37,7 +34,6 @@ class CrossCheck(Facts):
     def check_keys(self, table: Table) -> None:
         own = {column.name for column in table.columns}
         for key in table.foreign_keys:
-            location = key.location or Location(self.path, 1)
             target = self.tables.get(key.target)
             schemas = {name.partition(".")[0] for name in self.tables}
             missing = [column for column in key.columns if column not in own]
@@ -49,46 +45,19 @@ class CrossCheck(Facts):
             elif key.target.partition(".")[0] in schemas:
                 missing.append(key.target)
             if missing:
-                self.wrong(
-                    "DM007",
-                    f"{table.name}.{key.name}",
-                    "the foreign key leads nowhere",
-                    location,
-                    ", ".join(missing),
-                    "name tables and columns that stand here",
-                )
+                self.wrong("nowhere", f"{table.name}.{key.name}", key.location, ", ".join(missing))
         for unique in table.uniques:
             if gone := [c for c in unique.columns if c not in own]:
                 self.wrong(
-                    "DM008",
-                    f"{table.name}.{unique.name}",
-                    "it names no column of the table",
-                    unique.location or Location(self.path, 1),
-                    ", ".join(gone),
-                    "name columns of this table",
+                    "no column", f"{table.name}.{unique.name}", unique.location, ", ".join(gone)
                 )
         keyed = {column for key in table.foreign_keys for column in key.columns}
         unique_columns = {identifier(c) for u in table.uniques for c in u.columns} | {
             key.expression for index in table.indexes if index.unique for key in index.keys
         }
         for column, words in self.keys[table.name]:
-            location = column.location or Location(self.path, 1)
             subject = f"{table.name}.{column.name}"
             if "FK" in words and column.name not in keyed:
-                self.wrong(
-                    "DM007",
-                    subject,
-                    "the Key cell says FK, no line does",
-                    location,
-                    "FK",
-                    "add the line under ### Foreign keys",
-                )
+                self.wrong("no key", subject, column.location, "FK")
             if "UQ" in words and identifier(column.name) not in unique_columns:
-                self.wrong(
-                    "DM008",
-                    subject,
-                    "the Key cell says UQ, no line does",
-                    location,
-                    "UQ",
-                    "add the line under ### Unique or ### Indexes",
-                )
+                self.wrong("no unique", subject, column.location, "UQ")

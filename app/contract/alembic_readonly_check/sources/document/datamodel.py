@@ -66,14 +66,7 @@ class _Reader(TableSections, ObjectSections, CrossCheck):
             self.table(section, self.full(name))
         elif section.level == 2 and section.title in SECTIONS:
             if section.title in self.stated:
-                self.wrong(
-                    "DM014",
-                    section.title,
-                    "the section stands twice",
-                    section.location,
-                    section.title,
-                    "put all its lines into one section",
-                )
+                self.wrong("section twice", section.title, section.location, section.title)
             self.stated.add(section.title)
             if section.title == "Functions":
                 self.functions(section)

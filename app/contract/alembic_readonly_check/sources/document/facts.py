@@ -9,11 +9,13 @@ from alembic_readonly_check.codes import finding
 from alembic_readonly_check.facts import Column, Table
 from alembic_readonly_check.findings import Finding, Location
 from alembic_readonly_check.sources.document.markdown import Section, whole_span
+from alembic_readonly_check.sources.document.problems import PROBLEMS
 from alembic_readonly_check.sql.parsing import Unparsable
 from alembic_readonly_check.sql.types import parse_type, qualified
 
 COLUMNS = ("Column", "Type", "Null", "Default", "Key", "Description")
 FUNCTIONS = ("Function", "Returns", "Security", "Executable by", "Description")
+COLUMN_TITLES, FUNCTION_TITLES = (f"| {' | '.join(titles)} |" for titles in (COLUMNS, FUNCTIONS))
 SUBSECTIONS = {
     "Foreign keys": "DM007",
     "Unique": "DM008",
@@ -57,14 +59,25 @@ class Facts:
 
     def wrong(
         self,
-        code: str,
+        problem: str,
         subject: str,
-        message: str,
-        location: Location,
-        actual: str | None,
-        fix: str,
+        at: Location | None,
+        actual: str | None = None,
+        *told: object,
+        code: str | None = None,
     ) -> None:
-        self.findings.append(finding(code, subject, message, location, actual=actual, fix=fix))
+        """Add a finding; `problem` is a key of `PROBLEMS`, `told` fills the gaps of its texts."""
+        its_code, message, fix = PROBLEMS[problem]
+        self.findings.append(
+            finding(
+                code or its_code,
+                subject,
+                message.format(*told),
+                at or Location(self.path, 1),
+                actual=actual,
+                fix=fix.format(*told),
+            )
+        )
 
     def full(self, name: str) -> str:
         bare = name.replace('"', "")
@@ -74,14 +87,7 @@ class Facts:
         try:
             return qualified(parse_type(raw), self.default_schema)
         except Unparsable as error:
-            self.wrong(
-                "DM003",
-                subject,
-                f"the type does not parse: {error}",
-                location,
-                raw,
-                "write a type as Postgres knows it",
-            )
+            self.wrong("no type", subject, location, raw, error)
             return ""
 
     def lines(self, section: Section, code: str, subject: str) -> Iterator[Line]:
@@ -93,14 +99,7 @@ class Facts:
                 re.DOTALL,
             )
             if match is None:
-                self.wrong(
-                    code,
-                    subject,
-                    f"a line of {section.title} is no fact",
-                    location,
-                    text,
-                    "write - `name`: `definition`",
-                )
+                self.wrong("no fact", subject, location, text, section.title, code=code)
                 continue
             definition = match["definition"]
             yield Line(

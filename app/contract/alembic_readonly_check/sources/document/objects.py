@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from alembic_readonly_check.facts import Domain, Enum, Extension, Publication, Sequence, View
-from alembic_readonly_check.sources.document.facts import FUNCTIONS, Facts
+from alembic_readonly_check.sources.document.facts import FUNCTION_TITLES, FUNCTIONS, Facts
 from alembic_readonly_check.sources.document.markdown import Section, spans, whole_span
 from alembic_readonly_check.sql.objects import (
     parse_domain,
@@ -43,66 +43,33 @@ class ObjectSections(Facts):
                     continue
                 fact = read(name, line.definition or "", self.default_schema)
             except Unparsable as error:
-                self.wrong(
-                    code,
-                    name,
-                    f"the definition does not parse: {error}",
-                    line.location,
-                    line.definition,
-                    "write it as Postgres would read it",
-                )
+                self.wrong("not read", name, line.location, line.definition, error, code=code)
                 continue
             if name in found:
-                self.wrong(code, name, "it stands twice", line.location, name, "keep one line")
+                self.wrong("object twice", name, line.location, name, code=code)
                 continue
             found[name] = replace(fact, location=line.location)
 
     def functions(self, section: Section) -> None:
         if section.header is None or tuple(section.header.cells) != FUNCTIONS:
             location = section.header.location if section.header else section.location
-            self.wrong(
-                "DM001",
-                "Functions",
-                "the table of functions has other titles",
-                location,
-                " | ".join(section.header.cells) if section.header else None,
-                f"write | {' | '.join(FUNCTIONS)} |",
-            )
+            told = " | ".join(section.header.cells) if section.header else None
+            self.wrong("function titles", "Functions", location, told, FUNCTION_TITLES)
             return
         for row in section.rows:
             if len(row.cells) != len(FUNCTIONS):
-                self.wrong(
-                    "DM001",
-                    row.cells[0],
-                    f"the row has {len(row.cells)} cells, not 5",
-                    row.location,
-                    " | ".join(row.cells),
-                    "write a pipe as \\|",
-                )
+                told = " | ".join(row.cells)
+                self.wrong("function cells", row.cells[0], row.location, told, len(row.cells))
                 continue
             signature, returns = whole_span(row.cells[0]), whole_span(row.cells[1])
             security = row.cells[2]
             if signature is None or returns is None or security not in ("definer", "invoker"):
-                self.wrong(
-                    "DM001",
-                    row.cells[0],
-                    "the row is no function",
-                    row.location,
-                    " | ".join(row.cells[:3]),
-                    "write `name(arguments)`, `result` and definer or invoker",
-                )
+                self.wrong("no function", row.cells[0], row.location, " | ".join(row.cells[:3]))
                 continue
             try:
                 function = parse_function(signature, returns, self.default_schema)
             except Unparsable as error:
-                self.wrong(
-                    "DM001",
-                    signature,
-                    f"the function does not parse: {error}",
-                    row.location,
-                    signature,
-                    "write it as CREATE FUNCTION would",
-                )
+                self.wrong("bad function", signature, row.location, signature, error)
                 continue
             function = replace(
                 function,

@@ -18,8 +18,8 @@ from alembic_readonly_check.facts import (
     Trigger,
     Unique,
 )
-from alembic_readonly_check.findings import Location
 from alembic_readonly_check.sources.document.facts import (
+    COLUMN_TITLES,
     COLUMNS,
     KEY_WORDS,
     RLS_WORDS,
@@ -45,24 +45,10 @@ class TableSections(Facts):
 
     def table(self, section: Section, name: str) -> None:
         if name in self.tables:
-            self.wrong(
-                "DM001",
-                name,
-                f"the table stands twice, first on line {self.line(name)}",
-                section.location,
-                name,
-                "keep one section of it",
-            )
+            self.wrong("table twice", name, section.location, name, self.line(name))
             return
         if section.header is None or not section.rows:
-            self.wrong(
-                "DM001",
-                name,
-                "the section has no table of columns",
-                section.location,
-                None,
-                f"add | {' | '.join(COLUMNS)} | and one row a column",
-            )
+            self.wrong("no columns", name, section.location, None, COLUMN_TITLES)
         self.keys[name] = []
         columns = tuple(self.columns(section, name))
         table = Table(
@@ -82,19 +68,8 @@ class TableSections(Facts):
         seen: set[str] = set()
         for child in section.children:
             if child.title not in SUBSECTIONS or child.title in seen:
-                known = child.title in SUBSECTIONS
-                self.wrong(
-                    "DM014",
-                    name,
-                    "the subsection stands twice" if known else "no such subsection is known",
-                    child.location,
-                    child.title,
-                    (
-                        "put all its lines into one"
-                        if known
-                        else f"use one of {', '.join(SUBSECTIONS)}"
-                    ),
-                )
+                problem = "subsection twice" if child.title in SUBSECTIONS else "no subsection"
+                self.wrong(problem, name, child.location, child.title, ", ".join(SUBSECTIONS))
                 continue
             seen.add(child.title)
             table = self.subsection(child, table)
@@ -111,14 +86,7 @@ class TableSections(Facts):
                 if stated is None:
                     continue
                 if stated[1] not in RLS_WORDS:
-                    self.wrong(
-                        "DM001",
-                        name,
-                        "the line of row level security holds an unknown word",
-                        location,
-                        stated[1],
-                        "write off, enabled, or enabled, forced",
-                    )
+                    self.wrong("security", name, location, stated[1])
                     return None
                 return RLS_WORDS[stated[1]]
         return self.rls
@@ -127,14 +95,8 @@ class TableSections(Facts):
         if section.header is None:
             return
         if tuple(section.header.cells) != COLUMNS:
-            self.wrong(
-                "DM002",
-                name,
-                "the table of columns has other titles",
-                section.header.location,
-                " | ".join(section.header.cells),
-                f"write | {' | '.join(COLUMNS)} |",
-            )
+            told = " | ".join(section.header.cells)
+            self.wrong("column titles", name, section.header.location, told, COLUMN_TITLES)
             return
         seen: set[str] = set()
         for row in section.rows:
@@ -142,14 +104,7 @@ class TableSections(Facts):
             if column is None:
                 continue
             if column.name in seen:
-                self.wrong(
-                    "DM002",
-                    f"{name}.{column.name}",
-                    "the column stands twice",
-                    row.location,
-                    column.name,
-                    "keep one row of it",
-                )
+                self.wrong("column twice", f"{name}.{column.name}", row.location, column.name)
                 continue
             seen.add(column.name)
             yield column
@@ -157,48 +112,23 @@ class TableSections(Facts):
     def column(self, row: Row, table: str) -> Column | None:
         if len(row.cells) != len(COLUMNS):
             more = len(row.cells) > len(COLUMNS)
-            self.wrong(
-                "DM002",
-                f"{table}.{row.cells[0].strip('`')}",
-                f"the row has {len(row.cells)} cells, not {len(COLUMNS)}",
-                row.location,
-                " | ".join(row.cells),
-                "write a pipe inside a cell as \\|" if more else "fill in the missing cells",
-            )
+            subject, told = f"{table}.{row.cells[0].strip('`')}", " | ".join(row.cells)
+            problem = f"{'surplus' if more else 'missing'} cells"
+            self.wrong(problem, subject, row.location, told, len(row.cells))
             return None
         name_cell, type_cell, null_cell, default_cell, key_cell, description = row.cells
         name, raw_type = whole_span(name_cell), whole_span(type_cell)
         subject = f"{table}.{name or name_cell}"
         if name is None or raw_type is None:
-            self.wrong(
-                "DM002" if name is None else "DM003",
-                subject,
-                f"the {'name' if name is None else 'type'} is not one code span",
-                row.location,
-                name_cell if name is None else type_cell,
-                "write it between backticks",
-            )
+            what = "name" if name is None else "type"
+            self.wrong(f"bare {what}", subject, row.location, row.cells[what == "type"])
             return None
         bare_type, _, collation = raw_type.partition(" COLLATE ")
         type_ = self.type(bare_type, subject, row.location)
         if null_cell not in ("yes", "no"):
-            self.wrong(
-                "DM004",
-                subject,
-                "the Null cell is neither yes nor no",
-                row.location,
-                null_cell,
-                "write yes or no",
-            )
+            self.wrong("null", subject, row.location, null_cell)
         if not description:
-            self.wrong(
-                "DM012",
-                subject,
-                "the column has no description",
-                row.location,
-                None,
-                "say in a sentence what it holds",
-            )
+            self.wrong("undescribed", subject, row.location)
         column = Column(
             name,
             type_,
@@ -211,14 +141,7 @@ class TableSections(Facts):
         column = self.default(default_cell, column, subject)
         words = {word.strip() for word in key_cell.split(",") if word.strip()}
         if unknown := words - set(KEY_WORDS):
-            self.wrong(
-                "DM006",
-                subject,
-                "the Key cell holds an unknown word",
-                row.location,
-                ", ".join(sorted(unknown)),
-                "write PK, FK or UQ, separated by commas",
-            )
+            self.wrong("key", subject, row.location, ", ".join(sorted(unknown)))
         self.keys[table].append((column, " ".join(sorted(words))))
         return column
 
@@ -227,43 +150,21 @@ class TableSections(Facts):
             return column
         word, _, rest = cell.partition(":")
         value = whole_span(rest if word in ("generated", "identity") else cell)
-        location = column.location or Location(self.path, 1)
         if word == "identity":
             kind = (value or "").upper()
             if kind not in ("ALWAYS", "BY DEFAULT"):
-                self.wrong(
-                    "DM013",
-                    subject,
-                    "the kind of identity is unknown",
-                    location,
-                    cell,
-                    "write identity: `ALWAYS` or identity: `BY DEFAULT`",
-                )
+                self.wrong("identity", subject, column.location, cell)
                 return column
             return replace(column, identity=kind)
         code = "DM013" if word == "generated" else "DM005"
         what = "generated expression" if word == "generated" else "default"
         if value is None:
-            self.wrong(
-                code,
-                subject,
-                f"the {what} is not one code span",
-                location,
-                cell,
-                "write the SQL between backticks",
-            )
+            self.wrong("bare default", subject, column.location, cell, what, code=code)
             return column
         try:
             parse_expression(value)
         except Unparsable as error:
-            self.wrong(
-                code,
-                subject,
-                f"the {what} does not parse: {error}",
-                location,
-                value,
-                "write one SQL expression",
-            )
+            self.wrong("bad default", subject, column.location, value, what, error, code=code)
             return column
         return (
             replace(column, generated=value)
@@ -279,14 +180,8 @@ class TableSections(Facts):
             try:
                 fact = self.fact(section.title, line, table)
             except Unparsable as error:
-                self.wrong(
-                    code,
-                    subject,
-                    f"the definition does not parse: {error}",
-                    line.location,
-                    line.definition or line.name,
-                    "write it as Postgres would read it",
-                )
+                told = line.definition or line.name
+                self.wrong("not read", subject, line.location, told, error, code=code)
                 continue
             if fact is not None:
                 if isinstance(fact, str):

@@ -1,7 +1,7 @@
 -- As `alembic upgrade head --sql` writes it.
-CREATE TABLE alembic_version (
+CREATE TABLE schema_revision (
     version_num VARCHAR(32) NOT NULL,
-    CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
+    CONSTRAINT schema_revision_pkc PRIMARY KEY (version_num)
 );
 
 CREATE TYPE role AS ENUM ('ADMIN', 'MEMBER');
@@ -37,4 +37,4 @@ CREATE INDEX ix_item_title ON item (title);
 CREATE INDEX ix_item_order ON item ("order");
 CREATE INDEX ix_item_owner_id ON item (owner_id, "order");
 
-INSERT INTO alembic_version (version_num) VALUES ('e2412789c190') RETURNING alembic_version.version_num;
+INSERT INTO schema_revision (version_num) VALUES ('e2412789c190') RETURNING schema_revision.version_num;

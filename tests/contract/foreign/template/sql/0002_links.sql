@@ -6,7 +6,7 @@ CREATE TABLE link (
     "group" VARCHAR,
     PRIMARY KEY (left_id, right_id),
     FOREIGN KEY(left_id) REFERENCES item (id),
-    FOREIGN KEY(right_id) REFERENCES item (id)
+    CONSTRAINT "rightItem" FOREIGN KEY(right_id) REFERENCES item (id)
 );
 
 CREATE INDEX ix_link_group ON link ("group");

@@ -1,0 +1,207 @@
+"""Whether the database is reached as it should be: roles, poolers, limits of connections."""
+
+import time
+from datetime import UTC, datetime
+
+import asyncpg
+
+from app.database.check import WHO, changes_servers
+from app.database.pools import WORKERS, Database
+from app.doctor import Check, Finding, Site, advice, error, warning
+
+OLDEST = 150000
+SKEW_SECONDS, LEEWAY_SECONDS = 3.0, 20.0
+ROLES = (("annex_api", "ANNEX_DATABASE_URL"), ("annex_worker", "ANNEX_WORKER_DATABASE_URL"))
+SAME = """
+select format('%s on a server started at %s', current_database(),
+  pg_postmaster_start_time() at time zone 'UTC')
+"""
+LISTENING = 3
+"""Connections as annex_worker that `annex serve` opens at its start."""
+
+
+async def find_role(site: Site) -> Finding | None:
+    """Each URL must connect as its own role."""
+    for connection, (role, setting) in zip((site.api, site.worker), ROLES, strict=True):
+        found = await connection.fetchval("select session_user::text")
+        if found != role:
+            return error(
+                f"{setting} connects as {found}, not as {role}.",
+                f"Put the user {role} and its password into {setting}.",
+            )
+    return None
+
+
+async def find_powers(site: Site) -> Finding | None:
+    """Neither role may bypass row level security or change the schema."""
+    for connection, (_, setting) in zip((site.api, site.worker), ROLES, strict=True):
+        found = await connection.fetchrow(WHO)
+        assert found is not None
+        role = found["rolname"]
+        if found["rolsuper"] or found["rolbypassrls"]:
+            return error(
+                f"{setting} connects as {role}, which bypasses row level security.",
+                "Connect as annex_api and annex_worker; if one of them got the right, run "
+                f"`alter role {role} nosuperuser nobypassrls`.",
+            )
+        if found["may_ddl"]:
+            return error(
+                f"{role} may change the schema annex or act as its owner.",
+                f"Run `revoke create on schema annex from {role}` and "
+                f"`revoke annex_owner from {role}`.",
+            )
+    return None
+
+
+async def find_pooler(site: Site) -> Finding | None:
+    """A transaction pooler must be known as one."""
+    if site.settings.transaction_pooler:
+        if await site.worker.fetchval("select pg_backend_pid()") == site.worker.get_server_pid():
+            return advice(
+                "ANNEX_TRANSACTION_POOLER is true, but no pooler stands before this Postgres.",
+                "Take the setting out: events of other processes then come at once, and each "
+                "statement takes one round trip, not two.",
+            )
+        return None
+    async with Database(site.settings) as database:
+        for pool, (_, setting) in zip((database.api, database.worker), ROLES, strict=True):
+            if await changes_servers(pool, setting):
+                return error(
+                    f"{setting} leads through a transaction pooler, on which statements with a "
+                    "name fail and nothing can be listened to.",
+                    "Set ANNEX_TRANSACTION_POOLER=true, or connect directly or through a session "
+                    "pooler (Supabase: port 5432).",
+                )
+    return None
+
+
+async def find_two_databases(site: Site) -> Finding | None:
+    """Both URLs must lead to one database."""
+    api, worker = await site.api.fetchval(SAME), await site.worker.fetchval(SAME)
+    if api == worker:
+        return None
+    return error(
+        f"The two database URLs lead to different databases: {api}, and {worker}.",
+        "Give ANNEX_DATABASE_URL and ANNEX_WORKER_DATABASE_URL the same host and database.",
+    )
+
+
+async def find_version(site: Site) -> Finding | None:
+    """Postgres 15 is the oldest that is tested."""
+    version = await site.api.fetchval("select current_setting('server_version_num')::int")
+    if version >= OLDEST:
+        return None
+    return error(
+        f"This is Postgres {version // 10000}; Annex needs 15 or newer.",
+        "Upgrade the database; Supabase does so in the project's settings.",
+    )
+
+
+async def find_replica(site: Site) -> Finding | None:
+    """A replica cannot be written."""
+    if not await site.worker.fetchval("select pg_is_in_recovery()"):
+        return None
+    return error(
+        "The database is a read replica; nothing can be published or sequenced there.",
+        "Let both URLs lead to the primary.",
+    )
+
+
+async def find_time_limits(site: Site) -> Finding | None:
+    """The login roles carry their own limits, through every pooler."""
+    for connection, (role, _) in zip((site.api, site.worker), ROLES, strict=True):
+        names = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
+        for name in names:
+            value = await connection.fetchval("select current_setting($1)", name)
+            if value == "0":
+                return warning(
+                    f"The role {role} has lost its {name}; a statement may now hold a connection "
+                    "and locks for ever.",
+                    f"Set it again, as docs/datamodel.md says: `alter role {role} set {name} = …`.",
+                )
+    return None
+
+
+async def find_connection_limit(site: Site) -> Finding | None:
+    """A role's own limit of connections must suffice for one process."""
+    wanted = {"annex_api": site.settings.pool_size, "annex_worker": LISTENING}
+    limits = "select rolname, rolconnlimit from pg_roles where rolname = any ($1)"
+    for row in await site.api.fetch(limits, list(wanted)):
+        if 0 <= row["rolconnlimit"] < wanted[row["rolname"]]:
+            return error(
+                f"The role {row['rolname']} may have {row['rolconnlimit']} connections, and one "
+                f"process takes {wanted[row['rolname']]}.",
+                f"Run `alter role {row['rolname']} connection limit -1`, or lower ANNEX_POOL_SIZE.",
+            )
+    return None
+
+
+async def find_max_connections(site: Site) -> Finding | None:
+    """The pools of all processes must fit into the server."""
+    settings = site.settings
+    room = await site.api.fetchval(
+        "select current_setting('max_connections')::int"
+        " - current_setting('superuser_reserved_connections')::int"
+    )
+    wanted = settings.processes * (settings.pool_size + LISTENING) + WORKERS
+    if settings.transaction_pooler or wanted <= room:
+        return None
+    return error(
+        f"{settings.processes} process(es) and a worker take up to {wanted} connections, and "
+        f"Postgres has {room}.",
+        "Lower ANNEX_POOL_SIZE, use a transaction pooler, or raise max_connections.",
+    )
+
+
+async def find_clock(site: Site) -> Finding | None:
+    """Tokens and tickets are checked by this machine's clock, the rest by the database's."""
+    began = time.monotonic()
+    there: datetime = await site.api.fetchval("select clock_timestamp()")
+    took = time.monotonic() - began
+    skew = abs((datetime.now(UTC) - there).total_seconds()) - took
+    if skew < SKEW_SECONDS:
+        return None
+    found = error if skew > LEEWAY_SECONDS else warning
+    return found(
+        f"The clocks of this machine and of the database are {skew:.0f} s apart; tokens are then "
+        "refused too early or accepted too long.",
+        "Let both follow NTP; on a virtual machine, see that it does so after a suspension.",
+    )
+
+
+async def find_time_zone(site: Site) -> Finding | None:
+    """Nothing depends on the time zone; people who read the logs do."""
+    zone = await site.worker.fetchval("show time zone")
+    if zone in ("UTC", "Etc/UTC", "GMT", "Etc/GMT", "Universal", "Zulu"):
+        return None
+    return advice(
+        f"The database's time zone is {zone}; what it logs and prints is not in UTC.",
+        "Run `alter database … set timezone = 'UTC'`; Annex itself depends on none.",
+    )
+
+
+def unreachable(setting: str, reason: BaseException) -> Finding:
+    """Say that a connection could not be made."""
+    if isinstance(reason, asyncpg.InvalidPasswordError):
+        cure = f"Set the password again (`alter role … password`) and put it into {setting}."
+    elif isinstance(reason, asyncpg.TooManyConnectionsError):
+        cure = "Raise the limit of connections, or end processes that hold some."
+    else:
+        cure = "See that the server runs, and that host, port and database are right."
+    said = str(reason) or type(reason).__name__
+    return error(f"{setting} does not connect: {said}.", cure)
+
+
+CHECKS = (
+    Check("roles", find_role),
+    Check("rights of the roles", find_powers),
+    Check("pooler", find_pooler),
+    Check("one database", find_two_databases),
+    Check("version of Postgres", find_version),
+    Check("primary", find_replica),
+    Check("time limits of the roles", find_time_limits),
+    Check("connections of a role", find_connection_limit),
+    Check("connections of the server", find_max_connections),
+    Check("clock", find_clock),
+    Check("time zone", find_time_zone),
+)

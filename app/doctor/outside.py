@@ -1,0 +1,206 @@
+"""Whether what Annex needs outside of the database answers, and whether its own limits fit."""
+
+import resource
+from ipaddress import ip_network
+
+import aiosmtplib
+import httpx
+import jwt
+import msgspec
+
+from app.auth.tokens import read_set
+from app.doctor import Check, Finding, Site, advice, error, warning
+from app.setting_values import read_signing_key
+from app.worker.mails import smtp_client
+
+OTHER_FILES = 200
+"""Files that a process has open beside its streams."""
+SMTP_SECONDS = 10.0
+WIDE = 2**20
+"""A trusted network of more addresses than these is no proxy of yours alone."""
+
+
+def key_set_url(site: Site) -> str | None:
+    """Return where the project's key set is."""
+    if site.settings.supabase_url is None:
+        return None
+    return f"{site.settings.supabase_url.rstrip('/')}/auth/v1/.well-known/jwks.json"
+
+
+async def find_key_set(site: Site) -> Finding | None:
+    """The project's key set verifies every user's token."""
+    if (url := key_set_url(site)) is None:
+        return None
+    try:
+        answer = await site.http.get(url, timeout=5)
+        answer.raise_for_status()
+    except httpx.HTTPStatusError as failed:
+        return error(
+            f"{url} answers {failed.response.status_code}: no user's token can be verified.",
+            "Set ANNEX_SUPABASE_URL to the project's URL, https://<ref>.supabase.co.",
+        )
+    except httpx.HTTPError as failed:
+        return error(
+            f"{url} cannot be reached ({type(failed).__name__}): no user's token can be verified.",
+            "Set ANNEX_SUPABASE_URL to the project's URL, and allow this machine to call it.",
+        )
+    try:
+        keys = read_set(answer.content)
+    except (msgspec.MsgspecError, ValueError, TypeError, AttributeError, jwt.PyJWTError):
+        return error(
+            f"{url} answers, but not with a key set.",
+            "Set ANNEX_SUPABASE_URL to the project's URL, https://<ref>.supabase.co.",
+        )
+    if not keys and site.settings.jwt_secret is None:
+        return error(
+            "The project's key set is empty: it signs tokens with a shared secret.",
+            "Let Supabase sign with an asymmetric key (JWT signing keys in the dashboard), or set "
+            "ANNEX_JWT_SECRET to the project's own.",
+        )
+    return None
+
+
+async def find_signing_key(site: Site) -> Finding | None:
+    """Supabase accepts exchanged tokens only if it knows the key that signs them."""
+    url, text = key_set_url(site), site.settings.signing_key
+    if url is None or text is None or site.settings.is_development:
+        return None
+    kid = read_signing_key(text).key_id
+    try:
+        known = read_set((await site.http.get(url, timeout=5)).content)
+    except (httpx.HTTPError, msgspec.MsgspecError, ValueError, TypeError, jwt.PyJWTError):
+        return None  # said by the check of the key set
+    if kid in known:
+        return None
+    return error(
+        f"The key {kid} of ANNEX_SIGNING_KEY is not in the project's key set: Supabase refuses the "
+        "tokens that API keys are exchanged for.",
+        "Import the key (JWT signing keys in the dashboard, as a standby key), or take the setting "
+        "out.",
+    )
+
+
+async def find_smtp(site: Site) -> Finding | None:
+    """The SMTP server must take a connection, and the login if there is one."""
+    if site.settings.smtp_url is None:
+        return None
+    client = smtp_client(site.settings, SMTP_SECONDS)
+    try:
+        await client.connect()
+    except aiosmtplib.SMTPAuthenticationError as refused:
+        return error(
+            f"The SMTP server refuses ANNEX_SMTP_URL's login: {refused.code} {refused.message}.",
+            "Put the right user and password into ANNEX_SMTP_URL, percent-encoded where they have "
+            "a / or @.",
+        )
+    except (aiosmtplib.SMTPException, OSError, ValueError) as failed:
+        return error(
+            f"The SMTP server of ANNEX_SMTP_URL cannot be used ({type(failed).__name__}): {failed}",
+            "Check scheme, host and port: smtps:// is 465, smtp+starttls:// 587. Many hosts block "
+            "25.",
+        )
+    finally:
+        client.close()
+    return None
+
+
+async def find_files(site: Site) -> Finding | None:
+    """Every stream is an open file; `annex serve` raises its limit to the hard one."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    wanted = site.settings.max_streams + OTHER_FILES
+    if hard == resource.RLIM_INFINITY or hard >= wanted:
+        return None
+    return warning(
+        f"A process may open {hard} files here, and ANNEX_MAX_STREAMS={site.settings.max_streams} "
+        f"takes {wanted}.",
+        f"Set LimitNOFILE={wanted} (systemd) or `ulimit -Hn {wanted}`, or lower ANNEX_MAX_STREAMS.",
+    )
+
+
+async def find_proxies(site: Site) -> Finding | None:
+    """Whoever is a trusted proxy says which address a client has."""
+    for block in site.settings.trusted_proxies:
+        network = ip_network(block)
+        if network.num_addresses > WIDE and network.is_global:
+            return error(
+                f"ANNEX_TRUSTED_PROXIES trusts {block}: any client can claim any address, and "
+                "limits of an address hold nobody.",
+                "Name the addresses of your own proxies only.",
+            )
+    return None
+
+
+async def find_cors(site: Site) -> Finding | None:
+    """A star lets every page call the API with a token that it got hold of."""
+    if "*" not in site.settings.cors_origins or site.settings.is_development:
+        return None
+    proxied = site.settings.trusted_proxies
+    return warning(
+        "ANNEX_CORS_ORIGINS is *: any page may call the API with a token that it got hold of"
+        + (", also behind your proxies." if proxied else "."),
+        "Name the origins of your own applications.",
+    )
+
+
+async def find_environment(site: Site) -> Finding | None:
+    """The development environment allows secrets that everybody knows."""
+    if not site.settings.is_development:
+        return None
+    return advice(
+        "ANNEX_ENVIRONMENT is development: known secrets and every localhost origin are allowed.",
+        "Take the setting out where others can reach the server.",
+    )
+
+
+async def find_bounds(site: Site) -> Finding | None:
+    """Limits that contradict each other."""
+    s = site.settings
+    pairs = (
+        ("MAX_STREAMS_PER_PRINCIPAL", s.max_streams_per_principal),
+        ("MAX_STREAMS_PER_WORKSPACE", s.max_streams_per_workspace),
+        ("MAX_STREAMS_PER_ADDRESS", s.max_streams_per_address),
+    )
+    for name, value in pairs:
+        if value > s.max_streams * s.processes:
+            return warning(
+                f"ANNEX_{name} ({value}) is above ANNEX_MAX_STREAMS ({s.max_streams}): one of them "
+                "can take the whole server.",
+                f"Set ANNEX_{name} well below ANNEX_MAX_STREAMS.",
+            )
+    if s.max_statements_per_principal >= s.pool_size > 1:
+        return warning(
+            f"ANNEX_MAX_STATEMENTS_PER_PRINCIPAL ({s.max_statements_per_principal}) leaves none of "
+            f"the {s.pool_size} connections of ANNEX_POOL_SIZE to others.",
+            "Set it below ANNEX_POOL_SIZE.",
+        )
+    if s.max_connections_per_address < s.max_streams_per_address:
+        return warning(
+            f"ANNEX_MAX_CONNECTIONS_PER_ADDRESS ({s.max_connections_per_address}) is below "
+            f"ANNEX_MAX_STREAMS_PER_ADDRESS ({s.max_streams_per_address}), which it keeps from "
+            "ever being reached.",
+            "Set it above: a stream is a connection, and requests need some, too.",
+        )
+    return None
+
+
+async def find_operator(site: Site) -> Finding | None:
+    """Without an operator's key nobody reads /metrics."""
+    if site.settings.operator_key_hashes:
+        return None
+    return advice(
+        "No operator's key is set: /metrics refuses everybody.",
+        "Run `annex operator-key`, and put the hash into ANNEX_OPERATOR_KEY_HASHES.",
+    )
+
+
+CHECKS = (
+    Check("key set", find_key_set),
+    Check("signing key", find_signing_key),
+    Check("SMTP", find_smtp),
+    Check("open files", find_files),
+    Check("trusted proxies", find_proxies),
+    Check("CORS", find_cors),
+    Check("environment", find_environment),
+    Check("limits", find_bounds),
+    Check("operator", find_operator),
+)

@@ -1,0 +1,129 @@
+"""Whether the work beside requests gets done: worker, readers, log, mails, retention."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from app.database.pools import WORKER_NAME
+from app.doctor import Check, Finding, Site, error, warning
+
+LATE_SECONDS = 60.0
+STALE_SECONDS = 300.0
+"""A reader that is behind and has not moved for so long stands still."""
+HOUSE_HOURS = 3
+"""Housekeeping runs every hour; what it has not done after these is not being done."""
+RETENTION_DAYS = 2
+"""Expiry goes by the day; events that are older than the limit by so many should be gone."""
+WORKERS = """
+select count(*) from pg_stat_activity
+where datname = current_database() and usename = 'annex_worker' and application_name = $1
+"""
+READERS = """
+select r.name, r.pos, r.updated_at from annex.readers r
+where r.updated_at < now() - make_interval(secs => $1) and r.pos < $2
+order by r.pos
+"""
+START = "Start `annex worker`, and see what its log says."
+
+
+async def health(site: Site) -> Any:
+    """Ask since when work has waited."""
+    return await site.worker.fetchrow("select * from annex.health()")
+
+
+def seconds_since(moment: datetime | None) -> float:
+    """Return the age of a moment; 0 for none."""
+    return 0.0 if moment is None else (datetime.now(UTC) - moment).total_seconds()
+
+
+def ago(seconds: float) -> str:
+    """Write an age for people."""
+    for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+async def find_worker(site: Site) -> Finding | None:
+    """At least one worker must run; `annex dev` has its own.
+
+    Behind a transaction pooler nobody can tell whose a connection is; what waits tells it there.
+    """
+    if site.settings.is_development or site.settings.transaction_pooler:
+        return None
+    if await site.worker.fetchval(WORKERS, WORKER_NAME):
+        return None
+    return error(
+        "No `annex worker` is connected: no partition is made, nothing expires, no mail is sent.",
+        "Start `annex worker` beside `annex serve`, with the same settings, and keep it running.",
+    )
+
+
+async def find_housekeeping(site: Site) -> Finding | None:
+    """What expired more than a few hours ago should have been deleted."""
+    late = seconds_since((await health(site))["answer_expired_since"])
+    if late < HOUSE_HOURS * 3600:
+        return None
+    return warning(
+        f"Answers that expired {ago(late)} ago are still stored: housekeeping does not run.", START
+    )
+
+
+async def find_reader(site: Site) -> Finding | None:
+    """A reader that is behind must move."""
+    head = (await health(site))["head"]
+    for row in await site.worker.fetch(READERS, STALE_SECONDS, head):
+        return error(
+            f"The reader {row['name']} is at {row['pos']} of {head} and has not moved for "
+            f"{ago(seconds_since(row['updated_at']))}.",
+            f"{START} For a reader that is gone for good: `delete from annex.readers where name = "
+            f"'{row['name']}'`, as annex_owner; retention waits for it for a week otherwise.",
+        )
+    return None
+
+
+async def find_pending(site: Site) -> Finding | None:
+    """Committed events get a position within seconds, from any process that runs."""
+    late = seconds_since((await health(site))["pending_since"])
+    if late < LATE_SECONDS:
+        return None
+    return error(
+        f"An event has waited {ago(late)} for its position in the log: nobody sees it.",
+        "Start `annex serve` or `annex worker`; each of them sequences the log. If one runs, a "
+        "long transaction may hold the lock: look into pg_stat_activity.",
+    )
+
+
+async def find_mails(site: Site) -> Finding | None:
+    """Mails are sent within seconds, if there is an SMTP server."""
+    late = seconds_since((await health(site))["mail_due_since"])
+    if late < LATE_SECONDS:
+        return None
+    if site.settings.smtp_url is None:
+        cure = "Set ANNEX_SMTP_URL, ANNEX_MAIL_FROM and ANNEX_APP_URL for `annex worker`."
+    else:
+        cure = START
+    return warning(f"A mail has been due for {ago(late)} and no worker takes it.", cure)
+
+
+async def find_retention(site: Site) -> Finding | None:
+    """Events older than the installation's limit should be gone."""
+    days = site.settings.event_retention_days
+    age = seconds_since((await health(site))["oldest_event_at"]) / 86400
+    if days is None or age < days + RETENTION_DAYS:
+        return None
+    return warning(
+        f"The log begins {age:.0f} days ago, and ANNEX_EVENT_RETENTION_DAYS is {days}: events do "
+        "not expire.",
+        "Give `annex worker` the same ANNEX_EVENT_RETENTION_DAYS. If it has, look for a reader "
+        "that stands still (`select * from annex.readers`), for which retention waits a week.",
+    )
+
+
+CHECKS = (
+    Check("worker", find_worker),
+    Check("housekeeping", find_housekeeping),
+    Check("readers", find_reader),
+    Check("sequencer", find_pending),
+    Check("mails", find_mails),
+    Check("retention", find_retention),
+)

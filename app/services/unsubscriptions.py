@@ -1,0 +1,34 @@
+import secrets
+
+from sqlalchemy import bindparam, func, select
+from sqlalchemy.types import LargeBinary
+
+from app.database.pools import Pool
+from app.database.statements import Compiled
+from app.services.invitations import hash_of
+from app.settings import Settings
+
+PREFIX = "annex_ut_"
+"""By which scanners and our own logs know a token."""
+WHO = "unsubscribe"
+"""Who takes turns at the database where no principal is known."""
+
+
+def new_token() -> str:
+    """Make a token of 256 random bits."""
+    return PREFIX + secrets.token_urlsafe(32)
+
+
+def unsubscribe_url(settings: Settings, token: str) -> str:
+    """Return the page of this server that ends a kind of mails."""
+    assert settings.public_url is not None
+    return f"{settings.public_url}/unsubscribe?token={token}"
+
+
+END = Compiled(select(func.annex.unsubscribe(bindparam("hash", type_=LargeBinary))))
+
+
+async def end(pool: Pool, token: str) -> None:
+    """End what a token stands for; for anybody who has it. Raises `NotFound`."""
+    async with pool.lend(WHO) as driver:
+        await driver.fetch(END.sql, *END.arguments({"hash": hash_of(token)}))

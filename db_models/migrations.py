@@ -1,0 +1,17 @@
+from datetime import datetime
+
+from sqlalchemy import CheckConstraint, text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from db_models.base import Base
+
+
+class AppliedMigration(Base):
+    """A migration that the database has; it recorded itself."""
+
+    __tablename__ = "migrations"
+    __table_args__ = (
+        CheckConstraint("name ~ '^[0-9]{2,3}_[a-z0-9_]{1,60}$'", name="migrations_name_check"),
+    )
+    name: Mapped[str] = mapped_column(primary_key=True)
+    applied_at: Mapped[datetime] = mapped_column(server_default=text("now()"))

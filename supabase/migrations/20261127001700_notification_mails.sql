@@ -1,0 +1,318 @@
+-- Mails of notifications: one for an item that its user has not read after a while, and the way to end them (RFC 8058).
+-- Whoever gets one is asked about again when it is sent: membership, permission, mutes, preferences, address, item.
+
+set role annex_owner;
+
+alter table annex.mails
+  add constraint mails_notification_id_fkey foreign key (notification_id) references annex.notifications (id)
+    on delete cascade,
+  -- At most one for an item, however often it collapses.
+  add constraint mails_notification_id_key unique (notification_id);
+
+-- For the trace.
+create index notifications_event_id_idx on annex.notifications (event_id, user_id);
+
+-- How far items have been looked at, in the order of their ids. An item is looked at when it is older than any transaction.
+create table annex.mail_state (
+  id smallint not null default 1,
+  after_id uuid not null,
+  constraint mail_state_pkey primary key (id),
+  constraint mail_state_id_check check (id = 1)
+);
+
+-- What a mail's link ends: one user's mails of one category in one workspace. A hash, never a token.
+create table annex.unsubscribe_tokens (
+  token_hash bytea not null,
+  workspace_id uuid not null,
+  user_id uuid not null,
+  category text not null,
+  created_at timestamptz not null default now(),
+  constraint unsubscribe_tokens_pkey primary key (token_hash),
+  constraint unsubscribe_tokens_workspace_id_fkey foreign key (workspace_id) references annex.workspaces (id)
+    on delete cascade,
+  constraint unsubscribe_tokens_user_id_fkey foreign key (user_id) references annex.profiles (user_id) on delete cascade,
+  constraint unsubscribe_tokens_token_hash_check check (octet_length(token_hash) = 32),
+  constraint unsubscribe_tokens_category_check check (char_length(category) between 1 and 63)
+);
+create index unsubscribe_tokens_user_id_idx on annex.unsubscribe_tokens (user_id);
+create index unsubscribe_tokens_workspace_id_idx on annex.unsubscribe_tokens (workspace_id);
+create index unsubscribe_tokens_created_at_idx on annex.unsubscribe_tokens (created_at);
+
+-- AFTER UPDATE on notifications: an item that stands for a newer event now no longer leads to the one before; its trace says so.
+create function annex.record_collapse() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  insert into annex.suppressions (event_id, user_id, workspace_id, reason)
+  values (old.event_id, old.user_id, old.workspace_id, 'collapsed')
+  on conflict do nothing;
+  return null;
+end
+$$;
+create trigger notifications_collapse after update of event_id on annex.notifications
+  for each row when (old.event_id <> new.event_id) execute function annex.record_collapse();
+
+-- Say why an item's user gets no mail of it now; null if they do. The one place that decides, when a mail is queued and again
+-- when it is sent.
+create function annex.mail_refusal(item annex.notifications) returns text
+language plpgsql stable as $$
+begin
+  return case
+    when item.read_at is not null then 'read'
+    when item.archived_at is not null then 'archived'
+    when item.snoozed_until is not null then 'snoozed'
+    else coalesce(
+      (select r.refusal from annex.refusals(item.workspace_id, item.permission, array[item.user_id]) r),
+      case
+        when not item.is_critical and exists (
+          select from annex.subscriptions s
+          where s.workspace_id = item.workspace_id and s.user_id = item.user_id and s.topic = item.topic and s.is_muted
+        ) then 'muted'
+        when not annex.wants(item.user_id, item.workspace_id, item.category, item.is_critical, 'email') then 'preference'
+        when not exists (
+          select from annex.find_user(item.user_id) u where annex.email_domain(u.email) is not null
+        ) then 'address_unconfirmed'
+      end
+    )
+  end;
+end
+$$;
+
+-- Queue the mails of items that are so old and were not read: to users who want them, after their quiet hours unless it is
+-- critical. A workspace gets so many in 24 hours; more are skipped, as the items are in the inbox. One worker at a time;
+-- returns how many items it looked at. The first call begins with items that are to come.
+create function annex.queue_notification_mails(delay_seconds integer, workspace_limit integer, max_rows integer)
+returns integer
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+as $$
+#variable_conflict use_column
+declare
+  ripe uuid := annex.uuid7_floor(now() - make_interval(secs => delay_seconds));
+  began uuid;
+  looked integer := 0;
+  item annex.notifications;
+  is_over boolean;
+begin
+  if not pg_try_advisory_xact_lock(annex.lock_class('mails'), 1) then
+    return 0;
+  end if;
+  insert into annex.mail_state (after_id) values (ripe) on conflict do nothing;
+  select s.after_id into began from annex.mail_state s;
+  for item in
+    select n.* from annex.notifications n where n.id > began and n.id < ripe order by n.id limit max_rows
+  loop
+    looked := looked + 1;
+    began := item.id;
+    -- Whoever is told nothing by mail gets no row, or a fan-out would be twice as large for nothing.
+    continue when annex.mail_refusal(item) is not null;
+    is_over := workspace_limit <= (
+      select count(*) from annex.mails m
+      where m.workspace_id = item.workspace_id and m.created_at > now() - interval '24 hours'
+        and m.notification_id is not null and m.skip_reason is null
+    );
+    insert into annex.mails (
+      workspace_id, notification_id, user_id, recipient, next_attempt_at, failed_at, skip_reason
+    )
+    select item.workspace_id, item.id, item.user_id, u.email,
+      case when item.is_critical then now()
+        else annex.after_quiet_hours(item.user_id, item.workspace_id, now()) end,
+      case when is_over then now() end, case when is_over then 'limit' end
+    from annex.find_user(item.user_id) u
+    on conflict do nothing;
+  end loop;
+  update annex.mail_state s set after_id = began;
+  return looked;
+end
+$$;
+grant execute on function annex.queue_notification_mails(integer, integer, integer) to annex_worker;
+
+-- Lease the notifications' mails that are due to one worker, oldest first, as annex.lease_mails does.
+create function annex.lease_notification_mails(max_rows integer, lease_seconds integer)
+returns table (mail_id uuid, lease_id uuid, attempts integer)
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+declare
+  lease uuid := gen_random_uuid();
+begin
+  if not pg_try_advisory_xact_lock(annex.lock_class('mails'), 2) then
+    return;
+  end if;
+  return query
+    with due as (
+      select m.id from annex.mails m
+      where m.sent_at is null and m.failed_at is null and m.next_attempt_at <= now()
+        and coalesce(m.leased_until <= now(), true) and m.notification_id is not null
+      order by m.next_attempt_at limit max_rows
+    )
+    update annex.mails m
+    set lease_id = lease, leased_until = now() + make_interval(secs => lease_seconds), attempts = m.attempts + 1
+    from due where m.id = due.id
+    returning m.id, m.lease_id, m.attempts;
+end
+$$;
+grant execute on function annex.lease_notification_mails(integer, integer) to annex_worker;
+
+-- What a leased mail says, just before it is sent. Everything is asked again: who may not or does not want it any more is
+-- skipped, with the reason; quiet hours that have begun since make it wait. No row then, nor where the lease is lost. Stores
+-- the hash of the mail's new unsubscribe token; what is critical has none, as nobody can end it.
+create function annex.prepare_notification_mail(mail_id uuid, lease_id uuid, new_hash bytea, mailbox_limit integer)
+returns table (
+  recipient text, workspace_name text, title text, body text, url text, group_count integer, locale text, is_critical boolean
+)
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+declare
+  mail annex.mails;
+  item annex.notifications;
+  address text;
+  refusal text;
+  quiet_until timestamptz;
+begin
+  select m.* into mail from annex.mails m
+  where m.id = prepare_notification_mail.mail_id and m.lease_id = prepare_notification_mail.lease_id
+    and m.sent_at is null and m.failed_at is null and m.leased_until > now() for update;
+  if not found then
+    return;
+  end if;
+  select n.* into item from annex.notifications n where n.id = mail.notification_id;
+  select u.email into address from annex.find_user(mail.user_id) u;
+  refusal := coalesce(
+    annex.mail_refusal(item),
+    case when address <> mail.recipient then 'address_changed' end,
+    -- Whatever was tried counts: the mail may have arrived.
+    case when mailbox_limit <= (
+      select count(*) from annex.mails x
+      where annex.mailbox(x.recipient) = annex.mailbox(mail.recipient) and x.id <> mail.id
+        and x.notification_id is not null and x.skip_reason is null and x.leased_until > now() - interval '24 hours'
+        and (x.sent_at is not null or x.id < mail.id)
+    ) then 'limit' end
+  );
+  if refusal is not null then
+    update annex.mails m set failed_at = now(), skip_reason = refusal, lease_id = null, leased_until = null
+    where m.id = mail.id;
+    return;
+  end if;
+  quiet_until := annex.after_quiet_hours(mail.user_id, mail.workspace_id, now());
+  if quiet_until > now() and not item.is_critical then
+    update annex.mails m
+    set next_attempt_at = quiet_until, lease_id = null, leased_until = null, attempts = m.attempts - 1
+    where m.id = mail.id;
+    return;
+  end if;
+  if not item.is_critical then
+    insert into annex.unsubscribe_tokens (token_hash, workspace_id, user_id, category)
+    values (new_hash, item.workspace_id, item.user_id, item.category);
+  end if;
+  return query
+    select mail.recipient, w.name, coalesce(item.title, item.type), coalesce(item.body, ''), item.url, item.group_count,
+      p.locale, item.is_critical
+    from annex.workspaces w, annex.profiles p where w.id = item.workspace_id and p.user_id = item.user_id;
+end
+$$;
+grant execute on function annex.prepare_notification_mail(uuid, uuid, bytea, integer) to annex_worker;
+
+-- End a user's mails of one category in one workspace, by a token's hash. For anybody who has the token: it says whose they
+-- are. Doing it again changes nothing. Raises not_found.
+create function annex.unsubscribe(hash bytea) returns void
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  token annex.unsubscribe_tokens;
+begin
+  select t.* into token from annex.unsubscribe_tokens t where t.token_hash = hash;
+  if not found then
+    raise exception 'The link is not valid, or no longer.' using errcode = 'no_data_found', constraint = 'not_found';
+  end if;
+  -- As patch_preferences locks; and one who has left has nothing to end.
+  perform from annex.profiles p where p.user_id = token.user_id for no key update;
+  perform from annex.members m
+  where m.workspace_id = token.workspace_id and m.user_id = token.user_id for key share;
+  if not found then
+    return;
+  end if;
+  insert into annex.preferences as p (workspace_id, user_id, categories)
+  values (
+    token.workspace_id, token.user_id, jsonb_build_object(token.category, jsonb_build_object('email', false))
+  )
+  on conflict (user_id, workspace_id) do update
+    set categories = annex.merge_patch(p.categories, excluded.categories);
+end
+$$;
+grant execute on function annex.unsubscribe(bytea) to annex_api;
+
+-- Delete at most a number of unsubscribe tokens that are a year old; returns how many.
+create function annex.purge_unsubscribe_tokens(max_rows integer default 10000) returns bigint
+language sql security definer set search_path = pg_catalog, pg_temp as $$
+  with gone as (
+    delete from annex.unsubscribe_tokens t
+    where t.token_hash in (
+      select e.token_hash from annex.unsubscribe_tokens e
+      where e.created_at < now() - interval '1 year' order by e.created_at limit max_rows
+    )
+    returning 1
+  )
+  select count(*) from gone
+$$;
+grant execute on function annex.purge_unsubscribe_tokens(integer) to annex_worker;
+
+-- What became of an event, recipient by recipient, in the order of their ids: delivered to an inbox or not, and why, and what
+-- became of the mail. The first row is nobody's and says whether all have been looked at. Raises not_found and forbidden;
+-- who reads it must see the event.
+create function annex.trace_event(workspace_id uuid, event_id uuid, after_id uuid, max_rows integer)
+returns table (
+  user_id uuid, outcome text, reason text, notification_id uuid, mail text, mail_reason text, at timestamptz,
+  is_complete boolean
+)
+language plpgsql stable security definer set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+as $$
+#variable_conflict use_column
+declare
+  event annex.events;
+  is_done boolean := not exists (select from annex.fanouts f where f.event_id = trace_event.event_id);
+begin
+  perform annex.require(trace_event.workspace_id, 'events:audit');
+  select e.* into event from annex.events e
+  where e.event_id = trace_event.event_id and e.workspace_id = trace_event.workspace_id and e.user_id is null;
+  if not found or not annex.has_permission(trace_event.workspace_id, coalesce(event.permission, 'events:audit')) then
+    raise exception 'There is no such thing here, or it is not yours to see.'
+      using errcode = 'no_data_found', constraint = 'not_found';
+  end if;
+  return query select null::uuid, null, null, null::uuid, null, null, null::timestamptz, is_done;
+  return query
+    select t.user_id, t.outcome, t.reason, t.notification_id,
+      case
+        when m.id is null then 'none' when m.sent_at is not null then 'sent' when m.skip_reason is not null then 'skipped'
+        when m.failed_at is not null then 'failed' else 'queued'
+      end,
+      m.skip_reason, t.at, is_done
+    from (
+      (
+        select n.user_id, 'delivered' as outcome, n.reason, n.id as notification_id, n.arrived_at as at
+        from annex.notifications n
+        where n.event_id = trace_event.event_id and n.workspace_id = trace_event.workspace_id
+          and (after_id is null or n.user_id > after_id)
+        order by n.user_id limit max_rows
+      )
+      union all
+      (
+        select s.user_id, case s.reason when 'collapsed' then 'delivered' else 'suppressed' end, s.reason, null, s.created_at
+        from annex.suppressions s
+        where s.event_id = trace_event.event_id and s.workspace_id = trace_event.workspace_id
+          and (after_id is null or s.user_id > after_id)
+        order by s.user_id limit max_rows
+      )
+    ) t
+    left join annex.mails m on m.notification_id = t.notification_id
+    order by t.user_id limit max_rows;
+end
+$$;
+grant execute on function annex.trace_event(uuid, uuid, uuid, integer) to annex_api;
+
+alter table annex.mail_state enable row level security, force row level security;
+alter table annex.unsubscribe_tokens enable row level security, force row level security;
+create policy mail_state_owner on annex.mail_state to annex_owner using (true) with check (true);
+create policy unsubscribe_tokens_owner on annex.unsubscribe_tokens to annex_owner using (true) with check (true);
+
+reset role;
+
+insert into annex.migrations (name) values ('17_notification_mails');

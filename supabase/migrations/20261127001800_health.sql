@@ -1,0 +1,32 @@
+-- What `annex doctor` asks about work that waits; it connects as annex_worker, which reads no table of it.
+
+set role annex_owner;
+
+-- Since when work has waited: the oldest of each kind, null where none waits. Also the head of the log, and when its oldest
+-- event was made.
+create function annex.health() returns table (
+  head bigint, oldest_event_at timestamptz, pending_since timestamptz, mail_due_since timestamptz, answer_expired_since timestamptz
+)
+language sql stable security definer set search_path = pg_catalog, pg_temp as $$
+  select s.head,
+    (
+      select to_timestamp(('x' || translate(left(l.event_id::text, 13), '-', ''))::bit(48)::bigint / 1000.0)
+      from annex.log l order by l.pos limit 1
+    ),
+    (
+      select to_timestamp(('x' || translate(left(min(p.event_id::text), 13), '-', ''))::bit(48)::bigint / 1000.0)
+      from annex.pending p
+    ),
+    (
+      select min(m.next_attempt_at) from annex.mails m
+      where m.sent_at is null and m.failed_at is null and m.next_attempt_at <= now()
+        and coalesce(m.leased_until <= now(), true)
+    ),
+    (select min(k.expires_at) from annex.idempotency_keys k where k.expires_at <= now())
+  from annex.log_state s
+$$;
+grant execute on function annex.health() to annex_worker;
+
+reset role;
+
+insert into annex.migrations (name) values ('18_health');

@@ -1,0 +1,45 @@
+"""A statement is compiled once a process, because that costs more than all else of a request."""
+
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from app.database.statements import Compiled
+from tests.conftest import Caller, Callers, new_tenant
+from tests.test_isolation import OPERATIONS, Operation, every, named, path_of, status_of
+
+# A patch writes the columns that it names: each set of them is another statement.
+PATCHES = {"updateMe", "updateWorkspace"}
+ASKING = [o for o in OPERATIONS if o.permission != "public" and named(o) not in PATCHES]
+
+
+async def call(callers: Callers, operation: Operation, is_idempotent: bool) -> int:
+    """Call an operation in a workspace of its own, as somebody who may; returns the status."""
+    tenant = await new_tenant(callers)
+    path = await path_of(callers, operation, tenant)
+    caller: Caller = tenant.owner
+    if operation.permission == "key":
+        caller = await callers.key(tenant.id, *await every(callers))
+    elif operation.permission == "operator":
+        caller = callers.operator()
+    if is_idempotent:
+        caller.client.headers["Idempotency-Key"] = str(uuid4())
+    return await status_of(callers, caller, operation, path)
+
+
+@pytest.mark.parametrize("is_idempotent", [False, True])
+@pytest.mark.parametrize("operation", ASKING, ids=named)
+async def test_a_second_request_compiles_nothing(
+    callers: Callers, operation: Operation, is_idempotent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await call(callers, operation, is_idempotent)
+    compiled, make = list[str](), Compiled.__init__
+
+    def note(self: Compiled, statement: Any) -> None:
+        make(self, statement)
+        compiled.append(self.sql)
+
+    monkeypatch.setattr(Compiled, "__init__", note)
+    assert await call(callers, operation, is_idempotent) == first
+    assert compiled == []

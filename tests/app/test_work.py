@@ -1,0 +1,39 @@
+"""A transaction: what its caller may do is asked with each of its calls."""
+
+from uuid import UUID
+
+import pytest
+
+from app.database.pools import Pool
+from app.database.statements import Scope
+from app.database.work import Write
+from app.errors import Forbidden, NotFound
+from app.principals import Principal
+from app.services import roles
+from tests.conftest import Callers, Tenant, add_member
+
+CHANGES = {
+    "update annex.members set status = 'suspended'": NotFound,
+    "delete from annex.members": NotFound,
+    "update annex.members set role = 'viewer'": Forbidden,
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_rights_that_are_lost_before_a_call_refuse_it(
+    callers: Callers, tenant: Tenant, change: str
+) -> None:
+    admin = await add_member(callers, tenant, "admin")
+    caller = Principal(kind="user", id=str(admin.user_id), email=admin.email)
+    pool: Pool = callers.server.app.state.runtime.database.api
+    write = Write(pool, Scope(caller, tenant.id, "roles:manage"), lambda: None)
+
+    async def delete() -> None:
+        async with write.work() as work:
+            async with callers.server.database.connect("postgres") as sql:
+                where = "where workspace_id = $1 and user_id = $2"
+                await sql.execute(f"{change} {where}", UUID(tenant.id), admin.user_id)
+            await work.call(roles.deleted, {"role_key": "a", "versions": None})
+
+    with pytest.raises(CHANGES[change]):
+        await delete()

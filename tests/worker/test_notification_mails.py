@@ -1,0 +1,637 @@
+"""Notifications by mail: to whom, when, what they say, and the one click that ends them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+from uuid import UUID, uuid4
+
+import httpx
+import pytest
+
+from app.database.pools import Database
+from app.settings import Settings
+from app.worker import mails, notification_mails
+from app.worker.letters import Letters, News, write
+from app.worker.notification_mails import Stationery, page_of
+from app.worker.runner import Runner
+from tests.conftest import Caller, Callers, Tenant, TestDatabase, add_member, new_tenant, running
+from tests.worker.mailbox import Mailbox, mailbox, settings_of
+from tests.worker.test_mails import HOSTILE, Tree, until
+
+API = "https://api.example.com"
+MINE = "/api/v1/me/preferences"
+FORM = {"List-Unsubscribe": "One-Click"}
+TOMORROW = f"{datetime.now(UTC) + timedelta(days=1):%Y-%m-%dT%H:%M:%SZ}"
+
+
+class Post(NamedTuple):
+    """A server whose notifications are mailed at once, its workspace and the SMTP server."""
+
+    callers: Callers
+    tenant: Tenant
+    mailbox: Mailbox
+    settings: Settings
+    pools: Database
+
+    async def notify(self, *users: Caller, **event: Any) -> str:
+        """Publish an event to users and fan it out; returns its id."""
+        body = {"type": "test.made", "recipients": [str(u.user_id) for u in users], **event}
+        answer = await self.tenant.owner.client.post(f"{self.tenant.path}/events", json=body)
+        assert answer.status_code == 201, answer.text
+        made = str(answer.json()["id"])
+        await self.execute("select annex.project(array[$1::uuid])", UUID(made))
+        return made
+
+    async def queue(self) -> None:
+        """Look at new items, as the worker does every two seconds."""
+        await notification_mails.queue(self.settings, self.pools)
+
+    async def send(self, settings: Settings | None = None) -> None:
+        """Queue and send what is due."""
+        await notification_mails.send_due(settings or self.settings, Stationery.read(), self.pools)
+
+    async def execute(self, sql: str, *values: Any) -> None:
+        """Change what only time could change."""
+        async with self.callers.server.database.connect("postgres") as admin:
+            await admin.execute(sql, *values)
+
+    async def outbox(self) -> list[Any]:
+        """Return all mails."""
+        async with self.callers.server.database.connect("postgres") as admin:
+            return list(await admin.fetch("select * from annex.mails order by created_at, id"))
+
+    async def later(self) -> None:
+        """Let the time come at which a mail is tried again."""
+        await self.execute("update annex.mails set next_attempt_at = now(), leased_until = null")
+
+    async def member(self, role: str = "viewer") -> Caller:
+        return await add_member(self.callers, self.tenant, role)
+
+    async def type(self, name: str = "test.made", **body: Any) -> None:
+        """Put an event type."""
+        answer = await self.callers.operator().client.put(
+            f"/api/v1/event-types/{name}", json={"category": "news", **body}
+        )
+        assert answer.status_code in (200, 201), answer.text
+
+    async def trace(self, event: str, **params: Any) -> Any:
+        answer = await self.tenant.owner.client.get(
+            f"{self.tenant.path}/events/{event}/trace", params=params
+        )
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def links(self, mail: Any) -> str:
+        """Return the token of a mail's List-Unsubscribe."""
+        header = str(mail.message["List-Unsubscribe"])
+        assert header.startswith(f"<{API}/unsubscribe?token=annex_ut_")
+        return header.partition("token=")[2].rstrip(">")
+
+
+@pytest.fixture
+async def post(own_database: TestDatabase) -> AsyncIterator[Post]:
+    async with mailbox() as box:
+        others = settings_of(box, public_url=API, notification_mail_seconds=0)
+        async with running(own_database, **others) as live, Database(live.settings) as pools:
+            callers = Callers(live)
+            made = Post(callers, await new_tenant(callers), box, live.settings, pools)
+            await made.queue()
+            yield made
+            await callers.close()
+
+
+async def test_what_was_not_read_is_mailed_once(post: Post) -> None:
+    user, reader = await post.member(), await post.member()
+    await post.type(title="Paid: {{data.n}}", body="By {{data.who}}", link="/i/{{data.n}}")
+    event = await post.notify(user, reader, data={"n": 7, "who": "Ann"})
+    items = (await reader.client.get("/api/v1/me/notifications")).json()["data"]
+    await reader.client.patch(f"/api/v1/me/notifications/{items[0]['id']}", json={"is_read": True})
+    await post.send()
+    await post.send()
+    [mail] = post.mailbox.received
+    assert mail.recipients == [user.email]
+    assert mail.message["Subject"] == "Paid: 7"
+    assert mail.message["From"] == "Acme Mail <no-reply@acme.example>"
+    for kind in ("plain", "html"):
+        part = mail.message.get_body((kind,))
+        assert part is not None
+        text = part.get_content()
+        assert "By Ann" in text
+        assert text.count("https://app.example.com/i/7") == 1
+    found = (await post.trace(event))["data"]
+    assert {t["user_id"]: (t["outcome"], t["mail"]) for t in found} == {
+        str(user.user_id): ("delivered", "sent"),
+        str(reader.user_id): ("delivered", "none"),
+    }
+
+
+async def test_what_was_there_before_the_first_run_is_not_mailed(
+    own_database: TestDatabase,
+) -> None:
+    async with mailbox() as box:
+        others = settings_of(box, public_url=API, notification_mail_seconds=0)
+        async with running(own_database, **others) as live, Database(live.settings) as pools:
+            callers = Callers(live)
+            early = Post(callers, await new_tenant(callers), box, live.settings, pools)
+            await early.notify(await early.member())
+            await early.send()
+            assert await early.outbox() == []
+            await callers.close()
+
+
+async def test_an_item_is_mailed_after_a_while(post: Post) -> None:
+    await post.notify(await post.member())
+    waiting = Settings(
+        **{
+            **{f: getattr(post.settings, f) for f in Settings.__struct_fields__},
+            "notification_mail_seconds": 600,
+        }
+    )
+    await post.send(waiting)
+    assert await post.outbox() == []
+    await post.send()
+    assert len(post.mailbox.received) == 1
+
+
+async def test_events_of_one_group_are_one_mail(post: Post) -> None:
+    user = await post.member()
+    first = await post.notify(user, group_key="g")
+    await post.notify(user, group_key="g")
+    await post.send()
+    last = await post.notify(user, group_key="g")
+    await post.send()
+    assert len(post.mailbox.received) == 1
+    [old] = (await post.trace(first))["data"]
+    [new] = (await post.trace(last))["data"]
+    assert (old["outcome"], old["reason"]) == ("delivered", "collapsed")
+    assert (new["outcome"], new["reason"], new["mail"]) == ("delivered", "recipient", "sent")
+
+
+async def remove(post: Post, user: Caller) -> None:
+    await post.tenant.owner.client.delete(f"{post.tenant.path}/members/{user.user_id}")
+
+
+async def suspend(post: Post, user: Caller) -> None:
+    path = f"{post.tenant.path}/members/{user.user_id}"
+    await post.tenant.owner.client.patch(path, json={"status": "suspended"})
+
+
+async def demote(post: Post, user: Caller) -> None:
+    body = {"name": "Blind", "permissions": ["workspace:read"]}
+    await post.tenant.owner.client.put(f"{post.tenant.path}/roles/blind", json=body)
+    path = f"{post.tenant.path}/members/{user.user_id}"
+    answer = await post.tenant.owner.client.patch(path, json={"role": "blind"})
+    assert answer.status_code == 200, answer.text
+
+
+async def mute(post: Post, user: Caller) -> None:
+    path = f"/api/v1/me/subscriptions/t:1?workspace={post.tenant.id}"
+    answer = await user.client.put(path, json={"is_muted": True})
+    assert answer.status_code == 200, answer.text
+
+
+async def opt_out(_: Post, user: Caller) -> None:
+    answer = await user.client.patch(MINE, json={"categories": {"*": {"email": False}}})
+    assert answer.status_code == 200
+
+
+async def opt_out_here(post: Post, user: Caller) -> None:
+    path = f"{MINE}?workspace={post.tenant.id}"
+    await user.client.patch(path, json={"categories": {"general": {"email": False}}})
+
+
+async def opt_all_out(post: Post, _: Caller) -> None:
+    path = f"{post.tenant.path}/preferences"
+    body = {"categories": {"*": {"email": False}}}
+    assert (await post.tenant.owner.client.patch(path, json=body)).status_code == 200
+
+
+def patch_item(**body: Any) -> Callable[[Post, Caller], Awaitable[None]]:
+    async def change(_: Post, user: Caller) -> None:
+        [item] = (await user.client.get("/api/v1/me/notifications")).json()["data"]
+        path = f"/api/v1/me/notifications/{item['id']}"
+        answer = await user.client.patch(path, json=body)
+        assert answer.status_code == 200, answer.text
+
+    return change
+
+
+def account(sql: str) -> Callable[[Post, Caller], Awaitable[None]]:
+    async def change(post: Post, user: Caller) -> None:
+        await post.execute(f"{sql} where id = $1", user.user_id)
+
+    return change
+
+
+async def delete_workspace(post: Post, _: Caller) -> None:
+    assert (await post.tenant.owner.client.delete(post.tenant.path)).status_code == 204
+
+
+CHANGES: dict[str, tuple[Callable[[Post, Caller], Awaitable[None]], str | None]] = {
+    "removed": (remove, "not_a_member"),
+    "suspended": (suspend, "suspended"),
+    "demoted": (demote, "not_permitted"),
+    "muted": (mute, "muted"),
+    "opted out": (opt_out, "preference"),
+    "opted out here": (opt_out_here, "preference"),
+    "opted out by the workspace": (opt_all_out, "preference"),
+    "read": (patch_item(is_read=True), "read"),
+    "archived": (patch_item(is_archived=True), "archived"),
+    "snoozed": (patch_item(snoozed_until=TOMORROW), "snoozed"),
+    "another address": (
+        account("update auth.users set email = 'other@example.com'"),
+        "address_changed",
+    ),
+    "unconfirmed": (
+        account("update auth.users set email_confirmed_at = null"),
+        "address_unconfirmed",
+    ),
+    "erased": (account("delete from auth.users"), None),
+    "workspace deleted": (delete_workspace, "not_a_member"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+async def test_everything_is_asked_again_when_it_is_sent(post: Post, change: str) -> None:
+    user = await post.member()
+    answer = await user.client.put(
+        f"/api/v1/me/subscriptions/t:1?workspace={post.tenant.id}", json={}
+    )
+    assert answer.status_code in (200, 201), answer.text
+    event = await post.notify(topics=["t:1"])
+    await post.queue()
+    assert len(await post.outbox()) == 1
+    apply, reason = CHANGES[change]
+    await apply(post, user)
+    await post.send()
+    assert post.mailbox.received == []
+    assert [m["skip_reason"] for m in await post.outbox()] == ([] if reason is None else [reason])
+    if change not in ("erased", "workspace deleted"):
+        [trace] = (await post.trace(event))["data"]
+        assert (trace["mail"], trace["mail_reason"]) == ("skipped", reason)
+
+
+@pytest.mark.parametrize("change", ["removed", "suspended", "opted out", "unconfirmed"])
+async def test_who_gets_none_anyway_is_not_queued(post: Post, change: str) -> None:
+    user = await post.member()
+    await post.notify(user)
+    await CHANGES[change][0](post, user)
+    await post.send()
+    assert await post.outbox() == []
+
+
+async def test_who_comes_back_before_it_is_sent_gets_it(post: Post) -> None:
+    user = await post.member()
+    await post.notify(user)
+    await post.queue()
+    await suspend(post, user)
+    path = f"{post.tenant.path}/members/{user.user_id}"
+    await post.tenant.owner.client.patch(path, json={"status": "active"})
+    await post.send()
+    assert len(post.mailbox.received) == 1
+
+
+async def test_quiet_hours_delay_a_mail_unless_it_is_critical(post: Post) -> None:
+    user = await post.member()
+    quiet = {"quiet_hours": {"from": "00:00", "until": "23:59"}}
+    await user.client.patch(MINE, json=quiet)
+    await post.type("test.alarm", is_critical=True, title="Alarm")
+    await post.notify(user)
+    await post.notify(user, type="test.alarm")
+    await post.send()
+    [mail] = post.mailbox.received
+    assert mail.message["Subject"] == "Alarm"
+    [waiting] = [m for m in await post.outbox() if m["sent_at"] is None]
+    async with post.callers.server.database.connect("postgres") as admin:
+        ends = await admin.fetchval(
+            "select annex.after_quiet_hours($1, $2, now())", user.user_id, UUID(post.tenant.id)
+        )
+    assert waiting["next_attempt_at"] == ends
+    # They are asked about again: those that have begun meanwhile count, and those that are over.
+    await post.later()
+    await post.send()
+    assert len(post.mailbox.received) == 1
+    await user.client.patch(MINE, json={"quiet_hours": None})
+    await post.later()
+    await post.send()
+    assert len(post.mailbox.received) == 2
+
+
+async def test_what_is_critical_is_mailed_to_all_and_has_no_unsubscribe_link(post: Post) -> None:
+    user = await post.member()
+    await opt_out(post, user)
+    await post.type(is_critical=True, title="Alarm")
+    await post.notify(user)
+    await post.send()
+    [mail] = post.mailbox.received
+    assert mail.message["List-Unsubscribe"] is None
+    assert b"unsubscribe" not in mail.raw.lower()
+
+
+async def stored(post: Post) -> dict[str, list[Any]]:
+    """Return every row of every table."""
+    async with post.callers.server.database.connect("postgres") as admin:
+        tables = await admin.fetch(
+            "select c.oid::regclass::text from pg_class c"
+            " where relnamespace = 'annex'::regnamespace and relkind = 'r' order by 1"
+        )
+        return {t: await admin.fetch(f"select t::text from {t} t order by 1") for (t,) in tables}
+
+
+@pytest.fixture
+async def stranger(post: Post) -> AsyncIterator[httpx.AsyncClient]:
+    """A client without any credential or cookie, as a mail program is."""
+    async with httpx.AsyncClient(base_url=post.callers.server.url) as client:
+        yield client
+
+
+async def test_one_click_ends_the_mails_of_a_category_and_no_others(
+    post: Post, stranger: httpx.AsyncClient
+) -> None:
+    user, other = await post.member(), await post.member()
+    await post.type("test.news")
+    await post.type("test.bill", category="billing")
+    await post.notify(user, other, type="test.news")
+    await post.send()
+    token = post.links(post.mailbox.to(user.email)[0])
+    assert token not in str(await stored(post))
+    for _ in range(2):
+        answer = await stranger.post("/unsubscribe", params={"token": token}, data=FORM)
+        assert answer.status_code == 200
+        assert "set-cookie" not in answer.headers
+    found = (await user.client.get(f"{MINE}?workspace={post.tenant.id}")).json()
+    assert found["categories"] == {"news": {"email": False}}
+    post.mailbox.received.clear()
+    await post.notify(user, other, type="test.news")
+    await post.notify(user, type="test.bill")
+    await post.send()
+    subjects = {r.recipients[0]: r.message["Subject"] for r in post.mailbox.received}
+    assert subjects == {user.email: "test bill", other.email: "test news"}
+    # The items are there all the same; and another workspace's mails go on.
+    items = (await user.client.get("/api/v1/me/notifications")).json()["data"]
+    assert len(items) == 3
+
+
+async def test_only_a_post_of_the_form_changes_anything(
+    post: Post, stranger: httpx.AsyncClient
+) -> None:
+    user = await post.member()
+    await post.notify(user)
+    await post.send()
+    token = post.links(post.mailbox.received[0])
+    before = await stored(post)
+    pages = [await stranger.get("/unsubscribe", params={"token": token}) for _ in range(3)]
+    pages.append(await stranger.get("/unsubscribe", params={"token": token[:-1] + "x"}))
+    assert (await stranger.head("/unsubscribe", params={"token": token})).status_code == 200
+    assert {p.text for p in pages} == {pages[0].text}
+    assert token not in pages[0].text
+    assert "script" not in pages[0].text
+    assert pages[0].headers["referrer-policy"] == "no-referrer"
+    assert "default-src 'none'" in pages[0].headers["content-security-policy"]
+    refused = [
+        await stranger.post("/unsubscribe", params={"token": token}),
+        await stranger.post("/unsubscribe", params={"token": token}, json=FORM),
+        await stranger.post("/unsubscribe", params={"token": token}, data={"a": "b"}),
+        await stranger.post("/unsubscribe", params={"token": token}, data={**FORM, "to": "//x"}),
+        await stranger.post("/unsubscribe", data=FORM),
+    ]
+    assert [r.status_code for r in refused] == [415, 415, 400, 400, 400]
+    assert await stored(post) == before
+    files = {name: (None, value) for name, value in FORM.items()}
+    answer = await stranger.post("/unsubscribe", params={"token": token}, files=files)
+    assert (answer.status_code, await stored(post) == before) == (200, False)
+
+
+async def test_a_token_is_its_recipients_alone(post: Post, stranger: httpx.AsyncClient) -> None:
+    user = await post.member()
+    await post.notify(user)
+    await post.send()
+    token = post.links(post.mailbox.received[0])
+    before = await stored(post)
+    swapped = token[:-1] + ("A" if token[-1] != "A" else "B")
+    wrong = [swapped, f"annex_ut_{'A' * 43}", f"annex_ut_{uuid4().hex}{uuid4().hex[:11]}"]
+    answers = [await stranger.post("/unsubscribe", params={"token": t}, data=FORM) for t in wrong]
+    bodies = [{k: v for k, v in a.json().items() if k != "request_id"} for a in answers]
+    assert [a.status_code for a in answers] == [404] * 3
+    assert bodies == [bodies[0]] * 3
+    for other in ("annex_it_" + token[9:], str(user.client.headers["authorization"])[7:], "", "1"):
+        answer = await stranger.post("/unsubscribe", params={"token": other}, data=FORM)
+        assert answer.status_code == 400
+    assert await stored(post) == before
+    # Whoever has left has nothing to end, and nobody else's mails end.
+    await remove(post, user)
+    answer = await stranger.post("/unsubscribe", params={"token": token}, data=FORM)
+    assert answer.status_code == 200
+    async with post.callers.server.database.connect("postgres") as admin:
+        assert await admin.fetchval("select count(*) from annex.preferences") == 0
+
+
+async def test_a_server_that_is_down_loses_nothing_and_mails_nobody_too_late(post: Post) -> None:
+    early, late = await post.member(), await post.member()
+    await post.notify(early, late)
+    await post.mailbox.stop()
+    await post.send()
+    assert [m["attempts"] for m in await post.outbox()] == [1, 1]
+    await post.mailbox.start()
+    [item] = (await late.client.get("/api/v1/me/notifications")).json()["data"]
+    await late.client.patch(f"/api/v1/me/notifications/{item['id']}", json={"is_read": True})
+    await post.later()
+    await post.send()
+    assert [r.recipients for r in post.mailbox.received] == [[early.email]]
+    assert {m["skip_reason"] for m in await post.outbox()} == {None, "read"}
+
+
+async def test_a_slow_server_gets_a_mail_once_from_three_workers(post: Post) -> None:
+    users = [await post.member() for _ in range(7)]
+    await post.notify(*users)
+    post.mailbox.pause = 0.3
+    await asyncio.gather(*(post.send() for _ in range(3)))
+    await post.send()
+    assert sorted(r.recipients[0] for r in post.mailbox.received) == sorted(
+        str(u.email) for u in users
+    )
+
+
+async def test_a_lease_that_was_lost_sends_nothing(post: Post) -> None:
+    await post.notify(await post.member())
+    await post.queue()
+    [lost] = await notification_mails.lease(post.pools)
+    await post.later()
+    await post.send()
+    await notification_mails.deliver(post.settings, Stationery.read(), post.pools, lost)
+    assert len(post.mailbox.received) == 1
+
+
+async def test_a_mail_that_may_have_arrived_keeps_its_message_id(post: Post) -> None:
+    await post.notify(await post.member())
+    post.mailbox.drop = True
+    await post.send()
+    post.mailbox.drop = False
+    await post.later()
+    await post.send()
+    first, second = post.mailbox.received
+    assert first.message["Message-ID"] == second.message["Message-ID"]
+    # Both links work: a mailbox may keep either mail.
+    assert post.links(first) != post.links(second)
+
+
+async def test_a_workspace_mails_so_many_notifications_and_its_invitations_go_on(
+    post: Post,
+) -> None:
+    users = [await post.member() for _ in range(4)]
+    few = Settings(
+        **{
+            **{f: getattr(post.settings, f) for f in Settings.__struct_fields__},
+            "max_notification_mails_per_workspace": 2,
+        }
+    )
+    event = await post.notify(*users)
+    await post.send(few)
+    assert len(post.mailbox.received) == 2
+    found = (await post.trace(event))["data"]
+    assert sorted((t["mail"], t["mail_reason"]) for t in found) == [
+        ("sent", None),
+        ("sent", None),
+        ("skipped", "limit"),
+        ("skipped", "limit"),
+    ]
+    body = {"role": "viewer", "emails": ["new@example.org"]}
+    answer = await post.tenant.owner.client.post(f"{post.tenant.path}/invitations", json=body)
+    assert answer.status_code == 201, answer.text
+    await mails.send_due(post.settings, Letters.read(), post.pools)
+    assert post.mailbox.to("new@example.org")
+
+
+async def test_a_mailbox_gets_so_many_of_a_day_and_invitations_beside(post: Post) -> None:
+    user = await post.member()
+    for _ in range(post.settings.max_mails_per_address + 2):
+        await post.notify(user)
+    await post.send()
+    assert len(post.mailbox.received) == post.settings.max_mails_per_address
+    assert [m["skip_reason"] for m in await post.outbox()].count("limit") == 2
+    other = await new_tenant(post.callers)
+    body = {"role": "viewer", "emails": [user.email]}
+    await other.owner.client.post(f"{other.path}/invitations", json=body)
+    await mails.send_due(post.settings, Letters.read(), post.pools)
+    assert len(post.mailbox.received) == post.settings.max_mails_per_address + 1
+
+
+async def test_the_worker_mails_by_itself(post: Post) -> None:
+    jobs = notification_mails.notifying(post.settings, seconds=0.05)
+    task = asyncio.create_task(Runner(post.pools, jobs=jobs).run())
+    try:
+        await post.notify(await post.member())
+        await until(lambda: len(post.mailbox.received) == 1)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_links_lead_to_the_settings_hosts_whatever_a_request_or_an_event_says(
+    post: Post,
+) -> None:
+    user = await post.member()
+    names = ("X-Forwarded-Host", "Forwarded", "Referer", "Origin", "X-Forwarded-Proto")
+    answer = await post.tenant.owner.client.post(
+        f"{post.tenant.path}/events",
+        json={
+            "type": "test.made",
+            "recipients": [str(user.user_id)],
+            "url": "https://evil.example/x",
+        },
+        headers=dict.fromkeys(names, "evil.example"),
+    )
+    await post.execute("select annex.project(array[$1::uuid])", UUID(answer.json()["id"]))
+    await post.send()
+    [mail] = post.mailbox.received
+    assert b"evil" not in mail.raw
+    assert b"https://app.example.com/" in mail.raw
+
+
+@pytest.mark.parametrize(
+    ("url", "page"),
+    [
+        ("/i/7?a=b#c", "https://app.example.com/i/7?a=b#c"),
+        ("//evil.example", "https://app.example.com/"),
+        ("/\\evil.example", "https://app.example.com/"),
+        ("https://evil.example", "https://app.example.com/"),
+        ("javascript:alert(1)", "https://app.example.com/"),
+        (None, "https://app.example.com/"),
+    ],
+)
+def test_a_mail_leads_below_the_application(url: str | None, page: str) -> None:
+    settings = Settings(
+        database_url="", worker_database_url="", app_url="https://app.example.com/join"
+    )
+    assert page_of(settings, url) == page
+
+
+def letter(text: str, locale: str = "en") -> Any:
+    """Write a mail whose every text is hostile, and parse what would be sent."""
+    token = f"{API}/unsubscribe?token=annex_ut_{'A' * 43}"
+    news = News(text, text, text, 1, "https://app.example.com/", token)
+    letters = Letters.read(None, "notification").of(locale)
+    return write(letters, news, "Acme <no-reply@acme.example>", "b@example.org", token)
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+@pytest.mark.parametrize("locale", ["en", "de"])
+def test_no_text_becomes_a_link_markup_or_a_header(text: str, locale: str) -> None:
+    message, innocent = letter(text, locale), letter("Acme", locale)
+    assert sorted(message.keys()) == sorted(innocent.keys())
+    assert len(str(message["Subject"])) <= 120
+    raw = message.as_bytes()
+    lines = raw.partition(b"\r\n\r\n")[0].split(b"\r\n")
+    [unsubscribe] = [line for line in lines if line.lower().startswith(b"list-unsubscribe:")]
+    assert unsubscribe == (
+        b"List-Unsubscribe: <https://api.example.com/unsubscribe?token=annex_ut_" + b"A" * 43 + b">"
+    )
+    assert b"List-Unsubscribe-Post: List-Unsubscribe=One-Click" in lines
+    pages = [m.get_body(("html",)).get_content() for m in (message, innocent)]
+    assert Tree(pages[0]).found == Tree(pages[1]).found
+    plain = message.get_body(("plain",)).get_content()
+    assert plain.count("://") == 2
+    assert "evil.example" not in plain
+
+
+async def test_a_trace_is_read_page_by_page_by_auditors(post: Post) -> None:
+    users = [await post.member() for _ in range(4)]
+    gone, off = users[:2]
+    await remove(post, gone)
+    await off.client.patch(MINE, json={"categories": {"*": {"in_app": False}}})
+    owner = post.tenant.owner
+    event = await post.notify(*users, owner)
+    reasons = {
+        str(gone.user_id): ("suppressed", "not_a_member"),
+        str(off.user_id): ("suppressed", "preference"),
+        str(owner.user_id): ("suppressed", "actor"),
+        **{str(u.user_id): ("delivered", "recipient") for u in users[2:]},
+    }
+    whole = await post.trace(event)
+    assert whole["is_complete"]
+    assert {t["user_id"]: (t["outcome"], t["reason"]) for t in whole["data"]} == reasons
+    seen, cursor = [], None
+    while True:
+        page = await post.trace(event, limit=2, **({"cursor": cursor} if cursor else {}))
+        seen += page["data"]
+        cursor = page["page"]["next"]
+        if cursor is None:
+            break
+    assert seen == whole["data"] == sorted(whole["data"], key=lambda t: t["user_id"])
+    path = f"{post.tenant.path}/events/{event}/trace"
+    assert (await users[2].client.get(path)).status_code == 403
+    assert (await (await post.callers.user()).client.get(path)).status_code == 404
+    other = await new_tenant(post.callers)
+    foreign = path.replace(post.tenant.id, other.id)
+    assert (await other.owner.client.get(foreign)).status_code == 404
+    quiet = await post.notify()
+    assert await post.trace(quiet) == {"data": [], "page": {"next": None}, "is_complete": True}
+
+
+async def test_a_trace_of_an_event_out_of_sight_is_not_found(post: Post) -> None:
+    key = await post.callers.key(post.tenant.id, "events:audit", "events:read")
+    event = await post.notify(permission="keys:read")
+    path = f"{post.tenant.path}/events/{event}/trace"
+    assert (await key.client.get(path)).status_code == 404
+    assert (await post.tenant.owner.client.get(path)).status_code == 200
