@@ -299,7 +299,9 @@ grant execute on function annex.held(uuid) to annex_api, authenticated;
 create function annex.is_member(workspace_id uuid) returns boolean
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
 begin
-  return annex.user_id() is not null and exists (select from annex.grants(is_member.workspace_id));
+  -- Without an id, grants says what the caller holds anywhere: a row of no workspace is nobody's.
+  return annex.user_id() is not null and workspace_id is not null
+    and exists (select from annex.grants(is_member.workspace_id));
 end
 $$;
 grant execute on function annex.is_member(uuid) to annex_api, authenticated, service_role;
@@ -308,7 +310,7 @@ grant execute on function annex.is_member(uuid) to annex_api, authenticated, ser
 create function annex.has_permission(workspace_id uuid, permission text) returns boolean
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
 begin
-  return exists (
+  return workspace_id is not null and exists (
     select from annex.grants(has_permission.workspace_id) g where has_permission.permission = any (g.permissions)
   );
 end
@@ -322,7 +324,7 @@ declare
   held record;
 begin
   select g.permissions, g.needs_aal2 into held from annex.grants(require.workspace_id) g;
-  if held.permissions is null then
+  if workspace_id is null or held.permissions is null then
     raise exception 'There is no such workspace, or it is not yours to see.'
       using errcode = 'insufficient_privilege', constraint = 'not_found';
   elsif require.permission = any (held.permissions) then

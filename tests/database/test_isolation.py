@@ -668,6 +668,31 @@ async def test_a_deleted_workspace_is_out_of_sight(
         assert await connection.fetchval(ask, tenants.mine) is False
 
 
+@pytest.mark.parametrize("way", WAYS[:-1])
+async def test_no_workspace_is_not_every_workspace(
+    database: TestDatabase, admin: Connection, tenants: Tenants, way: str
+) -> None:
+    """A row of your own that belongs to no workspace shows to nobody."""
+    taking = await admin.fetch(
+        "select p.oid::regproc::text as name, p.pronargs as count from pg_proc p"
+        " where p.pronamespace = 'annex'::regnamespace"
+        " and 'workspace_id' = any (p.proargnames[:p.pronargs])"
+        " and has_function_privilege('annex_api', p.oid, 'execute')"
+    )
+    assert {"annex.is_member", "annex.has_permission"} <= {row["name"] for row in taking}
+    async with session(database, way, tenants) as connection:
+        ask = "select annex.is_member(null) or annex.has_permission(null, 'workspace:read')"
+        assert await connection.fetchval(ask) is False
+        for row in taking:
+            nothing = ", ".join(["null"] * row["count"])
+            try:
+                async with connection.transaction():
+                    found = await connection.fetch(f"select * from {row['name']}({nothing})")
+            except asyncpg.PostgresError:
+                continue
+            assert not any(any(values) for values in found), row["name"]
+
+
 async def test_an_operator_has_no_permission_in_a_deleted_workspace(
     database: TestDatabase, admin: Connection, tenants: Tenants
 ) -> None:
