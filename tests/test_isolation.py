@@ -214,7 +214,8 @@ async def status_of(callers: Callers, caller: Caller, operation: Operation, path
         options["params"] = query
     if body := resolved(operation.spec.get("requestBody", {})).get("content"):
         media_type = next(iter(body))
-        options["json"] = smallest(body[media_type]["schema"])
+        is_form = media_type == "application/x-www-form-urlencoded"
+        options["data" if is_form else "json"] = smallest(body[media_type]["schema"])
         if named(operation) == "createJoinRule":
             options["json"] |= {"value": await claimable(callers, caller)}
         options["headers"] = {"Content-Type": media_type}
