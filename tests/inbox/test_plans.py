@@ -22,7 +22,6 @@ insert into annex.profiles (user_id) select id from auth.users;
 insert into annex.workspaces (slug, name) select 'w-' || n, 'Test' from generate_series(1, 4) n;
 insert into annex.members (workspace_id, user_id, role)
   select w.id, p.user_id, 'viewer' from annex.workspaces w, annex.profiles p;
-alter table annex.notifications set unlogged;
 insert into annex.notifications (workspace_id, user_id, event_id, type, actor, category, reason,
   title, arrived_at, seen_at, read_at, archived_at, snoozed_until)
 select w.ids[1 + n % 4], u.ids[1 + (n * 7919) % {USERS}], gen_random_uuid(), 'test.made', 'system',
