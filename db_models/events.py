@@ -45,8 +45,8 @@ class Event(Base):
         CheckConstraint("char_length(group_key) between 1 and 200", name="events_group_key_check"),
         CheckConstraint(
             "char_length(url) <= 2048"
-            r" and url ~ '^(https://[^/?#@\\[:space:][:cntrl:]]+([/?#]|$)|/($|[^/\\]))'"
-            r" and url !~ '[\\[:space:][:cntrl:]]'",
+            r""" and url ~ '^(https://[!-"$-.0->A-\[\]-~]+([/?#]|$)|/($|[!-.0-\[\]-~]))'"""
+            r" and url ~ '^[!-\[\]-~]+$'",
             name="events_url_check",
         ),
         CheckConstraint("annex.json_bytes(data) <= 131072", name="events_data_check"),

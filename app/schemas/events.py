@@ -19,11 +19,9 @@ Topics = Annotated[list[Topic], Meta(max_length=20)]
 TOPIC_LIST = r"^([^,\x00]{1,200}(,[^,\x00]{1,200}){0,19},?)?\Z"
 Actor = Annotated[str, Meta(min_length=1, max_length=200, pattern=NO_NUL)]
 GroupKey = Annotated[str, Meta(min_length=1, max_length=200, pattern=NO_NUL)]
-# HTTPS without user or password, or a path: what a browser may be sent to.
-SAFE_URL = (
-    r"^(https://[^/?#@\\\s\x00-\x1f\x7f]+([/?#][^\\\s\x00-\x1f\x7f]*)?"
-    r"|/([^/\\\s\x00-\x1f\x7f][^\\\s\x00-\x1f\x7f]*)?)\Z"
-)
+# HTTPS without user or password, or a path: what a browser may be sent to. Visible ASCII without a
+# backslash (RFC 3986, section 2).
+SAFE_URL = r'^(https://[!-"$-.0->A-\[\]-~]+([/?#][!-\[\]-~]*)?' r"|/([!-.0-\[\]-~][!-\[\]-~]*)?)\Z"
 Url = Annotated[str, Meta(max_length=2048, pattern=SAFE_URL)]
 Recipients = Annotated[list[UUID], Meta(max_length=1000)]
 
