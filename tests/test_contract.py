@@ -19,7 +19,7 @@ from app.remedies import REMEDIES
 from app.schemas.problems import ProblemCode
 from tests.conftest import CONTRACT, ROOT, Callers, Client, Running, Tenant
 
-STREAMS = {"streamEvents"}
+STREAMS = {"streamEvents", "streamNotifications"}
 OPERATIONS = {
     r.ok().definition.raw["operationId"]: r.ok()
     for r in Client.schema.get_all_operations()

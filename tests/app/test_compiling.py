@@ -17,7 +17,9 @@ ASKING = [o for o in OPERATIONS if o.permission != "public" and named(o) not in 
 async def call(callers: Callers, operation: Operation, is_idempotent: bool) -> int:
     """Call an operation in a workspace of its own, as somebody who may; returns the status."""
     tenant = await new_tenant(callers)
-    path = await path_of(callers, operation, tenant)
+    path = operation.path.replace("{name}", f"test.n{uuid4().hex}")
+    if "{" in path:
+        path = await path_of(callers, operation, tenant)
     caller: Caller = tenant.owner
     if operation.permission == "key":
         caller = await callers.key(tenant.id, *await every(callers))

@@ -245,7 +245,9 @@ async def test_who_is_removed_has_nothing_left(scene: Scene) -> None:
     )
     # A removal bars the way in by a rule; all others could be rights.
     found = {row[0] for row in tables} - {"removals"}
-    assert found == {"members", "invitations", "events", "pending", "log"}
+    news = {"subscriptions", "notifications", "inboxes", "suppressions", "preferences", "mails"}
+    news |= {"unsubscribe_tokens"}
+    assert found == {"members", "invitations", "events", "pending", "log"} | news
     for table in found:
         left = f"select count(*) from annex.{table} where workspace_id = $1 and user_id = $2"
         assert await scene.admin.fetchval(left, scene.workspace, someone) == 0
@@ -280,7 +282,9 @@ async def test_only_a_membership_goes_with_its_user(admin: Connection) -> None:
         " and confrelid in ('auth.users'::regclass, 'annex.profiles'::regclass)"
     )
     # What is a user's own, and nothing that a workspace made.
-    assert {row[0] for row in cascades} <= {"annex.profiles", "annex.members", "annex.removals"}
+    own = {"profiles", "members", "removals", "subscriptions", "notifications", "inboxes"}
+    own |= {"suppressions", "preferences", "mails", "unsubscribe_tokens"}
+    assert {row[0].removeprefix("annex.") for row in cascades} <= own
     assert blocks == []
 
 

@@ -50,18 +50,19 @@ from (select array_agg(id order by id) as workspaces from annex.workspaces) w,
   (select (extract(epoch from now()) * 1000)::bigint as now_ms) t,
   generate_series($1::bigint, $2::bigint) n
 """
-# The shape of what PostgREST sends for GET /events?workspace_id=eq.…&order=event_id.desc&limit=20.
+COLUMNS = "annex.events.event_id, annex.events.type, annex.events.data"
+# The shape of what PostgREST sends for GET /events with select, workspace_id, order and limit=20.
 POSTGREST = """
 with pgrst_source as (
-  select annex.events.* from annex.events {where} order by annex.events.event_id desc
+  select {columns} from annex.events {where} order by annex.events.event_id desc
   limit 20 offset 0
 )
 select null::bigint as total_result_set, pg_catalog.count(t) as page_total,
   coalesce(json_agg(t), '[]')::text as body
 from (select * from pgrst_source) t
 """
-OF_ONE_WORKSPACE = POSTGREST.format(where="where annex.events.workspace_id = $1")
-OF_ALL = POSTGREST.format(where="")
+OF_ONE_WORKSPACE = POSTGREST.format(columns=COLUMNS, where="where annex.events.workspace_id = $1")
+OF_ALL = POSTGREST.format(columns=COLUMNS, where="")
 
 
 def tenants_of(count: int) -> str:

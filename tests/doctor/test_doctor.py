@@ -274,10 +274,11 @@ FAULTS = [
     ),
     Fault(
         "connections of a role",
-        "annex_api may have 4 connections, and one process takes 10",
+        "annex_api may have 60 connections, and one process takes 70",
         "alter role annex_api connection limit -1",
-        "alter role annex_api connection limit 4",
+        "alter role annex_api connection limit 60",
         "alter role annex_api connection limit -1",
+        settings={"pool_size": 70},
     ),
     Fault(
         "connections of the server",

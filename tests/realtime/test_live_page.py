@@ -177,16 +177,22 @@ async def test_a_server_that_comes_back_is_followed_again(
 async def test_a_server_without_room_is_said_and_asked_again_later(
     own_database: TestDatabase, page: Page
 ) -> None:
-    async with running(own_database, max_streams=1) as server, calling(server) as callers:
+    async with running(own_database, max_streams=2) as server, calling(server) as callers:
         tenant = await new_tenant(callers)
-        async with follow(tenant.owner.client, f"{tenant.path}/stream") as reader:
+        stream = f"{tenant.path}/stream"
+        async with (
+            follow(tenant.owner.client, stream) as reader,
+            follow(tenant.owner.client, stream) as other,
+        ):
             await reader.message()
+            await other.message()
             await fill(page, server.url, tenant.slug, credential(tenant))
             await press(page, "Connect")
             await is_now(page, "reconnecting")
             await expect(page.get_by_role("alert")).to_contain_text("The server is full")
         async with asyncio.timeout(20):
-            while server.app.state.runtime.hub.counts.connections:
+            # The page's bell may have taken one place of the two by itself.
+            while server.app.state.runtime.hub.counts.connections > 1:
                 await asyncio.sleep(0.05)
         await press(page, "Connect")
         await is_now(page, "live")

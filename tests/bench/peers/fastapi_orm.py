@@ -78,6 +78,7 @@ class Workspace(BaseModel):
     event_retention_days: int | None
     member_limit: int | None
     allowed_email_domains: list[str] | None
+    strict_event_types: bool
     created_by: UUID | None
     created_at: datetime
     updated_at: datetime

@@ -46,8 +46,8 @@ MEMBERS = f"""{ACCESS}select true as found, m.user_id, p.email, p.display_name, 
   where m.workspace_id = a.workspace_id and $3 = any (a.permissions)
   order by m.joined_at desc, m.user_id desc limit $4) p on true"""
 WORKSPACE = """w.id, w.slug, w.name, w.external_id, w.metadata, w.require_aal2,
-  w.event_retention_days, w.member_limit, w.allowed_email_domains, w.created_by, w.created_at,
-  w.updated_at, w.version, h.role, h.permissions"""
+  w.event_retention_days, w.member_limit, w.allowed_email_domains, w.strict_event_types,
+  w.created_by, w.created_at, w.updated_at, w.version, h.role, h.permissions"""
 WORKSPACES = f"""{CLAIMS} select p.* from c, lateral (select {WORKSPACE} from annex.workspaces w
   join annex.held(case when c.claims is null then null::uuid end) h on h.workspace_id = w.id
   where w.deleted_at is null order by w.id desc limit $2) p"""
