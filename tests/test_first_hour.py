@@ -22,7 +22,7 @@ from tests.conftest import (
 )
 from tests.test_contract import OPERATIONS, STREAMS
 
-SECRET = {"lookUpInvitation", "respondToInvitation", "unsubscribe"}
+NOBODYS = {"lookUpInvitation", "respondToInvitation", "unsubscribe", "updateNotification"}
 LAST = [
     "deleteRole",
     "deleteJoinRule",
@@ -81,11 +81,11 @@ async def test_the_example_of_every_operation_works_against_the_demo(demo: Runni
             if media_type == "application/x-www-form-urlencoded":
                 options = {"data": body["example"]}
             elif media_type == "multipart/form-data":
-                continue  # the same form; tests/controllers/test_unsubscriptions.py sends it
+                continue  # what holds answers to the contract cannot read a streamed body
             url, options["params"] = operation.path.format(**parts), example_of(operation, "query")
             response = await client.request(operation.method, url, headers=headers, **options)
-            # A secret in an example is nobody's: it is told so in the words of the contract.
-            is_nobodys = name in SECRET and response.status_code == 404
+            # A secret or an item in an example is nobody's: it is told so in the words of the contract.
+            is_nobodys = name in NOBODYS and response.status_code == 404
             if not (response.is_success or is_nobodys):
                 failed[name] = response.text
     await callers.close()
