@@ -84,7 +84,7 @@ async def test_the_example_of_every_operation_works_against_the_demo(demo: Runni
                 continue  # what holds answers to the contract cannot read a streamed body
             url, options["params"] = operation.path.format(**parts), example_of(operation, "query")
             response = await client.request(operation.method, url, headers=headers, **options)
-            # A secret or an item in an example is nobody's: it is told so in the words of the contract.
+            # A secret or an item in an example is nobody's, and told so in the contract's words.
             is_nobodys = name in NOBODYS and response.status_code == 404
             if not (response.is_success or is_nobodys):
                 failed[name] = response.text
