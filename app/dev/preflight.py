@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -109,7 +108,7 @@ def app_answers() -> str:
         raise DevError(f"/health does not answer: {error}.") from None
     finally:
         if process.poll() is None:
-            process.send_signal(signal.SIGINT)
+            process.terminate()  # SIGINT is ignored by what a shell put into the background
         process.wait()
         said.close()
         shutil.rmtree(data, ignore_errors=True)
