@@ -41,8 +41,7 @@ class PageController(Controller):
     async def get_docs(self) -> Response[bytes]:
         """Show this contract to people; works without internet."""
         headers = {"Content-Security-Policy": POLICY, "Referrer-Policy": "no-referrer", **DAY}
-        page = (FOLDER / "docs" / "index.html").read_bytes()
-        return Response(page, media_type=MediaType.HTML, headers=headers)
+        return Response(asset("index.html"), media_type=MediaType.HTML, headers=headers)
 
     @get(
         "/docs/assets/{file:str}",
@@ -56,13 +55,10 @@ class PageController(Controller):
         if file not in ASSETS:
             raise NotFound("There is no such asset.")
         headers = {**DAY, "Vary": "Accept-Encoding"}
-        content = asset(file)
-        if file == "scalar.js":
-            if "gzip" in request.headers.get("accept-encoding", ""):
-                headers["Content-Encoding"] = "gzip"
-            else:
-                content = gzip.decompress(content)
-        return Response(content, media_type=ASSETS[file], headers=headers)
+        if file == "scalar.js" and "gzip" in request.headers.get("accept-encoding", ""):
+            headers["Content-Encoding"] = "gzip"
+            return Response(asset("scalar.js.gz"), media_type=ASSETS[file], headers=headers)
+        return Response(asset(file), media_type=ASSETS[file], headers=headers)
 
     @get("/live", operation_id="getLiveView", opt=may("public", response_media_types=["text/html"]))
     async def get_live_view(self) -> Response[str]:
@@ -107,5 +103,7 @@ def live_view() -> tuple[str, str]:
 
 @cache
 def asset(file: str) -> bytes:
-    """Read one of the documentation page's files once; the large one is compressed."""
-    return (FOLDER / "docs" / ("scalar.js.gz" if file == "scalar.js" else file)).read_bytes()
+    """Read one of the documentation page's files once; the large one is unpacked once, too."""
+    if file == "scalar.js":
+        return gzip.decompress(asset("scalar.js.gz"))
+    return (FOLDER / "docs" / file).read_bytes()
