@@ -1,7 +1,5 @@
-from typing import Annotated
-
 from litestar import Controller, Response, get, patch
-from litestar.params import JSONBody, QueryParameter
+from litestar.params import JSONBody
 
 from app.auth.dependencies import may
 from app.database.reads import Reading
@@ -11,8 +9,7 @@ from app.http.preconditions import IfMatch, IfNoneMatch, expected_versions, tagg
 from app.permissions import Permission
 from app.schemas import preferences as s
 from app.services import preferences
-
-InWorkspace = Annotated[str | None, QueryParameter(name="workspace", min_length=1, max_length=63)]
+from controllers.subscriptions import Workspace
 
 
 class MyPreferencesController(Controller):
@@ -21,7 +18,7 @@ class MyPreferencesController(Controller):
 
     @get(operation_id="getMyPreferences", opt=may("user"))
     async def get_my_preferences(
-        self, read: Reading, workspace: InWorkspace = None, if_none_match: IfNoneMatch = None
+        self, read: Reading, workspace: Workspace = None, if_none_match: IfNoneMatch = None
     ) -> Response[s.Preferences]:
         """Show the calling user's preferences."""
         return tagged(await preferences.find_mine(read, workspace), if_none_match)
@@ -31,7 +28,7 @@ class MyPreferencesController(Controller):
         self,
         write: Writing,
         data: JSONBody[s.PreferencesPatch],
-        workspace: InWorkspace = None,
+        workspace: Workspace = None,
         if_match: IfMatch = None,
     ) -> Response[s.Preferences]:
         """Change the calling user's preferences."""

@@ -58,8 +58,6 @@ class StreamController(Controller):
     ) -> Response[Any]:
         """Follow a workspace's events live."""
         wanted = Filter.read(types, topics, where)
-        if ticket is None and "authorization" not in request.headers:
-            ticket = request.cookies.get(COOKIE)
         return await follow(request, ws, wanted, last_event_id, first_event_id, ticket)
 
     @get(
@@ -75,8 +73,6 @@ class StreamController(Controller):
         ticket: Ticket = None,
     ) -> Response[Any]:
         """Follow the calling user's notifications live."""
-        if ticket is None and "authorization" not in request.headers:
-            ticket = request.cookies.get(COOKIE)
         return await follow(request, None, EVERYTHING, last_event_id, first_event_id, ticket)
 
     @post("/stream/tickets", operation_id="createStreamTicket", opt=may("any"))
@@ -110,8 +106,10 @@ async def follow(
 ) -> Response[Any]:
     """Open a stream: of a workspace's feed, or, without `ws`, of the calling user's own.
 
-    `first_event_id` is the query's cursor; Last-Event-ID wins over it.
+    `first_event_id` is the query's cursor; Last-Event-ID wins over it. A ticket may be a cookie.
     """
+    if ticket is None and "authorization" not in request.headers:
+        ticket = request.cookies.get(COOKIE)
     runtime = runtime_of(request)
     hub = runtime.hub
     if not hub.admit():

@@ -8,13 +8,12 @@ from sqlalchemy import (
     Index,
     PrimaryKeyConstraint,
     Select,
-    func,
     select,
     text,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from db_models.base import Base
+from db_models.base import Base, is_caller
 
 NEWEST_FIRST = ("user_id", text("arrived_at desc"), text("id desc"))
 
@@ -132,7 +131,7 @@ class Notification(Base):
     @classmethod
     def own(cls) -> Select[Self]:
         """Select the calling user's; every query on this table starts here."""
-        return select(cls).where(cls.user_id == select(func.annex.user_id()).scalar_subquery())
+        return select(cls).where(is_caller(cls.user_id))
 
 
 class Inbox(Base):
@@ -175,7 +174,7 @@ class Inbox(Base):
     @classmethod
     def own(cls) -> Select[Self]:
         """Select the calling user's; every query on this table starts here."""
-        return select(cls).where(cls.user_id == select(func.annex.user_id()).scalar_subquery())
+        return select(cls).where(is_caller(cls.user_id))
 
 
 class Suppression(Base):

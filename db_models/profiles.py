@@ -10,13 +10,12 @@ from sqlalchemy import (
     Index,
     Select,
     Table,
-    func,
     select,
     text,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
-from db_models.base import Base
+from db_models.base import Base, is_caller
 
 # Supabase's own table: only what Annex refers to, never read.
 Table("users", Base.metadata, Column("id", UUID_, primary_key=True), schema="auth")
@@ -52,4 +51,4 @@ class Profile(Base):
     @classmethod
     def own(cls) -> Select[Self]:
         """Select the calling user's, by one look into the index."""
-        return select(cls).where(cls.id == select(func.annex.user_id()).scalar_subquery())
+        return select(cls).where(is_caller(cls.id))

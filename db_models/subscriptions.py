@@ -9,7 +9,6 @@ from sqlalchemy import (
     Index,
     PrimaryKeyConstraint,
     Select,
-    func,
     select,
     text,
 )
@@ -17,7 +16,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.types import Text
 
-from db_models.base import Base, within
+from db_models.base import Base, is_caller, within
 
 
 class Subscription(Base):
@@ -55,7 +54,7 @@ class Subscription(Base):
     @classmethod
     def own(cls, _: ColumnElement[UUID]) -> Select[Self]:
         """Select the calling user's; every query on this table starts here."""
-        return select(cls).where(cls.user_id == func.annex.user_id())
+        return select(cls).where(is_caller(cls.user_id))
 
     @classmethod
     def own_in(cls, workspace_id: ColumnElement[UUID]) -> Select[Self]:

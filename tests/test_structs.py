@@ -8,14 +8,11 @@ from typing import Any
 
 import msgspec
 import pytest
-import yaml
 from openapi_schema_validator import OAS30Validator
 
 import app.schemas
-from tests.conftest import ROOT
 from tests.factories import make
-
-CONTRACT = yaml.safe_load((ROOT / "docs/openapi.yaml").read_text())
+from tests.test_isolation import DOCUMENT
 
 
 def structs() -> Iterator[type[msgspec.Struct]]:
@@ -23,7 +20,7 @@ def structs() -> Iterator[type[msgspec.Struct]]:
     for module in iter_modules(app.schemas.__path__):
         for _, found in inspect.getmembers(import_module(f"app.schemas.{module.name}")):
             if inspect.isclass(found) and issubclass(found, msgspec.Struct):
-                if found.__name__ in CONTRACT["components"]["schemas"]:
+                if found.__name__ in DOCUMENT["components"]["schemas"]:
                     yield found
 
 
@@ -33,7 +30,7 @@ def problems(name: str, value: Any) -> list[str]:
     But for null where a schema is referred to: OpenAPI 3.0 has no spelling of it that generators
     take and validators as well.
     """
-    schema = {"$ref": f"#/components/schemas/{name}", "components": CONTRACT["components"]}
+    schema = {"$ref": f"#/components/schemas/{name}", "components": DOCUMENT["components"]}
     return [
         f"{e.json_path}: {e.message}"
         for e in OAS30Validator(schema).iter_errors(value)

@@ -15,8 +15,10 @@ from litestar.params import QueryParameter
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
+    Function,
     Select,
     bindparam,
+    column,
     false,
     inspect,
     select,
@@ -260,6 +262,12 @@ def columns(
         column = next(mapped, None)
         found.append(others[field.name] if column is None else column)
     return found
+
+
+def returned(call: Function[Any], struct: type[msgspec.Struct], *entities: type[m.Base]) -> Any:
+    """Read the row that a function returns as the columns of a struct, in its fields' order."""
+    fields = (column(c.name, c.type) for c in columns(struct, *entities))
+    return call.table_valued(*fields, name="returned")
 
 
 def selected(struct: type[msgspec.Struct], statement: AnySelect) -> Select[Any]:

@@ -12,7 +12,7 @@ from sqlalchemy.types import DateTime, Integer, LargeBinary, Text, Uuid
 
 import db_models as m
 from app.auth.keys import Key, note_use
-from app.database.reads import Read, columns
+from app.database.reads import Read, columns, returned
 from app.documents import check_members
 from app.errors import InvalidKey, InvalidRequest, RateLimited
 from app.http.addresses import is_within, network, read_address
@@ -42,7 +42,7 @@ def created(workspace_id: ColumnElement[UUID]) -> Select[Any]:
         bindparam("rate_limit_per_minute", type_=Integer),
         bindparam("expires_at", type_=DateTime(timezone=True)),
     )
-    return select(made.table_valued(*FIELDS, name="made"))
+    return select(returned(made, s.ApiKey, m.ApiKey))
 
 
 def rotated(workspace_id: ColumnElement[UUID]) -> Select[Any]:
@@ -56,7 +56,7 @@ def rotated(workspace_id: ColumnElement[UUID]) -> Select[Any]:
         bindparam("expires_at", type_=DateTime(timezone=True)),
         bindparam("versions", type_=ARRAY(Integer)),
     )
-    return select(made.table_valued(*FIELDS, name="made"))
+    return select(returned(made, s.ApiKey, m.ApiKey))
 
 
 def revoked(workspace_id: ColumnElement[UUID]) -> Select[Any]:

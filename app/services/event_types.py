@@ -3,12 +3,12 @@ from uuid import UUID
 
 from msgspec import UNSET
 from msgspec.structs import asdict
-from sqlalchemy import ColumnElement, Select, bindparam, column, func, select
+from sqlalchemy import ColumnElement, Select, bindparam, func, select
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.types import Boolean, Integer, Text
 
 import db_models as m
-from app.database.reads import columns
+from app.database.reads import returned
 from app.database.work import Write
 from app.documents import check_members
 from app.errors import InvalidSchema
@@ -36,10 +36,9 @@ def written(_: ColumnElement[UUID]) -> Select[Any]:
         bindparam("data_schema", type_=JSONB),
         bindparam("versions", type_=ARRAY(Integer)),
         bindparam("is_new", type_=Boolean),
-    ).table_valued(
-        *(column(c.name, c.type) for c in columns(s.EventType, m.EventType)), name="written"
     )
-    return select(*made.c, (made.c.created_at == func.now()).label("is_made"))
+    row = returned(made, s.EventType, m.EventType).c
+    return select(*row, (row.created_at == func.now()).label("is_made"))
 
 
 async def put(

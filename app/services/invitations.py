@@ -48,9 +48,9 @@ JOINING = (
 )
 
 
-def new_token() -> str:
+def new_token(prefix: str = PREFIX) -> str:
     """Make a token of 256 random bits."""
-    return PREFIX + secrets.token_urlsafe(32)
+    return prefix + secrets.token_urlsafe(32)
 
 
 def hash_of(token: str) -> bytes:

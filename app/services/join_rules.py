@@ -8,7 +8,7 @@ from sqlalchemy import ColumnElement, Select, bindparam, column, func, select
 from sqlalchemy.types import Boolean, Text, Uuid
 
 import db_models as m
-from app.database.reads import Read, columns
+from app.database.reads import Read, returned
 from app.schemas import join_rules as s
 from app.schemas.pages import Page
 
@@ -22,8 +22,7 @@ def created(workspace_id: ColumnElement[UUID]) -> Select[Any]:
         bindparam("role", type_=Text),
         bindparam("needs_approval", type_=Boolean),
     )
-    fields = [column(c.name, c.type) for c in columns(s.JoinRule, m.JoinRule)]
-    return select(made.table_valued(*fields, name="made"))
+    return select(returned(made, s.JoinRule, m.JoinRule))
 
 
 def creation(new: s.JoinRuleCreate) -> dict[str, Any]:

@@ -3,12 +3,12 @@ from uuid import UUID
 
 import msgspec
 from msgspec import UNSET
-from sqlalchemy import ColumnElement, Select, bindparam, column, func, or_, select
+from sqlalchemy import ColumnElement, Select, bindparam, func, or_, select
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.types import Integer, Text, Uuid
 
 import db_models as m
-from app.database.reads import columns
+from app.database.reads import returned
 from app.database.work import Write
 from app.documents import check_patch
 from app.schemas import members as s
@@ -66,7 +66,6 @@ EVERYBODY = Search()
 
 def updated(workspace_id: ColumnElement[UUID]) -> Select[Any]:
     """Call annex.update_member."""
-    fields = [column(c.name, c.type) for c in columns(s.Member, m.Member, m.Profile)]
     member = func.annex.update_member(
         workspace_id,
         bindparam("member_id", type_=Uuid),
@@ -75,7 +74,7 @@ def updated(workspace_id: ColumnElement[UUID]) -> Select[Any]:
         bindparam("metadata", type_=JSONB),
         bindparam("versions", type_=ARRAY(Integer)),
     )
-    return select(member.table_valued(*fields, name="changed"))
+    return select(returned(member, s.Member, m.Member, m.Profile))
 
 
 def removed(workspace_id: ColumnElement[UUID]) -> Select[Any]:

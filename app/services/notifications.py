@@ -10,14 +10,13 @@ from sqlalchemy.dialects.postgresql import ARRAY, aggregate_order_by
 from sqlalchemy.types import Boolean, DateTime, Integer, Text, Uuid
 
 import db_models as m
-from app.database.reads import Of, Read, Shape, build_page, columns, keyset
+from app.database.reads import Of, Read, Shape, build_page, keyset, returned
 from app.filters import EVERYTHING, Filter, FilterShape
 from app.schemas import notifications as s
 from app.services.publishing import in_utc
 
 NEWEST_FIRST = (m.Notification.arrived_at, m.Notification.id)
 TIME = DateTime(timezone=True)
-FIELDS = [column(c.name, c.type) for c in columns(s.Notification, m.Notification)]
 INBOXES = msgspec.json.Decoder(list[s.Inbox])
 
 
@@ -150,7 +149,7 @@ def changed(_: ColumnElement[UUID]) -> Select[Any]:
         bindparam("is_snooze_given", type_=Boolean),
         bindparam("versions", type_=ARRAY(Integer)),
     )
-    return select(item.table_valued(*FIELDS, name="item"))
+    return select(returned(item, s.Notification, m.Notification))
 
 
 def change(

@@ -8,14 +8,13 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.types import Boolean, Integer, Text, Uuid
 
 import db_models as m
-from app.database.reads import columns
+from app.database.reads import returned
 from app.errors import InvalidRequest
 from app.schemas import subscriptions as s
 from app.schemas.problems import FieldError
 
 TEXTS = ARRAY(Text)
 MAX_USERS = 1000
-FIELDS = [column(c.name, c.type) for c in columns(s.Subscription, m.Subscription)]
 
 
 def followed(workspace_id: ColumnElement[UUID]) -> Select[Any]:
@@ -28,7 +27,7 @@ def followed(workspace_id: ColumnElement[UUID]) -> Select[Any]:
         bindparam("is_muted", type_=Boolean),
         bindparam("versions", type_=ARRAY(Integer)),
     )
-    return select(made.table_valued(*FIELDS, name="made"))
+    return select(returned(made, s.Subscription, m.Subscription))
 
 
 def following(topic: str, wanted: s.SubscriptionPut, versions: list[int] | None) -> dict[str, Any]:

@@ -1,5 +1,3 @@
-import secrets
-
 from sqlalchemy import bindparam, func, select
 from sqlalchemy.types import LargeBinary
 
@@ -12,11 +10,6 @@ PREFIX = "annex_ut_"
 """By which scanners and our own logs know a token."""
 WHO = "unsubscribe"
 """Who takes turns at the database where no principal is known."""
-
-
-def new_token() -> str:
-    """Make a token of 256 random bits."""
-    return PREFIX + secrets.token_urlsafe(32)
 
 
 def unsubscribe_url(settings: Settings, token: str) -> str:

@@ -13,8 +13,8 @@ from uuid import UUID
 import msgspec
 
 from app.database.pools import Database
-from app.services.invitations import hash_of
-from app.services.unsubscriptions import new_token, unsubscribe_url
+from app.services.invitations import hash_of, new_token
+from app.services.unsubscriptions import PREFIX, unsubscribe_url
 from app.settings import Settings
 from app.worker.letters import Letters, News, write
 from app.worker.mails import (
@@ -120,7 +120,7 @@ async def prepare(
     settings: Settings, stationery: Stationery, database: Database, mail: Mail
 ) -> EmailMessage | None:
     """Write a mail; one that is skipped or waits is let go."""
-    token = new_token()
+    token = new_token(PREFIX)
     statement = "select * from annex.prepare_notification_mail($1, $2, $3, $4)"
     async with database.worker.lend() as driver:
         row = await driver.fetchrow(
