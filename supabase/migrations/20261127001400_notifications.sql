@@ -192,7 +192,8 @@ create function annex.counts_of(item annex.notifications) returns integer[] lang
   from (select (item.archived_at is null and item.snoozed_until is null)::integer as active) a
 $$;
 
--- Queue events for fan-out: those with recipients, or with a topic that somebody follows.
+-- Queue events for fan-out: those with recipients, or with a topic that somebody follows. Not of a workspace that
+-- was purged: its events stay, and there is nothing that a word on them could refer to.
 create function annex.queue_fanouts(event_ids uuid[]) returns void
 language sql volatile as $$
   insert into annex.fanouts (event_id)
@@ -201,6 +202,7 @@ language sql volatile as $$
     e.recipients is not null
     or exists (select from annex.subscriptions s where s.workspace_id = e.workspace_id and s.topic = any (e.topics))
   )
+    and exists (select from annex.workspaces w where w.id = e.workspace_id)
   order by e.event_id
   on conflict do nothing
 $$;
@@ -330,6 +332,7 @@ begin
     select q.event_id, d.*, row_number() over (order by q.event_id, d.user_id) as n
     from unnest(queued, starts) q (event_id, after_user)
     join annex.events e on e.event_id = q.event_id
+    join annex.workspaces w on w.id = e.workspace_id
     cross join lateral (
       select u.user_id,
         case when bool_or(u.topic is null) then 'recipient' else 'subscription' end as reason,

@@ -423,3 +423,25 @@ async def test_the_set_of_refusals_is_what_grants_says(admin: Connection, worksp
         )
         assert len(rows) == 6
         assert all(r["may"] == r["granted"] for r in rows), permission
+
+
+@pytest.mark.parametrize("is_queued", [False, True])
+async def test_an_event_of_a_workspace_that_is_gone_stops_nobody(
+    admin: Connection, workspace: UUID, owner: UUID, is_queued: bool
+) -> None:
+    gone = await new_workspace(admin, owner)
+    poison = await publish(admin, gone, recipients=[owner])
+    if is_queued:
+        await admin.execute("select annex.queue_fanouts($1)", [poison])
+    await admin.execute("delete from annex.workspaces where id = $1", gone)
+    someone = await member(admin, workspace)
+    event = await publish(admin, workspace, recipients=[someone])
+    if is_queued:
+        await admin.execute("select annex.queue_fanouts($1)", [event])
+        while await admin.fetchval("select annex.deliver(null, 500)"):
+            pass
+    else:
+        await project(admin, poison, event)
+    told = await admin.fetch("select user_id from annex.notifications where event_id = $1", event)
+    assert [row[0] for row in told] == [someone]
+    assert await admin.fetchval("select count(*) from annex.fanouts") == 0
