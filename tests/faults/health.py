@@ -16,13 +16,16 @@ async def healthy(server: Running, seconds: float = 15) -> AsyncIterator[None]:
 
     Nothing kept: no channel, place, waiting reader, task, pending future or pool's connection.
     """
+    state = server.app.state.runtime
+    # What a server opens at its start, and keeps, is not what a fault left behind.
+    await until(lambda: lent(state.database.worker) == len(state.tail.tasks()), seconds)
+    await until(lambda: bool(state.tail.is_following), seconds)
     tasks, futures = asyncio.all_tasks(), 0
     for _ in range(5):
         # One that was just set, and whose task is yet to run, is missing for a moment.
         futures = max(futures, count_pending())
         await asyncio.sleep(0.02)
     yield
-    state = server.app.state.runtime
     await until(lambda: bool(state.tail.is_following), seconds)
     async with calling(server) as callers:
         tenant = await new_tenant(callers)
