@@ -1,5 +1,6 @@
 """What the operating system tells of the processes that are measured."""
 
+import contextlib
 import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,9 +17,13 @@ def postmaster_of(data: Path) -> psutil.Process:
 
 
 def cpu_seconds(processes: Iterable[psutil.Process]) -> float:
-    """Add up what processes have used."""
-    times = (p.cpu_times() for p in processes)
-    return float(sum(t.user + t.system for t in times))
+    """Add up what processes have used; one that has ended meanwhile, such as autovacuum's, nothing."""
+    total = 0.0
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            used = process.cpu_times()
+            total += used.user + used.system
+    return total
 
 
 def pgbench() -> Path:
