@@ -15,6 +15,8 @@ GUIDES: Mapping[str, str] = MappingProxyType(
         "realtime": "docs/realtime.md",
         "database": "docs/database/README.md",
         "sql": "docs/sql.md",
+        "teams": "docs/teams.md",
+        "inbox": "docs/inbox.md",
         "errors": "docs/errors.md",
         "security": "docs/security.md",
         "deploy": "docs/deploy.md",

@@ -145,3 +145,17 @@ async def test_one_plan_serves_whoever_asks(invoices: TestDatabase) -> None:
                     )
                     assert await statement.fetchval() == expected, turn
             assert await statement.fetchval() == 0
+
+
+async def test_the_page_says_what_the_built_in_roles_hold(database: TestDatabase) -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", PAGE, re.MULTILINE)
+    held = dict[str, set[str]]()
+    permissions = set[str]()
+    for role, said in rows:
+        permissions |= set(re.findall(r"`(\w+:\w+)`", said))
+        held[role] = set(permissions)
+    async with database.connect("postgres") as admin:
+        found = await admin.fetch(
+            "select key, permissions from annex.roles where workspace_id is null"
+        )
+    assert held == {row["key"]: set(row["permissions"]) for row in found}
