@@ -17,7 +17,7 @@ def postmaster_of(data: Path) -> psutil.Process:
 
 
 def cpu_seconds(processes: Iterable[psutil.Process]) -> float:
-    """Add up what processes have used; one that has ended meanwhile, such as autovacuum's, nothing."""
+    """Add up what processes have used; nothing for one that ended meanwhile, as autovacuum's do."""
     total = 0.0
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):

@@ -174,12 +174,11 @@ class Bench:
             await asyncio.sleep(0.05)
         while True:
             known = self.postmaster.children()
-            with contextlib.suppress(psutil.NoSuchProcess):
-                living = cpu_seconds(known)
-                ended = self.postmaster.cpu_times()
-                await asyncio.sleep(0.05)
-                if self.postmaster.children() == known:
-                    return float(ended.children_user + ended.children_system + living)
+            living = cpu_seconds(known)
+            ended = self.postmaster.cpu_times()
+            await asyncio.sleep(0.05)
+            if self.postmaster.children() == known:
+                return float(ended.children_user + ended.children_system + living)
 
 
 @contextlib.asynccontextmanager
