@@ -1,13 +1,14 @@
-"""Attackers, in a process of their own: each does one thing as often as it can, for a while.
+"""Attackers, in processes of their own: each does one thing as often as it can, for a while.
 
-Run as `python -m tests.bounds.attacks NAME URL PATH TOKEN CURSOR SECONDS`; prints how often each
-answer came, by the problem's code.
+Run as `python -m tests.bounds.attacks URL PATH TOKEN CURSOR`. Reads attacks from its input, a line
+`NAME SECONDS` each; for each prints how often each answer came, by the problem's code.
 """
 
 import asyncio
 import contextlib
 import itertools
 import json
+import os
 import sys
 import time
 from collections import Counter
@@ -217,8 +218,21 @@ ATTACKS: dict[str, tuple[Callable[[Attacker], Awaitable[None]], set[str]]] = {
     "workspaces": (workspaces, {"too_many_workspaces"}),
 }
 
-if __name__ == "__main__":
-    name, url, path, token, cursor, seconds = sys.argv[1:]
-    attacker = Attacker(url, path, token, cursor, time.monotonic() + float(seconds), Counter())
+
+def attack(name: str, seconds: float) -> None:
+    """Attack, and print what was answered."""
+    url, path, token, cursor = sys.argv[1:]
+    attacker = Attacker(url, path, token, cursor, time.monotonic() + seconds, Counter())
     asyncio.run(ATTACKS[name][0](attacker))  # type: ignore[arg-type]
-    print(json.dumps(attacker.answers))  # noqa: T201
+    print(json.dumps(attacker.answers), flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    for line in sys.stdin:
+        # All is imported by now, and an attack's connections end with its process.
+        if not (child := os.fork()):
+            attack(line.split()[0], float(line.split()[1]))
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if status:
+            sys.exit(1)
