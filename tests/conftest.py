@@ -61,9 +61,26 @@ UNLIMITED = {
 }
 
 
+ON_EVERY_POSTGRES = (
+    "tests/database/",  # migrations, functions, triggers, policies, plans: who may do what
+    "tests/doctor/",  # what is asked of a server and of its catalog
+    "tests/installation/test_projects.py",  # pushed, migrated, upgraded, removed
+    "tests/app/test_start.py",  # what a start refuses
+)
+"""Tests that are marked `postgres`; another is `test_compiling`, which calls every operation, and
+those of the drift check that read a server."""
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Limit tests on the loop there: what a signal's handler raises inside uvloop is lost."""
+    """Mark what depends on Postgres' version, before `-m` chooses, and limit tests on the loop.
+
+    There, because what a signal's handler raises inside uvloop is lost.
+    """
     for item in items:
+        reads_server = "server_url" in getattr(item, "fixturenames", ())
+        if reads_server or item.nodeid.startswith(ON_EVERY_POSTGRES):
+            item.add_marker("postgres")
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
             marker = item.get_closest_marker("timeout")
             seconds = float(marker.args[0] if marker else item.config.getini("timeout"))
