@@ -169,7 +169,9 @@ class TestDatabase:
 async def new_database(postgres: EmbeddedPostgres, template: str) -> AsyncIterator[TestDatabase]:
     """Make a database from the template, and drop it again."""
     name = f"test_{uuid4().hex[:12]}"
-    await execute(postgres.admin_url, f"create database {name} template {template}")
+    # The log would carry each page, for a crash that no test survives.
+    made = f"create database {name} template {template} strategy file_copy"
+    await execute(postgres.admin_url, made)
     try:
         yield TestDatabase(postgres, name)
     finally:
