@@ -35,6 +35,8 @@ MIGRATING_ROLE = "supabase_postgres"
 # No deadline an example and no random seed: a busy machine or a lucky draw must not fail a test.
 hypothesis.settings.register_profile("annex", deadline=None, derandomize=True, database=None)
 hypothesis.settings.load_profile("annex")
+# Shared, because httpx otherwise reads all of the machine's certificates for each client.
+NO_TLS = httpx.create_ssl_context(verify=False)
 # For test parameters, which every worker of xdist must collect alike.
 NOBODYS_ID = "0190b000-0000-7000-8000-0000000000ff"
 SECRETS = Secrets(
@@ -59,9 +61,26 @@ UNLIMITED = {
 }
 
 
+ON_EVERY_POSTGRES = (
+    "tests/database/",  # migrations, functions, triggers, policies, plans: who may do what
+    "tests/doctor/",  # what is asked of a server and of its catalog
+    "tests/installation/test_projects.py",  # pushed, migrated, upgraded, removed
+    "tests/app/test_start.py",  # what a start refuses
+)
+"""Tests that are marked `postgres`; another is `test_compiling`, which calls every operation, and
+those of the drift check that read a server."""
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Limit tests on the loop there: what a signal's handler raises inside uvloop is lost."""
+    """Mark what depends on Postgres' version, before `-m` chooses, and limit tests on the loop.
+
+    There, because what a signal's handler raises inside uvloop is lost.
+    """
     for item in items:
+        reads_server = "server_url" in getattr(item, "fixturenames", ())
+        if reads_server or item.nodeid.startswith(ON_EVERY_POSTGRES):
+            item.add_marker("postgres")
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
             marker = item.get_closest_marker("timeout")
             seconds = float(marker.args[0] if marker else item.config.getini("timeout"))
@@ -150,7 +169,9 @@ class TestDatabase:
 async def new_database(postgres: EmbeddedPostgres, template: str) -> AsyncIterator[TestDatabase]:
     """Make a database from the template, and drop it again."""
     name = f"test_{uuid4().hex[:12]}"
-    await execute(postgres.admin_url, f"create database {name} template {template}")
+    # The log would carry each page, for a crash that no test survives.
+    made = f"create database {name} template {template} strategy file_copy"
+    await execute(postgres.admin_url, made)
     try:
         yield TestDatabase(postgres, name)
     finally:
@@ -266,7 +287,7 @@ class Callers:
     def client(self, credential: str | None = None) -> Client:
         """Make a client that sends a bearer credential, or none."""
         headers = {"Authorization": f"Bearer {credential}"} if credential else {}
-        client = Client(base_url=self.server.url, headers=headers, timeout=20)
+        client = Client(base_url=self.server.url, headers=headers, timeout=20, verify=NO_TLS)
         self.clients.append(client)
         return client
 

@@ -30,7 +30,7 @@ async def call(callers: Callers, operation: Operation, is_idempotent: bool) -> i
     return await status_of(callers, caller, operation, path)
 
 
-@pytest.mark.parametrize("is_idempotent", [False, True])
+@pytest.mark.parametrize("is_idempotent", [pytest.param(False, marks=pytest.mark.postgres), True])
 @pytest.mark.parametrize("operation", ASKING, ids=named)
 async def test_a_second_request_compiles_nothing(
     callers: Callers, operation: Operation, is_idempotent: bool, monkeypatch: pytest.MonkeyPatch

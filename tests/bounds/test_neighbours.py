@@ -49,7 +49,7 @@ class Scene(NamedTuple):
     server: Running
     quiet: Tenant
     loud: Tenant
-    cursor: str
+    attackers: asyncio.subprocess.Process
     alone: tuple[float, float]
     """The quiet tenant's p99 of a list and of a delivery, without anybody else."""
 
@@ -71,8 +71,19 @@ async def scene(postgres: EmbeddedPostgres, template: str) -> AsyncIterator[Scen
                     text = msgspec.json.encode(batch).decode()
                     await admin.execute("select annex.publish_events($1, $2)", UUID(loud.id), text)
             await server.app.state.runtime.tail.catch_up(30)
+            token = loud.owner.client.headers["authorization"].removeprefix("Bearer ")
+            attackers = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "tests.bounds.attacks"),
+                *(server.url, loud.path, token, cursor),
+                cwd=ROOT,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+            )
             alone = [await behave(quiet) for _ in range(2)][1]
-            yield Scene(server, quiet, loud, cursor, alone)
+            yield Scene(server, quiet, loud, attackers, alone)
+            assert attackers.returncode is None
+            attackers.kill()
+            await attackers.wait()
             await callers.close()
 
 
@@ -105,15 +116,12 @@ async def behave(tenant: Tenant) -> tuple[float, float]:
     return p99(lists), p99(deliveries)
 
 
-async def begin(name: str, scene: Scene, seconds: float) -> asyncio.subprocess.Process:
-    """Begin an attack in a process of its own."""
-    token = scene.loud.owner.client.headers["authorization"].removeprefix("Bearer ")
-    return await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.bounds.attacks", name),
-        *(scene.server.url, scene.loud.path, token, scene.cursor, str(seconds)),
-        cwd=ROOT,
-        stdout=asyncio.subprocess.PIPE,
-    )
+def begin(name: str, scene: Scene, seconds: float) -> asyncio.Task[bytes]:
+    """Begin an attack in a process of its own; the task returns its answers, as JSON."""
+    assert scene.attackers.stdin is not None
+    assert scene.attackers.stdout is not None
+    scene.attackers.stdin.write(f"{name} {seconds}\n".encode())
+    return asyncio.create_task(scene.attackers.stdout.readline())
 
 
 def memory() -> int:
@@ -135,16 +143,14 @@ async def test_a_neighbour_does_not_notice(name: str, scene: Scene) -> None:
     runtime.limiter.buckets.found.clear()
     runtime.failures.buckets.found.clear()
     # What the first attack of a kind leaves is the allocator's and caches'; the next adds nothing.
-    warm_up = await begin(name, scene, 1)
-    await warm_up.communicate()
+    await begin(name, scene, 1)
     runtime.limiter.buckets.found.clear()
     runtime.failures.buckets.found.clear()
     before = memory()
-    attack = await begin(name, scene, SECONDS + 1)
-    await asyncio.sleep(1)  # until it has imported what it needs
+    attack = begin(name, scene, SECONDS + 0.5)
+    await asyncio.sleep(0.3)  # until it is in full swing
     waited = await behave(scene.quiet)
-    output, _ = await attack.communicate()
-    assert attack.returncode == 0
+    output = await attack
     assert json.loads(output).keys() >= ATTACKS[name][1], output.decode()
     await asyncio.sleep(0.5)  # until what it left open is closed
     assert memory() <= 1.2 * before, f"{before} bytes before, {memory()} after"

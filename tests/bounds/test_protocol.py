@@ -10,11 +10,12 @@ import msgspec
 import pytest
 
 from tests.conftest import Callers, Running, TestDatabase, new_tenant, running
+from tests.realtime.reader import lent
 
 LIMITS: dict[str, Any] = {
     "header_seconds": 0.5,
     "body_seconds": 2,
-    "keep_alive_seconds": 1,
+    "keep_alive_seconds": 2,
     "max_header_bytes": 65_536,
 }
 GET = b"GET /health HTTP/1.1\r\nHost: x\r\n"
@@ -114,11 +115,11 @@ async def test_a_client_that_sends_nothing_is_closed(limited: Running) -> None:
 
 async def test_an_idle_connection_is_closed_and_an_active_one_kept(limited: Running) -> None:
     reader, writer = await connect(limited)
-    for _ in range(3):
+    for _ in range(4):
         writer.write(GET + b"\r\n")
         assert b"200 OK" in await reader.readuntil(b"\r\n\r\n")
         await asyncio.sleep(0.6)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(10):
         while await reader.read(1000):
             pass
     writer.close()
@@ -135,10 +136,10 @@ async def test_a_body_that_dribbles_is_refused_and_holds_nothing(limited: Runnin
         asyncio.create_task(ask(limited, head + b"{", *[b" "] * 9, pause=0.25)) for _ in range(20)
     ]
     await asyncio.sleep(0.3)
+    pool = limited.app.state.runtime.database.api
     for _ in range(10):
-        began = time.monotonic()
         assert (await tenant.owner.client.get(f"{tenant.path}/events")).status_code == 200
-        assert time.monotonic() - began < 2
+        assert lent(pool) == 0
     for status, problem in await asyncio.gather(*attacks):
         assert (status, problem["code"]) == (408, "request_timeout")
     await callers.close()
@@ -162,13 +163,13 @@ async def test_http_1_0_gets_no_chunks(limited: Running) -> None:
 async def test_an_address_has_so_many_connections(database: TestDatabase) -> None:
     async with running(database, **LIMITS, max_connections_per_address=3) as live:
         held = [await connect(live) for _ in range(3)]
-        await asyncio.sleep(0.05)
         status, problem = await ask(live)
         assert (status, problem["code"]) == (429, "too_many_connections")
         for _, writer in held:
             writer.close()
-        await asyncio.sleep(1.2)
-        assert (await ask(live, GET + b"Connection: close\r\n\r\n"))[0] == 200
+        async with asyncio.timeout(10):  # until the server has seen them go
+            while (await ask(live, GET + b"Connection: close\r\n\r\n"))[0] != 200:
+                await asyncio.sleep(0.05)
 
 
 async def test_a_trusted_proxy_has_more(database: TestDatabase) -> None:

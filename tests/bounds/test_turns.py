@@ -8,6 +8,7 @@ import pytest
 
 from app.database.turns import Turns
 from tests.conftest import Callers, Tenant, TestDatabase, new_tenant, running
+from tests.realtime.reader import lent, until
 
 
 async def test_a_principal_has_its_share_at_once_and_no_more() -> None:
@@ -73,11 +74,11 @@ async def test_slow_statements_of_one_principal_leave_connections_to_others(
         async def hold() -> None:
             async with pool.lend(principal) as driver:
                 with contextlib.suppress(Exception):
-                    await driver.execute("select pg_sleep(4)")
+                    await driver.execute("select pg_sleep(60)", timeout=60)
 
         held = [asyncio.create_task(hold()) for _ in range(20)]
-        await asyncio.sleep(0.2)
-        async with asyncio.timeout(3):
+        await until(lambda: lent(pool) == 3)
+        async with asyncio.timeout(20):
             for _ in range(10):
                 assert (await quiet.owner.client.get(f"{quiet.path}/events")).status_code == 200
             await opens(quiet)

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from app.dev import DevError
 from app.dev.postgres import THROWAWAY, VERSIONS, EmbeddedPostgres
+from tests.ports import free_port
 
 CHECKOUT = Path(__file__).parents[2]
 VERSION, OTHER_VERSION = sorted(VERSIONS, reverse=True)
@@ -160,9 +161,7 @@ async def test_odd_and_long_paths_and_spaces_work_for_asyncpg_and_sqlalchemy(
 
 
 async def test_a_port_opens_tcp_on_loopback_besides_the_socket(data: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with embedded(data, port=port) as server:
         assert await ask(f"postgresql://postgres@127.0.0.1:{port}/postgres", "select 1") == 1
         assert await ask(server.admin_url, "select inet_server_port()") is None

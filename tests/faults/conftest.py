@@ -2,7 +2,6 @@
 
 import contextlib
 import signal
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from app.dev.migrations import apply
 from app.dev.postgres import EmbeddedPostgres, chosen
 from tests.conftest import MIGRATING_ROLE, ROOT, execute
 from tests.faults.seed import SEED
+from tests.ports import free_port
 
 # A killed process leaves what it wrote in the kernel's page cache, so that fsync guards nothing
 # here; but a COMMIT must have been written before it is answered.
@@ -48,14 +48,6 @@ class Crashable(EmbeddedPostgres):
                 process.send_signal(number)
         psutil.wait_procs(all_processes, timeout=20)
         self.stop()
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on now."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
 
 
 @pytest.fixture

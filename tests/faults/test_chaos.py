@@ -25,11 +25,12 @@ from app.settings import Settings
 from tests import conftest
 from tests.app.test_transaction_pooler import PGBOUNCER
 from tests.conftest import ROOT, Running, Tenant, TestDatabase, settings_for
-from tests.faults.conftest import Crashable, free_port
+from tests.faults.conftest import Crashable
 from tests.faults.load import load_and_readers
 from tests.faults.processes import Process, environment
 from tests.faults.seed import SCALE, SEED
 from tests.faults.test_processes import BY, Post
+from tests.ports import free_port
 from tests.realtime.reader import calling, elsewhere, until
 
 FAULTS = 6 * SCALE

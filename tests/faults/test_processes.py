@@ -10,12 +10,12 @@ import httpx
 
 from tests import conftest
 from tests.conftest import Tenant, TestDatabase
-from tests.faults.conftest import free_port
 from tests.faults.crowd import AT_ONCE, LightReader, connect_all, crowd
 from tests.faults.load import load_and_readers
 from tests.faults.processes import serving
 from tests.faults.proxy import proxying, to_server
 from tests.faults.seed import SCALE, SEED
+from tests.ports import free_port
 from tests.realtime.reader import calling, elsewhere, follow, number, until
 
 STREAMS = 5000

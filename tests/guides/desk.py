@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -16,6 +15,7 @@ import httpx
 
 from tests.conftest import ROOT
 from tests.guides.blocks import Block
+from tests.ports import free_port
 
 PACKAGES = ROOT / "tests" / "clients" / "node_modules"
 # What `make run` looks at; the code itself is the one under test.
@@ -115,8 +115,7 @@ async def run_sql(url: str, block: Block) -> None:
 @contextlib.asynccontextmanager
 async def vite(folder: Path, variables: dict[str, str]) -> AsyncIterator[str]:
     """Serve a folder with Vite's dev server; yields its origin."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     (folder / "index.html").write_text(INDEX)
     (folder / "vite.config.mjs").write_text(VITE.format(port=port))
     (folder / ".env.local").write_text("".join(f"{k}={v}\n" for k, v in variables.items()))

@@ -1,4 +1,3 @@
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -7,6 +6,7 @@ import pytest
 from app.dev.migrations import apply
 from app.dev.postgres import THROWAWAY, EmbeddedPostgres, chosen
 from tests.conftest import MIGRATING_ROLE, ROOT, TestDatabase, execute, running
+from tests.ports import free_port
 from tests.realtime.reader import calling, follow, new_tenant, number, until
 
 
@@ -24,10 +24,7 @@ class OverTcp(EmbeddedPostgres):
 @pytest.fixture
 async def own_postgres(tmp_path: Path) -> AsyncIterator[EmbeddedPostgres]:
     """Start a migrated server for one test to stop."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with OverTcp(tmp_path / "pg", port) as server:
+    with OverTcp(tmp_path / "pg", free_port()) as server:
         admin = server.admin_url
         await execute(admin, (ROOT / "supabase" / "local" / "platform.sql").read_text())
         await apply(admin, ROOT / "supabase" / "migrations", MIGRATING_ROLE)

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 
 from aiosmtpd.smtp import SMTP, Envelope, Session
 
+from tests.ports import free_port
+
 
 class Received(NamedTuple):
     """A mail as it came over the wire."""
@@ -48,6 +50,8 @@ class Mailbox:
         self.received: list[Received] = []
         self.refuse: dict[str, str] = {}
         self.data: Callable[[], str] = lambda: "250 OK"
+        self.begun = 0
+        """Mails that have come and may not be answered yet."""
         self.pause = 0.0
         self.drop = False
         self.port = 0
@@ -67,6 +71,7 @@ class Mailbox:
         return "250 OK"
 
     async def handle_DATA(self, server: SMTP, _: Session, envelope: Envelope) -> str:
+        self.begun += 1
         await asyncio.sleep(self.pause)
         reply = self.data()
         if reply.startswith("250"):
@@ -89,8 +94,8 @@ class Mailbox:
             self.protocols.append(made)
             return made
 
+        self.port = self.port or free_port()
         self.server = await loop.create_server(connect, "127.0.0.1", self.port, ssl=self.tls)
-        self.port = self.server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
         """Be down."""

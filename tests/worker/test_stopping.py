@@ -18,6 +18,11 @@ from tests.faults.processes import environment
 from tests.realtime.reader import until
 from tests.worker.mailbox import mailbox, settings_of
 
+RESTING = """
+select bool_and(state = 'idle') and count(*) > 0 from pg_stat_activity
+where datname = current_database() and usename = 'annex_worker'
+"""
+
 
 @contextmanager
 def worker(log: Path, environ: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
@@ -53,8 +58,7 @@ async def test_a_worker_that_is_told_to_stop_finishes_its_batch_and_begins_no_ot
         log, environ = tmp_path / "log", environment(settings_for(own_database, **settings_of(box)))
         with worker(log, environ) as child:
             # A mail is on its way: the server has yet to answer.
-            await until(lambda: bool(box.protocols) and any(p.session for p in box.protocols), 30)
-            await asyncio.sleep(0.3)
+            await until(lambda: box.begun > 0, 30)
             child.send_signal(number)
             await until(lambda: child.poll() is not None, 20)
             assert child.returncode == 0, log.read_text()
@@ -74,7 +78,9 @@ async def test_a_worker_that_rests_ends_at_once(own_database: TestDatabase, tmp_
     log = tmp_path / "log"
     with worker(log, environment(settings_for(own_database))) as child:
         await until(lambda: "keeps house" in log.read_text(), 30)
-        await asyncio.sleep(0.5)
+        async with asyncio.timeout(30), own_database.connect("postgres") as admin:
+            while not await admin.fetchval(RESTING):
+                await asyncio.sleep(0.01)
         child.send_signal(signal.SIGTERM)
         await until(lambda: child.poll() is not None, 5)
         assert child.returncode == 0, log.read_text()
