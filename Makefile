@@ -7,7 +7,7 @@ UV_VERSION := 0.13.9
 SHELL := /bin/sh
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help run postgres-15 postgres-17 test clients test-bounds test-faults chaos check mutants drift drift-live preflight fix bench bench-realtime bench-writers bench-inbox bench-drift docs-ui clean sync
+.PHONY: help run postgres-15 postgres-17 test clients test-bounds test-faults chaos check mutants drift drift-live preflight fix bench bench-realtime bench-writers bench-inbox bench-lists bench-drift docs-ui clean sync
 
 # A uv of the user's will do; without one, ours goes into a folder that git ignores.
 UV := $(or $(shell command -v uv 2>/dev/null),.tools/uv/bin/uv)
@@ -96,6 +96,9 @@ bench-writers: .venv/.synced ## Measure what publishing costs the writer, agains
 
 bench-inbox: .venv/.synced ## Measure an event's way to its users' streams, and a large fan-out (ARGS='--seconds 5 --members 10000')
 	@$(BIN)/python -m tests.bench.inbox $(ARGS)
+
+bench-lists: .venv/.synced ## Check how lists of notifications are read among a million (ARGS='--items 100000')
+	@$(BIN)/python -m tests.bench.lists $(ARGS)
 
 # The page /docs without internet: one file of the package, compressed; the tests read it as it is here.
 docs-ui: ## Fetch what /docs shows anew (needs npm)

@@ -123,6 +123,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Days after which the worker deletes a workspace that was deleted, with all but its events."""
     closed_days: Annotated[int, msgspec.Meta(ge=0, le=3650)] = 90
     """Days after which the worker deletes invitations and keys that are over."""
+    notification_retention_days: Annotated[int, msgspec.Meta(ge=1, le=3650)] = 365
+    """Days after which the worker deletes notifications, in any state but snoozed."""
     app_url: str | None = None
     """The page of your own application on which users accept: links are this URL and a token."""
     smtp_url: str | None = None

@@ -8,7 +8,7 @@ from db_models.idempotency import IdempotencyKey
 from db_models.invitations import Invitation, Removal
 from db_models.join_rules import JoinRule, PublicMailDomain
 from db_models.limits import Limit
-from db_models.log import LogEntry, LogState, Pending, Reader, Retention
+from db_models.log import Erasure, LogEntry, LogState, Pending, Reader, Retention
 from db_models.mails import Mail, MailState, UnsubscribeToken
 from db_models.members import Member
 from db_models.migrations import AppliedMigration
@@ -23,6 +23,7 @@ __all__ = [
     "ApiKey",
     "AppliedMigration",
     "Base",
+    "Erasure",
     "Event",
     "EventKey",
     "EventType",

@@ -12,7 +12,8 @@ class Limit(Base):
     __tablename__ = "limits"
     __table_args__ = (
         CheckConstraint(
-            "name in ('workspaces_per_user', 'audit_retention_days', 'subscriptions_per_member')",
+            "name in ('workspaces_per_user', 'audit_retention_days', 'subscriptions_per_member',"
+            " 'notifications_per_inbox')",
             name="limits_name_check",
         ),
         CheckConstraint("value between 0 and 1000000", name="limits_value_check"),

@@ -19,7 +19,15 @@ class Pending(Base):
     """An event that waits for its position."""
 
     __tablename__ = "pending"
-    __table_args__ = (PrimaryKeyConstraint("is_personal", "id"),)
+    __table_args__ = (
+        PrimaryKeyConstraint("is_personal", "id"),
+        Index(
+            "pending_rights_of_idx",
+            "rights_of",
+            "workspace_id",
+            postgresql_where=text("rights_of is not null"),
+        ),
+    )
     id: Mapped[int] = mapped_column(BigInteger, Identity(always=True, cache=1), autoincrement=True)
     event_id: Mapped[UUID]
     workspace_id: Mapped[UUID]
@@ -37,7 +45,11 @@ class LogEntry(Base):
             "log_workspace_id_idx", "workspace_id", "pos", postgresql_where=text("user_id is null")
         ),
         Index(
-            "log_rights_of_idx", "rights_of", "pos", postgresql_where=text("rights_of is not null")
+            "log_rights_of_idx",
+            "rights_of",
+            "workspace_id",
+            "pos",
+            postgresql_where=text("rights_of is not null"),
         ),
         Index("log_user_id_idx", "user_id", "pos", postgresql_where=text("user_id is not null")),
         Index(
@@ -86,3 +98,11 @@ class Retention(Base):
     feed_id: Mapped[UUID] = mapped_column(primary_key=True)
     retained_from: Mapped[int] = mapped_column(BigInteger)
     swept_until: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
+
+
+class Erasure(Base):
+    """A user who was erased, until nothing of theirs is left in events and log."""
+
+    __tablename__ = "erasures"
+    user_id: Mapped[UUID] = mapped_column(primary_key=True)
+    erased_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))

@@ -60,12 +60,21 @@ async def find_worker(site: Site) -> Finding | None:
 
 async def find_housekeeping(site: Site) -> Finding | None:
     """What expired more than a few hours ago should have been deleted."""
-    late = seconds_since((await health(site))["answer_expired_since"])
-    if late < HOUSE_HOURS * 3600:
-        return None
-    return warning(
-        f"Answers that expired {ago(late)} ago are still stored: housekeeping does not run.", START
-    )
+    found = await health(site)
+    late = seconds_since(found["answer_expired_since"])
+    if late >= HOUSE_HOURS * 3600:
+        return warning(
+            f"Answers that expired {ago(late)} ago are still stored: housekeeping does not run.",
+            START,
+        )
+    late = seconds_since(found["erasure_since"])
+    if late >= HOUSE_HOURS * 3600:
+        return warning(
+            f"Of a user who was erased {ago(late)} ago, the log still holds ids: housekeeping does "
+            "not run.",
+            START,
+        )
+    return None
 
 
 async def find_reader(site: Site) -> Finding | None:
@@ -119,6 +128,19 @@ async def find_retention(site: Site) -> Finding | None:
     )
 
 
+async def find_old_notifications(site: Site) -> Finding | None:
+    """Notifications older than the installation's limit should be gone."""
+    days = site.settings.notification_retention_days
+    age = seconds_since((await health(site))["oldest_notification_at"]) / 86400
+    if age < days + RETENTION_DAYS:
+        return None
+    return warning(
+        f"Notifications of {age:.0f} days ago are still stored, and "
+        f"ANNEX_NOTIFICATION_RETENTION_DAYS is {days}: housekeeping does not delete them.",
+        "Give `annex worker` the same ANNEX_NOTIFICATION_RETENTION_DAYS; its log says what fails.",
+    )
+
+
 CHECKS = (
     Check("worker", find_worker),
     Check("housekeeping", find_housekeeping),
@@ -126,4 +148,5 @@ CHECKS = (
     Check("sequencer", find_pending),
     Check("mails", find_mails),
     Check("retention", find_retention),
+    Check("notifications", find_old_notifications),
 )

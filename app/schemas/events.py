@@ -24,6 +24,10 @@ GroupKey = Annotated[str, Meta(min_length=1, max_length=200, pattern=NO_NUL)]
 SAFE_URL = r'^(https://[!-"$-.0->A-\[\]-~]+([/?#][!-\[\]-~]*)?' r"|/([!-.0-\[\]-~][!-\[\]-~]*)?)\Z"
 Url = Annotated[str, Meta(max_length=2048, pattern=SAFE_URL)]
 Recipients = Annotated[list[UUID], Meta(max_length=1000)]
+UUID_TEXT = "[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}"
+RECIPIENT_LIST = rf"^({UUID_TEXT}(,{UUID_TEXT})*,?)?\Z"
+MAX_RECIPIENT_LIST = 37_000
+"""A thousand of 36 characters, and a comma after each."""
 
 JsonMediaType = Annotated[
     str, Meta(max_length=200, pattern=r"^[^;]*([/+][Jj][Ss][Oo][Nn]) *(;.*)?\Z")
@@ -92,6 +96,9 @@ class CloudEvent(msgspec.Struct, frozen=True):
     data: Raw | UnsetType = UNSET
     topics: Annotated[str, Meta(max_length=4020, pattern=TOPIC_LIST)] | None = None
     actor: Actor | None = None
+    recipients: (
+        Annotated[str, Meta(max_length=MAX_RECIPIENT_LIST, pattern=RECIPIENT_LIST)] | None
+    ) = None
 
 
 class PublishedEvent(msgspec.Struct, frozen=True):

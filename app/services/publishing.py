@@ -106,10 +106,15 @@ def in_utc(time: datetime, pointer: str) -> datetime:
         ) from None
 
 
+def listed(names: str | None) -> bytes:
+    """Write what an attribute lists, separated by commas, as JSON: CloudEvents know no lists."""
+    return msgspec.json.encode([n for n in (n.strip() for n in (names or "").split(",")) if n])
+
+
 def from_cloud_event(body: Raw, within: str) -> s.EventCreate:
     """Read a CloudEvent (JSON format 1.0.2): `source` and `id` become `source` and `key`.
 
-    Extensions other than `topics` and `actor` go to `context`, as does `dataschema`.
+    Extensions other than `topics`, `recipients` and `actor` go to `context`, as does `dataschema`.
     """
     event = decoded(body, s.CloudEvent, within)
     members = decoded(body, dict[str, Raw], within)
@@ -126,8 +131,8 @@ def from_cloud_event(body: Raw, within: str) -> s.EventCreate:
     }
     if event.dataschema is not None:
         context["dataschema"] = Raw(msgspec.json.encode(event.dataschema))
-    names = [t for t in (t.strip() for t in (event.topics or "").split(",")) if t]
-    topics = decoded(msgspec.json.encode(names), s.Topics, f"{within}/topics")
+    topics = decoded(listed(event.topics), s.Topics, f"{within}/topics")
+    recipients = decoded(listed(event.recipients), s.Recipients, f"{within}/recipients")
     return s.EventCreate(
         type=event.type,
         data=event.data,
@@ -136,6 +141,7 @@ def from_cloud_event(body: Raw, within: str) -> s.EventCreate:
         subject=event.subject,
         topics=topics,
         actor=event.actor,
+        recipients=recipients or UNSET,
         context=context,
         occurred_at=event.time,
     )

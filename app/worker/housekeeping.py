@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import Any
 from uuid import UUID
 
 import structlog
@@ -19,8 +20,9 @@ log = structlog.get_logger()
 EVERY_SECONDS = 3600
 GRACE_DAYS = 30
 CLOSED_DAYS = 90
+NOTIFICATION_DAYS = 365
 ANSWERS = MAILS = TOKENS = SUPPRESSIONS = 10_000
-EVENTS = INVITATIONS = 1000
+EVENTS = INVITATIONS = NOTIFICATIONS = ERASED = 1000
 """Rows that one transaction deletes: tens of milliseconds, so that nothing waits for it."""
 STEP_SECONDS = 60.0
 """How long one statement may take, of the server and of the network."""
@@ -30,15 +32,20 @@ def housekeeping(
     retention_days: int | None = None,
     grace_days: int = GRACE_DAYS,
     closed_days: int = CLOSED_DAYS,
+    notification_days: int = NOTIFICATION_DAYS,
 ) -> Job:
     """Make the job; `retention_days` is the installation's limit for events.
 
     A deleted workspace stays for `grace_days`, an invitation or a key that is over for
-    `closed_days`. Several processes may run it: every step repeats safely, and one at a time
-    expires events.
+    `closed_days`, a notification for `notification_days`. Several processes may run it: every step
+    repeats safely, and one at a time expires events.
     """
     steps = partial(
-        tidy, retention_days=retention_days, grace_days=grace_days, closed_days=closed_days
+        tidy,
+        retention_days=retention_days,
+        grace_days=grace_days,
+        closed_days=closed_days,
+        notification_days=notification_days,
     )
     return Job("housekeeping", EVERY_SECONDS, steps)
 
@@ -48,11 +55,15 @@ async def tidy(
     retention_days: int | None = None,
     grace_days: int = GRACE_DAYS,
     closed_days: int = CLOSED_DAYS,
+    notification_days: int = NOTIFICATION_DAYS,
 ) -> None:
     """Take every step once; a step that fails does not keep the others from their turn."""
     steps: dict[str, Callable[[Driver], Awaitable[int]]] = {
         "partitions_made": roll_partitions,
         "events_expired": partial(expire_events, retention_days=retention_days),
+        "erased_rows_deleted": finish_erasures,
+        "notifications_expired": partial(expire_notifications, days=notification_days),
+        "notifications_trimmed": trim_inboxes,
         "partitions_dropped": drop_partitions,
         "answers_deleted": purge_answers,
         "workspace_rows_deleted": partial(purge_workspaces, grace_days=grace_days),
@@ -107,10 +118,15 @@ async def purge_suppressions(driver: Driver) -> int:
     return await repeat(driver, "select annex.purge_suppressions($1)", SUPPRESSIONS)
 
 
-async def repeat(driver: Driver, statement: str, argument: int) -> int:
+async def finish_erasures(driver: Driver) -> int:
+    """Delete what is left of users who were erased; returns how many rows went."""
+    return await repeat(driver, "select annex.finish_erasures($1)", ERASED)
+
+
+async def repeat(driver: Driver, statement: str, *arguments: Any) -> int:
     """Do a step in batches until one finds nothing; returns how many rows in all."""
     gone = 0
-    while batch := await driver.fetchval(statement, argument, timeout=STEP_SECONDS):
+    while batch := await driver.fetchval(statement, *arguments, timeout=STEP_SECONDS):
         gone += batch
     return gone
 
@@ -143,6 +159,29 @@ async def expire_events(driver: Driver, retention_days: int | None) -> int:
             return gone
 
 
+async def expire_notifications(driver: Driver, days: int) -> int:
+    """Delete the notifications that arrived so many days ago, in batches; returns how many."""
+    after: UUID | None = None
+    gone: int = 0
+    statement = "select * from annex.expire_notifications($1, $2, $3)"
+    while True:
+        row = await driver.fetchrow(statement, after, days, NOTIFICATIONS, timeout=STEP_SECONDS)
+        assert row is not None
+        after = row["last_id"]
+        gone += row["expired"]
+        if row["is_last"]:
+            return gone
+
+
+async def trim_inboxes(driver: Driver) -> int:
+    """Delete what inboxes hold over their limit, in batches; returns how many notifications."""
+    gone = 0
+    statement = "select annex.trim_inbox($1, $2, $3, $4)"
+    for inbox in await driver.fetch("select * from annex.full_inboxes()", timeout=STEP_SECONDS):
+        gone += await repeat(driver, statement, *inbox, NOTIFICATIONS)
+    return gone
+
+
 async def work(settings: Settings) -> None:
     """Run the worker by itself, on connections of its own, until cancelled."""
     configure_logging(settings)
@@ -153,7 +192,10 @@ async def work(settings: Settings) -> None:
 def runner(database: Database, settings: Settings) -> Runner:
     """Make what `annex worker` runs; raises `SettingsError` for templates that cannot be used."""
     tidying = housekeeping(
-        settings.event_retention_days, settings.workspace_grace_days, settings.closed_days
+        settings.event_retention_days,
+        settings.workspace_grace_days,
+        settings.closed_days,
+        settings.notification_retention_days,
     )
     jobs = [tidying, *mailing(settings), *notifying(settings), *projecting()]
     return Runner(database, [Projector()], jobs)

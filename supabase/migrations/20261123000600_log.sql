@@ -15,6 +15,8 @@ create table annex.pending (
   constraint pending_pkey primary key (is_personal, id)
 ) with (autovacuum_vacuum_scale_factor = 0.0, autovacuum_vacuum_threshold = 2000, autovacuum_vacuum_cost_delay = 0);
 
+create index pending_rights_of_idx on annex.pending (rights_of, workspace_id) where rights_of is not null;
+
 -- The order in which everybody reads: dense, without gaps; a position is visible as soon as all before it are.
 create table annex.log (
   pos bigint not null,
@@ -27,6 +29,7 @@ create table annex.log (
 create index log_workspace_id_idx on annex.log (workspace_id, pos) where user_id is null;
 create index log_user_id_idx on annex.log (user_id, pos) where user_id is not null;
 create index log_personal_idx on annex.log (workspace_id, pos) where user_id is not null;
+create index log_rights_of_idx on annex.log (rights_of, workspace_id, pos) where rights_of is not null;
 
 -- One row. The identity of server and database tells a restored or failed-over copy from the one that gave the positions.
 create table annex.log_state (

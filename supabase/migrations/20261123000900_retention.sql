@@ -1,5 +1,6 @@
 -- Retention: events expire by the workspace's own limit, and by the installation's, which no workspace can exceed. The audit
--- trail (what Annex drew itself, and what takes events:audit to see) has a minimum that no workspace can go below.
+-- trail (what Annex drew itself, and what takes events:audit to see) has a minimum that no workspace can go below. What is
+-- personal goes sooner, and with its user.
 
 set role annex_owner;
 
@@ -23,9 +24,52 @@ create policy retentions_operator on annex.retentions for select to annex_api
   using ((select annex.is_operator()));
 grant select on annex.retentions to annex_api;
 
+-- Delete entries of the log with their events and keys, and move what their feeds retain. For Annex's own functions.
+create function annex.delete_entries(positions bigint[], event_ids uuid[]) returns void
+language plpgsql as $$
+begin
+  with deleted as (
+    delete from annex.log l where l.pos = any (positions) returning l.pos, coalesce(l.user_id, l.workspace_id) as feed_id
+  )
+  insert into annex.retentions as r (feed_id, retained_from)
+  select d.feed_id, max(d.pos) + 1 from deleted d group by d.feed_id
+  on conflict (feed_id) do update set retained_from = greatest(r.retained_from, excluded.retained_from);
+  with deleted as (
+    delete from annex.events e where e.event_id = any (event_ids)
+    returning e.event_id, e.workspace_id, e.source, e.key
+  )
+  delete from annex.event_keys k using deleted d
+  where k.workspace_id = d.workspace_id and k.source = d.source and k.key = d.key and k.event_id = d.event_id;
+end
+$$;
+
+-- A workspace's entries after a position that are of before a cutoff, oldest first, up to the first that is not or that a reader
+-- has not read: nothing is read in vain. Personal ones, or all others. For Annex's own functions.
+create function annex.find_expired(
+  workspace_id uuid, is_personal boolean, after_pos bigint, cutoff uuid, read_until bigint, max_rows integer
+) returns table (positions bigint[], event_ids uuid[])
+language plpgsql stable as $$
+declare
+  entry record;
+begin
+  positions := '{}';
+  event_ids := '{}';
+  for entry in execute format(
+    'select l.pos, l.event_id from annex.log l where l.workspace_id = $1 and l.user_id %s and l.pos > $3
+      order by l.pos limit $2',
+    case when is_personal then 'is not null' else 'is null' end
+  ) using workspace_id, max_rows, after_pos loop
+    exit when entry.event_id >= cutoff or entry.pos > read_until;
+    positions := positions || entry.pos;
+    event_ids := event_ids || entry.event_id;
+  end loop;
+  return next;
+end
+$$;
+
 -- Delete one batch of expired events with their log rows and keys. Goes through the workspaces of the log in the order
 -- of their ids; returns after which to go on, whether that was the last, and how many events went. No row while another
--- one is at it. A workspace's entries go oldest first, up to the first that has not expired: nothing is read in vain.
+-- one is at it. What is personal tells of items that are there to be read: after 30 days it has served.
 create function annex.expire_events(after_workspace uuid, max_days integer, max_rows integer default 1000)
 returns table (workspace_id uuid, is_last boolean, expired integer)
 language plpgsql security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
@@ -35,10 +79,8 @@ declare
   at uuid;
   own_days integer;
   trail_days integer := (select l.value from annex.limits l where l.name = 'audit_retention_days');
-  cutoff uuid;
-  trail_cutoff uuid;
+  cutoffs jsonb;
   step text;
-  entry record;
   swept bigint;
   positions bigint[];
   ids uuid[];
@@ -66,26 +108,22 @@ begin
     exit when at is null;
     -- Of a workspace that is gone, only the installation's limit is left.
     own_days := (select w.event_retention_days from annex.workspaces w where w.id = at);
-    cutoff := annex.uuid7_floor(now() - make_interval(days => least(max_days, own_days)));
-    trail_cutoff := annex.uuid7_floor(now() - make_interval(days => least(
-      max_days, case when own_days is not null then greatest(own_days, trail_days) end)));
+    select jsonb_object_agg(c.step, annex.uuid7_floor(now() - make_interval(days => c.days))) into cutoffs
+    from (
+      values ('trail', least(max_days, case when own_days is not null then greatest(own_days, trail_days) end)),
+        ('others', least(max_days, own_days)),
+        ('personal', least(max_days, own_days, 30))
+    ) c (step, days);
     swept := coalesce((select r.swept_until from annex.retentions r where r.feed_id = at), 0);
     -- All of the workspace's own that is older than the trail's limit; then what is not of the trail, from where the last
     -- sweep came to; then what is personal.
     foreach step in array array['trail', 'others', 'personal'] loop
-      exit when cutoff is null;
-      continue when step = 'others' and trail_cutoff = cutoff;
-      positions := '{}';
-      ids := '{}';
-      for entry in execute format(
-        'select l.pos, l.event_id from annex.log l where l.workspace_id = $1 and l.user_id %s and l.pos > $3
-          order by l.pos limit $2',
-        case step when 'personal' then 'is not null' else 'is null' end
-      ) using at, max_rows - seen, case step when 'others' then swept else 0 end loop
-        exit when entry.event_id >= case step when 'trail' then trail_cutoff else cutoff end or entry.pos > read_until;
-        positions := positions || entry.pos;
-        ids := ids || entry.event_id;
-      end loop;
+      continue when cutoffs ->> step is null or step = 'others' and cutoffs -> 'trail' = cutoffs -> 'others';
+      select e.positions, e.event_ids into positions, ids
+      from annex.find_expired(
+        at, step = 'personal', case step when 'others' then swept else 0 end, (cutoffs ->> step)::uuid, read_until,
+        max_rows - seen
+      ) e;
       continue when positions = '{}';
       seen := seen + cardinality(positions);
       if step = 'others' then
@@ -98,18 +136,7 @@ begin
         from unnest(positions, ids) u (pos, id) where u.id <> all (kept);
         continue when positions = '{}';
       end if;
-      with deleted as (
-        delete from annex.log l where l.pos = any (positions) returning l.pos, coalesce(l.user_id, l.workspace_id) as feed_id
-      )
-      insert into annex.retentions as r (feed_id, retained_from)
-      select d.feed_id, max(d.pos) + 1 from deleted d group by d.feed_id
-      on conflict (feed_id) do update set retained_from = greatest(r.retained_from, excluded.retained_from);
-      with deleted as (
-        delete from annex.events e where e.event_id = any (ids)
-        returning e.event_id, e.workspace_id, e.source, e.key
-      )
-      delete from annex.event_keys k using deleted d
-      where k.workspace_id = d.workspace_id and k.source = d.source and k.key = d.key and k.event_id = d.event_id;
+      perform annex.delete_entries(positions, ids);
       gone := gone + cardinality(positions);
     end loop;
     if seen >= max_rows then
@@ -189,6 +216,86 @@ begin
 end
 $$;
 grant execute on function annex.purge_closed(integer, integer) to annex_worker;
+
+-- Users who were erased, until nothing of theirs is left in events and log. `erased_at` is of a time at which nobody could
+-- write to them any more.
+create table annex.erasures (
+  user_id uuid not null,
+  erased_at timestamptz not null default clock_timestamp(),
+  constraint erasures_pkey primary key (user_id)
+);
+alter table annex.erasures enable row level security, force row level security;
+create policy erasures_owner on annex.erasures to annex_owner using (true) with check (true);
+
+-- Delete at most a number of a user's personal events, newest first; returns how many went. For Annex's own functions.
+create function annex.erase_events(user_id uuid, max_rows integer) returns integer
+language plpgsql as $$
+#variable_conflict use_column
+declare
+  gone integer;
+begin
+  delete from annex.events e
+  where e.user_id = erase_events.user_id and e.event_id >= coalesce(
+    (
+      select p.event_id from annex.events p where p.user_id = erase_events.user_id
+      order by p.event_id desc offset greatest(max_rows, 1) - 1 limit 1
+    ),
+    '00000000-0000-0000-0000-000000000000'
+  );
+  get diagnostics gone = row_count;
+  return gone;
+end
+$$;
+
+-- AFTER DELETE on profiles: what Annex told a user goes with them, and what it answered them. So many events at once, that the
+-- deletion of a user stays short; annex.finish_erasures takes the rest. Whatever writes to a user locks their profile, and so
+-- is seen here or finds none.
+create function annex.erase_user() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off
+as $$
+begin
+  insert into annex.erasures (user_id) values (old.user_id) on conflict do nothing;
+  perform annex.erase_events(old.user_id, 10000);
+  delete from annex.idempotency_keys k where k.principal = 'user:' || old.user_id;
+  return null;
+end
+$$;
+create trigger profiles_erase after delete on annex.profiles for each row execute function annex.erase_user();
+
+-- Go on with erasures, a batch: the rest of the events; after an hour the entries of the log, which hold ids alone, as a tail
+-- that found a hole sooner would take it for a loss. Returns how many rows went, 0 if there is nothing left to do now.
+create function annex.finish_erasures(max_rows integer default 1000) returns integer
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off
+as $$
+declare
+  erasure annex.erasures;
+  batch integer;
+  gone integer := 0;
+begin
+  for erasure in select e.* from annex.erasures e order by e.erased_at limit 1000 for update skip locked loop
+    gone := gone + annex.erase_events(erasure.user_id, max_rows - gone);
+    exit when gone >= max_rows;
+    continue when erasure.erased_at > now() - interval '1 hour'
+      -- A lane goes by the order in which events were made.
+      or (select p.event_id from annex.pending p where p.is_personal order by p.id limit 1)
+        < annex.uuid7_floor(erasure.erased_at);
+    delete from annex.log l where l.pos = any (array(
+      select o.pos from annex.log o where o.user_id = erasure.user_id order by o.pos limit max_rows - gone
+    ));
+    get diagnostics batch = row_count;
+    gone := gone + batch;
+    exit when gone >= max_rows;
+    -- Of the workspaces' own entries: streams have ended long ago, and the events still say whom they were about.
+    update annex.log l set rights_of = null where l.rights_of = 'user:' || erasure.user_id;
+    delete from annex.retentions r where r.feed_id = erasure.user_id;
+    delete from annex.erasures e where e.user_id = erasure.user_id;
+  end loop;
+  return gone;
+end
+$$;
+grant execute on function annex.finish_erasures(integer) to annex_worker;
 
 reset role;
 

@@ -623,19 +623,138 @@ language sql security definer set search_path = pg_catalog, pg_temp as $$
 $$;
 grant execute on function annex.purge_suppressions(integer) to annex_worker;
 
--- Says if the log tells, after a position, that what the calling user sees may have changed: their own membership, or
--- something in a workspace of which they have items. A reader of the user's feed who comes back begins anew then.
-create index log_rights_of_idx on annex.log (rights_of, pos) where rights_of is not null;
-create function annex.sight_changed(after_pos bigint) returns boolean
+-- Delete items of inboxes that are locked, with their counts; one personal event an inbox says which. Returns how many went.
+-- For Annex's own functions.
+create function annex.delete_notifications(ids uuid[]) returns integer
+language plpgsql as $$
+declare
+  done record;
+  gone integer := 0;
+begin
+  for done in
+    with deleted as (
+      delete from annex.notifications n where n.id = any (ids)
+      returning n.id, n.user_id, n.workspace_id, n.permission, annex.counts_of(n) as counts
+    )
+    select d.user_id, d.workspace_id, d.permission, array_agg(d.id order by d.id) as ids, array[
+      -sum(d.counts[1]), -sum(d.counts[2]), -sum(d.counts[3]), -sum(d.counts[4]), -sum(d.counts[5])
+    ]::integer[] as delta
+    from deleted d group by d.user_id, d.workspace_id, d.permission order by d.user_id, d.workspace_id, d.permission
+  loop
+    perform annex.tell_inbox(
+      done.user_id, done.workspace_id, done.permission, done.delta, 'annex.notification.deleted',
+      'user:' || done.user_id, jsonb_build_object('deleted', done.ids)
+    );
+    gone := gone + cardinality(done.ids);
+  end loop;
+  return gone;
+end
+$$;
+
+-- Delete one batch of the items that arrived so many days ago, whatever their state, but none that is snoozed. Looks at items
+-- in the order of their ids; returns after which to go on, whether that was the last, and how many went. Users whose inbox is
+-- in use come next time.
+create function annex.expire_notifications(after_id uuid, max_days integer, max_rows integer default 1000)
+returns table (last_id uuid, is_last boolean, expired integer)
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+as $$
+declare
+  cutoff timestamptz := now() - make_interval(days => max_days);
+  old uuid[];
+  owners uuid[];
+begin
+  select coalesce(array_agg(o.id order by o.id), '{}'), array_agg(distinct o.user_id) into old, owners
+  from (
+    select n.id, n.user_id from annex.notifications n
+    where n.id > coalesce(after_id, '00000000-0000-0000-0000-000000000000') and n.id < annex.uuid7_floor(cutoff)
+    order by n.id limit max_rows
+  ) o;
+  with locked as (
+    select p.user_id from annex.profiles p where p.user_id = any (owners)
+    order by p.user_id for no key update skip locked
+  )
+  select array_agg(l.user_id) into owners from locked l;
+  last_id := coalesce(old[cardinality(old)], after_id);
+  is_last := cardinality(old) < max_rows;
+  -- Asked again under the lock: an item may have come back, or been snoozed.
+  expired := annex.delete_notifications(array(
+    select n.id from annex.notifications n
+    where n.id = any (old) and n.user_id = any (owners) and n.arrived_at < cutoff and n.snoozed_until is null
+  ));
+  return next;
+end
+$$;
+grant execute on function annex.expire_notifications(uuid, integer, integer) to annex_worker;
+
+-- Inboxes that hold more than annex.limits allows. Items that are snoozed do not count: they are few, by their user's own hand.
+create function annex.full_inboxes(max_rows integer default 10000)
+returns table (user_id uuid, workspace_id uuid, permission text)
 language sql stable security definer set search_path = pg_catalog, pg_temp as $$
+  select i.user_id, i.workspace_id, i.permission from annex.inboxes i
+  where i.active + i.archived > (select l.value from annex.limits l where l.name = 'notifications_per_inbox')
+  order by i.user_id, i.workspace_id, i.permission limit max_rows
+$$;
+grant execute on function annex.full_inboxes(integer) to annex_worker;
+
+-- Delete one batch of what an inbox holds over its limit, oldest first: what is archived, then what is active. Returns how many
+-- went, 0 if there is nothing over it or the inbox is in use.
+create function annex.trim_inbox(user_id uuid, workspace_id uuid, permission text, max_rows integer default 1000)
+returns integer
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+as $$
+#variable_conflict use_column
+declare
+  most integer := (select l.value from annex.limits l where l.name = 'notifications_per_inbox');
+  archived integer;
+  excess integer;
+begin
+  perform from annex.profiles p where p.user_id = trim_inbox.user_id for no key update skip locked;
+  if not found then
+    return 0;
+  end if;
+  select least(i.active + i.archived - most, max_rows), i.archived into excess, archived from annex.inboxes i
+  where i.user_id = trim_inbox.user_id and i.workspace_id = trim_inbox.workspace_id
+    and i.permission = trim_inbox.permission;
+  if excess is null or excess <= 0 then
+    return 0;
+  end if;
+  return annex.delete_notifications(
+    array(
+      select n.id from annex.notifications n
+      where n.user_id = trim_inbox.user_id and n.workspace_id = trim_inbox.workspace_id
+        and n.permission = trim_inbox.permission and n.archived_at is not null
+      order by n.arrived_at, n.id limit least(excess, archived)
+    )
+    || array(
+      select n.id from annex.notifications n
+      where n.user_id = trim_inbox.user_id and n.workspace_id = trim_inbox.workspace_id
+        and n.permission = trim_inbox.permission and n.archived_at is null and n.snoozed_until is null
+      order by n.arrived_at, n.id limit greatest(excess - archived, 0)
+    )
+  );
+end
+$$;
+grant execute on function annex.trim_inbox(uuid, uuid, text, integer) to annex_worker;
+
+-- Says if the log tells, after a position, that what the calling user sees may have changed: their own membership, or
+-- something in a workspace of which they have items. A reader of the user's feed who comes back begins anew then. Looks at the
+-- entries of this user and of their workspaces alone, however many others there are.
+create function annex.sight_changed(after_pos bigint) returns boolean
+language sql stable security definer set search_path = pg_catalog, pg_temp
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
+as $$
   select exists (
     select from annex.log l where l.rights_of = 'user:' || annex.user_id() and l.pos > after_pos
   ) or exists (
-    select from annex.log l where l.rights_of = '*' and l.pos > after_pos
-      and l.workspace_id in (select i.workspace_id from annex.inboxes i where i.user_id = annex.user_id())
+    select from annex.inboxes i join annex.log l on l.workspace_id = i.workspace_id
+    where i.user_id = annex.user_id() and l.rights_of = '*' and l.pos > after_pos
   ) or exists (
-    select from annex.pending p where p.rights_of = 'user:' || annex.user_id() or p.rights_of = '*'
-      and p.workspace_id in (select i.workspace_id from annex.inboxes i where i.user_id = annex.user_id())
+    select from annex.pending p where p.rights_of = 'user:' || annex.user_id()
+  ) or exists (
+    select from annex.inboxes i join annex.pending p on p.workspace_id = i.workspace_id
+    where i.user_id = annex.user_id() and p.rights_of = '*'
   )
 $$;
 grant execute on function annex.sight_changed(bigint) to annex_api;

@@ -2,10 +2,11 @@
 
 set role annex_owner;
 
--- Since when work has waited: the oldest of each kind, null where none waits. Also the head of the log, and when its oldest
--- event was made.
+-- Since when work has waited: the oldest of each kind, null where none waits. Also the head of the log, when its oldest event was
+-- made, and when the oldest notification arrived that may expire.
 create function annex.health() returns table (
-  head bigint, oldest_event_at timestamptz, pending_since timestamptz, mail_due_since timestamptz, answer_expired_since timestamptz
+  head bigint, oldest_event_at timestamptz, pending_since timestamptz, mail_due_since timestamptz, answer_expired_since timestamptz,
+  erasure_since timestamptz, oldest_notification_at timestamptz
 )
 language sql stable security definer set search_path = pg_catalog, pg_temp as $$
   select s.head,
@@ -22,7 +23,9 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
       where m.sent_at is null and m.failed_at is null and m.next_attempt_at <= now()
         and coalesce(m.leased_until <= now(), true)
     ),
-    (select min(k.expires_at) from annex.idempotency_keys k where k.expires_at <= now())
+    (select min(k.expires_at) from annex.idempotency_keys k where k.expires_at <= now()),
+    (select min(e.erased_at) from annex.erasures e),
+    (select n.arrived_at from annex.notifications n where n.snoozed_until is null order by n.id limit 1)
   from annex.log_state s
 $$;
 grant execute on function annex.health() to annex_worker;

@@ -38,6 +38,8 @@ TITLE = "requests a second, as a multiple of FastAPI + ORM; whiskers: range over
 START_SECONDS = 120.0
 ROWS = (10_000, 100_000, 1_000_000)
 PLACES = (1, 100, 10_000)
+NOTIFICATIONS = 1000
+"""Of each user."""
 SERVER = {"max_connections": "200", "shared_buffers": "256MB", "max_wal_size": "4GB"}
 SECRETS = Secrets(
     secret_key="a secret key for the bench, long enough",
@@ -149,7 +151,9 @@ def on_server(
         EmbeddedPostgres(folder, settings={**SERVER, **settings}) as postgres,
         ExitStack() as stack,
     ):
-        asyncio.run(fill(postgres, DATABASE, asked.events, asked.connections))
+        asyncio.run(
+            fill(postgres, DATABASE, asked.events, asked.connections, notifications=NOTIFICATIONS)
+        )
         app_settings = settings_for(postgres)
         callers = asyncio.run(callers_in(postgres, app_settings, asked.connections))
         given = msgspec.json.encode(app_settings)
@@ -229,10 +233,10 @@ def compare(
 def check_answers(ports: Sequence[int], caller: Caller) -> bytes:
     """Make sure that all answer the same JSON, page after page; returns an answer's bytes."""
 
-    def ask(path: str) -> list[Any]:
+    def ask(path: str, below: str = "/api/v1/workspaces") -> list[Any]:
         answers = [
             httpx.get(
-                f"http://127.0.0.1:{port}/api/v1/workspaces{path}",
+                f"http://127.0.0.1:{port}{below}{path}",
                 headers={"Authorization": f"Bearer {caller.token}"},
                 timeout=START_SECONDS,
             ).raise_for_status()
@@ -245,7 +249,7 @@ def check_answers(ports: Sequence[int], caller: Caller) -> bytes:
         return [found[0], answers[0].content]
 
     for operation in READS.values():
-        ask(operation.path(caller))
+        ask(operation.path(caller), operation.below)
     path, page = f"/{caller.ws}/events?limit=20", b""
     for _ in range(3):
         found, page = ask(path)

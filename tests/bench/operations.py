@@ -28,18 +28,19 @@ class Caller(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """A request below /api/v1/workspaces, and its statement with the values after the claims."""
+    """A request below /api/v1, and its statement with the values after the claims."""
 
     name: str
     path: Callable[[Caller], str]
     sql: str
     values: Callable[[Caller], tuple[str, ...]]
     body: bytes = b""
+    below: str = "/api/v1/workspaces"
 
     def request(self, caller: Caller) -> bytes:
         """Write one caller's request."""
         lines = [
-            f"{'POST' if self.body else 'GET'} /api/v1/workspaces{self.path(caller)} HTTP/1.1",
+            f"{'POST' if self.body else 'GET'} {self.below}{self.path(caller)} HTTP/1.1",
             "Host: localhost",
             "Accept: application/json",
             f"Authorization: Bearer {caller.token}",
@@ -84,6 +85,13 @@ READS = {
         lambda c: f"/{c.ws}",
         raw.ONE_WORKSPACE,
         lambda c: (c.ws, "workspace:read"),
+    ),
+    "notifications": Operation(
+        "list of 20 notifications",
+        lambda c: "/notifications?limit=20",
+        raw.NOTIFICATIONS,
+        lambda c: ("21",),
+        below="/api/v1/me",
     ),
 }
 WRITES = {

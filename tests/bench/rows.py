@@ -21,10 +21,8 @@ def slug(n: int, workspaces: int = WORKSPACES) -> str:
     return f"bench-{n % workspaces}"
 
 
-async def fill(
-    postgres: EmbeddedPostgres, database: str, events: int, users: int, workspaces: int = WORKSPACES
-) -> None:
-    """Migrate a new database, and fill it; users are members of the workspaces in turn."""
+async def migrate(postgres: EmbeddedPostgres, database: str) -> asyncpg.Connection:
+    """Make a migrated database; returns a superuser's connection to it."""
     admin = await asyncpg.connect(postgres.admin_url)
     await admin.execute(f"create database {database}")
     await admin.close()
@@ -32,6 +30,22 @@ async def fill(
     admin = await asyncpg.connect(url)
     await admin.execute((SUPABASE / "local" / "platform.sql").read_text())
     await apply(url, SUPABASE / "migrations", MIGRATING_ROLE)
+    return admin
+
+
+async def fill(
+    postgres: EmbeddedPostgres,
+    database: str,
+    events: int,
+    users: int,
+    workspaces: int = WORKSPACES,
+    notifications: int = 0,
+) -> None:
+    """Migrate a new database, and fill it; users are members of the workspaces in turn.
+
+    Each user has so many notifications.
+    """
+    admin = await migrate(postgres, database)
     await admin.executemany(
         "insert into auth.users (id, email) values ($1, $2)",
         [(user_id(n), f"user{n}@example.com") for n in range(users)],
@@ -52,6 +66,8 @@ async def fill(
     await admin.execute("truncate annex.events, annex.pending, annex.log")
     await admin.fetch(EVENTS, events)
     await admin.execute(LOG)
+    await admin.execute(NOTIFICATIONS, notifications)
+    await admin.execute(INBOXES)
     await admin.execute("vacuum analyze")
     await admin.close()
 
@@ -88,4 +104,24 @@ LOG = """
 insert into annex.log (pos, event_id, workspace_id, user_id)
 select row_number() over (order by event_id), event_id, workspace_id, user_id from annex.events;
 update annex.log_state set head = (select max(pos) from annex.log);
+"""
+# A sixth of them is archived or snoozed: what a page of active ones is read among.
+NOTIFICATIONS = """
+insert into annex.notifications (workspace_id, user_id, event_id, type, subject, actor,
+  category, reason, topic, title, body, url, arrived_at, seen_at, read_at, archived_at,
+  snoozed_until)
+select m.workspace_id, m.user_id, gen_random_uuid(), 'invoice.paid', 'invoice:' || n,
+  'user:' || gen_random_uuid(), 'billing', 'subscription', 'billing',
+  'Invoice ' || n || ' was paid', 'By customer ' || n, '/invoices/' || n,
+  now() - n * interval '1 minute',
+  case when n % 3 > 0 then now() end, case when n % 3 = 2 then now() end,
+  case when n % 11 = 0 then now() end, case when n % 11 = 1 then now() + interval '1 hour' end
+from annex.members m, generate_series(1, $1::int) n
+"""
+INBOXES = """
+insert into annex.inboxes
+  (user_id, workspace_id, permission, active, unseen, unread, snoozed, archived)
+select n.user_id, n.workspace_id, n.permission,
+  sum(c[1]), sum(c[2]), sum(c[3]), sum(c[4]), sum(c[5])
+from annex.notifications n, annex.counts_of(n) c group by 1, 2, 3
 """

@@ -1,11 +1,16 @@
 """The catalogue: who writes it, what it takes, and what it refuses when events are published."""
 
+import contextlib
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
-from tests.conftest import Caller, Callers, Tenant
+from tests.conftest import Caller, Callers, Tenant, TestDatabase, encode, new_tenant, running
 
 SCHEMA = {
     "type": "object",
@@ -188,6 +193,78 @@ async def test_a_schema_beyond_what_is_checked_is_refused_with_its_place(
 ) -> None:
     status, answer = await put(callers.operator(), new_name(), data_schema=schema)
     assert (status, said(answer)) == (400, ("invalid_schema", [f"/data_schema{pointer}"]))
+
+
+HOSTNAME = "/etc/hostname"
+NOTED: list[str] | None = None
+
+
+def note(event: str, arguments: tuple[Any, ...]) -> None:
+    """Note the files and addresses that this process opens; a hook stays for ever."""
+    if NOTED is not None and event in ("open", "socket.connect", "socket.getaddrinfo"):
+        NOTED.append(str(arguments[0] if event != "socket.connect" else arguments[1]))
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[list[str]]:
+    """Watch what is opened, server and tests being one process."""
+    global NOTED
+    NOTED = []
+    try:
+        yield NOTED
+    finally:
+        NOTED = None
+
+
+sys.addaudithook(note)
+
+
+def test_the_watch_sees_what_a_library_would_do() -> None:
+    with watched() as opened:
+        Path(HOSTNAME).exists()
+        with contextlib.suppress(OSError), open(HOSTNAME):
+            pass
+        with contextlib.suppress(OSError):
+            socket.create_connection(("127.0.0.1", 9), 1)
+    assert any(HOSTNAME in path for path in opened)
+    assert any("127.0.0.1" in address for address in opened)
+
+
+async def test_a_schema_opens_nothing_wherever_it_points(own_database: TestDatabase) -> None:
+    places = [TRAP, "http://127.0.0.1:9/", f"file://{HOSTNAME}", "other.json", "#/$defs/a"]
+    words = ("$ref", "$dynamicRef", "$schema", "$id")
+    async with running(own_database) as live, own_database.connect("postgres") as admin:
+        callers = Callers(live)
+        tenant, operator = await new_tenant(callers), callers.operator()
+        # What somebody wrote past every check, with the rights of the owner.
+        await admin.execute(
+            "alter table annex.event_types drop constraint event_types_data_schema_check"
+        )
+        names = [f"planted.x{n}" for n in range(len(places))]
+        for name, place in zip(names, places, strict=True):
+            await admin.execute(
+                "insert into annex.event_types (name, category, data_schema)"
+                " values ($1, 'x', $2::text::jsonb)",
+                name,
+                encode({**dict.fromkeys(words, place), "properties": {"a": {"$ref": place}}}),
+            )
+        await publish(tenant.owner, tenant, type="test.made")  # what is opened once
+        with watched() as opened:
+            for place in places:
+                for word in words:
+                    status, _ = await put(operator, new_name(), data_schema={word: place})
+                    assert status == 400
+            for name in names:
+                assert await publish(tenant.owner, tenant, type=name, data={"a": 1}) == (201, None)
+                await admin.execute(
+                    "select annex.publish($1, $2, data => $3::text::jsonb)",
+                    UUID(tenant.id),
+                    name,
+                    encode({"a": 1}),
+                )
+        await callers.close()
+    # The server measures its own memory now and then.
+    assert [path for path in opened if not path.startswith("/proc/self/")] == []
 
 
 async def test_schema_bombs_are_refused(callers: Callers) -> None:

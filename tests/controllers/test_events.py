@@ -1,6 +1,6 @@
 import asyncio
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import httpx
 import msgspec
@@ -312,11 +312,43 @@ async def test_a_cloud_event_becomes_an_event(tenant: Tenant, key: Caller) -> No
 async def test_a_null_attribute_of_a_cloud_event_is_an_absent_one(
     tenant: Tenant, key: Caller
 ) -> None:
-    names = ("subject", "time", "datacontenttype", "dataschema", "topics", "actor", "extension")
-    sent = CLOUD | dict.fromkeys(names)
+    names = ("subject", "time", "datacontenttype", "dataschema", "topics", "recipients", "actor")
+    sent = CLOUD | dict.fromkeys([*names, "extension"])
     assert (await publish(key, tenant, sent, ONE)).status_code == 201
     [event] = await listed(key, tenant)
     assert (event["subject"], event["topics"], event["context"]) == (None, [], {})
+
+
+async def test_a_cloud_event_names_recipients_and_does_not_show_them(
+    callers: Callers, tenant: Tenant, key: Caller
+) -> None:
+    users = [uuid4() for _ in range(1000)]
+    text = ",".join(map(str, users))
+    for event_id, recipients in (("one", f"{users[0]}".upper()), ("all", text), ("none", "")):
+        sent = CLOUD | {"id": event_id, "recipients": recipients}
+        assert (await publish(key, tenant, sent, ONE)).status_code == 201
+    assert all(e["context"] == {} and "recipients" not in e for e in await listed(key, tenant))
+    async with callers.server.database.connect("postgres") as admin:
+        rows = await admin.fetch(
+            "select key, recipients from annex.events where workspace_id = $1 and source = '/shop'",
+            UUID(tenant.id),
+        )
+    assert {row["key"]: row["recipients"] for row in rows} == {
+        "one": users[:1],
+        "all": users,
+        "none": None,
+    }
+
+
+@pytest.mark.parametrize(
+    "recipients", ["jane", f"{NOBODYS_ID}{NOBODYS_ID}", f" {NOBODYS_ID}", [NOBODYS_ID], ","]
+)
+async def test_recipients_of_a_cloud_event_that_are_none_are_named(
+    tenant: Tenant, key: Caller, recipients: Any
+) -> None:
+    answer = await publish(key, tenant, CLOUD | {"recipients": recipients}, ONE)
+    assert answer.status_code == 400
+    assert answer.json()["errors"][0]["pointer"] == "/recipients"
 
 
 @pytest.mark.parametrize("missing", CLOUD)

@@ -148,6 +148,24 @@ async def test_personal_events_expire_as_well(old: Old) -> None:
     assert await old.retained_from(old.owner) == made[1] + 1
 
 
+async def test_personal_events_expire_after_30_days_without_any_limit(old: Old) -> None:
+    workspace, gone = await old.workspace(), uuid4()
+    made = await old.add(workspace, 40, 31, 29, user=old.owner)
+    others = await old.add(workspace, 400)
+    orphans = await old.add(gone, 31, user=old.owner)
+    assert await old.expire() == [3]
+    assert await old.left(workspace) == [made[2], *others]
+    assert await old.left(gone) == []
+    assert await old.retained_from(old.owner) == orphans[0] + 1
+    # Nor does a limit of years keep them, while a shorter one ends them sooner.
+    longer, shorter = await old.workspace(3650), await old.workspace(5)
+    kept = await old.add(longer, 31, 20, user=old.owner)
+    await old.add(shorter, 20, user=old.owner)
+    await old.expire(days=3650)
+    assert await old.left(longer) == kept[1:]
+    assert await old.left(shorter) == []
+
+
 async def test_an_event_stays_until_every_reader_has_read_it(old: Old) -> None:
     workspace = await old.workspace(7)
     made = await old.add(workspace, 9, 8, 8, 1)

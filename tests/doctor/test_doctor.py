@@ -242,6 +242,27 @@ FAULTS = [
         level="warning",
     ),
     Fault(
+        "housekeeping",
+        "Of a user who was erased 9 hours ago",
+        "Start `annex worker`",
+        "insert into annex.erasures values (gen_random_uuid(), now() - interval '9 hours')",
+        level="warning",
+    ),
+    Fault(
+        "notifications",
+        "Notifications of 9 days ago are still stored, and ANNEX_NOTIFICATION_RETENTION_DAYS is 5",
+        "the same ANNEX_NOTIFICATION_RETENTION_DAYS",
+        "insert into auth.users (id) select gen_random_uuid();"
+        "insert into annex.profiles (user_id) select id from auth.users;"
+        "insert into annex.workspaces (slug, name) values ('old', 'Old');"
+        "insert into annex.notifications (workspace_id, user_id, event_id, type, actor, category,"
+        " reason, title, arrived_at) select w.id, p.user_id, gen_random_uuid(), 'a.b', 'x', 'x',"
+        " 'recipient', 'x', now() - interval '9 days' from annex.workspaces w, annex.profiles p"
+        " where w.slug = 'old' limit 1",
+        settings={"notification_retention_days": 5},
+        level="warning",
+    ),
+    Fault(
         "readers",
         "The reader slow is at 3 of 10 and has not moved for 2 hours",
         "delete from annex.readers where name = 'slow'",

@@ -53,6 +53,8 @@ class State:
             for item in self.items.values():
                 if is_marked(item, mark, inbox):
                     apply(item, mark)
+        for deleted in data.get("deleted", ()):
+            self.items.pop(deleted, None)
         old = self.inboxes.get(key_of(inbox))
         if old is None or old["version"] <= inbox["version"]:
             self.inboxes[key_of(inbox)] = inbox

@@ -30,6 +30,7 @@ from app.worker.runner import Runner
 from tests.conftest import Callers, Tenant, TestDatabase, new_tenant, running
 from tests.controllers.test_invitations import RESPOND, accept, code, issue, listed
 from tests.factories import make_settings
+from tests.test_isolation import every
 from tests.worker.mailbox import Mailbox, mailbox, settings_of
 
 
@@ -368,6 +369,43 @@ async def test_a_workspace_queues_so_many_mails_a_day(database: TestDatabase) ->
         answers = await asyncio.gather(*(client.post(path, json=body("a")) for _ in range(5)))
         assert {r.status_code for r in answers} == {429}
         await client.post(path, json={"role": "viewer"})  # a link is no mail
+        await callers.close()
+
+
+async def test_every_way_to_a_mail_counts_to_one_limit(database: TestDatabase) -> None:
+    async with (
+        mailbox() as box,
+        running(database, **settings_of(box, max_mails_per_workspace=4)) as live,
+        Database(live.settings) as pools,
+    ):
+        callers = Callers(live)
+        tenant = await new_tenant(callers)
+        owner, path = tenant.owner.client, f"{tenant.path}/invitations"
+        key = (await callers.key(tenant.id, *await every(callers))).client
+
+        def body(*names: str) -> dict[str, Any]:
+            return {"role": "viewer", "emails": [f"{name}-{run}@example.org" for name in names]}
+
+        run = uuid4().hex[:8]
+        made = (await owner.post(path, json=body("a"))).json()["data"][0]["invitation_id"]
+        assert (await key.post(path, json=body("b"))).status_code == 201
+        await mails.send_due(live.settings, Letters.read(), pools)
+        assert (await owner.post(f"{path}/{made}/resend")).status_code == 200
+        await mails.send_due(live.settings, Letters.read(), pools)
+        assert (await owner.post(f"{path}/{made}/resend")).status_code == 200
+        await mails.send_due(live.settings, Letters.read(), pools)
+        refused = [
+            await owner.post(path, json=body("c")),
+            await key.post(path, json=body("c")),
+            await owner.post(path, json=body("c", "d", "e")),
+            await owner.post(f"{path}/{made}/resend"),
+            *await asyncio.gather(*(c.post(path, json=body("c")) for c in [owner, key] * 3)),
+        ]
+        assert (await owner.delete(f"{path}/{made}")).status_code == 204
+        refused.append(await owner.post(path, json=body("a")))
+        assert {code(r) for r in refused} == {(429, "too_many_mails")}
+        await mails.send_due(live.settings, Letters.read(), pools)
+        assert len(box.received) == 4
         await callers.close()
 
 

@@ -12,6 +12,9 @@ from uuid import UUID, uuid4
 
 import pytest
 
+from app.database.pools import Database
+from app.worker import mails, notification_mails
+from app.worker.letters import Letters
 from tests.conftest import ROOT, Callers, TestDatabase, new_tenant, running, settings_for
 from tests.controllers.test_invitations import issue
 from tests.faults.processes import environment
@@ -72,6 +75,61 @@ async def test_a_worker_that_is_told_to_stop_finishes_its_batch_and_begins_no_ot
     assert sent == {r.recipients[0] for r in box.received}
     assert 0 < len(sent) < len(emails)
     assert [m for m in mails if m["lease_id"] or m["error"]] == []
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("kind", ["invitation", "notification"])
+async def test_a_worker_killed_when_a_mail_was_taken_sends_it_once_more_and_no_more(
+    own_database: TestDatabase, tmp_path: Path, kind: str
+) -> None:
+    async with mailbox() as box:
+        given = settings_of(box, public_url="https://api.example.com")
+        fast = {**given, "notification_mail_seconds": 0}
+        async with running(own_database, **fast) as live, Database(live.settings) as pools:
+            callers = Callers(live)
+            tenant = await new_tenant(callers)
+            await notification_mails.queue(live.settings, pools)
+            if kind == "invitation":
+                await issue(tenant.owner, tenant, "jane@example.org")
+            else:
+                key = await callers.key(tenant.id, "events:publish")
+                event = {"type": "test.made", "recipients": [str(tenant.owner.user_id)]}
+                made = await key.client.post(f"{tenant.path}/events", json=event)
+                async with own_database.connect("postgres") as admin:
+                    project = "select annex.project(array[$1::uuid])"
+                    await admin.execute(project, UUID(made.json()["id"]))
+                await notification_mails.queue(live.settings, pools)
+            environ = environment(settings_for(own_database, **given))
+            with worker(tmp_path / "log", environ) as child:
+
+                def take() -> str:
+                    child.kill()
+                    child.wait()
+                    return "250 OK"
+
+                box.data, box.drop = take, True
+                await until(lambda: len(box.received) == 1, 60)
+            box.data, box.drop = (lambda: "250 OK"), False
+
+            async def send() -> None:
+                await mails.send_due(live.settings, Letters.read(), pools)
+                stationery = notification_mails.Stationery.read()
+                await notification_mails.send_due(live.settings, stationery, pools)
+
+            async with own_database.connect("postgres") as admin:
+                outbox = "select sent_at is not null as is_sent, attempts from annex.mails"
+                assert [tuple(m) for m in await admin.fetch(outbox)] == [(False, 1)]
+                # As long as the dead one's lease lasts nobody sends.
+                await send()
+                assert len(box.received) == 1
+                await admin.execute("update annex.mails set leased_until = now()")
+                await send()
+                await send()
+                assert [tuple(m) for m in await admin.fetch(outbox)] == [(True, 2)]
+            await callers.close()
+    first, second = box.received
+    assert first.recipients == second.recipients
+    assert first.message["Message-ID"] == second.message["Message-ID"]
 
 
 async def test_a_worker_that_rests_ends_at_once(own_database: TestDatabase, tmp_path: Path) -> None:

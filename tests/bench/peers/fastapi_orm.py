@@ -138,6 +138,65 @@ class WorkspacePage(BaseModel):
     page: Page
 
 
+class Notification(BaseModel):
+    """An item of an inbox."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: UUID
+    workspace_id: UUID
+    event_id: UUID
+    type: str
+    subject: str | None
+    actor: str
+    permission: str
+    category: str
+    is_critical: bool
+    reason: str
+    topic: str | None
+    title: str
+    body: str
+    url: str | None
+    group_key: str | None
+    group_count: int
+    arrived_at: datetime
+    seen_at: datetime | None
+    read_at: datetime | None
+    archived_at: datetime | None
+    snoozed_until: datetime | None
+    version: int
+
+
+class InboxCounts(BaseModel):
+    """How many items there are."""
+
+    active: int
+    unseen: int
+    unread: int
+    snoozed: int
+    archived: int
+
+
+class Inbox(InboxCounts):
+    """The counts of one permission in one workspace."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    workspace_id: UUID
+    permission: str
+    version: int
+
+
+class NotificationPage(BaseModel):
+    """A page of notifications, with counts."""
+
+    data: list[Notification]
+    page: Page
+    counts: InboxCounts
+    inboxes: list[Inbox]
+    stream_cursor: str
+
+
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Open the pool, and learn where the log stands."""
@@ -349,9 +408,40 @@ async def publish_events(
     )
 
 
+me = APIRouter(prefix="/api/v1/me")
+
+
+@me.get("/notifications")
+async def list_my_notifications(
+    request: Request,
+    session: Session,
+    claims: Annotated[dict[str, Any], Depends(verified_claims)],
+    limit: Limit = 50,
+) -> NotificationPage:
+    """List the calling user's active notifications, newest arrival first."""
+    n, i = m.Notification, m.Inbox
+    statement = n.own().where(n.archived_at.is_(None), n.snoozed_until.is_(None))
+    statement = statement.order_by(n.arrived_at.desc(), n.id.desc()).limit(limit + 1)
+    items = (await session.scalars(statement)).all()
+    found = (await session.scalars(i.own().order_by(i.workspace_id, i.permission))).all()
+    inboxes = [Inbox.model_validate(inbox) for inbox in found]
+    is_more = len(items) > limit
+    last = items[limit - 1] if is_more else None
+    return NotificationPage(
+        data=[Notification.model_validate(item) for item in items[:limit]],
+        page=Page(next=encode_cursor([last.arrived_at, last.id]) if last else None),
+        counts=InboxCounts(
+            **{name: sum(getattr(x, name) for x in inboxes) for name in InboxCounts.model_fields}
+        ),
+        inboxes=inboxes,
+        stream_cursor=request.app.state.stand(UUID(claims["sub"])),
+    )
+
+
 def create_peer(settings: Settings) -> FastAPI:
     """Put the application together."""
     app = FastAPI(lifespan=lifespan)
     app.state.settings = settings
     app.include_router(router)
+    app.include_router(me)
     return app

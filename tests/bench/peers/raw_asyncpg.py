@@ -23,6 +23,7 @@ from app.database.reads import decode_cursor, encode_cursor
 from app.realtime.cursors import Cursors
 from app.schemas import events as e
 from app.schemas import members as u
+from app.schemas import notifications as n
 from app.schemas import workspaces as w
 from app.schemas.pages import Page
 from app.settings import Settings
@@ -59,6 +60,20 @@ PUBLISH = f"""{ACCESS}select true as found, annex.publish(a.workspace_id, $4, $5
 PUBLISH_ALL = f"""{ACCESS}select true as found, b.event_id, b.is_duplicate
   from annex.publish_events(a.workspace_id, $4) b where $3 = any (a.permissions)
   order by b.ordinal) p on true"""
+INBOX = (
+    "i.workspace_id, i.permission, i.active, i.unseen, i.unread, i.snoozed, i.archived, i.version"
+)
+NOTIFICATION = """n.id, n.workspace_id, n.event_id, n.type, n.subject, n.actor, n.permission,
+  n.category, n.is_critical, n.reason, n.topic, n.title, n.body, n.url, n.group_key, n.group_count,
+  n.arrived_at, n.seen_at, n.read_at, n.archived_at, n.snoozed_until, n.version"""
+NOTIFICATIONS = f"""{CLAIMS}, b as materialized (
+  select (select json_agg(x order by x.workspace_id, x.permission)::text from (
+    select {INBOX} from annex.inboxes i where i.user_id = (select annex.user_id())) x) as inboxes
+  from c where c.claims is not null
+)
+select b.inboxes, p.* from b left join lateral (select {NOTIFICATION} from annex.notifications n
+  where n.user_id = (select annex.user_id()) and n.archived_at is null and n.snoozed_until is null
+  order by n.arrived_at desc, n.id desc limit $2) p on true"""
 ORDER = [m.Event.workspace_id, m.Event.id]
 Asked = Request[Any, Any, Any]
 
@@ -176,9 +191,27 @@ class Workspaces(Controller):
         return e.PublishedEvents([e.PublishedEvent(*row) for row in rows])
 
 
+class Me(Controller):
+    """What is a user's own."""
+
+    path = "/api/v1/me"
+
+    @get("/notifications")
+    async def list_my_notifications(self, request: Asked, limit: int = 50) -> n.NotificationPage:
+        peer: Peer = request.app.state.peer
+        claims = peer.claims(request)
+        rows = await peer.pool.fetch(NOTIFICATIONS, claims, limit + 1)
+        inboxes = msgspec.json.decode(rows[0][0] or b"[]", type=list[n.Inbox])
+        found = [row[1:] for row in rows if row[1] is not None]
+        items, page = paged(found, limit, n.Notification, "arrived_at", "id")
+        user_id = UUID(msgspec.json.decode(claims)["sub"])
+        stand = peer.cursors.write(user_id, peer.epoch, peer.head)
+        return n.NotificationPage(items, page, n.InboxCounts.of(inboxes), inboxes, stand)
+
+
 def create_raw(settings: Settings) -> Litestar:
     """Put the application together."""
     peer = Peer(settings)
-    app = Litestar([Workspaces], lifespan=[peer.lifespan], openapi_config=None)
+    app = Litestar([Workspaces, Me], lifespan=[peer.lifespan], openapi_config=None)
     app.state.peer = peer
     return app
