@@ -11,7 +11,7 @@ from app.logs import configure_logging
 from app.settings import Settings
 from app.worker.mails import mailing
 from app.worker.notification_mails import notifying
-from app.worker.projector import Projector, projecting
+from app.worker.projector import Projector
 from app.worker.runner import Job, Runner
 
 log = structlog.get_logger()
@@ -155,5 +155,6 @@ def runner(database: Database, settings: Settings) -> Runner:
     tidying = housekeeping(
         settings.event_retention_days, settings.workspace_grace_days, settings.closed_days
     )
-    jobs = [tidying, *mailing(settings), *notifying(settings), *projecting()]
-    return Runner(database, [Projector()], jobs)
+    projector = Projector()
+    jobs = [tidying, *mailing(settings), *notifying(settings), *projector.jobs()]
+    return Runner(database, [projector], jobs)
