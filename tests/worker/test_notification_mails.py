@@ -21,7 +21,6 @@ from tests.conftest import (
     Tenant,
     TestDatabase,
     add_member,
-    encode,
     new_tenant,
     running,
 )
@@ -545,18 +544,16 @@ async def test_a_workspaces_mails_are_counted_once_and_no_further_than_its_limit
         for _ in range(20):
             await post.notify(user)
         await admin.execute("analyze annex.mails")
+    # By a session of its own, whose numbers are of this call alone.
+    async with post.callers.server.database.connect("postgres") as admin:
         async with admin.transaction():
             looked = await admin.fetchval("select annex.queue_notification_mails(0, 50, 500)")
             read = await admin.fetchval(
-                "select sum(idx_tup_read) from pg_stat_xact_user_indexes where indexrelname"
-                " in ('mails_notified_idx', 'mails_workspace_id_idx', 'mails_created_at_idx')"
-            )
-            tables = await admin.fetchval(
-                "select seq_tup_read from pg_stat_xact_user_tables where relname = 'mails'"
+                "select idx_tup_fetch + seq_tup_read from pg_stat_xact_user_tables"
+                " where relname = 'mails'"
             )
     assert looked == 20
-    assert read <= 51
-    assert tables == 0
+    assert read <= 50
     assert [m["skip_reason"] for m in (await post.outbox())[-20:]] == ["limit"] * 20
 
 
@@ -590,7 +587,7 @@ async def test_one_click_works_for_whoever_has_chosen_for_as_many_as_they_may(
     assert (await user.client.patch(mine, json=full)).status_code == 200
     assert (
         await user.client.patch(mine, json={"categories": {"d": {"email": True}}})
-    ).status_code == 422
+    ).status_code == 400
     await post.type()
     await post.notify(user)
     await post.send()
@@ -606,7 +603,7 @@ async def test_one_click_works_for_whoever_has_chosen_for_as_many_as_they_may(
     # What was there can still be changed; one more cannot be added.
     changes = {"c1": {"email": False}}, {"d": {"email": True}}, {"c2": None}
     answers = [await user.client.patch(mine, json={"categories": c}) for c in changes]
-    assert [a.status_code for a in answers] == [200, 422, 200]
+    assert [a.status_code for a in answers] == [200, 400, 200]
 
 
 async def test_a_mailbox_gets_so_many_of_a_day_and_invitations_beside(post: Post) -> None:
@@ -755,11 +752,11 @@ async def test_a_page_of_a_trace_reads_its_own_recipients(post: Post) -> None:
         late = await admin.fetchval(
             "select user_id from annex.notifications order by user_id desc offset 50 limit 1"
         )
-        await admin.execute(
-            "select set_config('request.jwt.claims', $1, false)",
-            encode(post.tenant.owner.claims),
-        )
-        for after in (None, late):
+    for after in (None, late):
+        # By a session of its own, whose numbers are of this call alone.
+        async with post.callers.server.database.connect(
+            "postgres", post.tenant.owner.claims
+        ) as admin:
             async with admin.transaction():
                 found = await admin.fetch(
                     "select * from annex.trace_event($1, $2, $3, 11)",
