@@ -167,7 +167,7 @@ class Inbox(Base):
             " and snoozed >= 0 and archived >= 0",
             name="inboxes_counts_check",
         ),
-        Index("inboxes_workspace_id_idx", "workspace_id"),
+        Index("inboxes_workspace_id_idx", "workspace_id", "user_id"),
     )
     user_id: Mapped[UUID]
     workspace_id: Mapped[UUID]

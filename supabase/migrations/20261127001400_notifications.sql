@@ -96,7 +96,8 @@ create table annex.inboxes (
     active >= 0 and unseen between 0 and active and unread between 0 and active and snoozed >= 0 and archived >= 0
   )
 );
-create index inboxes_workspace_id_idx on annex.inboxes (workspace_id);
+-- With both, so that whichever index is taken for an inbox reads that one alone.
+create index inboxes_workspace_id_idx on annex.inboxes (workspace_id, user_id);
 create trigger inboxes_touch before update on annex.inboxes for each row execute function annex.touch();
 
 -- Why somebody was not notified of an event; for its trace.
@@ -157,14 +158,15 @@ create function annex.refusals(workspace_id uuid, permission text, user_ids uuid
 returns table (user_id uuid, refusal text)
 language sql stable as $$
   select u.id, case
-    when m.user_id is null or w.id is null then 'not_a_member'
+    when m.user_id is null
+      or not exists (select from annex.workspaces w where w.id = refusals.workspace_id and w.deleted_at is null)
+      then 'not_a_member'
     when m.status <> 'active' then 'suspended'
     when not r.permissions @> array['events:read', coalesce(refusals.permission, 'events:read')] then 'not_permitted'
   end
   from unnest(user_ids) u (id)
   left join annex.members m on m.workspace_id = refusals.workspace_id and m.user_id = u.id
-  left join annex.workspaces w on w.id = m.workspace_id and w.deleted_at is null
-  left join lateral annex.find_role(w.id, m.role) r on true
+  left join lateral annex.find_role(refusals.workspace_id, m.role) r on true
 $$;
 
 -- A time as the API writes it.
@@ -304,19 +306,23 @@ begin
     select event.event_id, j.user_id, event.workspace_id, j.refusal from judged j where j.refusal is not null
     on conflict do nothing
   ), open as materialized (
-    select distinct on (n.user_id) n.id, n.user_id, j.reason, j.topic, annex.counts_of(n) as counted
+    select n.id, j.user_id, j.reason, j.topic, n.counted
     from judged j
-    join annex.notifications n on n.user_id = j.user_id and n.workspace_id = event.workspace_id
-      and n.group_key = event.group_key and n.permission = seen_by and n.read_at is null and n.archived_at is null
+    cross join lateral (
+      select n.id, annex.counts_of(n) as counted from annex.notifications n
+      where n.user_id = j.user_id and n.workspace_id = event.workspace_id and n.group_key = event.group_key
+        and n.permission = seen_by and n.read_at is null and n.archived_at is null and not n.is_critical
+      order by (n.arrived_at, n.id) desc limit 1
+    ) n
     -- What is critical is an item of its own: it neither hides in an older one nor is hidden by a newer one.
-    where j.refusal is null and event.group_key is not null and not said.is_critical and not n.is_critical
-    order by n.user_id, n.arrived_at desc
+    where j.refusal is null and event.group_key is not null and not said.is_critical
   ), collapsed as (
     update annex.notifications n
     set event_id = event.event_id, type = event.type, subject = event.subject, actor = event.actor, reason = o.reason,
       topic = o.topic, category = said.category, is_critical = said.is_critical, title = said.title, body = said.body,
       url = coalesce(event.url, said.link), group_count = n.group_count + 1, arrived_at = moment, seen_at = null
-    from open o where n.id = o.id
+    -- Twice, so that no plan reads the whole table for what is not there.
+    from open o where n.id = o.id and n.id = any (array(select x.id from open x))
     returning n.id, n.user_id, annex.counts_of(n) as counts, o.counted
   ), added as (
     insert into annex.notifications as n (
@@ -364,7 +370,7 @@ $$;
 create function annex.deliver(event_ids uuid[], max_rows integer default 500) returns integer
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 set lock_timeout = '500ms' set jit = off
-set plan_cache_mode = force_generic_plan
+set plan_cache_mode = force_generic_plan set enable_material = off set enable_memoize = off
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
 as $$
 #variable_conflict use_column
@@ -394,8 +400,9 @@ begin
     -- Data are unpacked here once, not for every subscriber's filter.
     select q.event_id, q.after_user, e.workspace_id, e.recipients, e.topics, e.type, e.data || '{}' as data
     from unnest(queued, starts) q (event_id, after_user)
-    join annex.events e on e.event_id = q.event_id
-    join annex.workspaces w on w.id = e.workspace_id
+    -- By its id, whatever the planner thinks of a table that was empty a moment ago.
+    cross join lateral (select e.* from annex.events e where e.event_id = q.event_id offset 0) e
+    where exists (select from annex.workspaces w where w.id = e.workspace_id)
   )
   select coalesce(array_agg(c.event_id order by c.n), '{}') as event_ids,
     coalesce(array_agg(c.user_id order by c.n), '{}') as user_ids,
@@ -427,7 +434,10 @@ begin
         cross join lateral (
           select s.user_id, s.topic, s.is_muted and f.is_match, f.is_match
           from annex.subscriptions s,
-          lateral (select annex.matches(s.types, s.clauses, q.type, q.data) as is_match) f
+          -- Most have no filter, and to call for one costs more than all the rest of this.
+          lateral (
+            select s.types = '{}' and s.clauses = '{}' or annex.matches(s.types, s.clauses, q.type, q.data) as is_match
+          ) f
           where s.workspace_id = q.workspace_id and s.topic = t.topic and s.user_id > q.after_user
           order by s.user_id limit share
         ) s
