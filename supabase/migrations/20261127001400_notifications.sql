@@ -400,9 +400,9 @@ begin
     -- Data are unpacked here once, not for every subscriber's filter.
     select q.event_id, q.after_user, e.workspace_id, e.recipients, e.topics, e.type, e.data || '{}' as data
     from unnest(queued, starts) q (event_id, after_user)
-    -- By its id, whatever the planner thinks of a table that was empty a moment ago.
+    -- `offset 0` here and below: by its key, whatever the planner thinks of a table that was empty a moment ago.
     cross join lateral (select e.* from annex.events e where e.event_id = q.event_id offset 0) e
-    where exists (select from annex.workspaces w where w.id = e.workspace_id)
+    where exists (select from annex.workspaces w where w.id = e.workspace_id offset 0)
   )
   select coalesce(array_agg(c.event_id order by c.n), '{}') as event_ids,
     coalesce(array_agg(c.user_id order by c.n), '{}') as user_ids,
@@ -415,7 +415,7 @@ begin
       -- Whoever names strangers must not hold up their inboxes.
       exists (
         select from annex.members m
-        where m.workspace_id = q.workspace_id and m.user_id = d.user_id and m.status = 'active'
+        where m.workspace_id = q.workspace_id and m.user_id = d.user_id and m.status = 'active' offset 0
       ) as is_member
     from queue q
     cross join lateral (
@@ -470,8 +470,7 @@ begin
         page.topics[part.first : part.last], page.muted[part.first : part.last],
         page.wanted[part.first : part.last], page.locked[part.first : part.last]
       ) c (user_id, reason, topic, is_muted, is_wanted, is_locked)
-      join annex.profiles p on p.user_id = c.user_id
-      where c.is_wanted
+      where c.is_wanted and exists (select from annex.profiles p where p.user_id = c.user_id offset 0)
       having count(*) > 0;
     end if;
     if part.size < share then
