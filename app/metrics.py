@@ -8,8 +8,10 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import asyncpg
+
 from app.database.pools import Database
-from app.errors import RateLimited, TooManyFailures
+from app.errors import RateLimited, TooManyFailures, Unavailable
 from app.http.budgets import PublishBudget, StreamBudget
 from app.http.limits import Failures, Limiter
 from app.http.protocol import Connections
@@ -19,6 +21,7 @@ from app.supervision import Supervised
 from app.watchdog import Watchdog
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+ASK_SECONDS = 2.0
 COPY_SECONDS = 1.0
 """How old a number of another process may be."""
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
@@ -168,6 +171,13 @@ class Metrics:
                 ("annex_database_requests_waiting", "Requests that wait for a connection."),
             )
         )
+        self.fanout_lag, self.fanouts_given_up = (
+            library.Gauge(name, text, registry=own, multiprocess_mode="livemostrecent")
+            for name, text in (
+                ("annex_fanout_lag_seconds", "Since an event has been due for fan-out."),
+                ("annex_fanouts_given_up", "Events whose fan-out failed for too often."),
+            )
+        )
         self.slow_queries = library.Counter(
             "annex_slow_queries", "Statements that took longer than allowed.", registry=own
         )
@@ -221,8 +231,20 @@ class Metrics:
     async def text(self) -> bytes:
         """Write the numbers in Prometheus' text format, version 0.0.4: of all processes."""
         self.copy()
+        await self.ask()
         # In a thread: it takes some ten milliseconds, for which no stream should wait.
         return await asyncio.to_thread(self.write)
+
+    async def ask(self) -> None:
+        """Ask the database for the worker's numbers; keep those of before if it does not answer."""
+        with contextlib.suppress(Unavailable, TimeoutError, asyncpg.PostgresError):
+            async with asyncio.timeout(ASK_SECONDS), self.database.worker.lend() as driver:
+                [row] = await driver.fetch(
+                    "select coalesce(extract(epoch from clock_timestamp() - due_since), 0)::float8,"
+                    " given_up from annex.fanout_health()"
+                )
+                self.fanout_lag.set(row[0])
+                self.fanouts_given_up.set(row[1])
 
     def write(self) -> bytes:
         """Write what was counted and copied."""

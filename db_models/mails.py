@@ -66,6 +66,12 @@ class Mail(Base):
         Index("mails_user_id_idx", "user_id", postgresql_where=text("user_id is not null")),
         Index("mails_workspace_id_idx", "workspace_id", "created_at"),
         Index(
+            "mails_notified_idx",
+            "workspace_id",
+            "created_at",
+            postgresql_where=text("notification_id is not null and skip_reason is null"),
+        ),
+        Index(
             "mails_mailbox_idx",
             text("annex.mailbox(recipient)"),
             "leased_until",

@@ -19,15 +19,25 @@ NEWEST_FIRST = ("user_id", text("arrived_at desc"), text("id desc"))
 
 
 class Fanout(Base):
-    """How far an event has been fanned out."""
+    """How far an event has been fanned out, and how often that failed."""
 
     __tablename__ = "fanouts"
-    __table_args__ = (Index("fanouts_served_at_idx", "served_at"),)
+    __table_args__ = (
+        CheckConstraint("char_length(error) <= 200", name="fanouts_error_check"),
+        Index(
+            "fanouts_due_at_idx", "is_begun", "due_at", postgresql_where=text("failed_at is null")
+        ),
+        Index("fanouts_failed_at_idx", "failed_at", postgresql_where=text("failed_at is not null")),
+    )
     event_id: Mapped[UUID] = mapped_column(primary_key=True)
     after_user: Mapped[UUID] = mapped_column(
         server_default=text("'00000000-0000-0000-0000-000000000000'")
     )
-    served_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    is_begun: Mapped[bool] = mapped_column(server_default=text("false"))
+    due_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+    attempts: Mapped[int] = mapped_column(server_default=text("0"))
+    error: Mapped[str | None]
+    failed_at: Mapped[datetime | None]
 
 
 class Notification(Base):
@@ -157,7 +167,7 @@ class Inbox(Base):
             " and snoozed >= 0 and archived >= 0",
             name="inboxes_counts_check",
         ),
-        Index("inboxes_workspace_id_idx", "workspace_id"),
+        Index("inboxes_workspace_id_idx", "workspace_id", "user_id"),
     )
     user_id: Mapped[UUID]
     workspace_id: Mapped[UUID]

@@ -11,6 +11,7 @@ import yaml
 
 from app.dev.demo import mint_token
 from tests.conftest import CONTRACT, NO_TLS, Caller, Callers, Tenant, add_member, new_tenant
+from tests.database.conftest import fan_out
 
 METHODS = ("get", "post", "put", "patch", "delete")
 DOCUMENT: dict[str, Any] = yaml.safe_load(CONTRACT.read_text())
@@ -152,7 +153,7 @@ async def made_notification(callers: Callers, tenant: Tenant) -> str:
             UUID(tenant.id),
             tenant.owner.user_id,
         )
-        await admin.execute("select annex.project(array[$1::uuid])", event)
+        await fan_out(admin, event)
         made = await admin.fetchval("select id from annex.notifications where event_id = $1", event)
     return str(made)
 

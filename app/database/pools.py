@@ -26,7 +26,7 @@ COMMAND_SECONDS = 10.0
 """How long a request waits for an answer; the role's own statement_timeout ends it before."""
 API_NAME, WORKER_NAME = "annex", "annex worker"
 """How `annex serve` and `annex worker` call themselves in pg_stat_activity."""
-WORKERS = 5
+WORKERS = 8
 """Connections for the tail, its wake-ups, readers and jobs."""
 # What a Postgres that is not there raises, from the socket up.
 UNREACHABLE = (

@@ -114,6 +114,21 @@ async def find_mails(site: Site) -> Finding | None:
     return warning(f"A mail has been due for {ago(late)} and no worker takes it.", cure)
 
 
+async def find_fanouts(site: Site) -> Finding | None:
+    """Events reach inboxes within moments, and all of them do."""
+    [row] = await site.worker.fetch("select * from annex.fanout_health()")
+    late = seconds_since(row["due_since"])
+    if late >= LATE_SECONDS:
+        return error(f"An event has waited {ago(late)} for its notifications.", START)
+    if row["given_up"]:
+        return warning(
+            f"The fan-out of {row['given_up']} event(s) was given up: not everybody was notified.",
+            "`select event_id, error from annex.fanouts where failed_at is not null` says why; "
+            "docs/operations.md, Fan-out, how to begin again.",
+        )
+    return None
+
+
 async def find_retention(site: Site) -> Finding | None:
     """Events older than the installation's limit should be gone."""
     days = site.settings.event_retention_days
@@ -146,6 +161,7 @@ CHECKS = (
     Check("housekeeping", find_housekeeping),
     Check("readers", find_reader),
     Check("sequencer", find_pending),
+    Check("fan-out", find_fanouts),
     Check("mails", find_mails),
     Check("retention", find_retention),
     Check("notifications", find_old_notifications),

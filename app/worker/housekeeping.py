@@ -12,7 +12,7 @@ from app.logs import configure_logging
 from app.settings import Settings
 from app.worker.mails import mailing
 from app.worker.notification_mails import notifying
-from app.worker.projector import Projector, projecting
+from app.worker.projector import Projector
 from app.worker.runner import Job, Runner
 
 log = structlog.get_logger()
@@ -197,5 +197,6 @@ def runner(database: Database, settings: Settings) -> Runner:
         settings.closed_days,
         settings.notification_retention_days,
     )
-    jobs = [tidying, *mailing(settings), *notifying(settings), *projecting()]
-    return Runner(database, [Projector()], jobs)
+    projector = Projector()
+    jobs = [tidying, *mailing(settings), *notifying(settings), *projector.jobs()]
+    return Runner(database, [projector], jobs)

@@ -1,43 +1,118 @@
-"""The projector: a reader of the log that turns events into notifications, and the jobs beside it.
+"""The projector: a reader of the log that queues events for fan-out, and the jobs that notify.
 
-Its function fans out the first part of each event in the transaction that moves the cursor. What is
-left of a large one is fanned out by a job, page by page and event by event in turn, so that nobody
-waits for it. A page and how far it came are one transaction: a kill loses and repeats nothing.
+The reader's cursor waits for no inbox: it only queues. New events are fanned out as soon as the
+batch is committed. What is left of a large one is fanned out by a job of its own, page by page and
+event by event in turn, so that nobody waits for it. A page and how far it came are one transaction:
+a kill loses and repeats nothing. An event whose fan-out fails is put aside, and the others go on.
 """
 
+import asyncio
 from collections.abc import Sequence
+from functools import partial
+from uuid import UUID
 
-from app.database.pools import Database, Driver
+import asyncpg
+import structlog
+
+from app.database.pools import Database, Driver, is_lost
 from app.worker.runner import Entry, Job
+
+log = structlog.get_logger()
 
 PAGE = 500
 """Candidates of a page: a transaction of a few hundred milliseconds at most."""
-FANOUT_SECONDS = 0.05
+NEW_EVENTS, BEGUN_EVENTS = 50, 10
+"""Events that share a page."""
+PAGE_SECONDS = 8.0
+"""How long a page may take before its events are tried one by one; less than a command may."""
+FANOUT_SECONDS = 0.25
+"""How often a job looks for what another process has queued; its own wakes it at once."""
 WAKE_SECONDS = 1.0
 
 
 class Projector:
-    """Queues the events of each batch for fan-out, and fans out the first part of each."""
+    """Queues the events of each batch for fan-out."""
 
     name = "projector"
+
+    def __init__(self) -> None:
+        self.has_queued = asyncio.Event()
+        self.has_begun = asyncio.Event()
 
     async def handle(self, connection: Driver, batch: Sequence[Entry]) -> None:
         """Handle a batch; personal events notify nobody."""
         events = [entry["event_id"] for entry in batch if entry["user_id"] is None]
         if events:
-            await connection.execute("select annex.project($1, $2)", events, PAGE)
+            await connection.execute("select annex.queue_fanouts($1)", events)
+
+    def committed(self) -> None:
+        """Wake the job that fans new events out."""
+        self.has_queued.set()
+
+    def jobs(self) -> list[Job]:
+        """Make the jobs; several processes may run them."""
+        return [
+            Job("fan-out", FANOUT_SECONDS, self.fan_out_new, self.has_queued),
+            Job("large fan-outs", FANOUT_SECONDS, partial(fan_out, True), self.has_begun),
+            Job("wake", WAKE_SECONDS, wake),
+        ]
+
+    async def fan_out_new(self, database: Database) -> None:
+        """Fan out the first page of each new event."""
+        if await fan_out(False, database):
+            self.has_begun.set()
 
 
-def projecting() -> list[Job]:
-    """Make the jobs; several processes may run them."""
-    return [Job("fan-out", FANOUT_SECONDS, fan_out), Job("wake", WAKE_SECONDS, wake)]
-
-
-async def fan_out(database: Database) -> None:
-    """Fan out what is queued, page by page."""
+async def fan_out(is_begun: bool, database: Database) -> bool:
+    """Fan out what is due, page by page; returns whether there was something."""
+    limit = BEGUN_EVENTS if is_begun else NEW_EVENTS
+    found = False
     async with database.worker.lend() as driver:
-        while await driver.fetchval("select annex.deliver(null, $1)", PAGE):
-            pass
+        while events := await driver.fetchval("select annex.due_fanouts($1, $2)", is_begun, limit):
+            found = True
+            if not await deliver(driver, events):
+                break
+    return found
+
+
+async def deliver(driver: Driver, events: list[UUID]) -> int:
+    """Fan out a page of these events; returns how many had their turn.
+
+    If that fails, each is tried by itself, and put aside if that fails too.
+    """
+    try:
+        served: int = await driver.fetchval(
+            "select annex.deliver($1, $2)", events, PAGE, timeout=PAGE_SECONDS
+        )
+        return served
+    except (asyncpg.PostgresError, TimeoutError) as error:
+        if is_lost(error):
+            raise
+        if len(events) == 1:
+            await put_aside(driver, events[0], error)
+            return 1
+    return sum([await deliver(driver, [event]) for event in events])
+
+
+async def put_aside(driver: Driver, event: UUID, error: Exception) -> None:
+    """Store why an event's fan-out failed, and log it; never with the error's message."""
+    parts = (type(error).__name__, getattr(error, "sqlstate", None), name_of(error))
+    reason = " ".join(part for part in parts if part)
+    row = await driver.fetchrow("select * from annex.put_fanout_aside($1, $2)", event, reason)
+    if row is None:
+        return
+    tell = log.error if row["is_given_up"] else log.warning
+    tell(
+        "a fan-out was given up" if row["is_given_up"] else "a fan-out failed and is tried again",
+        event_id=str(event),
+        attempts=row["attempts"],
+        reason=reason,
+    )
+
+
+def name_of(error: Exception) -> str | None:
+    """Return the constraint that an error names, if it names one."""
+    return getattr(error, "constraint_name", None)
 
 
 async def wake(database: Database) -> None:

@@ -1,6 +1,7 @@
 """The worker: readers that follow the log with a stored cursor, and jobs that run now and then."""
 
 import asyncio
+import contextlib
 import signal
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -85,13 +86,18 @@ class Reader(Protocol):
         An error rolls both back; the batch comes again.
         """
 
+    def committed(self) -> None:
+        """Take note that a batch that was handled is committed."""
+
 
 class Job(msgspec.Struct, frozen=True):
     """Something to do at every start and then at intervals; steps must repeat safely."""
 
     name: str
     seconds: float
-    run: Callable[[Database], Awaitable[None]]
+    run: Callable[[Database], Awaitable[object]]
+    wake: asyncio.Event | None = None
+    """What begins the next run at once."""
 
 
 class Runner:
@@ -131,7 +137,17 @@ class Repeating:
         while True:
             began = time.monotonic()
             await self.job.run(self.database)
-            await asyncio.sleep(max(0.0, self.job.seconds - (time.monotonic() - began)))
+            await self.pause(max(0.0, self.job.seconds - (time.monotonic() - began)))
+
+    async def pause(self, seconds: float) -> None:
+        """Wait for the time to pass, or for what wakes the job."""
+        if self.job.wake is None:
+            await asyncio.sleep(seconds)
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.job.wake.wait()
+        self.job.wake.clear()
 
 
 class Sequencing:
@@ -166,6 +182,8 @@ class Following:
             )
         while True:
             handled = await finished(self.batch())
+            if handled:
+                self.reader.committed()
             if handled is None:
                 await asyncio.sleep(FOLLOW_SECONDS)
             else:

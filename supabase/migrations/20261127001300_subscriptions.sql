@@ -193,6 +193,10 @@ begin
   if cardinality(more) + cardinality(less) > 1000 then
     raise exception 'at most 1000 users in a call' using errcode = 'program_limit_exceeded';
   end if;
+  -- Those who go as well, and before any subscription: two calls that swap users would wait for each other in a circle.
+  perform from annex.members m
+  where m.workspace_id = set_subscribers.workspace_id and m.user_id = any (more || less)
+  order by m.user_id for no key update;
   perform annex.lock_subscribers(set_subscribers.workspace_id, more);
   with gone as (
     delete from annex.subscriptions s

@@ -5,14 +5,22 @@
 
 set role annex_owner;
 
--- An event that is being fanned out, and how far: a page of recipients and the cursor after it are one transaction.
+-- An event that is being fanned out, and how far: a page of recipients and the cursor after it are one transaction. One that
+-- failed waits for its next try, the longer the more have failed; one that was given up stays for people to look at.
 create table annex.fanouts (
   event_id uuid not null,
   after_user uuid not null default '00000000-0000-0000-0000-000000000000',
-  served_at timestamptz not null default clock_timestamp(),
-  constraint fanouts_pkey primary key (event_id)
+  is_begun boolean not null default false,
+  due_at timestamptz not null default clock_timestamp(),
+  attempts integer not null default 0,
+  error text,
+  failed_at timestamptz,
+  constraint fanouts_pkey primary key (event_id),
+  constraint fanouts_error_check check (char_length(error) <= 200)
 );
-create index fanouts_served_at_idx on annex.fanouts (served_at);
+-- By whose turn it is: new events have a lane of their own.
+create index fanouts_due_at_idx on annex.fanouts (is_begun, due_at) where failed_at is null;
+create index fanouts_failed_at_idx on annex.fanouts (failed_at) where failed_at is not null;
 
 create table annex.notifications (
   id uuid not null default annex.uuid7(),
@@ -88,7 +96,8 @@ create table annex.inboxes (
     active >= 0 and unseen between 0 and active and unread between 0 and active and snoozed >= 0 and archived >= 0
   )
 );
-create index inboxes_workspace_id_idx on annex.inboxes (workspace_id);
+-- With both, so that whichever index is taken for an inbox reads that one alone.
+create index inboxes_workspace_id_idx on annex.inboxes (workspace_id, user_id);
 create trigger inboxes_touch before update on annex.inboxes for each row execute function annex.touch();
 
 -- Why somebody was not notified of an event; for its trace.
@@ -149,14 +158,15 @@ create function annex.refusals(workspace_id uuid, permission text, user_ids uuid
 returns table (user_id uuid, refusal text)
 language sql stable as $$
   select u.id, case
-    when m.user_id is null or w.id is null then 'not_a_member'
+    when m.user_id is null
+      or not exists (select from annex.workspaces w where w.id = refusals.workspace_id and w.deleted_at is null)
+      then 'not_a_member'
     when m.status <> 'active' then 'suspended'
     when not r.permissions @> array['events:read', coalesce(refusals.permission, 'events:read')] then 'not_permitted'
   end
   from unnest(user_ids) u (id)
   left join annex.members m on m.workspace_id = refusals.workspace_id and m.user_id = u.id
-  left join annex.workspaces w on w.id = m.workspace_id and w.deleted_at is null
-  left join lateral annex.find_role(w.id, m.role) r on true
+  left join lateral annex.find_role(refusals.workspace_id, m.role) r on true
 $$;
 
 -- A time as the API writes it.
@@ -193,24 +203,80 @@ create function annex.counts_of(item annex.notifications) returns integer[] lang
 $$;
 
 -- Queue events for fan-out: those with recipients, or with a topic that somebody follows. Not of a workspace that
--- was purged: its events stay, and there is nothing that a word on them could refer to.
+-- was purged: its events stay, and there is nothing that a word on them could refer to. What the projector does with a batch
+-- of the log, in the transaction that moves its cursor; an event's content cannot make it fail or take long.
 create function annex.queue_fanouts(event_ids uuid[]) returns void
-language sql volatile as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+-- As in annex.sequence: planned once a session, for tables of any size.
+set plan_cache_mode = force_generic_plan
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
+as $$
+begin
   insert into annex.fanouts (event_id)
   select e.event_id from unnest(event_ids) i join annex.events e on e.event_id = i
   where e.user_id is null and (
     e.recipients is not null
-    or exists (select from annex.subscriptions s where s.workspace_id = e.workspace_id and s.topic = any (e.topics))
+    or exists (
+      select from unnest(e.topics) t (topic)
+      join annex.subscriptions s on s.workspace_id = e.workspace_id and s.topic = t.topic
+    )
   )
     and exists (select from annex.workspaces w where w.id = e.workspace_id)
   order by e.event_id
-  on conflict do nothing
+  on conflict do nothing;
+end
 $$;
+grant execute on function annex.queue_fanouts(uuid[]) to annex_worker;
 
--- Fan one event out to candidates, whose inboxes are locked. Nothing is joined here but by an index or a hash: the planner
--- knows nothing of the sizes.
+-- The events whose turn it is, at most 50: new ones, or those that had a turn before. Not what another worker is at.
+create function annex.due_fanouts(is_begun boolean, max_events integer default 50) returns uuid[]
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+as $$
+begin
+  return (
+    select array_agg(f.event_id) from (
+      select f.event_id from annex.fanouts f
+      where f.failed_at is null and f.is_begun = due_fanouts.is_begun and f.due_at <= clock_timestamp()
+      order by f.due_at limit least(max_events, 50) for update skip locked
+    ) f
+  );
+end
+$$;
+grant execute on function annex.due_fanouts(boolean, integer) to annex_worker;
+
+-- Put an event aside whose fan-out failed, with the reason: it is tried again after 1 s, 4 s, 16 s and so on up to an hour,
+-- and given up after so many tries. Returns how many have failed, and if it was given up; no row if it is not queued. What
+-- was given up 30 days ago is forgotten.
+create function annex.put_fanout_aside(event_id uuid, reason text, max_attempts integer default 12)
+returns table (attempts integer, is_given_up boolean)
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+begin
+  delete from annex.fanouts f where f.failed_at < now() - interval '30 days';
+  return query
+    update annex.fanouts f
+    set is_begun = true, attempts = f.attempts + 1, error = left(reason, 200),
+      due_at = clock_timestamp() + least(power(4, least(f.attempts, 6)), 3600) * interval '1 second',
+      failed_at = case when f.attempts + 1 >= max_attempts then clock_timestamp() end
+    where f.event_id = put_fanout_aside.event_id and f.failed_at is null
+    returning f.attempts, f.failed_at is not null;
+end
+$$;
+grant execute on function annex.put_fanout_aside(uuid, text, integer) to annex_worker;
+
+-- Since when an event has been due for fan-out, null if none is, and how many were given up. For metrics and `annex doctor`.
+create function annex.fanout_health() returns table (due_since timestamptz, given_up bigint)
+language sql stable security definer set search_path = pg_catalog, pg_temp as $$
+  select (select min(f.due_at) from annex.fanouts f where f.failed_at is null and f.due_at <= clock_timestamp()),
+    (select count(*) from annex.fanouts f where f.failed_at is not null)
+$$;
+grant execute on function annex.fanout_health() to annex_worker;
+
+-- Fan one event out to candidates; `locked` says whose inboxes are, and nobody else gets anything. Nothing is joined here but
+-- by an index or a hash: the planner knows nothing of the sizes.
 create function annex.deliver_event(
-  event annex.events, user_ids uuid[], reasons text[], via text[], muted boolean[]
+  event annex.events, user_ids uuid[], reasons text[], via text[], muted boolean[], locked boolean[]
 ) returns void
 language plpgsql as $$
 #variable_conflict use_column
@@ -226,31 +292,37 @@ begin
       case
         when event.principal = 'user:' || g.user_id or event.actor = 'user:' || g.user_id then 'actor'
         when f.refusal is not null then f.refusal
+        when not g.is_locked then 'not_a_member'  -- who came, or came back, this very moment
         when said.is_critical then null
         when g.is_muted then 'muted'
         when g.user_id not in (
           select w.user_id from annex.wanting(user_ids, event.workspace_id, said.category, said.is_critical, 'in_app') w
         ) then 'preference'
       end as refusal
-    from unnest(user_ids, reasons, via, muted) g (user_id, reason, topic, is_muted)
+    from unnest(user_ids, reasons, via, muted, locked) g (user_id, reason, topic, is_muted, is_locked)
     cross join lateral annex.refusals(event.workspace_id, event.permission, array[g.user_id]) f
   ), withheld as (
     insert into annex.suppressions (event_id, user_id, workspace_id, reason)
     select event.event_id, j.user_id, event.workspace_id, j.refusal from judged j where j.refusal is not null
     on conflict do nothing
   ), open as materialized (
-    select distinct on (n.user_id) n.id, n.user_id, j.reason, j.topic, annex.counts_of(n) as counted
+    select n.id, j.user_id, j.reason, j.topic, n.counted
     from judged j
-    join annex.notifications n on n.user_id = j.user_id and n.workspace_id = event.workspace_id
-      and n.group_key = event.group_key and n.permission = seen_by and n.read_at is null and n.archived_at is null
-    where j.refusal is null and event.group_key is not null
-    order by n.user_id, n.arrived_at desc
+    cross join lateral (
+      select n.id, annex.counts_of(n) as counted from annex.notifications n
+      where n.user_id = j.user_id and n.workspace_id = event.workspace_id and n.group_key = event.group_key
+        and n.permission = seen_by and n.read_at is null and n.archived_at is null and not n.is_critical
+      order by (n.arrived_at, n.id) desc limit 1
+    ) n
+    -- What is critical is an item of its own: it neither hides in an older one nor is hidden by a newer one.
+    where j.refusal is null and event.group_key is not null and not said.is_critical
   ), collapsed as (
     update annex.notifications n
     set event_id = event.event_id, type = event.type, subject = event.subject, actor = event.actor, reason = o.reason,
       topic = o.topic, category = said.category, is_critical = said.is_critical, title = said.title, body = said.body,
       url = coalesce(event.url, said.link), group_count = n.group_count + 1, arrived_at = moment, seen_at = null
-    from open o where n.id = o.id
+    -- Twice, so that no plan reads the whole table for what is not there.
+    from open o where n.id = o.id and n.id = any (array(select x.id from open x))
     returning n.id, n.user_id, annex.counts_of(n) as counts, o.counted
   ), added as (
     insert into annex.notifications as n (
@@ -291,31 +363,32 @@ begin
 end
 $$;
 
--- Fan out a page: of these events, or of those whose turn it is. Each event gets an equal part of it and then goes to the end
--- of the queue, so that a small one never waits for a large one. Recipients come in the order of their ids, each once.
--- Items, counts, personal events and the cursor are one transaction. Returns how many candidates it looked at; 0 if there
--- is nothing to do.
-create function annex.deliver(event_ids uuid[] default null, max_rows integer default 500) returns integer
+-- Fan out a page of these queued events, at most 50: each gets an equal part of it, and one that has more goes to the end of
+-- the queue, so that a small one never waits for a large one. Those that another worker is at are left to it, and after a
+-- second the rest waits for the next call. Recipients come in the order of their ids, each once. Items, counts, personal
+-- events and the cursor are one transaction. Returns how many events had their turn. Waits for an inbox for half a second.
+create function annex.deliver(event_ids uuid[], max_rows integer default 500) returns integer
 language plpgsql security definer set search_path = pg_catalog, pg_temp
--- As in annex.sequence: planned once a session, for tables of any size.
-set plan_cache_mode = force_generic_plan
+set lock_timeout = '500ms' set jit = off
+set plan_cache_mode = force_generic_plan set enable_material = off set enable_memoize = off
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
 as $$
 #variable_conflict use_column
 declare
+  began timestamptz := clock_timestamp();
   queued uuid[];
   starts uuid[];
   share integer;
   page record;
   part record;
   event annex.events;
-  unfinished uuid[] := '{}';
+  served integer := 0;
 begin
   select array_agg(f.event_id order by f.event_id), array_agg(f.after_user order by f.event_id) into queued, starts
   from (
     select f.event_id, f.after_user from annex.fanouts f
-    where event_ids is null or f.event_id = any (event_ids)
-    order by f.served_at limit case when event_ids is null then 10 else 500 end for update skip locked
+    where f.event_id = any (event_ids) and f.failed_at is null
+    order by f.event_id limit 50 for update skip locked
   ) f;
   if queued is null then
     return 0;
@@ -323,16 +396,28 @@ begin
   share := greatest(max_rows / cardinality(queued), 10);
   -- Who comes next, event by event: direct recipients and the subscribers of its topics. The first of each list are enough
   -- to know the first of them all.
+  with queue as materialized (
+    -- Data are unpacked here once, not for every subscriber's filter.
+    select q.event_id, q.after_user, e.workspace_id, e.recipients, e.topics, e.type, e.data || '{}' as data
+    from unnest(queued, starts) q (event_id, after_user)
+    -- `offset 0` here and below: by its key, whatever the planner thinks of a table that was empty a moment ago.
+    cross join lateral (select e.* from annex.events e where e.event_id = q.event_id offset 0) e
+    where exists (select from annex.workspaces w where w.id = e.workspace_id offset 0)
+  )
   select coalesce(array_agg(c.event_id order by c.n), '{}') as event_ids,
     coalesce(array_agg(c.user_id order by c.n), '{}') as user_ids,
     array_agg(c.reason order by c.n) as reasons, array_agg(c.topic order by c.n) as topics,
-    array_agg(c.is_muted order by c.n) as muted, array_agg(c.is_wanted order by c.n) as wanted
+    array_agg(c.is_muted order by c.n) as muted, array_agg(c.is_wanted order by c.n) as wanted,
+    array_agg(c.is_wanted and c.is_member order by c.n) as locked
   into page
   from (
-    select q.event_id, d.*, row_number() over (order by q.event_id, d.user_id) as n
-    from unnest(queued, starts) q (event_id, after_user)
-    join annex.events e on e.event_id = q.event_id
-    join annex.workspaces w on w.id = e.workspace_id
+    select q.event_id, d.*, row_number() over (order by q.event_id, d.user_id) as n,
+      -- Whoever names strangers must not hold up their inboxes.
+      exists (
+        select from annex.members m
+        where m.workspace_id = q.workspace_id and m.user_id = d.user_id and m.status = 'active' offset 0
+      ) as is_member
+    from queue q
     cross join lateral (
       select u.user_id,
         case when bool_or(u.topic is null) then 'recipient' else 'subscription' end as reason,
@@ -342,15 +427,18 @@ begin
       from (
         (
           select distinct r.user_id, null::text as topic, false as is_muted, true as is_wanted
-          from unnest(e.recipients) r (user_id) where r.user_id > q.after_user order by r.user_id limit share
+          from unnest(q.recipients) r (user_id) where r.user_id > q.after_user order by r.user_id limit share
         )
         union all
-        select s.* from unnest(e.topics) t (topic)
+        select s.* from unnest(q.topics) t (topic)
         cross join lateral (
           select s.user_id, s.topic, s.is_muted and f.is_match, f.is_match
           from annex.subscriptions s,
-          lateral (select annex.matches(s.types, s.clauses, e.type, e.data) as is_match) f
-          where s.workspace_id = e.workspace_id and s.topic = t.topic and s.user_id > q.after_user
+          -- Most have no filter, and to call for one costs more than all the rest of this.
+          lateral (
+            select s.types = '{}' and s.clauses = '{}' or annex.matches(s.types, s.clauses, q.type, q.data) as is_match
+          ) f
+          where s.workspace_id = q.workspace_id and s.topic = t.topic and s.user_id > q.after_user
           order by s.user_id limit share
         ) s
       ) u
@@ -358,49 +446,45 @@ begin
     ) d
   ) c;
   -- All locks at once and in order, so that two pages never wait for each other in a circle.
-  perform from annex.profiles p where p.user_id = any (page.user_ids) order by p.user_id for no key update;
+  perform from annex.profiles p
+  where p.user_id = any (array(
+    select c.user_id from unnest(page.user_ids, page.locked) c (user_id, is_locked) where c.is_locked
+  ))
+  order by p.user_id for no key update;
   for part in
-    select c.event_id, max(c.n) as last, count(*) as size
-    from unnest(page.event_ids) with ordinality c (event_id, n)
-    group by c.event_id order by c.event_id
+    select q.event_id, min(c.n) as first, max(c.n) as last, count(c.n) as size
+    from unnest(queued) q (event_id) left join unnest(page.event_ids) with ordinality c (event_id, n) using (event_id)
+    group by q.event_id order by q.event_id
   loop
-    select e.* into event from annex.events e where e.event_id = part.event_id;
-    -- Users who are known: recipients may name anybody.
-    perform annex.deliver_event(
-      event, array_agg(c.user_id), array_agg(c.reason), array_agg(c.topic), array_agg(c.is_muted)
-    )
-    from unnest(
-      page.user_ids[part.last - part.size + 1 : part.last], page.reasons[part.last - part.size + 1 : part.last],
-      page.topics[part.last - part.size + 1 : part.last], page.muted[part.last - part.size + 1 : part.last],
-      page.wanted[part.last - part.size + 1 : part.last]
-    ) c (user_id, reason, topic, is_muted, is_wanted)
-    join annex.profiles p on p.user_id = c.user_id
-    where c.is_wanted
-    having count(*) > 0;
-    if part.size >= share then
-      unfinished := unfinished || part.event_id;
-      update annex.fanouts f set after_user = page.user_ids[part.last], served_at = clock_timestamp()
+    exit when clock_timestamp() > began + interval '1 second' and served > 0;
+    served := served + 1;
+    if part.size > 0 then
+      select e.* into event from annex.events e where e.event_id = part.event_id;
+      -- Users who are known: recipients may name anybody.
+      perform annex.deliver_event(
+        event, array_agg(c.user_id), array_agg(c.reason), array_agg(c.topic), array_agg(c.is_muted),
+        array_agg(c.is_locked)
+      )
+      from unnest(
+        page.user_ids[part.first : part.last], page.reasons[part.first : part.last],
+        page.topics[part.first : part.last], page.muted[part.first : part.last],
+        page.wanted[part.first : part.last], page.locked[part.first : part.last]
+      ) c (user_id, reason, topic, is_muted, is_wanted, is_locked)
+      where c.is_wanted and exists (select from annex.profiles p where p.user_id = c.user_id offset 0)
+      having count(*) > 0;
+    end if;
+    if part.size < share then
+      delete from annex.fanouts f where f.event_id = part.event_id;
+    else
+      update annex.fanouts f
+      set after_user = page.user_ids[part.last], is_begun = true, due_at = clock_timestamp(), attempts = 0, error = null
       where f.event_id = part.event_id;
     end if;
   end loop;
-  delete from annex.fanouts f where f.event_id = any (queued) and f.event_id <> all (unfinished);
-  return greatest(cardinality(page.user_ids), 1);
+  return served;
 end
 $$;
 grant execute on function annex.deliver(uuid[], integer) to annex_worker;
-
--- What the projector does with a batch of the log: queue its events, and fan out the first part of each at once.
-create function annex.project(event_ids uuid[], max_rows integer default 500) returns void
-language plpgsql security definer set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_generic_plan
-set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
-as $$
-begin
-  perform annex.queue_fanouts(event_ids);
-  perform annex.deliver(event_ids, max_rows);
-end
-$$;
-grant execute on function annex.project(uuid[], integer) to annex_worker;
 
 -- Lock the calling user's inboxes; returns the user. For Annex's own functions.
 create function annex.lock_inboxes() returns uuid
@@ -588,9 +672,12 @@ begin
   from (
     select n.id, n.user_id from annex.notifications n where n.snoozed_until <= now() order by n.snoozed_until limit max_rows
   ) d;
-  perform from annex.profiles p where p.user_id = any (owners) order by p.user_id for no key update;
+  owners := array(
+    select p.user_id from annex.profiles p where p.user_id = any (owners) order by p.user_id for no key update skip locked
+  );
   for before in
-    select n.* from annex.notifications n where n.id = any (due) and n.snoozed_until <= now() order by n.snoozed_until, n.id
+    select n.* from annex.notifications n
+    where n.id = any (due) and n.user_id = any (owners) and n.snoozed_until <= now() order by n.snoozed_until, n.id
   loop
     update annex.notifications n
     set snoozed_until = null, arrived_at = clock_timestamp(), seen_at = null, read_at = null

@@ -193,7 +193,8 @@ returns text language sql immutable parallel safe set search_path = pg_catalog, 
     ) s,
     lateral (
       select case when p.n = 1 or jsonb_typeof(data #> s.path) in ('object', 'array', 'null') then '' else
-        left(regexp_replace(coalesce(data #>> s.path, ''),
+        -- Cut before it is cleaned: a value may have 64 KiB, and a template names twenty.
+        left(regexp_replace(left(coalesce(data #>> s.path, ''), 1000),
           '[\u0001-\u001f\u007f-\u009f\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]+', ' ', 'g'), 200)
       end as value
     ) v

@@ -2,11 +2,12 @@
 
 set role annex_owner;
 
--- Say whether a document is a choice of channels for up to 100 categories; `*` stands for all others.
+-- Say whether a document is a choice of channels for up to 1,200 categories; `*` stands for all others. A user chooses for
+-- 100 at most; more come from the links in mails, which must work whatever was chosen, and the catalogue has 1,000.
 create function annex.is_choice(categories jsonb) returns boolean
 language sql immutable parallel safe set search_path = pg_catalog, pg_temp
 return jsonb_typeof(categories) = 'object' and (
-  select count(*) <= 100 and coalesce(bool_and(
+  select count(*) <= 1200 and coalesce(bool_and(
     c.key ~ '^([*]|[a-z][a-z0-9_-]{0,62})$' and jsonb_typeof(c.value) = 'object'
     and c.value - array['in_app', 'email'] = '{}' and not c.value @? 'strict $.* ? (@.type() != "boolean")'
   ), true)
@@ -182,6 +183,13 @@ begin
     -- A category of which nothing is left says nothing.
     if jsonb_typeof(chosen) = 'object' then
       chosen := coalesce((select jsonb_object_agg(c.key, c.value) from jsonb_each(chosen) c where c.value <> '{}'), '{}');
+    end if;
+    -- The message of the table's own check.
+    if (select count(*) from jsonb_object_keys(case when jsonb_typeof(chosen) = 'object' then chosen end)) > greatest(
+      100, (select count(*) from jsonb_object_keys(coalesce(before.categories, '{}')))
+    ) then
+      raise exception 'a choice has at most 100 categories'
+        using errcode = 'check_violation', constraint = 'preferences_categories_check';
     end if;
     hours := case when hours_patch is null then before.quiet_hours else nullif(hours_patch, 'null') end;
     insert into annex.preferences (workspace_id, user_id, categories, quiet_hours)

@@ -9,6 +9,9 @@ alter table annex.mails
   -- At most one for an item, however often it collapses.
   add constraint mails_notification_id_key unique (notification_id);
 
+-- For the budget of a workspace.
+create index mails_notified_idx on annex.mails (workspace_id, created_at)
+  where notification_id is not null and skip_reason is null;
 -- For the trace.
 create index notifications_event_id_idx on annex.notifications (event_id, user_id);
 
@@ -79,7 +82,8 @@ $$;
 
 -- Queue the mails of items that are so old and were not read: to users who want them, after their quiet hours unless it is
 -- critical. A workspace gets so many in 24 hours; more are skipped, as the items are in the inbox. One worker at a time;
--- returns how many items it looked at. The first call begins with items that are to come.
+-- returns how many items it looked at. The first call begins with items that are to come, and one
+-- after a long pause with those of the day before: nobody wants a month of mails at once.
 create function annex.queue_notification_mails(delay_seconds integer, workspace_limit integer, max_rows integer)
 returns integer
 language plpgsql security definer set search_path = pg_catalog, pg_temp
@@ -91,13 +95,15 @@ declare
   began uuid;
   looked integer := 0;
   item annex.notifications;
-  is_over boolean;
+  sent jsonb := '{}';
+  used integer;
 begin
   if not pg_try_advisory_xact_lock(annex.lock_class('mails'), 1) then
     return 0;
   end if;
   insert into annex.mail_state (after_id) values (ripe) on conflict do nothing;
-  select s.after_id into began from annex.mail_state s;
+  select greatest(s.after_id, annex.uuid7_floor(now() - make_interval(secs => delay_seconds) - interval '1 day'))
+  into began from annex.mail_state s;
   for item in
     select n.* from annex.notifications n where n.id > began and n.id < ripe order by n.id limit max_rows
   loop
@@ -105,20 +111,25 @@ begin
     began := item.id;
     -- Whoever is told nothing by mail gets no row, or a fan-out would be twice as large for nothing.
     continue when annex.mail_refusal(item) is not null;
-    is_over := workspace_limit <= (
-      select count(*) from annex.mails m
-      where m.workspace_id = item.workspace_id and m.created_at > now() - interval '24 hours'
-        and m.notification_id is not null and m.skip_reason is null
-    );
+    -- Counted once a workspace and call, and no further than the limit.
+    used := coalesce((sent ->> item.workspace_id::text)::integer, (
+      select count(*) from (
+        select from annex.mails m
+        where m.workspace_id = item.workspace_id and m.created_at > now() - interval '24 hours'
+          and m.notification_id is not null and m.skip_reason is null
+        limit workspace_limit
+      ) m
+    ));
     insert into annex.mails (
       workspace_id, notification_id, user_id, recipient, next_attempt_at, failed_at, skip_reason
     )
     select item.workspace_id, item.id, item.user_id, u.email,
       case when item.is_critical then now()
         else annex.after_quiet_hours(item.user_id, item.workspace_id, now()) end,
-      case when is_over then now() end, case when is_over then 'limit' end
+      case when used >= workspace_limit then now() end, case when used >= workspace_limit then 'limit' end
     from annex.find_user(item.user_id) u
     on conflict do nothing;
+    sent := sent || jsonb_build_object(item.workspace_id, used + found::integer);
   end loop;
   update annex.mail_state s set after_id = began;
   return looked;
@@ -268,6 +279,8 @@ as $$
 #variable_conflict use_column
 declare
   event annex.events;
+  -- No user has this id; a condition that may be absent would read the recipients from the start with each page.
+  after uuid := coalesce(after_id, '00000000-0000-0000-0000-000000000000');
   is_done boolean := not exists (select from annex.fanouts f where f.event_id = trace_event.event_id);
 begin
   perform annex.require(trace_event.workspace_id, 'events:audit');
@@ -290,7 +303,7 @@ begin
         select n.user_id, 'delivered' as outcome, n.reason, n.id as notification_id, n.arrived_at as at
         from annex.notifications n
         where n.event_id = trace_event.event_id and n.workspace_id = trace_event.workspace_id
-          and (after_id is null or n.user_id > after_id)
+          and n.user_id > after
         order by n.user_id limit max_rows
       )
       union all
@@ -298,7 +311,7 @@ begin
         select s.user_id, case s.reason when 'collapsed' then 'delivered' else 'suppressed' end, s.reason, null, s.created_at
         from annex.suppressions s
         where s.event_id = trace_event.event_id and s.workspace_id = trace_event.workspace_id
-          and (after_id is null or s.user_id > after_id)
+          and s.user_id > after
         order by s.user_id limit max_rows
       )
     ) t

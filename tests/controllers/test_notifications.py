@@ -6,6 +6,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from tests.conftest import Caller, Callers, Running, Tenant, add_member, new_tenant
+from tests.database.conftest import fan_out
 from tests.test_isolation import OUTSIDERS
 
 LIST = "/api/v1/me/notifications"
@@ -21,7 +22,7 @@ async def notify(server: Running, tenant: Tenant, *users: Caller, **event: Any) 
     await key.client.aclose()
     made = response.json()["id"]
     async with server.database.connect("annex_worker") as worker:
-        await worker.execute("select annex.project(array[$1::uuid])", UUID(made))
+        await fan_out(worker, UUID(made))
     return str(made)
 
 

@@ -119,3 +119,11 @@ async def new_event(admin: Connection, workspace: UUID, **columns: Any) -> UUID:
     """Write an event, past all functions."""
     columns = {"type": "test.made", "source": "test", "actor": "system", **columns}
     return await insert(admin, "events", "event_id", workspace_id=workspace, **columns)
+
+
+async def fan_out(connection: Connection, *events: UUID, rows: int = 500) -> None:
+    """Queue events and fan them out to the end, as the worker does."""
+    await connection.execute("select annex.queue_fanouts($1)", [*events])
+    for begun in (False, True):
+        while due := await connection.fetchval("select annex.due_fanouts($1)", begun):
+            await connection.execute("select annex.deliver($1, $2)", due, rows)

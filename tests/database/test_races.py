@@ -11,6 +11,7 @@ from tests.conftest import TestDatabase
 from tests.database.conftest import (
     Claims,
     Connection,
+    fan_out,
     insert,
     join,
     new_key,
@@ -222,3 +223,64 @@ async def test_two_make_a_role_of_one_name(database: TestDatabase, admin: Connec
     sql = "select annex.put_role($1, 'guest', 'G', '{workspace:read}', is_new => true)"
     step = Step(user(owner), sql, (workspace,))
     assert await race(database, admin, LEVELS[0], step, step) == ("done", "precondition_failed")
+
+
+async def test_two_calls_that_swap_subscribers_do_not_wait_in_a_circle(
+    database: TestDatabase, admin: Connection
+) -> None:
+    owner = await new_user(admin)
+    workspace = await new_workspace(admin, owner)
+    one, two = await new_user(admin), await new_user(admin)
+    for member in (one, two):
+        await join(admin, workspace, member, "viewer")
+    swap = "select * from annex.set_subscribers($1, 't', $2, $3)"
+    for _ in range(5):
+        await admin.execute("delete from annex.subscriptions where workspace_id = $1", workspace)
+        async with database.connect("annex_api", user(owner)) as session:
+            await session.execute(swap, workspace, [one, two], [])
+        codes = await race(
+            database,
+            admin,
+            "read committed",
+            Step(user(owner), swap, (workspace, [one], [two])),
+            Step(user(owner), swap, (workspace, [two], [one])),
+        )
+        assert codes == ("done", "done")
+
+
+async def test_fan_out_marks_and_subscribers_never_wait_in_a_circle(
+    database: TestDatabase, admin: Connection
+) -> None:
+    owner = await new_user(admin)
+    workspace = await new_workspace(admin, owner)
+    members = [await new_user(admin) for _ in range(8)]
+    for member in members:
+        await join(admin, workspace, member, "viewer")
+
+    async def repeat(role: str, claims: Claims | None, sql: str, *calls: tuple[Any, ...]) -> None:
+        async with database.connect(role, claims) as session:
+            for n in range(40):
+                await session.execute(sql, *calls[n % len(calls)])
+
+    swap = "select * from annex.set_subscribers($1, 't', $2, $3)"
+    halves = (members[:5], members[5:])
+    publish = "select annex.publish($1, 'test.made', topics => array['t'], recipients => $2)"
+    marks = "select annex.mark_notifications('read', now())"
+
+    async def deliver() -> None:
+        async with database.connect("annex_worker") as worker:
+            for n in range(40):
+                event = await admin.fetchval(publish, workspace, members[n % 8 :: -1])
+                await fan_out(worker, event)
+
+    await asyncio.gather(
+        deliver(),
+        repeat("annex_api", user(owner), swap, (workspace, *halves), (workspace, *halves[::-1])),
+        repeat("annex_api", user(owner), swap, (workspace, *halves[::-1]), (workspace, *halves)),
+        *(repeat("annex_api", user(m), marks, ()) for m in members[:4]),
+    )
+    assert not await admin.fetchval(
+        "select count(*) from annex.inboxes i where i.unread <> (select count(*)"
+        " from annex.notifications n where n.user_id = i.user_id and n.read_at is null"
+        " and n.workspace_id = i.workspace_id)"
+    )

@@ -177,6 +177,9 @@ FILL = "select annex.fill_template($1, $2::text::jsonb, $3)"
         ("{{data.a}}", {"a": "<script>alert(1)</script>"}, "<script>alert(1)</script>"),
         ("{{data.a.b.0}} {{ data.n }}", {"a": {"b": ["x"]}, "n": 1.50}, "x 1.5"),
         ("[{{data.a}}{{data.no}}{{data.n}}{{data.o}}]", {"a": [1], "n": None, "o": {}}, "[]"),
+        # Only the first thousand characters are looked at, so that nobody can make it long.
+        ("[{{data.a}}]", {"a": "\u200b" * 1000 + "x" * 60_000}, "[ ]"),
+        ("{{data.a}}", {"a": "\u200b" * 999 + "x" * 60_000}, " x"),
         ("{{data.a}}", {"a": "x\r\nSubject: y\u202e\u200b\ufeffz"}, "x Subject: y z"),
         ("{{data.a}}", {"a": "x" * 300}, "x" * 200),
         ("{{data.a}}" * 20, {"a": "x" * 300}, "x" * 250),

@@ -234,6 +234,22 @@ FAULTS = [
         level="warning",
     ),
     Fault(
+        "fan-out",
+        "An event has waited 9 hours for its notifications",
+        "Start `annex worker`",
+        "insert into annex.fanouts (event_id, due_at)"
+        " values (gen_random_uuid(), now() - interval '9 hours')",
+        "delete from annex.fanouts",
+    ),
+    Fault(
+        "fan-out",
+        "The fan-out of 1 event(s) was given up",
+        "how to begin again",
+        "insert into annex.fanouts (event_id, failed_at) values (gen_random_uuid(), now())",
+        "delete from annex.fanouts",
+        level="warning",
+    ),
+    Fault(
         "housekeeping",
         "Answers that expired 9 hours ago",
         "Start `annex worker`",

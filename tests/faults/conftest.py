@@ -24,6 +24,14 @@ def pytest_report_header() -> str:
     return f"seed {SEED}: repeat with `make chaos SEED={SEED}`"
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what tests have counted, such as how many kills hit an open transaction."""
+    reports = [r for found in terminalreporter.stats.values() for r in found]
+    for report in (r for r in reports if getattr(r, "when", None) == "call"):
+        for name, value in getattr(report, "user_properties", ()):
+            terminalreporter.write_line(f"{report.nodeid.rpartition('::')[2]}: {name} {value}")
+
+
 class Crashable(EmbeddedPostgres):
     """A Postgres at an address that outlives its crashes; its socket may move."""
 

@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 
 from app.database.pools import Database
-from app.worker.projector import Projector, projecting
+from app.worker.projector import Projector
 from app.worker.runner import Runner
 from tests.conftest import Caller, Callers, Running, Tenant, TestDatabase, running, settings_for
 
@@ -21,7 +21,8 @@ STREAM = "/api/v1/stream/notifications"
 async def projected(database: TestDatabase) -> AsyncIterator[None]:
     """Run the projector and its jobs."""
     async with Database(settings_for(database)) as pools:
-        task = asyncio.create_task(Runner(pools, [Projector()], projecting()).run())
+        projector = Projector()
+        task = asyncio.create_task(Runner(pools, [projector], projector.jobs()).run())
         try:
             yield
             assert not task.done()

@@ -39,6 +39,9 @@ class Recorder:
         finally:
             self.is_handling = False
 
+    def committed(self) -> None:
+        """Take no note."""
+
 
 class Stuck(Recorder):
     """Writes, says so, and never comes to its cursor."""

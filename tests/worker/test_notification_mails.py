@@ -15,7 +15,16 @@ from app.worker import mails, notification_mails
 from app.worker.letters import Letters, News, write
 from app.worker.notification_mails import Stationery, page_of
 from app.worker.runner import Runner
-from tests.conftest import Caller, Callers, Tenant, TestDatabase, add_member, new_tenant, running
+from tests.conftest import (
+    Caller,
+    Callers,
+    Tenant,
+    TestDatabase,
+    add_member,
+    new_tenant,
+    running,
+)
+from tests.database.conftest import fan_out
 from tests.worker.mailbox import Mailbox, mailbox, settings_of
 from tests.worker.test_mails import HOSTILE, Tree, until
 
@@ -40,8 +49,13 @@ class Post(NamedTuple):
         answer = await self.tenant.owner.client.post(f"{self.tenant.path}/events", json=body)
         assert answer.status_code == 201, answer.text
         made = str(answer.json()["id"])
-        await self.execute("select annex.project(array[$1::uuid])", UUID(made))
+        await self.fan_out(made)
         return made
+
+    async def fan_out(self, event: str) -> None:
+        """Fan an event out to the end."""
+        async with self.callers.server.database.connect("annex_worker") as worker:
+            await fan_out(worker, UUID(event))
 
     async def queue(self) -> None:
         """Look at new items, as the worker does every two seconds."""
@@ -503,6 +517,95 @@ async def test_a_workspace_mails_so_many_notifications_and_its_invitations_go_on
     assert post.mailbox.to("new@example.org")
 
 
+async def test_a_workspaces_mails_are_counted_once_and_no_further_than_its_limit(
+    post: Post,
+) -> None:
+    user = await post.member()
+    async with post.callers.server.database.connect("postgres") as admin:
+        # Of yesterday and today: many that a limit kept back, and some that went.
+        await admin.execute(
+            """
+            with made as (
+              insert into annex.notifications
+                (workspace_id, user_id, event_id, type, actor, category, reason, title)
+              select $1, $2, gen_random_uuid(), 'a.b', 'system', 'news', 'recipient', 'x'
+              from generate_series(1, 3000) returning id
+            )
+            insert into annex.mails
+              (workspace_id, notification_id, user_id, recipient, failed_at, skip_reason)
+            select $1, id, $2, $3, now(),
+              case when row_number() over () > 100 then 'limit' end from made
+            """,
+            UUID(post.tenant.id),
+            user.user_id,
+            user.email,
+        )
+        await admin.execute("update annex.mail_state set after_id = annex.uuid7()")
+        for _ in range(20):
+            await post.notify(user)
+        await admin.execute("analyze annex.mails")
+    # By a session of its own, whose numbers are of this call alone.
+    async with post.callers.server.database.connect("postgres") as admin:
+        async with admin.transaction():
+            looked = await admin.fetchval("select annex.queue_notification_mails(0, 50, 500)")
+            read = await admin.fetchval(
+                "select idx_tup_fetch + seq_tup_read from pg_stat_xact_user_tables"
+                " where relname = 'mails'"
+            )
+    assert looked == 20
+    assert read <= 50
+    assert [m["skip_reason"] for m in (await post.outbox())[-20:]] == ["limit"] * 20
+
+
+async def test_after_a_long_pause_the_last_day_is_mailed_and_not_the_months_before(
+    post: Post,
+) -> None:
+    old, new = await post.member(), await post.member()
+    await post.notify(old)
+    await post.execute(
+        "update annex.notifications set id = annex.uuid7_floor(now() - interval '25 hours')"
+    )
+    await post.execute(
+        "update annex.mail_state set after_id = annex.uuid7_floor(now() - interval '90 days')"
+    )
+    await post.notify(new)
+    await post.execute(
+        "update annex.notifications set id = annex.uuid7_floor(now() - interval '23 hours')"
+        " where user_id = $1",
+        new.user_id,
+    )
+    await post.send()
+    assert [m.recipients for m in post.mailbox.received] == [[new.email]]
+
+
+async def test_one_click_works_for_whoever_has_chosen_for_as_many_as_they_may(
+    post: Post, stranger: httpx.AsyncClient
+) -> None:
+    user = await post.member()
+    mine = f"{MINE}?workspace={post.tenant.id}"
+    full = {"categories": {f"c{n}": {"in_app": True} for n in range(100)}}
+    assert (await user.client.patch(mine, json=full)).status_code == 200
+    assert (
+        await user.client.patch(mine, json={"categories": {"d": {"email": True}}})
+    ).status_code == 400
+    await post.type()
+    await post.notify(user)
+    await post.send()
+    [mail] = post.mailbox.received
+    token = post.links(mail)
+    answer = await stranger.post("/unsubscribe", params={"token": token}, data=FORM)
+    assert answer.status_code == 200
+    found = (await user.client.get(mine)).json()["categories"]
+    assert (len(found), found["news"]) == (101, {"email": False})
+    await post.notify(user)
+    await post.send()
+    assert len(post.mailbox.received) == 1
+    # What was there can still be changed; one more cannot be added.
+    changes = {"c1": {"email": False}}, {"d": {"email": True}}, {"c2": None}
+    answers = [await user.client.patch(mine, json={"categories": c}) for c in changes]
+    assert [a.status_code for a in answers] == [200, 400, 200]
+
+
 async def test_a_mailbox_gets_so_many_of_a_day_and_invitations_beside(post: Post) -> None:
     user = await post.member()
     for _ in range(post.settings.max_mails_per_address + 2):
@@ -542,7 +645,7 @@ async def test_links_lead_to_the_settings_hosts_whatever_a_request_or_an_event_s
         },
         headers=dict.fromkeys(names, "evil.example"),
     )
-    await post.execute("select annex.project(array[$1::uuid])", UUID(answer.json()["id"]))
+    await post.fan_out(answer.json()["id"])
     await post.send()
     [mail] = post.mailbox.received
     assert b"evil" not in mail.raw
@@ -627,6 +730,46 @@ async def test_a_trace_is_read_page_by_page_by_auditors(post: Post) -> None:
     assert (await other.owner.client.get(foreign)).status_code == 404
     quiet = await post.notify()
     assert await post.trace(quiet) == {"data": [], "page": {"next": None}, "is_complete": True}
+
+
+async def test_a_page_of_a_trace_reads_its_own_recipients(post: Post) -> None:
+    user = await post.member()
+    event = await post.notify(user)
+    async with post.callers.server.database.connect("postgres") as admin:
+        await admin.execute(
+            """
+            with made as (
+              insert into auth.users (id) select gen_random_uuid() from generate_series(1, 3000)
+              returning id
+            ), known as (insert into annex.profiles (user_id) select id from made returning user_id)
+            insert into annex.notifications
+              (workspace_id, user_id, event_id, type, actor, category, reason, title)
+            select $1, user_id, $2, 'a.b', 'system', 'news', 'recipient', 'x' from known
+            """,
+            UUID(post.tenant.id),
+            UUID(event),
+        )
+        late = await admin.fetchval(
+            "select user_id from annex.notifications order by user_id desc offset 50 limit 1"
+        )
+    for after in (None, late):
+        # By a session of its own, whose numbers are of this call alone.
+        async with post.callers.server.database.connect(
+            "postgres", post.tenant.owner.claims
+        ) as admin:
+            async with admin.transaction():
+                found = await admin.fetch(
+                    "select * from annex.trace_event($1, $2, $3, 11)",
+                    UUID(post.tenant.id),
+                    UUID(event),
+                    after,
+                )
+                read = await admin.fetchval(
+                    "select idx_tup_fetch + seq_tup_read from pg_stat_xact_user_tables"
+                    " where relname = 'notifications'"
+                )
+            assert len(found) == 12
+            assert read <= 12
 
 
 async def test_a_trace_of_an_event_out_of_sight_is_not_found(post: Post) -> None:
