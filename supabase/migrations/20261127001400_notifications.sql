@@ -785,11 +785,11 @@ $$;
 grant execute on function annex.full_inboxes(integer) to annex_worker;
 
 -- Delete one batch of what an inbox holds over its limit, oldest first: what is archived, then what is active. Returns how many
--- went, 0 if there is nothing over it or the inbox is in use.
+-- went, 0 if there is nothing over it or the inbox stays in use for a second: a full one mostly is, for moments.
 create function annex.trim_inbox(user_id uuid, workspace_id uuid, permission text, max_rows integer default 1000)
 returns integer
 language plpgsql security definer set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off set lock_timeout = '1s'
 as $$
 #variable_conflict use_column
 declare
@@ -797,10 +797,11 @@ declare
   archived integer;
   excess integer;
 begin
-  perform from annex.profiles p where p.user_id = trim_inbox.user_id for no key update skip locked;
-  if not found then
+  begin
+    perform from annex.profiles p where p.user_id = trim_inbox.user_id for no key update;
+  exception when lock_not_available then
     return 0;
-  end if;
+  end;
   select least(i.active + i.archived - most, max_rows), i.archived into excess, archived from annex.inboxes i
   where i.user_id = trim_inbox.user_id and i.workspace_id = trim_inbox.workspace_id
     and i.permission = trim_inbox.permission;

@@ -106,3 +106,21 @@ async def test_a_suspended_members_bell_is_empty_at_once(
     await is_now(page, "unauthorized")
     await expect(page.locator("#unread")).to_have_text("0")
     await expect(page.locator("#items li")).to_have_count(0)
+
+
+async def test_what_the_worker_deletes_leaves_an_open_bell(
+    tabs: list[Page], server: Running, callers: Callers, tenant: Tenant
+) -> None:
+    user = await add_member(callers, tenant, "viewer")
+    for _ in range(2):
+        await publish(tenant, recipients=[str(user.user_id)])
+    page = tabs[0]
+    await open_bell(page, server, tenant, user)
+    await expect(page.locator("#items li")).to_have_count(2)
+    await execute(
+        server.database.url("postgres"),
+        "select annex.delete_notifications(array(select id from annex.notifications"
+        f" where user_id = '{user.user_id}' order by arrived_at limit 1))",
+    )
+    await expect(page.locator("#items li")).to_have_count(1)
+    await expect(page.locator("#unread")).to_have_text("1")

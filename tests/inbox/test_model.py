@@ -103,18 +103,42 @@ class World:
         found: list[Any] = (await self.users[n].client.get(LIST)).json()["data"]
         return found
 
+    async def tidy(self, most: int | None) -> None:
+        """Delete what inboxes hold over a number, or all that is not snoozed; the model follows."""
+        await self.check_due()
+        if most is None:
+            await self.sql("select annex.expire_notifications(null, 0)")
+        else:
+            limit = "update annex.limits set value = $1 where name = 'notifications_per_inbox'"
+            await self.sql(limit, most)
+            for inbox in await self.sql("select * from annex.full_inboxes()"):
+                await self.sql("select annex.trim_inbox($1, $2, $3)", *inbox)
+            await self.sql(limit, 10_000)
+        counted = await self.counted()
+        for n, w in self.due:
+            self.due[n, w] = counted.get((self.users[n].user_id, self.tenants[w].id), 0)
+
+    async def counted(self) -> dict[tuple[UUID, str], int]:
+        """Count the events that there are items of, by user and workspace."""
+        rows = await self.sql(
+            "select user_id, workspace_id, sum(group_count) as count from annex.notifications"
+            " group by 1, 2"
+        )
+        return {(r["user_id"], str(r["workspace_id"])): r["count"] for r in rows}
+
+    async def check_due(self) -> None:
+        """Hold items to what was due."""
+        await self.catch_up()
+        counted = await self.counted()
+        for (n, w), count in self.due.items():
+            assert counted.get((self.users[n].user_id, self.tenants[w].id), 0) == count
+
     async def check(self) -> None:
         """Hold every client to the lists, and counts to lengths and to what was due."""
         await self.catch_up()
         for n, bell in enumerate(self.bells):
             await self.agree(n, bell)
-        rows = await self.sql(
-            "select user_id, workspace_id, sum(group_count) as count from annex.notifications"
-            " group by 1, 2"
-        )
-        counted = {(r["user_id"], str(r["workspace_id"])): r["count"] for r in rows}
-        for (n, w), count in self.due.items():
-            assert counted.get((self.users[n].user_id, self.tenants[w].id), 0) == count
+        await self.check_due()
 
     async def agree(self, n: int, bell: Bell) -> None:
         """Wait until a client's state is what it would list."""
@@ -302,6 +326,10 @@ def machine(world: World, loop: asyncio.AbstractEventLoop) -> type[RuleBasedStat
         def stop_the_projector(self) -> None:
             if world.is_projecting:
                 run(world.stop())
+
+        @rule(most=st.sampled_from([0, 1, 2, None]))
+        def tidy(self, most: int | None) -> None:
+            run(world.tidy(most))
 
         @rule()
         def check(self) -> None:
