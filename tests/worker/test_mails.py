@@ -405,7 +405,8 @@ async def test_every_way_to_a_mail_counts_to_one_limit(database: TestDatabase) -
         refused.append(await owner.post(path, json=body("a")))
         assert {code(r) for r in refused} == {(429, "too_many_mails")}
         await mails.send_due(live.settings, Letters.read(), pools)
-        assert len(box.received) == 4
+        # The outbox is one for all tests.
+        assert len([m for m in box.received if run in m.recipients[0]]) == 4
         await callers.close()
 
 

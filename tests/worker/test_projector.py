@@ -11,6 +11,7 @@ import pytest
 import structlog
 
 from app.database.pools import Database
+from app.logs import configure_logging
 from app.worker import projector
 from tests.conftest import TestDatabase, settings_for
 from tests.database.conftest import Connection, fan_out, join, new_user, new_workspace
@@ -176,7 +177,8 @@ async def test_what_is_given_up_is_an_error_in_the_log_without_the_errors_messag
     event = await site.publish()
     await site.admin.execute("select annex.queue_fanouts($1)", [event])
     await site.admin.execute("update annex.fanouts set attempts = 10")
-    settings = settings_for(site.database)
+    settings = settings_for(site.database, log_level="warning")
+    configure_logging(settings)
     async with Database(settings) as pools, pools.worker.lend() as driver:
         with structlog.testing.capture_logs() as lines:
             for _ in range(3):
