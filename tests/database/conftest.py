@@ -119,3 +119,10 @@ async def new_event(admin: Connection, workspace: UUID, **columns: Any) -> UUID:
     """Write an event, past all functions."""
     columns = {"type": "test.made", "source": "test", "actor": "system", **columns}
     return await insert(admin, "events", "event_id", workspace_id=workspace, **columns)
+
+
+async def fan_out(connection: Connection, *events: UUID, rows: int = 500) -> None:
+    """Queue events and fan them out to the end, as the worker does."""
+    await connection.execute("select annex.project($1, $2)", [*events], rows)
+    while await connection.fetchval("select annex.deliver(null, $1)", rows):
+        pass

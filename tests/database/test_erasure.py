@@ -7,8 +7,8 @@ from uuid import UUID, uuid4
 import pytest
 
 from tests.conftest import TestDatabase, encode
-from tests.database.conftest import Connection, insert, join, new_user, new_workspace, user
-from tests.database.test_fanout import project, publish, subscribe
+from tests.database.conftest import Connection, fan_out, insert, join, new_user, new_workspace, user
+from tests.database.test_fanout import publish, subscribe
 
 CANARY = "canary-7f3a"
 TABLES = """
@@ -69,7 +69,7 @@ async def everything(
         admin, "preferences", workspace_id=workspace, user_id=who, categories=encode({CANARY: {}})
     )
     named = {"recipients": [who], "group_key": "g"}
-    await project(
+    await fan_out(
         admin,
         await publish(admin, workspace, **named),
         await publish(admin, workspace, **named),
@@ -214,7 +214,7 @@ async def test_what_is_written_to_a_user_meanwhile_is_erased_too(
 ) -> None:
     who = await new_user(admin)
     await join(admin, workspace, who, "member")
-    await project(admin, await publish(admin, workspace, recipients=[who]))
+    await fan_out(admin, await publish(admin, workspace, recipients=[who]))
     item = await admin.fetchval("select id from annex.notifications where user_id = $1", who)
     async with database.connect("annex_api", user(who)) as session:
         transaction = session.transaction()
@@ -243,9 +243,7 @@ async def test_an_event_that_is_fanned_out_meanwhile_tells_nobody_who_is_erased(
         transaction = eraser.transaction()
         await transaction.start()
         await eraser.execute(ERASE, who)
-        fanning = asyncio.create_task(
-            worker.execute("select annex.project(array[$1::uuid])", event)
-        )
+        fanning = asyncio.create_task(fan_out(worker, event))
         async with asyncio.timeout(10):
             waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
             while not fanning.done() and not await admin.fetchval(waits):
@@ -262,7 +260,7 @@ async def test_other_users_keep_what_they_were_told(
     one, two = await new_user(admin), await new_user(admin)
     for who in (one, two):
         await join(admin, workspace, who, "member")
-    await project(admin, await publish(admin, workspace, recipients=[one, two]))
+    await fan_out(admin, await publish(admin, workspace, recipients=[one, two]))
     await admin.execute(ERASE, one)
     await sequence(database)
     await an_hour_passes(admin, one)

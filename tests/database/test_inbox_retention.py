@@ -11,8 +11,8 @@ import pytest
 from app.database.pools import Database
 from app.worker.housekeeping import tidy
 from tests.conftest import TestDatabase, settings_for
-from tests.database.conftest import Connection, insert, join, new_user, new_workspace
-from tests.database.test_fanout import member, project, publish
+from tests.database.conftest import Connection, fan_out, insert, join, new_user, new_workspace
+from tests.database.test_fanout import member, publish
 
 EXPIRE = "select * from annex.expire_notifications($1, $2, $3)"
 TRIM = "select annex.trim_inbox($1, $2, 'events:read', $3)"
@@ -269,7 +269,7 @@ async def test_what_is_old_is_found_without_reading_the_rest(
 ) -> None:
     who = await member(admin, workspace)
     events = [await publish(admin, workspace, recipients=[who]) for _ in range(3)]
-    await project(admin, *events)
+    await fan_out(admin, *events)
     plan = await admin.fetchval(
         "explain (format json) select n.id, n.user_id from annex.notifications n"
         " where n.id > '00000000-0000-0000-0000-000000000000'"

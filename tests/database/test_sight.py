@@ -6,8 +6,8 @@ from uuid import UUID, uuid4
 import pytest
 
 from tests.conftest import TestDatabase
-from tests.database.conftest import Connection, join, new_user, new_workspace, user
-from tests.database.test_fanout import project, publish
+from tests.database.conftest import Connection, fan_out, join, new_user, new_workspace, user
+from tests.database.test_fanout import publish
 from tests.database.test_read_costs import pages
 
 pytestmark = pytest.mark.timeout(120)
@@ -45,7 +45,7 @@ async def reader(database: TestDatabase) -> Reader:
         workspaces = [await new_workspace(admin, await new_user(admin)) for _ in range(2)]
         for workspace in workspaces:
             await join(admin, workspace, who, "viewer")
-            await project(admin, await publish(admin, workspace, recipients=[who]))
+            await fan_out(admin, await publish(admin, workspace, recipients=[who]))
         await admin.execute("delete from annex.pending")
         for statement in FILL.replace("$1", str(OTHERS)).strip().split(";\n"):
             await admin.execute(statement)

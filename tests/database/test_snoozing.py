@@ -8,8 +8,8 @@ from uuid import UUID
 import pytest
 
 from tests.conftest import TestDatabase, encode
-from tests.database.conftest import Connection, insert, new_user, new_workspace, user
-from tests.database.test_fanout import first, member, project, publish, subscribe, told
+from tests.database.conftest import Connection, fan_out, insert, new_user, new_workspace, user
+from tests.database.test_fanout import first, member, publish, subscribe, told
 
 SNOOZE = """
 select n.* from annex.change_notification($1, snoozed_until => $2, is_snooze_given => true) n
@@ -28,7 +28,7 @@ async def snoozed(
 ) -> tuple[UUID, UUID]:
     """Make an item that was read and is snoozed for a while from now; returns user and item."""
     who = await member(admin, workspace)
-    await project(admin, await publish(admin, workspace, recipients=[who]))
+    await fan_out(admin, await publish(admin, workspace, recipients=[who]))
     item = await admin.fetchval("select id from annex.notifications where user_id = $1", who)
     async with database.connect("annex_api", user(who)) as session:
         await session.execute("select annex.change_notification($1, is_read => true)", item)
@@ -153,7 +153,7 @@ async def test_what_somebody_plants_for_others_silences_nobody(
     await insert(admin, "preferences", workspace_id=elsewhere, categories=off)
     await subscribe(admin, workspace, two, is_muted=True)
     event = await publish(admin, workspace, topics=["t"])
-    await project(admin, event)
+    await fan_out(admin, event)
     assert await told(admin, event) == {one}
     # And by SQL nobody writes a row of another's, in any role that a request has.
     for role in ("annex_api", "authenticated"):

@@ -17,6 +17,7 @@ from app.worker import mails, notification_mails
 from app.worker.letters import Letters
 from tests.conftest import ROOT, Callers, TestDatabase, new_tenant, running, settings_for
 from tests.controllers.test_invitations import issue
+from tests.database.conftest import fan_out
 from tests.faults.processes import environment
 from tests.realtime.reader import until
 from tests.worker.mailbox import mailbox, settings_of
@@ -91,9 +92,8 @@ async def test_a_worker_killed_when_a_mail_was_taken_sends_it_once_more_and_no_m
                 key = await callers.key(tenant.id, "events:publish")
                 event = {"type": "test.made", "recipients": [str(tenant.owner.user_id)]}
                 made = await key.client.post(f"{tenant.path}/events", json=event)
-                async with own_database.connect("postgres") as admin:
-                    project = "select annex.project(array[$1::uuid])"
-                    await admin.execute(project, UUID(made.json()["id"]))
+                async with own_database.connect("annex_worker") as fanning:
+                    await fan_out(fanning, UUID(made.json()["id"]))
                 await notification_mails.queue(live.settings, pools)
             environ = environment(settings_for(own_database, **given))
             with worker(tmp_path / "log", environ) as child:
