@@ -39,6 +39,8 @@ hypothesis.settings.load_profile("annex")
 NO_TLS = httpx.create_ssl_context(verify=False)
 # For test parameters, which every worker of xdist must collect alike.
 NOBODYS_ID = "0190b000-0000-7000-8000-0000000000ff"
+# Fails in a transaction that was left open and has failed.
+RESET = "reset session authorization; reset all; close all; unlisten *"
 SECRETS = Secrets(
     secret_key="a secret key for tests, long enough to pass",
     jwt_secret="a jwt secret for tests, long enough to pass",
@@ -168,7 +170,7 @@ class TestDatabase:
 
     @contextlib.asynccontextmanager
     async def admin(self) -> AsyncIterator[asyncpg.Connection]:
-        """Log in as the superuser for a few statements that leave the session as it was.
+        """Log in as the superuser; what is set for the session is reset afterwards.
 
         The connection is kept for the next ones: a new one costs Postgres 8 ms of CPU, and most
         tests would make several.
@@ -182,6 +184,7 @@ class TestDatabase:
             found = await asyncpg.connect(self.url("postgres"))
         try:
             yield found
+            await found.execute(RESET)
         except BaseException:
             found.terminate()
             raise
