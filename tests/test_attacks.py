@@ -97,7 +97,7 @@ async def test_every_change_names_who_made_it(callers: Callers, operation: Opera
 
 async def events(callers: Callers, tenant: Tenant) -> list[Any]:
     """Read what the log holds of a workspace, behind every policy."""
-    async with callers.server.database.connect("postgres") as admin:
+    async with callers.server.database.admin() as admin:
         return list(
             await admin.fetch(
                 "select * from annex.events where workspace_id = $1 order by event_id",
@@ -130,7 +130,7 @@ async def test_no_body_takes_a_field_that_it_does_not_name(
     if operation in IN_WORKSPACE:
         path = await path_of(callers, operation, tenant)
     names = {"actor", "principal", "created_by", "user_id", "workspace_id", "is_admin", "redirect"}
-    async with callers.server.database.connect("postgres") as admin:
+    async with callers.server.database.admin() as admin:
         names |= {
             row[0]
             for row in await admin.fetch(
@@ -227,7 +227,7 @@ async def test_an_invitation_tells_nothing_about_an_address(
     callers: Callers, tenant: Tenant
 ) -> None:
     elsewhere, gone = await new_tenant(callers), await callers.user()
-    async with callers.server.database.connect("postgres") as admin:
+    async with callers.server.database.admin() as admin:
         await admin.execute("delete from auth.users where id = $1", gone.user_id)
     addresses = [
         f"{uuid4().hex}@example.com",
@@ -297,7 +297,7 @@ RANDOM_OR_OURS = {
 
 
 async def test_nothing_that_a_caller_names_is_unique_across_workspaces(callers: Callers) -> None:
-    async with callers.server.database.connect("postgres") as admin:
+    async with callers.server.database.admin() as admin:
         found = await admin.fetch("""
             select i.indexrelid::regclass::text as name, array_agg(a.attname::text) as columns
             from pg_index i join pg_class c on c.oid = i.indrelid

@@ -119,7 +119,7 @@ async def made_request(callers: Callers, tenant: Tenant) -> str:
     """Make an invitation that is a user's own request to join."""
     user = await callers.user()
     invitation = await invited(tenant, user)
-    async with callers.server.database.connect("postgres") as admin:
+    async with callers.server.database.admin() as admin:
         await admin.execute("insert into annex.profiles (user_id) values ($1)", user.user_id)
         await admin.execute(
             "update annex.invitations set status = 'requested', user_id = $2 where id = $1",
@@ -147,7 +147,7 @@ async def made_topic(callers: Callers, tenant: Tenant) -> str:
 
 async def made_notification(callers: Callers, tenant: Tenant) -> str:
     """Notify the owner, straight in SQL: no projector runs here."""
-    async with callers.server.database.connect("postgres") as admin:
+    async with callers.server.database.admin() as admin:
         event = await admin.fetchval(
             "select annex.publish($1, 'test.made', recipients => array[$2::uuid])",
             UUID(tenant.id),
@@ -173,7 +173,7 @@ MAKERS: dict[str, Callable[[Callers, Tenant], Awaitable[str]]] = {
 async def own_role(callers: Callers, tenant: Tenant, *permissions: str) -> str:
     """Make a role of the workspace's own, straight in SQL."""
     name = f"r{uuid4().hex[:8]}"
-    async with callers.server.database.connect("postgres") as admin:
+    async with callers.server.database.admin() as admin:
         await admin.execute(
             "insert into annex.roles (workspace_id, key, name, permissions)"
             " values ($1, $2, $2, $3)",
@@ -198,7 +198,7 @@ GIVES = {"createInvitations", "resendInvitation", "approveInvitation", "createJo
 async def claimable(callers: Callers, caller: Caller) -> str:
     """Let a caller sign in by an SSO provider of their own, which they may then claim."""
     provider = str(uuid4())
-    async with callers.server.database.connect("postgres") as admin:
+    async with callers.server.database.admin() as admin:
         await admin.execute(
             "update auth.users set raw_app_meta_data = jsonb_build_object('provider', $2::text)"
             " where id = $1",
@@ -233,7 +233,7 @@ async def status_of(callers: Callers, caller: Caller, operation: Operation, path
 
 async def role_of(callers: Callers, tenant: Tenant, role: str, status: str = "active") -> Caller:
     member = await add_member(callers, tenant, role)
-    async with callers.server.database.connect("postgres") as admin:
+    async with callers.server.database.admin() as admin:
         await admin.execute(
             "update annex.members set status = $3 where workspace_id = $1 and user_id = $2",
             UUID(tenant.id),
@@ -252,7 +252,7 @@ async def owner_without_factor(callers: Callers, tenant: Tenant) -> Caller:
 
 async def builtin(callers: Callers, role: str) -> set[str]:
     """Read a built-in role's permissions from the roles table."""
-    async with callers.server.database.connect("postgres") as admin:
+    async with callers.server.database.admin() as admin:
         return set(
             await admin.fetchval(
                 "select permissions from annex.roles where key = $1 and workspace_id is null", role
@@ -261,7 +261,7 @@ async def builtin(callers: Callers, role: str) -> set[str]:
 
 
 async def every(callers: Callers) -> set[str]:
-    async with callers.server.database.connect("postgres") as admin:
+    async with callers.server.database.admin() as admin:
         return set(await admin.fetchval("select annex.permissions()"))
 
 
@@ -359,7 +359,7 @@ async def test_a_workspace_is_out_of_an_outsiders_sight(
 
 async def rows(callers: Callers, workspace_id: str) -> dict[str, str]:
     """Say what every table holds of a workspace."""
-    async with callers.server.database.connect("postgres") as admin:
+    async with callers.server.database.admin() as admin:
         tables = await admin.fetch(
             "select c.relname from pg_attribute a join pg_class c on c.oid = a.attrelid"
             " where c.relnamespace = 'annex'::regnamespace and a.attname = 'workspace_id'"
@@ -388,7 +388,7 @@ async def test_a_member_may_what_their_role_says(
     other = await new_tenant(callers)
     theirs = await rows(callers, other.id)
     custom = await own_role(callers, tenant, *CUSTOM)
-    async with callers.server.database.connect("postgres") as admin:
+    async with callers.server.database.admin() as admin:
         await admin.execute(
             "update annex.roles set grantable = '{*}' where workspace_id = $1 and key = $2",
             UUID(tenant.id),
@@ -488,7 +488,7 @@ async def test_outside_workspaces_the_kind_of_caller_decides(
 async def test_a_body_never_names_another_workspace(callers: Callers, tenant: Tenant) -> None:
     # A user of both, so that only the path decides.
     other = await new_tenant(callers)
-    async with callers.server.database.connect("postgres") as admin:
+    async with callers.server.database.admin() as admin:
         await admin.execute(
             "insert into annex.members (workspace_id, user_id, role) values ($1, $2, 'owner')",
             UUID(other.id),

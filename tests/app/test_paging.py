@@ -57,7 +57,7 @@ async def test_members_who_joined_at_the_same_moment_are_listed_once(
 ) -> None:
     for _ in range(4):
         await add_member(callers, tenant, "viewer")
-    async with callers.server.database.connect("postgres") as admin:
+    async with callers.server.database.admin() as admin:
         await admin.execute(
             "update annex.members set joined_at = now() where workspace_id = $1", UUID(tenant.id)
         )

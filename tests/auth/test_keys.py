@@ -61,7 +61,7 @@ async def test_an_expired_or_revoked_key_is_refused_at_once(
 ) -> None:
     held = await callers.key(tenant.id, "workspace:read")
     assert (await held.client.get(tenant.path)).status_code == 200
-    async with callers.server.database.connect("postgres") as admin:
+    async with callers.server.database.admin() as admin:
         await admin.execute(
             f"update annex.api_keys set {column} = now() where id = $1", UUID(held.claims["sub"])
         )

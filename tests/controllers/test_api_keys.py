@@ -65,7 +65,7 @@ async def test_a_key_outlives_its_maker(callers: Callers, tenant: Tenant) -> Non
     admin = await add_member(callers, tenant, "admin")
     key = using(callers, await create(admin, tenant))
     await tenant.owner.client.delete(f"{tenant.path}/members/{admin.user_id}")
-    async with callers.server.database.connect("postgres") as superuser:
+    async with callers.server.database.admin() as superuser:
         await superuser.execute("delete from auth.users where id = $1", admin.user_id)
     assert await works(key, tenant)
 
@@ -100,7 +100,7 @@ async def test_no_issued_secret_is_anywhere_in_the_database(
     client = callers.client(secrets[1])
     token = (await client.post(TOKEN, json={})).json()["access_token"]
     await tenant.owner.client.post(VERIFY, json={"key": secrets[1]})
-    async with callers.server.database.connect("postgres") as admin:
+    async with callers.server.database.admin() as admin:
         tables = await admin.fetch(
             "select c.oid::regclass::text from pg_class c"
             " where c.relnamespace = 'annex'::regnamespace and c.relkind in ('r', 'p')"
@@ -224,7 +224,7 @@ async def test_a_rotated_key_lives_on_for_the_overlap(callers: Callers, tenant: 
     assert timedelta(seconds=50) < left <= timedelta(seconds=60)
     again = await tenant.owner.client.post(path, json={})
     assert (again.status_code, again.json()["code"]) == (409, "conflict")
-    async with callers.server.database.connect("postgres") as admin:
+    async with callers.server.database.admin() as admin:
         await admin.execute(
             "update annex.api_keys set expires_at = now() where id = $1", first["id"]
         )
@@ -267,7 +267,7 @@ async def test_a_new_key_lives_as_long_as_the_old_was_made_to(
     callers: Callers, tenant: Tenant
 ) -> None:
     made = await create(tenant.owner, tenant, expires_at=later(days=30))
-    async with callers.server.database.connect("postgres") as admin:
+    async with callers.server.database.admin() as admin:
         await admin.execute(
             "update annex.api_keys set created_at = created_at - interval '29 days',"
             " expires_at = expires_at - interval '29 days' where id = $1",
@@ -329,7 +329,7 @@ async def test_what_a_key_loses_it_loses_at_once_everywhere(
         same = elsewhere.client(key.client.headers["authorization"].split()[1])
         for client in (key.client, same):
             assert (await client.get(tenant.path)).status_code == 200
-        async with callers.server.database.connect("postgres") as admin:
+        async with callers.server.database.admin() as admin:
             await admin.execute(f"update annex.api_keys set {change} where id = $1", made["id"])
         for client in (key.client, same):
             assert (await client.get(tenant.path)).status_code == status
@@ -493,7 +493,7 @@ async def test_a_verdict_says_that_a_key_has_expired(callers: Callers, tenant: T
     made = await create(tenant.owner, tenant, rate_limit_per_minute=2)
     verdicts = [await verdict(tenant.owner, made["secret"]) for _ in range(3)]
     assert verdicts == [(True, "valid"), (True, "valid"), (False, "rate_limited")]
-    async with callers.server.database.connect("postgres") as admin:
+    async with callers.server.database.admin() as admin:
         await admin.execute(
             "update annex.api_keys set expires_at = now() where id = $1", made["id"]
         )
@@ -517,7 +517,7 @@ async def test_a_use_is_noted_once_a_minute_and_is_no_change(
     made = await create(tenant.owner, tenant)
     key = using(callers, made)
     row = "select last_used_at, version from annex.api_keys where id = $1"
-    async with callers.server.database.connect("postgres") as admin:
+    async with callers.server.database.admin() as admin:
         assert await works(key, tenant)
         first = await admin.fetchrow(row, made["id"])
         assert await works(key, tenant)

@@ -391,7 +391,7 @@ async def test_annexs_own_types_have_texts_and_no_schema(callers: Callers) -> No
 
 
 async def test_the_catalogue_has_an_end(callers: Callers) -> None:
-    async with callers.server.database.connect("postgres") as admin:
+    async with callers.server.database.admin() as admin:
         prefix = f"full.{uuid4().hex[:8]}"
         await admin.execute(
             "insert into annex.event_types (name, category) select $1 || n, 'x'"

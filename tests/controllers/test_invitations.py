@@ -64,7 +64,7 @@ async def roles(tenant: Tenant) -> dict[str, str]:
 
 async def execute(callers: Callers, sql: str, *values: Any) -> None:
     """Change what only Supabase, or an operation that is not ours to test, could change."""
-    async with callers.server.database.connect("postgres") as admin:
+    async with callers.server.database.admin() as admin:
         await admin.execute(sql, *values)
 
 
@@ -402,7 +402,7 @@ async def test_a_deleted_user_leaves_no_trace_of_a_removal(
 ) -> None:
     member = await add_member(callers, tenant, "viewer")
     await execute(callers, "delete from auth.users where id = $1", member.user_id)
-    async with callers.server.database.connect("postgres") as admin:
+    async with callers.server.database.admin() as admin:
         kept = await admin.fetchval(
             "select count(*) from annex.removals where workspace_id = $1", UUID(tenant.id)
         )
@@ -516,7 +516,7 @@ async def test_no_token_and_no_hash_is_found_anywhere_else(
     seen = ""
     for path in ("invitations", "events", "members", "join-rules"):
         seen += (await tenant.owner.client.get(f"{tenant.path}/{path}")).text
-    async with callers.server.database.connect("postgres") as admin:
+    async with callers.server.database.admin() as admin:
         tables = [
             row[0]
             for row in await admin.fetch(
@@ -666,7 +666,7 @@ async def test_a_key_invites_what_it_holds_and_its_invitations_end_with_it(
     assert code(response) == (403, "not_grantable")
     [made] = await issue(key, tenant, str(user.email))
     revoke = "update annex.api_keys set revoked_at = $2::timestamptz where id = $1"
-    async with callers.server.database.connect("postgres") as admin:
+    async with callers.server.database.admin() as admin:
         now = await admin.fetchval("select now()")
     await execute(callers, revoke, UUID(key.claims["sub"]), now)
     assert code(await accept(user, made["token"])) == (410, "invitation_gone")

@@ -12,7 +12,7 @@ ME = "/api/v1/me"
 
 async def row_identity(callers: Callers, user_id: UUID | None) -> Any:
     """Say which physical row a profile is; any write makes another."""
-    async with callers.server.database.connect("postgres") as admin:
+    async with callers.server.database.admin() as admin:
         return await admin.fetchval(
             "select ctid::text || xmin::text from annex.profiles where user_id = $1", user_id
         )
@@ -77,7 +77,7 @@ async def test_first_visits_at_the_same_time_make_one_profile(callers: Callers) 
 
 async def test_a_user_who_was_deleted_in_supabase_is_unauthorized(callers: Callers) -> None:
     user = await callers.user()
-    async with callers.server.database.connect("postgres") as admin:
+    async with callers.server.database.admin() as admin:
         await admin.execute("delete from auth.users where id = $1", user.user_id)
     response = await user.client.get(ME)
     assert (response.status_code, response.json()["code"]) == (401, "invalid_token")
@@ -131,7 +131,7 @@ async def test_if_match_compares_strongly(user: Caller, tag: str, status: int) -
 async def test_of_two_changes_to_the_same_version_the_second_fails(
     callers: Callers, user: Caller
 ) -> None:
-    async with callers.server.database.connect("postgres") as admin, admin.transaction():
+    async with callers.server.database.admin() as admin, admin.transaction():
         await admin.execute(
             "update annex.profiles set display_name = 'First' where user_id = $1", user.user_id
         )
@@ -144,7 +144,7 @@ async def test_of_two_changes_to_the_same_version_the_second_fails(
 
 async def waits_for_lock(callers: Callers) -> None:
     """Return once a backend of this database waits for another."""
-    async with callers.server.database.connect("postgres") as admin, asyncio.timeout(5):
+    async with callers.server.database.admin() as admin, asyncio.timeout(5):
         while not await admin.fetchval(
             "select exists (select from pg_stat_activity"
             " where datname = current_database() and wait_event_type = 'Lock')"

@@ -34,7 +34,7 @@ async def test_a_member_shows_what_their_profile_says(callers: Callers, tenant: 
 
 async def test_suspended_members_are_listed_as_such(callers: Callers, tenant: Tenant) -> None:
     member = await add_member(callers, tenant, "member")
-    async with callers.server.database.connect("postgres") as admin:
+    async with callers.server.database.admin() as admin:
         await admin.execute(
             "update annex.members set status = 'suspended' where user_id = $1", member.user_id
         )
@@ -51,7 +51,7 @@ async def test_a_role_counts_from_the_next_request_on(callers: Callers, tenant: 
     member = await add_member(callers, tenant, "member")
     path, body = f"{tenant.path}/events", {"type": "x"}
     assert (await member.client.post(path, json=body)).status_code == 201
-    async with callers.server.database.connect("postgres") as admin:
+    async with callers.server.database.admin() as admin:
         await admin.execute(
             "update annex.members set role = 'viewer' where workspace_id = $1 and user_id = $2",
             UUID(tenant.id),
@@ -243,7 +243,7 @@ async def test_an_operator_gives_an_ownerless_workspace_an_owner(
     callers: Callers, tenant: Tenant
 ) -> None:
     member = await add_member(callers, tenant, "viewer")
-    async with callers.server.database.connect("postgres") as admin:
+    async with callers.server.database.admin() as admin:
         await admin.execute("delete from auth.users where id = $1", tenant.owner.user_id)
     made = await told(callers.operator(), "PATCH", path_of(tenant, member), json={"role": "owner"})
     assert made == (200, None)
@@ -273,7 +273,7 @@ async def test_without_a_second_factor_one_may_still_leave(
 
 async def test_a_key_gives_only_the_roles_that_it_names(callers: Callers, tenant: Tenant) -> None:
     path = path_of(tenant, await add_member(callers, tenant, "viewer"))
-    async with callers.server.database.connect("postgres") as admin:
+    async with callers.server.database.admin() as admin:
         every = await admin.fetchval("select annex.permissions()")
     nothing = await callers.key(tenant.id, *every, grantable=[])
     some = await callers.key(tenant.id, *every, grantable=["viewer", "member"])

@@ -106,7 +106,7 @@ async def test_counts_are_the_lengths_of_the_lists(
     server: Running, callers: Callers, tenant: Tenant, member: Caller
 ) -> None:
     other = await new_tenant(callers)
-    async with server.database.connect("postgres") as admin:
+    async with server.database.admin() as admin:
         await admin.execute(
             "insert into annex.members (workspace_id, user_id, role) values ($1, $2, 'viewer')",
             UUID(other.id),
@@ -281,7 +281,7 @@ async def test_what_one_call_or_member_may_have_is_bounded(
     params = {"workspace": tenant.id}
     answer = await member.client.put(f"{SUBSCRIPTIONS}/t", params=params, json=wanted)
     assert answer.status_code == 400
-    async with server.database.connect("postgres") as admin:
+    async with server.database.admin() as admin:
         await admin.execute(
             "insert into annex.subscriptions (workspace_id, topic, user_id, reason)"
             " select $1, 't:' || n, $2, 'added' from generate_series(1, 1000) n",

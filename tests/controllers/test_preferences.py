@@ -21,7 +21,7 @@ async def wants(
     callers: Callers, user: Caller, tenant: Tenant, category: str, *, critical: bool = False
 ) -> tuple[bool, bool]:
     """Ask what decides for deliveries: in_app and email."""
-    async with callers.server.database.connect("postgres") as admin:
+    async with callers.server.database.admin() as admin:
         row = await admin.fetchrow(
             "select annex.wants($1, $2, $3, $4, 'in_app'), annex.wants($1, $2, $3, $4, 'email')",
             user.user_id,
@@ -110,7 +110,7 @@ async def test_a_page_of_users_is_asked_at_once_as_each_of_them(
     users = [await add_member(callers, tenant, "viewer") for _ in range(4)]
     await change(users[0], MINE, categories={"*": {"in_app": False}})
     await change(users[1], f"{MINE}?workspace={tenant.id}", categories={"x": {"in_app": False}})
-    async with callers.server.database.connect("postgres") as admin:
+    async with callers.server.database.admin() as admin:
         found = await admin.fetch(
             "select user_id from annex.wanting($1, $2, 'x', false, 'in_app')",
             [u.user_id for u in users],
@@ -194,7 +194,7 @@ async def test_who_leaves_takes_their_choice_along(callers: Callers, tenant: Ten
     await change(member, here, categories={"a": OFF})
     await tenant.owner.client.delete(f"{tenant.path}/members/{member.user_id}")
     assert (await member.client.get(here)).status_code == 404
-    async with callers.server.database.connect("postgres") as admin:
+    async with callers.server.database.admin() as admin:
         left = await admin.fetch(
             "select workspace_id from annex.preferences where user_id = $1", member.user_id
         )
@@ -249,7 +249,7 @@ async def test_quiet_hours_end_in_the_users_time_zone(
         tenant.owner, f"{tenant.path}/preferences", quiet_hours={"from": "00:00", "until": "23:59"}
     )
     await change(user, MINE, quiet_hours=quiet)
-    async with callers.server.database.connect("postgres") as admin:
+    async with callers.server.database.admin() as admin:
         await admin.execute(
             "update annex.profiles set time_zone = $2 where user_id = $1", user.user_id, zone
         )

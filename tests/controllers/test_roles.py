@@ -188,7 +188,7 @@ async def test_a_role_that_is_gone_is_nobodys_to_give(callers: Callers, tenant: 
 
 
 async def test_a_workspace_has_a_hundred_roles_of_its_own(callers: Callers, tenant: Tenant) -> None:
-    async with callers.server.database.connect("postgres") as admin:
+    async with callers.server.database.admin() as admin:
         await admin.execute(
             "insert into annex.roles (workspace_id, key, name, permissions)"
             " select $1::uuid, 'r' || n, 'r', '{workspace:read}' from generate_series(1, 100) n",

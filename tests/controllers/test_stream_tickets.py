@@ -67,7 +67,7 @@ async def test_rights_lost_after_the_ticket_was_made_count(
 ) -> None:
     member = await add_member(callers, tenant, "viewer")
     url = (await ticket_of(member, f"{tenant.path}/stream")).json()["url"]
-    async with callers.server.database.connect("postgres") as admin:
+    async with callers.server.database.admin() as admin:
         await admin.execute("delete from annex.members where user_id = $1", member.user_id)
     assert await first_line(callers, url) == (200, "unauthorized")
 

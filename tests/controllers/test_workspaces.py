@@ -137,7 +137,7 @@ async def test_keys_and_operators_create_no_workspace(callers: Callers, tenant: 
 async def test_a_user_lists_only_workspaces_they_are_active_in(callers: Callers) -> None:
     mine, others = [await new_tenant(callers) for _ in range(2)]
     joined = await new_tenant(callers)
-    async with callers.server.database.connect("postgres") as admin:
+    async with callers.server.database.admin() as admin:
         await admin.execute(
             "insert into annex.members (workspace_id, user_id, role, status) values"
             " ($1, $3, 'viewer', 'active'), ($2, $3, 'viewer', 'suspended')",

@@ -42,7 +42,7 @@ async def database(postgres: EmbeddedPostgres, template: str) -> AsyncIterator[T
 @pytest.fixture
 async def admin(database: TestDatabase) -> AsyncIterator[Connection]:
     """A superuser: makes what a test needs, and looks behind every policy."""
-    async with database.connect("postgres") as connection:
+    async with database.admin() as connection:
         yield connection
 
 

@@ -68,7 +68,7 @@ async def listed(user: Caller, **params: Any) -> Any:
 
 async def settled(database: TestDatabase, seconds: float = 30) -> None:
     """Wait until everything that was committed has been fanned out and has its position."""
-    async with database.connect("postgres") as admin, asyncio.timeout(seconds):
+    async with database.admin() as admin, asyncio.timeout(seconds):
         while await admin.fetchval(
             "select exists (select from annex.pending) or exists (select from annex.fanouts)"
             " or not exists (select from annex.readers r, annex.log_state s"
@@ -80,7 +80,7 @@ async def settled(database: TestDatabase, seconds: float = 30) -> None:
 async def events_of(user: Caller, database: TestDatabase, event_id: str) -> list[Any]:
     """Return the notifications that a user has of an event, whatever their state."""
     await settled(database)
-    async with database.connect("postgres") as admin:
+    async with database.admin() as admin:
         return list(
             await admin.fetch(
                 "select * from annex.notifications where user_id = $1 and event_id = $2",

@@ -126,7 +126,7 @@ async def test_from_one_process_to_a_reader_of_another(own_database: TestDatabas
             found = list[float]()
             async with follow(two.client, f"{two.tenant.path}/stream") as reader:
                 await reader.message()
-                for n in range(8):
+                for n in range(3):
                     # Into a tail that has been idle for about as long as it takes to poll rarely.
                     await asyncio.sleep(0.8)
                     began = time.perf_counter()

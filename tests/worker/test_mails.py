@@ -49,12 +49,12 @@ class Post(NamedTuple):
 
     async def execute(self, sql: str, *values: Any) -> None:
         """Change what only time could change."""
-        async with self.callers.server.database.connect("postgres") as admin:
+        async with self.callers.server.database.admin() as admin:
             await admin.execute(sql, *values)
 
     async def outbox(self) -> list[Any]:
         """Return the workspace's mails."""
-        async with self.callers.server.database.connect("postgres") as admin:
+        async with self.callers.server.database.admin() as admin:
             return await admin.fetch(
                 "select * from annex.mails where workspace_id = $1 order by created_at, id",
                 UUID(self.tenant.id),
@@ -454,7 +454,7 @@ async def test_the_outbox_holds_no_token_before_or_after(post: Post) -> None:
     await post.later()
     await post.send()
     [mail] = post.mailbox.to(user.email)
-    async with post.callers.server.database.connect("postgres") as admin:
+    async with post.callers.server.database.admin() as admin:
         tables = await admin.fetch(
             "select c.oid::regclass::text from pg_class c"
             " where relnamespace = 'annex'::regnamespace and relkind in ('r', 'p')"

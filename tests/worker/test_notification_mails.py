@@ -67,12 +67,12 @@ class Post(NamedTuple):
 
     async def execute(self, sql: str, *values: Any) -> None:
         """Change what only time could change."""
-        async with self.callers.server.database.connect("postgres") as admin:
+        async with self.callers.server.database.admin() as admin:
             await admin.execute(sql, *values)
 
     async def outbox(self) -> list[Any]:
         """Return all mails."""
-        async with self.callers.server.database.connect("postgres") as admin:
+        async with self.callers.server.database.admin() as admin:
             return list(await admin.fetch("select * from annex.mails order by created_at, id"))
 
     async def later(self) -> None:
@@ -317,7 +317,7 @@ async def test_quiet_hours_delay_a_mail_unless_it_is_critical(post: Post) -> Non
     [mail] = post.mailbox.received
     assert mail.message["Subject"] == "Alarm"
     [waiting] = [m for m in await post.outbox() if m["sent_at"] is None]
-    async with post.callers.server.database.connect("postgres") as admin:
+    async with post.callers.server.database.admin() as admin:
         ends = await admin.fetchval(
             "select annex.after_quiet_hours($1, $2, now())", user.user_id, UUID(post.tenant.id)
         )
@@ -345,7 +345,7 @@ async def test_what_is_critical_is_mailed_to_all_and_has_no_unsubscribe_link(pos
 
 async def stored(post: Post) -> dict[str, list[Any]]:
     """Return every row of every table."""
-    async with post.callers.server.database.connect("postgres") as admin:
+    async with post.callers.server.database.admin() as admin:
         tables = await admin.fetch(
             "select c.oid::regclass::text from pg_class c"
             " where relnamespace = 'annex'::regnamespace and relkind = 'r' order by 1"
@@ -437,7 +437,7 @@ async def test_a_token_is_its_recipients_alone(post: Post, stranger: httpx.Async
     await remove(post, user)
     answer = await stranger.post("/unsubscribe", params={"token": token}, data=FORM)
     assert answer.status_code == 200
-    async with post.callers.server.database.connect("postgres") as admin:
+    async with post.callers.server.database.admin() as admin:
         assert await admin.fetchval("select count(*) from annex.preferences") == 0
 
 
