@@ -134,6 +134,18 @@ def test_a_scratch_server_without_migrations(
         refused(run(command), "there is no migration to carry out")
 
 
+@pytest.mark.parametrize("live", [True, False])
+def test_a_configured_folder_without_migrations(
+    project: Path, server_url: str, monkeypatch: pytest.MonkeyPatch, live: bool
+) -> None:
+    for path in (project / "sql/changes").iterdir():
+        path.unlink()
+    monkeypatch.setenv("SHOP_SCRATCH_URL", server_url)
+    if live:
+        monkeypatch.setenv("SHOP_DATABASE_URL", "postgresql://nowhere/live")
+    refused(run("db"), "sql/changes is configured and holds no file *.sql")
+
+
 def test_models_alone_are_compared_with_nothing(project: Path) -> None:
     for key in ("openapi", "external-apis", "datamodel", "app"):
         lines = (project / CONFIGURATION).read_text("utf-8").splitlines()

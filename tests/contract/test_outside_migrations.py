@@ -1,5 +1,6 @@
 """Migrations that are no folder of SQL: Alembic's revisions, and a command of the project's own."""
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 from alembic_readonly_check.command import cli
 from click.testing import CliRunner, Result
+from sqlalchemy.engine import make_url
 
 MODELS = """
 from sqlalchemy import Column, Integer, MetaData, String, Table
@@ -42,7 +44,7 @@ OWN = """
 import asyncio, os, asyncpg
 
 async def main():
-    assert "SCRATCH_DATABASE_URL" not in os.environ
+    assert "/readonly_check_" in os.environ.get("SCRATCH_DATABASE_URL", "/readonly_check_")
     connection = await asyncpg.connect(os.environ["DATABASE_URL"])
     await connection.execute("CREATE TABLE notes (id serial PRIMARY KEY, text varchar(40))")
     await connection.close()
@@ -69,10 +71,10 @@ def folder(tmp_path: Path, server_url: str, monkeypatch: pytest.MonkeyPatch) -> 
     return tmp_path
 
 
-def configure(folder: Path, scratch: str) -> Result:
+def configure(folder: Path, scratch: str, *arguments: str) -> Result:
     text = f"{SECTION}\n[tool.alembic-readonly-check.scratch]\n{scratch}\n"
     (folder / "pyproject.toml").write_text(text)
-    return CliRunner().invoke(cli.main, ["db"])
+    return CliRunner().invoke(cli.main, ["db", *arguments])
 
 
 def test_the_revisions_of_alembic_are_carried_out(folder: Path) -> None:
@@ -130,3 +132,27 @@ def test_a_command_that_fails(folder: Path, command: str, sentence: str) -> None
     result = configure(folder, f"command = {command.replace('python', sys.executable)}")
     assert (result.exit_code, result.stdout) == (2, "")
     assert sentence in result.stderr
+
+
+def test_no_variable_leads_a_command_to_another_database(
+    folder: Path, server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = "postgresql+psycopg://owner:word@live:5433/app?sslmode=require"
+    for name in ("DATABASE_URL", "PROD", "REPLICA_URL", "SCRATCH_DATABASE_URL"):
+        monkeypatch.setenv(name, live)
+    for name in ("HOST", "PORT", "DATABASE", "USER", "HOSTADDR", "SERVICE"):
+        monkeypatch.setenv(f"PG{name}", "live")
+    monkeypatch.setenv("OTHER_SCRATCH", server_url)
+    (folder / "own.py").write_text(
+        "import json, os\nopen('held.json', 'w').write(json.dumps(dict(os.environ)))\n" + OWN
+    )
+    result = configure(
+        *(folder, f'command = ["{sys.executable}", "own.py"]'),
+        *("--scratch-url-env", "OTHER_SCRATCH", "--url-env", "NOT_SET"),
+    )
+    assert (result.exit_code, result.stderr) == (0, ""), result.output
+    held = json.loads((folder / "held.json").read_text())
+    assert [name for name, value in held.items() if "live" in value] == []
+    assert "OTHER_SCRATCH" not in held
+    names = ("DATABASE_URL", "NOT_SET", "PROD", "REPLICA_URL", "SCRATCH_DATABASE_URL")
+    assert {make_url(held[name]).database for name in names} == {held["PGDATABASE"]}

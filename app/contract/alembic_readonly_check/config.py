@@ -133,6 +133,8 @@ class Config:
     root: str = field(default=".", metadata={"own": 1})
     source: str | None = field(default=None, metadata={"own": 1})
     stated: tuple[str, ...] = field(default=(), metadata={"own": 1})
+    url_envs: tuple[str, ...] = field(default=(), metadata={"own": 1})
+    """Further variables that hold the URL of a live database: the command line replaced them."""
 
     @property
     def hosting(self) -> Platform:

@@ -1,7 +1,7 @@
 """One run of the check: read what the configuration names, compare every pair that is there."""
 
 import datetime as dt
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -52,6 +52,7 @@ class Check:
     models: "Models | None" = None
     described: Contract | None = None
     pairs: int = 0
+    today: dt.date = field(default_factory=dt.date.today)
 
     # ------------------------------------------------------------------ offline
 
@@ -230,12 +231,16 @@ class Check:
 
     # ------------------------------------------------------------------ the result
 
-    def selected(self, found: Finding) -> bool:
-        """Tell whether the command line wants a finding's code; a prefix names a family."""
-        wanted = not self.options.select or found.code.startswith(self.options.select)
-        return wanted and not (self.options.ignore and found.code.startswith(self.options.ignore))
+    def is_reported(self, found: Finding) -> bool:
+        """Tell whether a finding's code, or its family, is wanted and no ignore covers it."""
+        options = self.options
+        return (
+            (not options.select or found.code.startswith(options.select))
+            and not (options.ignore and found.code.startswith(options.ignore))
+            and not any(ignore.covers(found, self.today) for ignore in self.config.ignore)
+        )
 
-    def report(self, today: dt.date) -> Report:
+    def report(self) -> Report:
         """Leave out what is not selected, or is ignored, and sort the rest.
 
         Raises `CannotCheck` if nothing was compared: that is no agreement.
@@ -245,14 +250,9 @@ class Check:
                 f"Nothing was compared: there is {' and '.join(self.compared) or 'nothing'} alone;"
                 " `doctor` says what was looked for."
             )
-        found: Iterable[Finding] = (one for one in set(self.findings) if self.selected(one))
-        found = [
-            one
-            for one in found
-            if not any(ignore.covers(one, today) for ignore in self.config.ignore)
-        ]
+        found = [one for one in set(self.findings) if self.is_reported(one)]
         for ignore in self.config.ignore:
-            if today > ignore.until:
+            if self.today > ignore.until:
                 self.note(f"the ignore of {ignore.code} {ignore.subject} ended on {ignore.until}")
         if self.options.strict_coverage:
             found = [

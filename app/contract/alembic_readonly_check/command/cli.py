@@ -1,6 +1,5 @@
 """The command `alembic-readonly-check`."""
 
-import datetime as dt
 import os
 import sys
 from collections.abc import Callable
@@ -50,6 +49,8 @@ def _configured(**given: Any) -> Config:
     changes: dict[str, Any] = {
         key: given[key] for key in ("app", "metadata", "url_env", "timeout") if given.get(key)
     }
+    if given.get("url_env"):
+        changes["url_envs"] = (config.url_env,)
     if given.get("schema"):
         changes["schemas"] = tuple(given["schema"])
     if given.get("scratch_url_env"):
@@ -110,7 +111,7 @@ def _run(work: Callable[[Check], None], **given: Any) -> None:
     with shown:
         check = _check(progress, **given)
         work(check)
-    report = check.report(dt.date.today())
+    report = check.report()
     _write(report, given["format_"], given["output"])
     limits = {"none": 0, "error": 1}
     least = limits.get(given["fail_on"], 2)

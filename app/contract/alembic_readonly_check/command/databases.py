@@ -62,13 +62,12 @@ class DatabaseCheck:
                 f"There is no database: set {live_name} or {scratch_name}, or give --snapshot."
             )
         live_url = guard.driver_url(live, live_name) if live else None
-        config = self.check.config
-        held = [] if self.outside else migrations.files(config.path(config.migrations))
-        if not (held or self.outside or live or self.check.options.snapshot):
-            raise CannotCheck(
-                f"{scratch_name} is set and there is no migration to carry out; name their folder"
-                " in `migrations`, or unset it."
-            )
+        held = self.files()
+        if server and not (held or self.outside):
+            missing = f"{scratch_name} is set and there is no migration to carry out"
+            if not (live or self.check.options.snapshot):
+                raise CannotCheck(f"{missing}; name their folder in `migrations`, or unset it.")
+            self.check.note(missing)
         work = partial(self.with_live, only=only, held=held)
         made: list[Finding] = []
         pairs = self.check.pairs
@@ -82,7 +81,7 @@ class DatabaseCheck:
             work = partial(work, server=url)
         else:
             self.check.note(f"{scratch_name} is not set, so the migrations were not carried out")
-        said = {(one.code, one.subject, one.expected, one.actual) for one in made}
+        said = set(map(_fact, made))
         before = len(self.check.findings)
         if self.check.options.snapshot is not None:
             self.check.progress(f"reading {self.check.options.snapshot.name}")
@@ -103,9 +102,15 @@ class DatabaseCheck:
             raise CannotCheck(f"No database was compared{notes}.")
         fresh = self.check.findings[before:]
         del self.check.findings[before:]
-        self.check.findings += [
-            one for one in fresh if (one.code, one.subject, one.expected, one.actual) not in said
-        ]
+        self.check.findings += [one for one in fresh if _fact(one) not in said]
+
+    def files(self) -> list[Migration]:
+        """List the files of the folder; raises `CannotCheck` if it is configured and empty."""
+        config = self.check.config
+        held = [] if self.outside else migrations.files(config.path(config.migrations))
+        if not (held or self.outside) and config.migrations in config.stated:
+            raise CannotCheck(f"{config.migrations} is configured and holds no file *.sql.")
+        return held
 
     def read_live(self, reader: Reader) -> Live:
         """Read a live database, and what its role could do to it."""
@@ -141,7 +146,9 @@ class DatabaseCheck:
         applied = live.applied
         waiting = migrations.pending(held, applied) if applied is not None else []
         if "migrations" in only:
-            if applied is None or not (held or applied):
+            if self.outside:
+                self.check.note("only migrations in a folder of SQL are compared with a history")
+            elif applied is None or not (held or applied):
                 self.check.note("the database keeps no supabase_migrations.schema_migrations")
             else:
                 self.check.pairs += 1
@@ -168,13 +175,10 @@ class DatabaseCheck:
                     )
                 )
         if "facts" in only:
-            known = {(one.code, one.subject) for one in behind}
-            self.check.findings += [
-                one
-                for one in self.against(live.schema, "database", live.planner, models)
-                # What waits to be applied is no drift of the live database.
-                if (one.code, one.subject) not in known
-            ]
+            # What waits to be applied is no drift of the live database; another value is.
+            known = set(map(_fact, behind))
+            found = self.against(live.schema, "database", live.planner, models)
+            self.check.findings += [one for one in found if _fact(one) not in known]
 
     def platform_files(self) -> list[Path]:
         """List what goes first: the configured files, else the script of the platform."""
@@ -284,7 +288,7 @@ class DatabaseCheck:
         if self.check.document is not None:
             found += self.run(Comparison("DC", self.check.document_side(), follow, rules, planner))
         if models is not None:
-            said = {(one.code, one.subject) for one in found if self.check.selected(one)}
+            said = {(one.code, one.subject) for one in found if self.check.is_reported(one)}
             twins = {codes["DB"]: codes.get("DC") for codes in CODES.values() if "DB" in codes}
             found += [
                 one
@@ -295,3 +299,8 @@ class DatabaseCheck:
             ]
         self.check.compared.append(f"{len(held.tables)} tables of the {label}")
         return found
+
+
+def _fact(found: Finding) -> tuple[str | None, ...]:
+    """Say which fact differs and how, so that one difference of two databases is told once."""
+    return found.code, found.subject, found.expected, found.actual

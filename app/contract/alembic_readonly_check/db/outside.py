@@ -1,10 +1,12 @@
 """Migrations that are no folder of SQL: Alembic's revisions, or a command of the project's own.
 
-Both run in a process of their own that is told of the scratch database alone: the variables of the
-live one and of the scratch server are gone from its environment, or name the scratch database.
+Both run in a process of their own. Every variable of its environment that holds the URL of a
+Postgres database, and libpq's own, name the scratch database alone. A URL that the project puts
+together from other variables, or reads from a file, is out of reach.
 """
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -17,6 +19,9 @@ from alembic_readonly_check.db.guard import dsn
 from alembic_readonly_check.findings import CannotCheck
 
 LIMIT_SECONDS = 600
+_URL = re.compile(r"\s*(postgres(?:ql)?(?:\+\w+)?)://")
+# An address, a service or its file would lead elsewhere than PGHOST.
+_DROPPED = ("PGHOSTADDR", "PGSERVICE", "PGSERVICEFILE")
 _HINT = " Revisions that ask the database cannot be rendered; let `scratch.command` run them."
 
 # Alembic writes the SQL of all its revisions; offline it opens no connection of its own.
@@ -53,17 +58,34 @@ def _written(url: URL) -> str:
     return head + mark + query.replace("%2F", "/")
 
 
-def _run(config: Config, database: URL, command: Sequence[str]) -> str:
-    environment = {
-        **{k: v for k, v in os.environ.items() if k != config.scratch.url_env},
-        config.url_env: _written(database.set(drivername=config.scratch.driver)),
-        "PYTHONPATH": os.pathsep.join(filter(None, (config.root, os.environ.get("PYTHONPATH")))),
+def _environment(config: Config, database: URL) -> dict[str, str]:
+    """Give the variables of the process, none of which leads to another database."""
+    held = {
+        name: _written(database.set(drivername=url[1])) if (url := _URL.match(value)) else value
+        for name, value in os.environ.items()
+        if name not in (config.scratch.url_env, *_DROPPED)
     }
+    host = database.query.get("host")
+    parts = {
+        "PGHOST": host if isinstance(host, str) else database.host,
+        "PGPORT": database.port,
+        "PGDATABASE": database.database,
+        "PGUSER": database.username,
+        "PGPASSWORD": database.password,
+    }
+    held |= {name: str(value) for name, value in parts.items() if value is not None}
+    own = _written(database.set(drivername=config.scratch.driver))
+    held |= dict.fromkeys((config.url_env, *config.url_envs), own)
+    held["PYTHONPATH"] = os.pathsep.join(filter(None, (config.root, os.environ.get("PYTHONPATH"))))
+    return held
+
+
+def _run(config: Config, database: URL, command: Sequence[str]) -> str:
     try:
         done = subprocess.run(
             command,
             cwd=Path(config.root),
-            env=environment,
+            env=_environment(config, database),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
