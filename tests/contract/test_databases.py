@@ -8,15 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy
 from alembic_readonly_check.command.check import Check
 from alembic_readonly_check.command.databases import DatabaseCheck, Live
+from alembic_readonly_check.compare.comparison import Comparison
+from alembic_readonly_check.compare.sides import Family, Side
 from alembic_readonly_check.config import Config, Ignore, Scratch
 from alembic_readonly_check.db.scratch import Databases
-from alembic_readonly_check.facts import Column, Schema, Table
+from alembic_readonly_check.facts import Column, Enum, Grant, Publication, Schema, Table, View
+from alembic_readonly_check.sources import models
 from alembic_readonly_check.sources.document.datamodel import Document
 from alembic_readonly_check.sources.migrations import Migration
 from alembic_readonly_check.sources.models import Models
-from sqlalchemy import MetaData
+from sqlalchemy import Integer, MetaData, String
+from sqlalchemy.dialects.postgresql import ENUM
 from sqlalchemy.engine import make_url
 
 CONFIG = Config(schemas=("one",), datamodel=None)
@@ -75,3 +80,73 @@ def test_migrations_outside_a_folder_are_not_said_to_be_gone() -> None:
     work.with_live(Live(side("1"), applied, None), only=only, held=[])
     assert codes(work) == []
     assert "only migrations in a folder of SQL are compared with a history" in work.check.notes
+
+
+@pytest.mark.parametrize(("platform", "told"), [(None, ["DB201"]), ("supabase", [])])
+def test_only_a_platform_has_schemas_of_its_own(platform: Any, told: list[str]) -> None:
+    work = checking(replace(CONFIG, schemas=(), platform=platform), document="1")
+    metadata = MetaData()
+    sqlalchemy.Table("a", metadata, sqlalchemy.Column("x", Integer), schema="one")
+    sqlalchemy.Table("accounts", metadata, sqlalchemy.Column("id", Integer), schema="auth")
+    model = models.describe(metadata, "public", work.check.is_compared)
+    work.check.models = Models(metadata, model, Path("."))
+    work.check.findings += work.against(side("1"), "database", None, model)
+    assert [c for c in codes(work) if c == "DB201"] == told
+
+
+def test_what_the_document_says_of_other_schemas_is_not_compared() -> None:
+    work = checking(CONFIG, document="1")
+    assert work.check.document is not None
+    schema = work.check.document.schema
+    schema.tables["two.b"] = Table("two.b", (Column("x", "integer", True),))
+    work.check.document.schema = replace(
+        schema, publications={"p": Publication("p", ("one.a", "two.b"))}
+    )
+    held = replace(side("1"), publications={"p": Publication("p", ("one.a",))})
+    work.check.findings += work.against(held, "database", None, None)
+    assert codes(work) == []
+    assert "the document's tables of schema two are not compared" in work.check.notes
+
+
+ALL = "DELETE INSERT REFERENCES SELECT TRIGGER TRUNCATE UPDATE"
+
+
+@pytest.mark.parametrize(
+    ("wanted", "held", "same"),
+    [
+        (ALL, f"{ALL} MAINTAIN", True),
+        (ALL, ALL, True),
+        ("SELECT", "SELECT MAINTAIN", False),
+        ("", "MAINTAIN", False),
+        (f"{ALL} MAINTAIN", ALL, False),
+    ],
+)
+@pytest.mark.parametrize("family", ["DC", "MG"])
+def test_maintain_is_a_right_where_not_all_are_granted(
+    family: Family, wanted: str, held: str, same: bool
+) -> None:
+    def of(words: str) -> Side:
+        granted = frozenset((word, None) for word in words.split())
+        grants = (Grant("anon", granted),) if granted else ()
+        return Side(Schema("s", {"one.a": Table("one.a", (), grants=grants)}), "side")
+
+    assert (Comparison(family, of(wanted), of(held)).run() == []) == same
+
+
+def test_a_model_of_a_view_is_compared_with_its_columns() -> None:
+    model = Side(side("1"), "model")
+    columns = Column("y", "text", True), Column("x", "integer", True)
+    wider = Side(Schema("m", {"one.a": Table("one.a", columns)}), "model")
+    view = Side(Schema("d", views={"one.a": View("one.a", (("x", "integer"),))}), "database")
+    assert Comparison("DB", model, view).run() == []
+    (found,) = Comparison("DB", wider, view).run()
+    assert (found.code, found.subject) == ("DB202", "one.a.y")
+    assert Comparison("DM", view, model).run() == []
+
+
+def test_the_values_of_an_enum_in_a_variant_are_compared() -> None:
+    metadata = MetaData()
+    type_ = String(5).with_variant(ENUM("a", "b", name="kind"), "postgresql")
+    sqlalchemy.Table("t", metadata, sqlalchemy.Column("k", type_))
+    enums = models.describe(metadata, "public", lambda _: True).enums
+    assert enums == {"public.kind": Enum("public.kind", ("a", "b"))}

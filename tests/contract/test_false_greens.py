@@ -1,5 +1,6 @@
 """What could be green by mistake ends with 2 and one sentence, and never with a traceback."""
 
+import json
 import shutil
 import sys
 from collections.abc import Iterator
@@ -88,6 +89,23 @@ def test_an_app_without_routes(project: Path) -> None:
         "from litestar import Litestar\napp = Litestar([], openapi_config=None)\n"
     )
     refused(run("api", "--app", "idle:app"), "The app serves no HTTP route")
+
+
+@pytest.mark.parametrize("codes", ["DB", "DC3,MG403"])
+def test_selected_codes_that_nothing_could_give(project: Path, codes: str) -> None:
+    refused(run("docs", "--select", codes), "Nothing was compared that")
+    result = run("docs", "--select", f"{codes},DM0")
+    assert result.exit_code == 0
+    assert f"nothing was compared that {codes[:2]}" in result.stdout
+
+
+def test_what_a_project_prints_is_no_part_of_the_report(project: Path) -> None:
+    for name in ("tables", "web"):
+        path = project / f"shop/{name}.py"
+        path.write_text(path.read_text("utf-8") + "\nprint('on stdout')\n", "utf-8")
+    result = run("--format", "json")
+    assert json.loads(result.stdout)["findings"] == []
+    assert result.stderr == "on stdout\n" * 2
 
 
 def test_a_contract_without_operations(project: Path) -> None:

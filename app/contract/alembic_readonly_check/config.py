@@ -39,26 +39,6 @@ class ApiRules:
 
 SECTION = "[tool.alembic-readonly-check]"
 
-MANAGED_SCHEMAS = (
-    "auth",
-    "cron",
-    "extensions",
-    "graphql",
-    "graphql_public",
-    "net",
-    "pgbouncer",
-    "pgmq",
-    "pgsodium",
-    "pgsodium_masks",
-    "realtime",
-    "storage",
-    "supabase_functions",
-    "supabase_migrations",
-    "vault",
-    "information_schema",
-    "pg_catalog",
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Ignore:
@@ -109,20 +89,7 @@ class Config:
     url_env: str = "DATABASE_URL"
     schemas: tuple[str, ...] = ()
     default_schema: str = "public"
-    managed_schemas: tuple[str, ...] = MANAGED_SCHEMAS
     exclude: tuple[str, ...] = ("*.alembic_version", "*.schema_migrations")
-    ignore_grantees: tuple[str, ...] = ("postgres", "supabase_admin")
-    ignore_extensions: tuple[str, ...] = (
-        "plpgsql",
-        "pg_graphql",
-        "pg_net",
-        "pg_stat_statements",
-        "pgcrypto",
-        "pgjwt",
-        "pgsodium",
-        "supabase_vault",
-        "uuid-ossp",
-    )
     platform: Literal["supabase"] | None = None
     rls: Literal["forced", "enabled", "off", "any"] = "forced"
     rolling_partitions: bool = True
@@ -143,7 +110,7 @@ class Config:
 
     def is_managed(self, schema: str) -> bool:
         """Tell whether a schema belongs to the platform and not to the project."""
-        return schema in self.managed_schemas or schema in self.hosting.schemas
+        return schema in self.hosting.schemas
 
     @property
     def folder(self) -> Path:

@@ -67,24 +67,19 @@ def check_columns(
     return list(_Comparison(contract, schema, rules, default_schema, managed_schemas).run())
 
 
+@dataclass(slots=True)
 class _Comparison:
-    def __init__(
-        self,
-        contract: Contract,
-        schema: Schema,
-        rules: ApiRules,
-        default_schema: str,
-        managed_schemas: Collection[str],
-    ) -> None:
-        self.contract = contract
-        self.schema = schema
-        self.rules = rules
-        self.default_schema = default_schema
-        self.managed_schemas = frozenset(managed_schemas)
-        self.properties: dict[tuple[str, Use], _Property] = {}
-        self.unmapped: dict[str, Finding] = {}
-        self.missing: dict[str, tuple[_Property, dict[str, None], dict[str, None]]] = {}
-        self.limits: dict[tuple[str, str], Limits] = {}
+    contract: Contract
+    schema: Schema
+    rules: ApiRules
+    default_schema: str
+    managed_schemas: Collection[str]
+    properties: dict[tuple[str, Use], _Property] = field(default_factory=dict)
+    unmapped: dict[str, Finding] = field(default_factory=dict)
+    missing: dict[str, tuple[_Property, dict[str, None], dict[str, None]]] = field(
+        default_factory=dict
+    )
+    limits: dict[tuple[str, str], Limits] = field(default_factory=dict)
 
     def run(self) -> Iterator[Finding]:
         for operation in self.contract.operations:

@@ -11,7 +11,7 @@ from alembic_readonly_check.openapi.reading import Json
 from alembic_readonly_check.openapi.shapes import Bound
 from alembic_readonly_check.sql.expressions import Scope, canonical
 
-_LENGTHS: Final = frozenset({"char_length", "character_length", "length", "octet_length"})
+_LENGTHS: Final = frozenset({"length", "octet_length"})
 _COUNTS: Final = frozenset({"cardinality", "array_length"})
 
 
@@ -37,9 +37,6 @@ def of_type(type_: str, schema: Schema) -> Limits:
         values=frozenset(enum.values) if enum else None,
         elements=frozenset(items.values) if items else None,
     )
-
-
-_FLIPPED: Final = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "=": "="}
 
 
 def narrowed(limits: Limits, check: Check, column: tuple[str, ...], scope: Scope) -> Limits:
@@ -70,11 +67,9 @@ def _with(limits: Limits, part: tuple[Any, ...], column: tuple[str, ...]) -> Lim
     operator, left, right = part[1:]
     if operator == "<@" and left == column and right[0] == "array":
         return replace(limits, elements=frozenset(_constant(item) for item in right[1:]))
-    if left[0] in ("number", "text") and operator in _FLIPPED:
-        operator, left, right = _FLIPPED[operator], right, left
     if left == column and operator == "=" and right[0] in ("number", "text"):
         return replace(limits, values=frozenset({_constant(right)}))
-    if right[0] != "number" or operator not in _FLIPPED:
+    if right[0] != "number" or operator not in ("<", "<=", ">", ">=", "="):
         return limits
     limit: Decimal = right[1]
     if left == column:

@@ -68,6 +68,12 @@ class _Reader(TableSections, ObjectSections, CrossCheck):
             if section.title in self.stated:
                 self.wrong("section twice", section.title, section.location, section.title)
             self.stated.add(section.title)
+            for child in section.children:
+                # Facts under a heading of their own would pass for prose.
+                if child.rows or child.items:
+                    self.wrong(
+                        *("no subsection", section.title, child.location, child.title, "none here")
+                    )
             if section.title == "Functions":
                 self.functions(section)
             else:
