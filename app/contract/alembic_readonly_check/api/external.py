@@ -1,7 +1,7 @@
 """EX8xx: hold docs/external_apis.md to the operations that integrate other systems.
 
-An operation names each system that it waits for: `x-external-api: billing`, or a list.
-The document has one section a system, with one bullet a fact; other bullets and prose are free:
+An operation names each system that it waits for: `x-external-api: billing`, or a list. The document
+has one section a system, with one bullet a fact; other bullets and prose are free:
 
     ## billing
     - Base URL: `https://billing.example/v2`, from the setting BILLING_URL
