@@ -351,6 +351,17 @@ def test_a_finding_names_both_values_and_both_places(mapped: Models, tmp_path: P
     assert found.fix == "models must follow the document; write numeric(10,2)"
 
 
+def test_facts_under_an_unknown_heading_are_no_prose(tmp_path: Path) -> None:
+    held = TEXT.replace("### Policies", "#### Policies", 1)
+    held += "\n### More\n- `a`: `'b'`\n"
+    found = [(f.code, f.actual) for f in read(held, tmp_path).findings]
+    assert found == [("DM014", "Policies"), ("DM014", "More")]
+
+
+def test_a_form_feed_shifts_no_row(mapped: Models, tmp_path: Path) -> None:
+    assert findings(read(TEXT.replace("Prose", "One\x0cPro", 1), tmp_path), mapped) == []
+
+
 def test_a_document_without_tables_is_no_agreement(tmp_path: Path) -> None:
     with pytest.raises(CannotCheck, match="no section of a table"):
         read("# Data model\n\nNothing yet.\n", tmp_path)

@@ -121,6 +121,11 @@ def test_junit_fails_for_errors_alone() -> None:
     assert suite.get("tests") == str(len(report.findings) + 1)
 
 
+def test_junit_is_xml_whatever_a_value_holds() -> None:
+    found = finding("DM105", "a.b\x00", "document E'\x1b', model '\ud800'")
+    ElementTree.fromstring(reporters.junit(Report((found,))))
+
+
 def test_sides_that_print_alike_say_what_differs() -> None:
     def side(name: str) -> Side:
         key = PrimaryKey(name, ("id",))

@@ -161,6 +161,7 @@ def test_sabotage_ends_in_ro903(statement: str, shop: Shop) -> None:
         "WITH gone AS (DELETE FROM pg_class RETURNING 1) SELECT 1 FROM gone",
         "SELECT relname FROM pg_class FOR UPDATE",
         "SELECT 1; SELECT relname FROM pg_class",
+        "-- nothing",
     ],
 )
 def test_even_reflection_reads_nothing_but_catalogs(statement: str, shop: Shop) -> None:
@@ -209,7 +210,10 @@ def test_scratch_and_live_may_not_be_one(shop: Shop, monkeypatch: pytest.MonkeyP
     with pytest.raises(CannotCheck) as stopped:
         DatabaseCheck(run).compare()
     assert stopped.value.code == "RO904"
-    scratch.refuse_live(shop.owner.set(database="other"), "A", ("B", shop.owner))
+    same = shop.owner.update_query_dict({"application_name": "another"})
+    with pytest.raises(CannotCheck):
+        scratch.refuse_live(same, "A", ("B", shop.reader))
+    scratch.refuse_live(shop.owner.set(database="postgres"), "A", ("B", shop.owner))
 
 
 def test_a_server_sees_nothing_that_writes(

@@ -39,26 +39,6 @@ class ApiRules:
 
 SECTION = "[tool.alembic-readonly-check]"
 
-MANAGED_SCHEMAS = (
-    "auth",
-    "cron",
-    "extensions",
-    "graphql",
-    "graphql_public",
-    "net",
-    "pgbouncer",
-    "pgmq",
-    "pgsodium",
-    "pgsodium_masks",
-    "realtime",
-    "storage",
-    "supabase_functions",
-    "supabase_migrations",
-    "vault",
-    "information_schema",
-    "pg_catalog",
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Ignore:
@@ -109,20 +89,7 @@ class Config:
     url_env: str = "DATABASE_URL"
     schemas: tuple[str, ...] = ()
     default_schema: str = "public"
-    managed_schemas: tuple[str, ...] = MANAGED_SCHEMAS
     exclude: tuple[str, ...] = ("*.alembic_version", "*.schema_migrations")
-    ignore_grantees: tuple[str, ...] = ("postgres", "supabase_admin")
-    ignore_extensions: tuple[str, ...] = (
-        "plpgsql",
-        "pg_graphql",
-        "pg_net",
-        "pg_stat_statements",
-        "pgcrypto",
-        "pgjwt",
-        "pgsodium",
-        "supabase_vault",
-        "uuid-ossp",
-    )
     platform: Literal["supabase"] | None = None
     rls: Literal["forced", "enabled", "off", "any"] = "forced"
     rolling_partitions: bool = True
@@ -133,6 +100,8 @@ class Config:
     root: str = field(default=".", metadata={"own": 1})
     source: str | None = field(default=None, metadata={"own": 1})
     stated: tuple[str, ...] = field(default=(), metadata={"own": 1})
+    url_envs: tuple[str, ...] = field(default=(), metadata={"own": 1})
+    """Further variables that hold the URL of a live database: the command line replaced them."""
 
     @property
     def hosting(self) -> Platform:
@@ -141,7 +110,7 @@ class Config:
 
     def is_managed(self, schema: str) -> bool:
         """Tell whether a schema belongs to the platform and not to the project."""
-        return schema in self.managed_schemas or schema in self.hosting.schemas
+        return schema in self.hosting.schemas
 
     @property
     def folder(self) -> Path:
@@ -192,6 +161,16 @@ def _convert(section: object, folder: Path, path: Path) -> Config:
         raise CannotCheck(f"{SECTION} in {path.name}: {error}.") from None
     stated = tuple(value for value in section.values() if isinstance(value, str))
     config = replace(config, root=str(folder), source=str(path), stated=stated)
+    for name in (config.url_env, config.scratch.url_env):
+        if not re.fullmatch(r"[A-Za-z_]\w*", name):
+            raise CannotCheck(f"A url-env in {path.name} is no name of a variable; never a URL.")
+    ways = {"migrations": "migrations" in section} | {
+        "scratch.alembic": bool(config.scratch.alembic),
+        "scratch.command": bool(config.scratch.command),
+    }
+    if sum(ways.values()) > 1:
+        both = " and ".join(way for way, is_stated in ways.items() if is_stated)
+        raise CannotCheck(f"{SECTION} in {path.name} sets {both}; configure one of them.")
     for ignore in config.ignore:
         if ignore.code not in REGISTRY:
             raise CannotCheck(f"An ignore in {path.name} names {ignore.code}, which is no code.")

@@ -13,8 +13,15 @@ from alembic_readonly_check.findings import Location
 Json = dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placed:
+    """A fact, and the line where its source states it, if that has lines."""
+
+    location: Location | None = None
+
+
 @dataclass(frozen=True, slots=True)
-class Column:
+class Column(Placed):
     """A column; `implicit` marks a mapped integer key that may be either serial or identity."""
 
     name: str
@@ -28,7 +35,6 @@ class Column:
     raw_type: str = ""
     implicit: bool = False
     extra: str = ""
-    location: Location | None = None
 
 
 def _include(columns: tuple[str, ...]) -> str:
@@ -36,21 +42,20 @@ def _include(columns: tuple[str, ...]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class PrimaryKey:
+class PrimaryKey(Placed):
     """A primary key; `name` is None where the source does not say, `columns` is in key order."""
 
     name: str | None
     columns: tuple[str, ...]
     deferral: str = ""
     include: tuple[str, ...] = ()
-    location: Location | None = None
 
     def __str__(self) -> str:
         return f"PRIMARY KEY ({', '.join(self.columns)}){_include(self.include)}{self.deferral}"
 
 
 @dataclass(frozen=True, slots=True)
-class ForeignKey:
+class ForeignKey(Placed):
     """A foreign key; `deferral` is empty, ` DEFERRABLE` or ` DEFERRABLE INITIALLY DEFERRED`."""
 
     name: str | None
@@ -62,7 +67,6 @@ class ForeignKey:
     match: str = "SIMPLE"
     deferral: str = ""
     valid: bool = True
-    location: Location | None = None
 
     def __str__(self) -> str:
         match = f" MATCH {self.match}" if self.match != "SIMPLE" else ""
@@ -76,7 +80,7 @@ class ForeignKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Unique:
+class Unique(Placed):
     """A unique constraint; `columns` is in key order."""
 
     name: str | None
@@ -84,7 +88,6 @@ class Unique:
     include: tuple[str, ...] = ()
     nulls_distinct: bool = True
     deferral: str = ""
-    location: Location | None = None
 
     def __str__(self) -> str:
         nulls = "" if self.nulls_distinct else " NULLS NOT DISTINCT"
@@ -92,14 +95,13 @@ class Unique:
 
 
 @dataclass(frozen=True, slots=True)
-class Check:
+class Check(Placed):
     """A check constraint of a table or, in `Domain.checks`, of a domain."""
 
     name: str | None
     expression: str
     valid: bool = True
     inherited: bool = True
-    location: Location | None = None
 
     def __str__(self) -> str:
         inherit = "" if self.inherited else " NO INHERIT"
@@ -107,12 +109,11 @@ class Check:
 
 
 @dataclass(frozen=True, slots=True)
-class Exclusion:
+class Exclusion(Placed):
     """An exclusion constraint, kept as the definition that the source gives."""
 
     name: str | None
     definition: str
-    location: Location | None = None
 
     def __str__(self) -> str:
         return self.definition
@@ -139,7 +140,7 @@ class IndexKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Index:
+class Index(Placed):
     """An index that backs no constraint."""
 
     name: str | None
@@ -151,7 +152,6 @@ class Index:
     nulls_distinct: bool = True
     valid: bool = True
     options: tuple[str, ...] = ()
-    location: Location | None = None
 
     def __str__(self) -> str:
         keys = ", ".join(str(key) for key in self.keys)
@@ -165,7 +165,7 @@ class Index:
 
 
 @dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(Placed):
     """A row security policy; `command` is ALL, SELECT, INSERT, UPDATE or DELETE."""
 
     name: str
@@ -174,7 +174,6 @@ class Policy:
     using: str | None = None
     check: str | None = None
     permissive: bool = True
-    location: Location | None = None
 
     def __str__(self) -> str:
         return (
@@ -186,12 +185,11 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(Placed):
     """What one role may do: a privilege on the whole object, or only on some of its columns."""
 
     grantee: str
     privileges: frozenset[tuple[str, str | None]]
-    location: Location | None = None
 
     def __str__(self) -> str:
         by_privilege: dict[str, list[str]] = {}
@@ -204,13 +202,12 @@ class Grant:
 
 
 @dataclass(frozen=True, slots=True)
-class Trigger:
+class Trigger(Placed):
     """A trigger; `definition` is what follows its name, `enabled` O, D, R or A (pg_trigger)."""
 
     name: str
     definition: str
     enabled: str = "O"
-    location: Location | None = None
 
     def __str__(self) -> str:
         state = {"O": "", "D": " (disabled)", "R": " (replica)", "A": " (always)"}[self.enabled]
@@ -218,7 +215,7 @@ class Trigger:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class Table(Placed):
     """A table or a partition; `bounds` and `partition_of` are set on partitions alone."""
 
     name: str
@@ -238,7 +235,6 @@ class Table:
     triggers: tuple[Trigger, ...] | None = None
     comment: str | None = None
     extra: str = ""
-    location: Location | None = None
 
     def column(self, name: str) -> Column | None:
         """Find a column by name."""
@@ -246,19 +242,18 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
-class Enum:
+class Enum(Placed):
     """An enum type; `values` is in sort order."""
 
     name: str
     values: tuple[str, ...]
-    location: Location | None = None
 
     def __str__(self) -> str:
         return ", ".join(f"'{value}'" for value in self.values)
 
 
 @dataclass(frozen=True, slots=True)
-class Domain:
+class Domain(Placed):
     """A domain over a base type."""
 
     name: str
@@ -267,7 +262,6 @@ class Domain:
     default: str | None = None
     collation: str | None = None
     checks: tuple[Check, ...] = ()
-    location: Location | None = None
 
     def __str__(self) -> str:
         default = f" DEFAULT {self.default}" if self.default else ""
@@ -277,7 +271,7 @@ class Domain:
 
 
 @dataclass(frozen=True, slots=True)
-class Sequence:
+class Sequence(Placed):
     """A sequence; bounds are None where the source leaves them to the type."""
 
     name: str
@@ -289,7 +283,6 @@ class Sequence:
     cache: int = 1
     cycle: bool = False
     owned_by: str | None = None
-    location: Location | None = None
 
     def __str__(self) -> str:
         low = "" if self.minimum is None else f" MINVALUE {self.minimum}"
@@ -301,7 +294,7 @@ class Sequence:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class View(Placed):
     """A view; `columns` pairs names with types, `definition` is known only to the catalog."""
 
     name: str
@@ -311,7 +304,6 @@ class View:
     definition: str | None = None
     grants: tuple[Grant, ...] | None = None
     extra: str = ""
-    location: Location | None = None
 
     def __str__(self) -> str:
         columns = ", ".join(f"{name} {type_}" for name, type_ in self.columns)
@@ -320,7 +312,7 @@ class View:
 
 
 @dataclass(frozen=True, slots=True)
-class Function:
+class Function(Placed):
     """A function or procedure; `arguments` pairs names with types, in call order.
 
     `executors` are the roles beside the owner that may execute it; only a catalog knows its `body`.
@@ -333,7 +325,6 @@ class Function:
     executors: frozenset[str] = frozenset()
     body: str | None = None
     search_path: str | None = None
-    location: Location | None = None
 
     @property
     def signature(self) -> str:
@@ -348,28 +339,26 @@ class Function:
 
 
 @dataclass(frozen=True, slots=True)
-class Extension:
+class Extension(Placed):
     """An installed extension; `schema` is None where the source does not say."""
 
     name: str
     schema: str | None = None
-    location: Location | None = None
 
     def __str__(self) -> str:
         return f"SCHEMA {self.schema}" if self.schema else "installed"
 
 
 @dataclass(frozen=True, slots=True)
-class Publication:
+class Publication(Placed):
     """A publication and those of the compared tables that it carries."""
 
     name: str
     tables: tuple[str, ...]
     extra: str = ""
-    location: Location | None = None
 
     def __str__(self) -> str:
-        return ", ".join(self.tables)
+        return ", ".join(self.tables) or "no table"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,21 +1,4 @@
-"""AR5xx: compare what a Litestar app serves with the operations of the contract.
-
-In: a `Contract`, the routes of an imported app (`routes_of`; the app is built, never started) and
-the `ApiRules`. Out: findings. Routes are taken from `app.routes`, parameters from Litestar's own
-model of a handler with all its layers and dependencies: that is what the running app enforces. It
-is not always what the signature says: Litestar drops a `msgspec.Meta` on the outermost type of a
-parameter or body.
-
-A handler states in its `opt` what its signature cannot show:
-
-- `permission` (`ApiRules.permission_opt`): equal to `x-permission` of the operation;
-- `exclude_from_auth` (`ApiRules.public_opt`): true on a public handler;
-- `authenticates`: true on a handler that checks credentials in its own body, such as a ticket;
-- `statuses`: every success status, if not only the handler's `status_code`;
-- `request_media_types`, `response_media_types`: what a raw body or raw response carries;
-- `request_struct`, `response_struct`: see `structs`; a mapping's media types count as well;
-- `read_parameters`: parameters that the code reads from the request (`header:If-None-Match`).
-"""
+"""What a Litestar app serves: its routes, as `routes` compares them."""
 
 import collections.abc
 import inspect

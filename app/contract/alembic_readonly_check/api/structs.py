@@ -1,9 +1,8 @@
 """AS6xx: compare the msgspec structs of every operation with the contract's schemas.
 
-In: a `Contract`, the app's routes (`routes.routes_of`). Out: findings; nothing is called, nothing
-is decoded. Types are read through `msgspec.inspect`, not `msgspec.json.schema_components`: that one
-fails on a `Raw` default, and does not tell a naive datetime from text, nor a field that is always
-sent from one that `omit_defaults` may leave out.
+Nothing is called, nothing is decoded. Types are read through `msgspec.inspect`, not
+`msgspec.json.schema_components`: that one fails on a `Raw` default, and does not tell a naive
+datetime from text, nor a field that is always sent from one that `omit_defaults` may leave out.
 
 A handler whose signature does not show its types (raw body, raw `Response`, bytes, a stream) states
 them in its `opt`:
@@ -13,7 +12,6 @@ them in its `opt`:
   either may be a text `module:NAME` that says where that stands.
 """
 
-import importlib
 import inspect
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +27,7 @@ from alembic_readonly_check.codes import finding
 from alembic_readonly_check.findings import Finding, relative
 from alembic_readonly_check.openapi.contract import Body, Contract, Direction, Operation, is_json
 from alembic_readonly_check.openapi.shapes import Shape
+from alembic_readonly_check.sources.loading import load
 
 CODES: Final[Mapping[str, str]] = {
     fact: f"AS{number}"
@@ -103,8 +102,7 @@ def _types(stated: Any, shown: Any, status: str = "") -> Mapping[str, Any]:
     A text is where they stand, `module:NAME`, as Litestar copies an `opt` and some types refuse it.
     """
     if isinstance(stated, str):
-        module, _, name = stated.partition(":")
-        stated = getattr(importlib.import_module(module), name)
+        stated = load(stated)
     if stated is None:
         return {} if shown is RAW or shown is NoneType else {"*": shown}
     if not isinstance(stated, Mapping):

@@ -1,11 +1,13 @@
 """One run of the check: read what the configuration names, compare every pair that is there."""
 
 import datetime as dt
-from collections.abc import Callable, Iterable
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from alembic_readonly_check.api.columns import check_columns
 from alembic_readonly_check.api.external import check_external
@@ -25,6 +27,8 @@ from alembic_readonly_check.sources.migrations import read as read_text
 if TYPE_CHECKING:
     from alembic_readonly_check.api.served import Route
     from alembic_readonly_check.sources.models import Models
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +55,8 @@ class Check:
     document: Document | None = None
     models: "Models | None" = None
     described: Contract | None = None
-    pairs: int = 0
+    families: list[str] = field(default_factory=list)
+    today: dt.date = field(default_factory=dt.date.today)
 
     # ------------------------------------------------------------------ offline
 
@@ -68,7 +73,7 @@ class Check:
             path, self.config.folder, self.config.default_schema, self.config.rls
         )
         self.findings += self.document.findings
-        self.pairs += 1
+        self.families.append("DM0")
         self.compared.append(f"{len(self.document.schema.tables)} tables of {self.document.path}")
 
     def mapped(self, required: bool = False) -> None:
@@ -90,7 +95,7 @@ class Check:
     def offline(self) -> None:
         """Compare the document with the models."""
         if self.document is not None and self.models is not None:
-            self.pairs += 1
+            self.families.append("DM1")
             self.findings += Comparison(
                 "DM", self.document_side(), self.models_side(self.models.schema), self.rules()
             ).run()
@@ -107,16 +112,16 @@ class Check:
         self.described = load_contract(path, self.config.folder)
         rules = self.config.api
         if self.document is not None:
-            self.pairs += 1
+            self.families.append("AC7")
             self.findings += check_columns(
                 self.described,
                 self.document.schema,
                 rules,
                 self.config.default_schema,
-                {*self.config.managed_schemas, *self.config.hosting.schemas},
+                self.config.hosting.schemas,
             )
         external = self.config.path(self.config.external_apis)
-        self.pairs += external is not None
+        self.families += ["EX8"] if external is not None else []
         self.findings += check_external(
             self.described,
             read_text(external) if external else None,
@@ -140,7 +145,7 @@ class Check:
         from alembic_readonly_check.api.structs import check_structs
 
         routes = self.routes()
-        self.pairs += 1
+        self.families += ["AR5", "AS6"]
         self.findings += check_routes(self.described, routes, self.config.api)
         self.findings += check_structs(self.described, routes, self.config.folder)
 
@@ -159,9 +164,14 @@ class Check:
         target = str(self.config.app)
         self.progress(f"importing {target}")
         app = load(target, self.config.folder)
+        if (framework := type(app).__name__) in ("FastAPI", "Starlette", "Flask"):
+            raise CannotCheck(
+                f"{target} is a {framework} app; only Litestar is read: remove `app`."
+            )
         if not isinstance(app, Litestar) and callable(app):
             try:
-                app = app()
+                with redirect_stdout(sys.stderr):
+                    app = app()
             except (Exception, SystemExit) as error:
                 raise CannotCheck(
                     f"{target} makes no app: {type(error).__name__}: {error}."
@@ -182,8 +192,6 @@ class Check:
         """Read the rules of comparison off the configuration."""
         return Rules(
             self.config.default_schema,
-            self.config.ignore_grantees,
-            self.config.ignore_extensions,
             self.config.rolling_partitions,
             self.config.hosting,
         )
@@ -213,14 +221,43 @@ class Check:
         """Stand the document on a side of a comparison."""
         if self.document is None:
             raise CannotCheck("There is no datamodel.md to compare.")
-        tables = self.document.schema.tables
+        schema = self.described_schema(self.document.schema)
+        tables = schema.tables
 
         def locate(table: str, column: str | None) -> Location | None:
             held = tables.get(table)
             found = held.column(column) if held is not None and column is not None else held
             return found.location if found is not None else None
 
-        return Side(self.document.schema, "document", locate, self.document.is_unreadable)
+        return Side(schema, "document", locate, self.document.is_unreadable)
+
+    def described_schema(self, schema: Schema) -> Schema:
+        """Leave out what the document says of schemas that are not compared, and note it."""
+
+        def compared(named: dict[str, T] | None) -> dict[str, T]:
+            return {n: o for n, o in (named or {}).items() if self.is_compared(n.partition(".")[0])}
+
+        tables = compared(schema.tables)
+        if left := {name.partition(".")[0] for name in schema.tables.keys() - tables.keys()}:
+            named = ", ".join(sorted(left))
+            self.note(f"the document's tables of schema {named} are not compared")
+        if not tables:
+            raise CannotCheck(f"The document has no table of {', '.join(self.scope().schemas)}.")
+        publications = {
+            name: replace(
+                held,
+                tables=tuple(t for t in held.tables if self.is_compared(t.partition(".")[0])),
+            )
+            for name, held in (schema.publications or {}).items()
+        }
+        return replace(
+            schema,
+            tables=tables,
+            sequences=compared(schema.sequences),
+            views=compared(schema.views),
+            functions=compared(schema.functions),
+            publications=publications,
+        )
 
     def models_side(self, schema: Schema) -> Side:
         """Stand the models, in their own or the server's spelling, on a side of a comparison."""
@@ -230,29 +267,41 @@ class Check:
 
     # ------------------------------------------------------------------ the result
 
-    def selected(self, found: Finding) -> bool:
-        """Tell whether the command line wants a finding's code; a prefix names a family."""
-        wanted = not self.options.select or found.code.startswith(self.options.select)
-        return wanted and not (self.options.ignore and found.code.startswith(self.options.ignore))
+    def is_reported(self, found: Finding) -> bool:
+        """Tell whether a finding's code, or its family, is wanted and no ignore covers it."""
+        options = self.options
+        return (
+            (not options.select or found.code.startswith(options.select))
+            and not (options.ignore and found.code.startswith(options.ignore))
+            and not any(ignore.covers(found, self.today) for ignore in self.config.ignore)
+        )
 
-    def report(self, today: dt.date) -> Report:
+    def refuse_unselected(self) -> None:
+        """Raise `CannotCheck` if nothing was compared that the command line selects."""
+        unseen = [
+            code
+            for code in self.options.select
+            if not any(f.startswith(code) or code.startswith(f) for f in self.families)
+        ]
+        if unseen and len(unseen) == len(self.options.select):
+            raise CannotCheck(f"Nothing was compared that {', '.join(unseen)} could be found in.")
+        for code in unseen:
+            self.note(f"nothing was compared that {code} could be found in")
+
+    def report(self) -> Report:
         """Leave out what is not selected, or is ignored, and sort the rest.
 
         Raises `CannotCheck` if nothing was compared: that is no agreement.
         """
-        if not self.pairs:
+        if not self.families:
             raise CannotCheck(
-                f"Nothing was compared: there is {' and '.join(self.compared) or 'nothing'} alone;"
-                " `doctor` says what was looked for."
+                f"Nothing was compared: {' and '.join(self.compared) or 'nothing'} is all there is."
+                f" Set {self.config.scratch.url_env} or {self.config.url_env}, or see `doctor`."
             )
-        found: Iterable[Finding] = (one for one in set(self.findings) if self.selected(one))
-        found = [
-            one
-            for one in found
-            if not any(ignore.covers(one, today) for ignore in self.config.ignore)
-        ]
+        self.refuse_unselected()
+        found = [one for one in set(self.findings) if self.is_reported(one)]
         for ignore in self.config.ignore:
-            if today > ignore.until:
+            if self.today > ignore.until:
                 self.note(f"the ignore of {ignore.code} {ignore.subject} ended on {ignore.until}")
         if self.options.strict_coverage:
             found = [

@@ -19,13 +19,15 @@ from alembic_readonly_check.compare.comparison import Comparison
 from alembic_readonly_check.compare.security import broken_rules
 from alembic_readonly_check.compare.sides import CODES, Planner, Side
 from alembic_readonly_check.config import secret
-from alembic_readonly_check.db import catalog, guard, outside, queries, scratch, snapshot
+from alembic_readonly_check.db import catalog, guard, outside, scratch, snapshot
 from alembic_readonly_check.db.guard import Reader
 from alembic_readonly_check.facts import Json, Schema
 from alembic_readonly_check.findings import CannotCheck, Finding
 from alembic_readonly_check.sources import migrations
 from alembic_readonly_check.sources.migrations import Migration
 from alembic_readonly_check.sources.models import Models
+
+Compare = Callable[[Schema, str, Planner | None, Schema | None], list[Finding]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +64,19 @@ class DatabaseCheck:
                 f"There is no database: set {live_name} or {scratch_name}, or give --snapshot."
             )
         live_url = guard.driver_url(live, live_name) if live else None
-        config = self.check.config
-        held = [] if self.outside else migrations.files(config.path(config.migrations))
-        if not (held or self.outside or live or self.check.options.snapshot):
-            raise CannotCheck(
-                f"{scratch_name} is set and there is no migration to carry out; name their folder"
-                " in `migrations`, or unset it."
-            )
+        if not (live or self.check.options.snapshot):
+            if self.check.options.require_readonly_role or "facts" not in only:
+                raise CannotCheck(f"{live_name} is not set, so there is no live database.")
+            self.check.note(f"{live_name} is not set, so no live database was compared")
+        held = self.files()
+        if server and not (held or self.outside):
+            missing = f"{scratch_name} is set and there is no migration to carry out"
+            if not (live or self.check.options.snapshot):
+                raise CannotCheck(f"{missing}; name their folder in `migrations`, or unset it.")
+            self.check.note(missing)
         work = partial(self.with_live, only=only, held=held)
         made: list[Finding] = []
-        pairs = self.check.pairs
+        before = len(self.check.families)
         if server is not None:
             url = guard.driver_url(server, scratch_name)
             if live_url is not None:
@@ -82,8 +87,8 @@ class DatabaseCheck:
             work = partial(work, server=url)
         else:
             self.check.note(f"{scratch_name} is not set, so the migrations were not carried out")
-        said = {(one.code, one.subject, one.expected, one.actual) for one in made}
-        before = len(self.check.findings)
+        said = set(map(_fact, made))
+        known = len(self.check.findings)
         if self.check.options.snapshot is not None:
             self.check.progress(f"reading {self.check.options.snapshot.name}")
             taken = snapshot.read(self.check.options.snapshot)
@@ -98,14 +103,20 @@ class DatabaseCheck:
                 lambda reader: work(self.read_live(reader)),
                 self.check.config.timeout,
             )
-        if self.check.pairs == pairs:
+        if len(self.check.families) == before:
             notes = "".join(f"; {note}" for note in self.check.notes)
             raise CannotCheck(f"No database was compared{notes}.")
-        fresh = self.check.findings[before:]
-        del self.check.findings[before:]
-        self.check.findings += [
-            one for one in fresh if (one.code, one.subject, one.expected, one.actual) not in said
-        ]
+        fresh = self.check.findings[known:]
+        del self.check.findings[known:]
+        self.check.findings += [one for one in fresh if _fact(one) not in said]
+
+    def files(self) -> list[Migration]:
+        """List the files of the folder; raises `CannotCheck` if it is configured and empty."""
+        config = self.check.config
+        held = [] if self.outside else migrations.files(config.path(config.migrations))
+        if not (held or self.outside) and config.migrations in config.stated:
+            raise CannotCheck(f"{config.migrations} is configured and holds no file *.sql.")
+        return held
 
     def read_live(self, reader: Reader) -> Live:
         """Read a live database, and what its role could do to it."""
@@ -119,20 +130,10 @@ class DatabaseCheck:
             self.check.findings.append(
                 finding("RO901", reader.role, message, actual=", ".join(writable))
             )
-        schema = catalog.read(self.asking(reader), self.check.scope(), "database")
+        self.check.progress("reading the catalog")
+        schema = catalog.read(reader.ask, self.check.scope(), "database")
         history = snapshot.applied(reader)
         return Live(schema, migrations.history(history) if history else None, reader)
-
-    def asking(self, reader: Reader) -> Callable[[str], str]:
-        """Ask the catalog queries and tell how far it is."""
-        total = len(queries.QUERIES)
-
-        def ask(name: str) -> str:
-            done = list(queries.QUERIES).index(name) + 1
-            self.check.progress(f"reading the catalog: {name} ({done} of {total})")
-            return reader.ask(name)
-
-        return ask
 
     def with_live(
         self, live: Live, *, only: frozenset[str], held: list[Migration], server: URL | None = None
@@ -141,10 +142,15 @@ class DatabaseCheck:
         applied = live.applied
         waiting = migrations.pending(held, applied) if applied is not None else []
         if "migrations" in only:
-            if applied is None or not (held or applied):
-                self.check.note("the database keeps no supabase_migrations.schema_migrations")
+            if self.outside:
+                self.check.note(
+                    "migrations outside a folder of SQL are not compared with a live database"
+                )
+            elif applied is None or not (held or applied):
+                if held or "facts" not in only:
+                    self.check.note("the database keeps no supabase_migrations.schema_migrations")
             else:
-                self.check.pairs += 1
+                self.check.families.append("MG4")
                 self.check.findings += migrations.check(held, applied, self.check.config.folder)
                 self.check.compared.append(f"{len(held)} migrations")
         models = self.check.models.schema if self.check.models else None
@@ -154,10 +160,11 @@ class DatabaseCheck:
             self.check.progress("carrying out the applied migrations")
             with self.made(server, done, None) as made:
                 expected, behind = self.read_scratch(
-                    made.migrated, models if waiting and "facts" in only else None
+                    *(made.migrated, models),
+                    self.differences if waiting and "facts" in only else None,
                 )
             if "migrations" in only:
-                self.check.pairs += 1
+                self.check.families.append("MG4")
                 self.check.findings += self.run(
                     Comparison(
                         "MG",
@@ -168,13 +175,10 @@ class DatabaseCheck:
                     )
                 )
         if "facts" in only:
-            known = {(one.code, one.subject) for one in behind}
-            self.check.findings += [
-                one
-                for one in self.against(live.schema, "database", live.planner, models)
-                # What waits to be applied is no drift of the live database.
-                if (one.code, one.subject) not in known
-            ]
+            # What waits to be applied is no drift of the live database; another value is.
+            known = set(map(_fact, behind))
+            found = self.against(live.schema, "database", live.planner, models)
+            self.check.findings += [one for one in found if _fact(one) not in known]
 
     def platform_files(self) -> list[Path]:
         """List what goes first: the configured files, else the script of the platform."""
@@ -221,13 +225,17 @@ class DatabaseCheck:
                 models = scratch.as_models(compiled, models)
                 for refusal in made.refused:
                     self.check.note(f"the server refuses a part of the models: {refusal}")
-            _, found = self.read_scratch(made.migrated, models, self.check.models)
+            _, found = self.read_scratch(made.migrated, models, self.against, self.check.models)
         return found
 
     def read_scratch(
-        self, url: URL, models: Schema | None, asked: Models | None = None
+        self,
+        url: URL,
+        models: Schema | None,
+        compare: Compare | None,
+        asked: Models | None = None,
     ) -> tuple[Schema, list[Finding]]:
-        """Read a migrated scratch database and compare document and models with it.
+        """Read a migrated scratch database; `compare` document and models with it.
 
         Alembic is asked for its opinion of the models that are given as `asked`.
         """
@@ -235,8 +243,7 @@ class DatabaseCheck:
 
         def work(reader: Reader) -> tuple[Schema, list[Finding]]:
             schema = catalog.read(reader.ask, scope, "migrations")
-            wanted = models is not None or self.check.document is not None
-            found = self.against(schema, "migrations", reader, models) if wanted else []
+            found = compare(schema, "migrations", reader, models) if compare else []
             if asked is not None:
                 # Alembic is imported only here: a live check needs none of it. It logs on the way.
                 logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -266,25 +273,39 @@ class DatabaseCheck:
     def against(
         self, held: Schema, label: str, planner: Planner | None, models: Schema | None
     ) -> list[Finding]:
-        """Compare document and models with a catalog; drift that both see is said once."""
+        """Compare document and models with a catalog, and say that they were."""
         for schema, count in held.elsewhere:
             if not self.check.config.is_managed(schema):
-                self.check.note(f"the {label} hold schema {schema} ({count} objects), not compared")
+                self.check.note(f"schema {schema} of the {label} ({count} objects) is not compared")
         if not held.tables:
-            raise CannotCheck(
-                f"The {label} hold no table in {', '.join(self.check.scope().schemas)}."
-            )
+            missing = f"no table in {', '.join(self.check.scope().schemas)}"
+            if label == "migrations" and self.check.config.scratch.command:
+                raise CannotCheck(
+                    f"The command made {missing} of the scratch database. It may have migrated"
+                    f" another one: let it take its URL from {self.check.config.url_env}."
+                )
+            verb = "hold" if label == "migrations" else "holds"
+            raise CannotCheck(f"The {label} {verb} {missing}.")
         if self.check.document is None and models is None:
             self.check.note("there is neither a document nor are there models to compare with")
             return []
-        self.check.pairs += 1
+        self.check.families += ["SE0", "RO9"]
+        self.check.families += ["DC3"] if self.check.document is not None else []
+        self.check.families += ["DB2"] if models is not None else []
+        self.check.compared.append(f"{len(held.tables)} tables of the {label}")
+        return self.differences(held, label, planner, models)
+
+    def differences(
+        self, held: Schema, label: str, planner: Planner | None, models: Schema | None
+    ) -> list[Finding]:
+        """Compare document and models with a catalog; drift that both see is said once."""
         follow = Side(held, label)
         found = list(broken_rules(held))
         rules = replace(self.check.rules(), schemas=self.check.scope().schemas)
         if self.check.document is not None:
             found += self.run(Comparison("DC", self.check.document_side(), follow, rules, planner))
         if models is not None:
-            said = {(one.code, one.subject) for one in found if self.check.selected(one)}
+            said = {(one.code, one.subject) for one in found if self.check.is_reported(one)}
             twins = {codes["DB"]: codes.get("DC") for codes in CODES.values() if "DB" in codes}
             found += [
                 one
@@ -293,5 +314,9 @@ class DatabaseCheck:
                 )
                 if (twins.get(one.code), one.subject) not in said
             ]
-        self.check.compared.append(f"{len(held.tables)} tables of the {label}")
         return found
+
+
+def _fact(found: Finding) -> tuple[str | None, ...]:
+    """Say which fact differs and how, so that one difference of two databases is told once."""
+    return found.code, found.subject, found.expected, found.actual

@@ -1,6 +1,7 @@
 """Write findings for people and for machines; each reporter turns a report into one text."""
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ class Report:
     """The file to name where a fact is written in none, as of a live database."""
 
     def place(self, found: Finding) -> Location:
-        """Give every finding a line, which GitHub and GitLab insist on."""
+        """Give every finding a line, which code scanning insists on."""
         return found.location or Location(self.home, 1)
 
     def fingerprints(self) -> Iterator[tuple[Finding, str]]:
@@ -163,47 +164,34 @@ def sarif(report: Report) -> str:
     )
 
 
+def _value(text_: str) -> str:
+    return text_.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _attribute(text_: str) -> str:
+    return _value(text_).replace(":", "%3A").replace(",", "%2C")
+
+
+def github_line(level: str, place: str, title: str, message: str) -> str:
+    """Write one workflow command."""
+    return f"::{level} {place}title={_attribute(title)}::{_value(message)}"
+
+
 def github(report: Report) -> str:
     """Write workflow commands, which GitHub shows beside the lines of a pull request."""
     levels = {"error": "error", "warning": "warning", "info": "notice"}
-
-    def value(text_: str) -> str:
-        return text_.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-    def attribute(text_: str) -> str:
-        return value(text_).replace(":", "%3A").replace(",", "%2C")
-
     lines = []
     for found in report.findings:
-        place = (
-            f"file={attribute(found.location.path)},line={found.location.line},"
-            if found.location
-            else ""
-        )
+        at = found.location
+        place = f"file={_attribute(at.path)},line={at.line}," if at else ""
         heading = f"{found.heading}\n" if found.heading else ""
-        told = value(f"{heading}{found.subject}: {found.message}\nfix: {found.fix}")
-        lines.append(f"::{levels[found.severity]} {place}title={attribute(found.code)}::{told}\n")
-    return "".join(lines) + f"{report.summary}\n"
+        told = f"{heading}{found.subject}: {found.message}\nfix: {found.fix}"
+        lines.append(github_line(levels[found.severity], place, found.code, told))
+    return "\n".join([*lines, report.summary, ""])
 
 
-def gitlab(report: Report) -> str:
-    """Write GitLab's Code Quality report."""
-    levels = {"error": "major", "warning": "minor", "info": "info"}
-    return _json(
-        [
-            {
-                "description": f"{found.subject}: {found.message}",
-                "check_name": found.code,
-                "fingerprint": name,
-                "severity": levels[found.severity],
-                "location": {
-                    "path": report.place(found).path,
-                    "lines": {"begin": report.place(found).line},
-                },
-            }
-            for found, name in report.fingerprints()
-        ]
-    )
+# XML 1.0, section 2.2: it can hold no other characters, escaped or not.
+_NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def junit(report: Report) -> str:
@@ -225,12 +213,13 @@ def junit(report: Report) -> str:
         f'  <testcase classname="{suite}" name={quoteattr(compared)}/>\n'
         for compared in report.compared
     ]
-    return (
+    written = (
         '<?xml version="1.0" encoding="UTF-8"?>\n'
         f'<testsuite name="{suite}" tests="{len(cases)}" failures="{len(failures)}">\n'
         + "".join(cases)
         + "</testsuite>\n"
     )
+    return _NOT_XML.sub("\ufffd", written)
 
 
 FORMATS: dict[str, Reporter] = {
@@ -238,6 +227,5 @@ FORMATS: dict[str, Reporter] = {
     "json": json,
     "sarif": sarif,
     "github": github,
-    "gitlab": gitlab,
     "junit": junit,
 }

@@ -7,8 +7,9 @@ from typing import Any
 from alembic_readonly_check.compare.pairing import T, by_name, pairs
 from alembic_readonly_check.compare.saying import Pair
 from alembic_readonly_check.facts import Grant, Policy, Table, Trigger
+from alembic_readonly_check.sql.expressions import Scope
 from alembic_readonly_check.sql.parsing import Unparsable
-from alembic_readonly_check.sql.tables import trigger_shape
+from alembic_readonly_check.sql.tables import ALL_PRIVILEGES, trigger_shape
 
 
 @dataclass(slots=True)
@@ -36,10 +37,10 @@ class Access(Pair):
         if wanted.grants is not None and held.grants is not None:
             self.grants(wanted.name, wanted.grants, held.grants)
         if wanted.triggers is not None and held.triggers is not None:
-            schema = self.rules.default_schema
+            names = self.names(wanted)
 
             def same_trigger(one: Trigger, other: Trigger) -> bool:
-                shapes = (_trigger(trigger, wanted.name, schema) for trigger in (one, other))
+                shapes = (_trigger(trigger, names) for trigger in (one, other))
                 return one.enabled == other.enabled and (
                     one.definition == other.definition or next(shapes) == next(shapes)
                 )
@@ -67,24 +68,28 @@ class Access(Pair):
         """Compare what each role may do with an object."""
         sides = ({grant.grantee: grant for grant in side} for side in (mine, theirs))
         for grantee, one, other in pairs(*sides):
-            if self.rules.ignores_grantee(grantee) and not self.deep:
+            if grantee in self.rules.hosting.roles and not self.deep:
                 continue
-            if (one.privileges if one else None) != (_common(other, one) if other else None):
+            if (one.privileges if one else None) != (common(other, one) if other else None):
                 self.say("grant", f"{owner}.{grantee}", one, other)
 
 
 RLS_ORDER = {"off": 0, "enabled": 1, "forced": 2}
 
 
-def _trigger(trigger: Trigger, table: str, schema: str) -> Any:
+def _trigger(trigger: Trigger, names: Scope) -> Any:
     try:
-        return trigger_shape(trigger.definition, table, schema)
+        return trigger_shape(trigger.definition, names.table, names.schema, names.exact)
     except Unparsable:
         return trigger.definition
 
 
-def _common(held: Grant, wanted: Grant | None) -> frozenset[tuple[str, str | None]]:
-    """Leave MAINTAIN, which Postgres 17 added to ALL, out where nobody asked for it."""
-    if wanted is not None and any(name == "MAINTAIN" for name, _ in wanted.privileges):
-        return held.privileges
-    return frozenset(p for p in held.privileges if not p[0].startswith("MAINTAIN"))
+def common(held: Grant, wanted: Grant | None) -> frozenset[tuple[str, str | None]]:
+    """Leave MAINTAIN out, which Postgres 17 added to ALL, where ALL of before is wanted."""
+    wanted_ = wanted.privileges if wanted is not None else frozenset()
+    added = {
+        (f"MAINTAIN{option}", None)
+        for option in ("", " WITH GRANT OPTION")
+        if wanted_.issuperset((f"{name}{option}", None) for name in ALL_PRIVILEGES)
+    }
+    return held.privileges - (added - wanted_)

@@ -6,11 +6,12 @@ the models know no policies, a document knows no function bodies, two catalogs k
 
 from dataclasses import dataclass
 
-from alembic_readonly_check.compare.access import RLS_ORDER
+from alembic_readonly_check.compare.access import RLS_ORDER, common
 from alembic_readonly_check.compare.pairing import pairs
 from alembic_readonly_check.compare.tables import Tables
-from alembic_readonly_check.facts import Table
+from alembic_readonly_check.facts import Column, Table
 from alembic_readonly_check.findings import Finding
+from alembic_readonly_check.sql.types import same_type
 
 
 @dataclass(slots=True)
@@ -22,7 +23,7 @@ class Comparison(Tables):
         for name, wanted, held in pairs(self.lead.schema.tables, self.follow.schema.tables):
             self.current = wanted or held
             if wanted is None or held is None:
-                self.missing("table", name, wanted, held)
+                self.view_or_missing(name, wanted, held)
             else:
                 self.table(wanted, held)
         self.current = None
@@ -32,6 +33,22 @@ class Comparison(Tables):
             self.back_doors()
         self.objects()
         return self.findings
+
+    def view_or_missing(self, name: str, wanted: Table | None, held: Table | None) -> None:
+        """Compare a model that is mapped on a view with its columns; else the table is missing."""
+        side = self.follow if wanted else self.lead
+        view = (side.schema.views or {}).get(name)
+        if view is None or self.family not in ("DM", "DB"):
+            self.missing("table", name, wanted, held)
+            return
+        shown = {column: Column(column, type_, True) for column, type_ in view.columns}
+        mine, theirs = ({c.name: c for c in t.columns} if t else shown for t in (wanted, held))
+        for column, one, other in pairs(mine, theirs):
+            subject = f"{name}.{column}"
+            if one is None or other is None:
+                self.missing("column", subject, one, other, column)
+            elif one.type and not same_type(one.type, other.type):
+                self.say("type", subject, one.type, other.type, column=column)
 
     def partitions(self) -> None:
         """Compare partitions one by one."""
@@ -53,10 +70,12 @@ class Comparison(Tables):
             if RLS_ORDER[held] < RLS_ORDER[parent.rls]:
                 what = "row level security of a partition differs"
                 self.row_security(partition.name, parent.rls, held, what)
-            allowed = {grant.grantee: grant.privileges for grant in parent.grants}
+            allowed = {grant.grantee: grant for grant in parent.grants}
             for grant in partition.grants or ():
-                if not self.rules.ignores_grantee(grant.grantee) and not (
-                    grant.privileges <= allowed.get(grant.grantee, frozenset())
+                wider = allowed.get(grant.grantee)
+                privileges = wider.privileges if wider else frozenset()
+                if grant.grantee not in self.rules.hosting.roles and not (
+                    common(grant, wider) <= privileges
                 ):
                     subject = f"{partition.name}.{grant.grantee}"
                     what = "a partition grants more than its parent"

@@ -70,7 +70,7 @@ class Objects(Access):
     def same_domain(self, mine: Domain | None, theirs: Domain | None) -> bool:
         if mine is None or theirs is None:
             return False
-        names = Scope("", (("value", theirs.type),), self.rules.default_schema)
+        names = Scope("", (("value", theirs.type),), self.rules.default_schema, self.deep)
         return (
             bare(mine.type) == bare(theirs.type)
             and mine.nullable == theirs.nullable
@@ -122,15 +122,14 @@ class Objects(Access):
                 self.grants(name, one.grants, other.grants)
 
     def query(self, text: str | None) -> object:
-        return query_shape(text or "", self.rules.default_schema)
+        return query_shape(text or "", Scope("", (), self.rules.default_schema, self.deep))
 
     def extensions(self) -> None:
         """Compare extensions; the platform adds and moves its own, which no migration does."""
         mine, theirs = _known(self.lead.schema.extensions, self.follow.schema.extensions)
         for name, one, other in pairs(mine, theirs):
             hosted = name in self.rules.hosting.extensions
-            free = hosted or name in self.rules.ignore_extensions
-            if hosted if self.deep else one is None and free:
+            if hosted if self.deep else one is None and (hosted or name == "plpgsql"):
                 continue
             moved = one and other and one.schema is not None and one.schema != other.schema
             if one is None or other is None or moved:

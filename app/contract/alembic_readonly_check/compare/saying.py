@@ -110,6 +110,7 @@ class Pair:
             table.name,
             tuple((column.name, column.type) for column in held.columns if column.type),
             self.rules.default_schema,
+            self.deep,
         )
 
 

@@ -88,12 +88,6 @@ class Rules:
     """What the comparison leaves out or takes for granted, from the configuration."""
 
     default_schema: str = "public"
-    ignore_grantees: tuple[str, ...] = ()
-    ignore_extensions: tuple[str, ...] = ("plpgsql",)
     rolling_partitions: bool = True
     hosting: Platform = NONE
     schemas: tuple[str, ...] = ()
-
-    def ignores_grantee(self, role: str) -> bool:
-        """Tell whether a role's rights are the platform's business."""
-        return role in self.ignore_grantees or role in self.hosting.roles

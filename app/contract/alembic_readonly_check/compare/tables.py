@@ -1,7 +1,7 @@
 """Compare tables: columns, keys, checks, indexes, partitioning."""
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from alembic_readonly_check.compare.objects import Objects
@@ -89,7 +89,8 @@ class Tables(Objects):
         ):
             say("generated", wanted.generated, held.generated, "generated expression")
         elif not self.equal(
-            _stated(wanted.default), _stated(held.default), Scope("", (), names.schema), type_
+            *(_stated(wanted.default), _stated(held.default)),
+            *(replace(names, table="", types=()), type_),
         ):
             say("default", wanted.default, held.default)
 

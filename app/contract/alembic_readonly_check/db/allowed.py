@@ -1,14 +1,13 @@
-"""The allow-list of statements: frozen queries by their hash, and `EXPLAIN` of one expression.
+"""The allow-list of statements: frozen queries to the letter, and `EXPLAIN` of one expression.
 
 Postgres' own parser has to agree that it is one.
 """
 
-import hashlib
+from collections.abc import Iterator
 from typing import Any
 
 import pglast
 from pglast import ast
-from pglast.visitors import Visitor
 
 from alembic_readonly_check.db import queries
 
@@ -22,8 +21,9 @@ PATH = "select set_config('search_path', :path, true)"
 STATE = (
     "select json_build_object('read_only', current_setting('transaction_read_only'),"
     " 'isolation', current_setting('transaction_isolation'), 'role', current_user,"
-    " 'database', current_database(), 'address', host(inet_server_addr()),"
-    " 'port', current_setting('port'), 'started', pg_postmaster_start_time(),"
+    " 'database', current_database(), 'port', current_setting('port'),"
+    " 'started', pg_postmaster_start_time(),"
+    " 'creates', (select rolcreatedb or rolsuper from pg_roles where rolname = current_user),"
     " 'version', current_setting('server_version_num')::int)::text"
 )
 
@@ -64,9 +64,14 @@ FROZEN: dict[str, str] = {
 EXPLAIN = "EXPLAIN (VERBOSE, COSTS OFF, FORMAT JSON) SELECT "
 
 
-def statement_hash(statement: str) -> str:
-    """Fingerprint a statement as the driver gets it."""
-    return hashlib.sha256(statement.encode()).hexdigest()
+_WRITING = (
+    ast.InsertStmt,
+    ast.UpdateStmt,
+    ast.DeleteStmt,
+    ast.MergeStmt,
+    ast.IntoClause,
+    ast.LockingClause,
+)
 
 
 def is_template(statement: str) -> bool:
@@ -74,14 +79,8 @@ def is_template(statement: str) -> bool:
 
     ANALYZE, a second statement, INTO, a lock or a table in FROM make it something else.
     """
-    if not statement.startswith(EXPLAIN):
-        return False
-    try:
-        statements = pglast.parse_sql(statement)
-    except pglast.parser.ParseError:
-        return False
-    explain = statements[0].stmt
-    if len(statements) != 1 or not isinstance(explain, ast.ExplainStmt):
+    explain = _only(statement) if statement.startswith(EXPLAIN) else None
+    if not isinstance(explain, ast.ExplainStmt):
         return False
     select: Any = explain.query
     options = {option.defname for option in explain.options or ()}
@@ -89,11 +88,9 @@ def is_template(statement: str) -> bool:
         options == {"verbose", "costs", "format"}
         and isinstance(select, ast.SelectStmt)
         and len(select.targetList or ()) == 1
-        and select.intoClause is None
-        and not select.lockingClause
         and select.withClause is None
         and all(isinstance(source, ast.RangeSubselect) for source in select.fromClause or ())
-        and not _Writes.inside(select)
+        and not any(isinstance(node, _WRITING) for node in _nodes(select))
     )
 
 
@@ -102,58 +99,34 @@ def is_reflection(statement: str) -> bool:
 
     Only a scratch database is read by anything but the frozen queries.
     """
-    try:
-        statements = pglast.parse_sql(statement)
-    except pglast.parser.ParseError:
-        return False
-    select = statements[0].stmt
-    return (
-        len(statements) == 1
-        and isinstance(select, ast.SelectStmt)
-        and not _Writes.inside(select)
-        and not _Reads.outside(select)
+    select = _only(statement)
+    return isinstance(select, ast.SelectStmt) and not any(
+        isinstance(node, _WRITING) or (isinstance(node, ast.RangeVar) and not _is_catalog(node))
+        for node in _nodes(select)
     )
 
 
-class _Reads(Visitor):
-    """Looks for a relation in a query that is not of pg_catalog."""
-
-    def __init__(self) -> None:
-        self.found = False
-
-    @classmethod
-    def outside(cls, node: ast.Node) -> bool:
-        visitor = cls()
-        visitor(node)
-        return visitor.found
-
-    def visit_RangeVar(self, _: Any, node: ast.RangeVar) -> None:
-        # Postgres looks into pg_catalog first, so a bare pg_class is no table of a user's.
-        name = node.relname or ""
-        if node.schemaname != "pg_catalog" and (node.schemaname or not name.startswith("pg_")):
-            self.found = True
+def _is_catalog(relation: ast.RangeVar) -> bool:
+    # Postgres looks into pg_catalog first, so a bare pg_class is no table of a user's.
+    name, schema = relation.relname or "", relation.schemaname
+    return schema == "pg_catalog" or (not schema and name.startswith("pg_"))
 
 
-class _Writes(Visitor):
-    """Looks for anything in a query that could do more than read."""
+def _only(statement: str) -> ast.Node | None:
+    """Parse a statement; None if it is none, or several."""
+    try:
+        statements = pglast.parse_sql(statement)
+    except pglast.parser.ParseError:
+        return None
+    return statements[0].stmt if len(statements) == 1 else None
 
-    def __init__(self) -> None:
-        self.found = False
 
-    @classmethod
-    def inside(cls, node: ast.Node) -> bool:
-        visitor = cls()
-        visitor(node)
-        return visitor.found
-
-    def visit(self, _: Any, node: ast.Node) -> None:
-        if isinstance(
-            node,
-            ast.InsertStmt
-            | ast.UpdateStmt
-            | ast.DeleteStmt
-            | ast.MergeStmt
-            | ast.IntoClause
-            | ast.LockingClause,
-        ):
-            self.found = True
+def _nodes(node: Any) -> Iterator[ast.Node]:
+    """Walk a tree of the parser."""
+    if isinstance(node, tuple):
+        for item in node:
+            yield from _nodes(item)
+    elif isinstance(node, ast.Node):
+        yield node
+        for slot in node:
+            yield from _nodes(getattr(node, slot))

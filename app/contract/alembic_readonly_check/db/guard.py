@@ -1,8 +1,8 @@
 """The only door to a database that is checked: read only, proved, and always rolled back.
 
 One `REPEATABLE READ READ ONLY` transaction; its state is asserted before anything is read. Every
-statement passes an allow-list on its way to the driver: the frozen queries of this package by their
-hash, and `EXPLAIN` of exactly one expression, which Postgres' own parser has to agree is one.
+statement passes an allow-list on its way to the driver: the frozen queries of this package to
+the letter, and `EXPLAIN` of exactly one expression, which Postgres' own parser has to agree is one.
 """
 
 import asyncio
@@ -29,7 +29,6 @@ from alembic_readonly_check.db.allowed import (
     SAVEPOINT,
     is_reflection,
     is_template,
-    statement_hash,
 )
 from alembic_readonly_check.findings import CannotCheck
 from alembic_readonly_check.sql.expressions import Scope as Names
@@ -210,14 +209,11 @@ def _guarded(
     timeout: float,
     reflecting: bool,
 ) -> T:
-    allowed = {
-        statement_hash(str(text(query).compile(dialect=connection.dialect)))
-        for query in FROZEN.values()
-    }
+    allowed = {str(text(query).compile(dialect=connection.dialect)) for query in FROZEN.values()}
 
     def allow(_: Any, __: Any, statement: str, *___: Any) -> None:
         if not (
-            statement_hash(statement) in allowed
+            statement in allowed
             or is_template(statement)
             or (reflecting and is_reflection(statement))
         ):

@@ -6,6 +6,7 @@ of their own, so that defaults and checks find the functions they call. Both are
 """
 
 import asyncio
+import json
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from sqlalchemy.engine.interfaces import Dialect
 from sqlalchemy.schema import CreateIndex, CreateTable, SetColumnComment, SetTableComment
 from sqlalchemy.sql.ddl import DDLElement
 
-from alembic_readonly_check.db.guard import dsn, finish
+from alembic_readonly_check.db.guard import dsn, finish, run
 from alembic_readonly_check.facts import (
     Check,
     Exclusion,
@@ -106,15 +107,13 @@ def databases(
 
 
 def refuse_live(server: URL, name: str, live: tuple[str, URL]) -> None:
-    """Raise RO904 if the scratch URL leads to the server and database that is checked."""
-    live_name, url = live
-    same = (server.host, server.port or 5432, server.database, server.query.get("host")) == (
-        url.host,
-        url.port or 5432,
-        url.database,
-        url.query.get("host"),
+    """Raise RO904 if both URLs lead to one database, by whatever names and addresses."""
+    live_name, live_url = live
+    one, other = (
+        json.loads(run(url, its, (), lambda reader: reader.ask("state")))
+        for url, its in ((server, name), (live_url, live_name))
     )
-    if same:
+    if all(one[key] == other[key] for key in ("started", "port", "database")):
         raise CannotCheck(f"{name} and {live_name} name the same database.", "RO904")
 
 

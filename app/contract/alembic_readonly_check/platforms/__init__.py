@@ -15,11 +15,15 @@ class Platform:
     script: Path | None = None
 
 
-NONE = Platform()
+_SYSTEM = frozenset({"information_schema", "pg_catalog"})
+NONE = Platform(_SYSTEM)
 SUPABASE = Platform(
-    frozenset("""auth cron extensions graphql graphql_public net pgbouncer pgmq pgmq_public pgsodium
+    _SYSTEM
+    | frozenset(
+        """auth cron extensions graphql graphql_public net pgbouncer pgmq pgmq_public pgsodium
         pgsodium_masks pgtle realtime _realtime repack storage supabase_functions
-        supabase_migrations tiger topology vault _analytics _supavisor""".split()),
+        supabase_migrations tiger topology vault _analytics _supavisor""".split()
+    ),
     frozenset("""authenticator dashboard_user pgbouncer pgsodium_keyholder pgsodium_keyiduser
         pgsodium_keymaker pgtle_admin postgres supabase_admin supabase_auth_admin
         supabase_etl_admin supabase_functions_admin supabase_read_only_user

@@ -2,22 +2,25 @@
 
 import importlib
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 from alembic_readonly_check.findings import CannotCheck
 
 
-def load(target: str, root: Path) -> Any:
-    """Import `package.module:attribute.attribute` with the root first on the path.
+def load(target: str, root: Path | None = None) -> Any:
+    """Import `package.module:attribute.attribute` with the root, if given, first on the path.
 
     Raises `CannotCheck` with the reason if the module cannot be imported or lacks the attribute.
     """
     module_name, _, attributes = target.partition(":")
-    if str(root) not in sys.path:
+    if root is not None and str(root) not in sys.path:
         sys.path.insert(0, str(root))
     try:
-        value: Any = importlib.import_module(module_name)
+        # What a project prints while it is imported is no part of a report.
+        with redirect_stdout(sys.stderr):
+            value: Any = importlib.import_module(module_name)
     except SystemExit as error:
         raise CannotCheck(f"{module_name} ends the process when it is imported.") from error
     except Exception as error:

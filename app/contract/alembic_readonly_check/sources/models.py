@@ -89,7 +89,9 @@ def read(
     """
     metadata = load(target, root)
     if not isinstance(metadata, MetaData):
-        raise CannotCheck(f"{target} is not a SQLAlchemy MetaData.")
+        raise CannotCheck(
+            f"{target} is not a SQLAlchemy MetaData; write it as `app.models:Base.metadata`."
+        )
     if not metadata.tables:
         raise CannotCheck(f"{target} holds no table; import the modules of the models beside it.")
     models = Models(metadata, describe(metadata, default_schema, is_compared), root)
@@ -111,7 +113,7 @@ def describe(metadata: MetaData, default_schema: str, is_compared: Callable[[str
     domains: dict[str, Domain] = {}
     tables = {}
     for table in metadata.tables.values():
-        if table.info.get("is_view") or not is_compared(table.schema or default_schema):
+        if not is_compared(table.schema or default_schema):
             continue
         described = _table(table, default_schema)
         tables[described.name] = described
@@ -252,7 +254,9 @@ def _collation(type_: TypeEngine[Any]) -> str | None:
 def plain_type(type_: TypeEngine[Any]) -> TypeEngine[Any]:
     """Look through decorators and arrays at the type that Postgres sees."""
     while True:
-        if isinstance(type_, TypeDecorator):
+        if (variant := type_._variant_mapping.get("postgresql")) is not None:
+            type_ = variant
+        elif isinstance(type_, TypeDecorator):
             type_ = type_.load_dialect_impl(DIALECT)
         elif isinstance(type_, ARRAY):
             type_ = type_.item_type

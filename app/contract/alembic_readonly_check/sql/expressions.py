@@ -36,17 +36,21 @@ _IGNORED = frozenset(
     }
 )
 
-_NOW = ("call", "now")
+_NOW = ("call", "pg_catalog.now")
 Shape = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """Where an expression stands: its table, that table's column types, the default schema."""
+    """Where an expression stands: its table, that table's column types, the default schema.
+
+    With `exact` no cast counts as mere spelling: both texts are a catalog's, which prints them all.
+    """
 
     table: str = ""
     types: tuple[tuple[str, str], ...] = ()
     schema: str = "public"
+    exact: bool = False
 
     def type_of(self, column: str) -> str | None:
         """Find a column's type; None if the table has no such column."""
@@ -88,13 +92,13 @@ def canonical(text: str, scope: Scope) -> Shape | str:
         return " ".join(text.split())
 
 
-def query_shape(text: str, schema: str) -> Shape | str:
+def query_shape(text: str, scope: Scope) -> Shape | str:
     """Give the shape of a query, blind to its aliases as well."""
     try:
         query = parse_one(text, ast.SelectStmt, "it is not one query")
     except Unparsable:
         return text
-    return shape_of(renamed(query), Scope("", (), schema))
+    return shape_of(renamed(query), scope)
 
 
 @lru_cache(maxsize=8192)
@@ -156,6 +160,8 @@ def _constant(node: Any) -> Shape:
 def _cast(node: Any, scope: Scope) -> Shape:
     inner = shape_of(node.arg, scope)
     type_ = qualified(spell(node.typeName), scope.schema)
+    if scope.exact:
+        return ("cast", inner, type_)
     if (typed := _typed(inner, type_)) is not None:
         return typed
     if inner[0] == "text" and type_ == "regclass":
@@ -185,7 +191,8 @@ def _typed(value: Shape, type_: str) -> Shape | None:
         return ("array", *(_typed(item, element) or item for item in value[1:]))
     base = type_.partition("(")[0]
     if value[0] == "text" and base == "boolean":
-        return ("boolean", str(value[1]).lower() in ("t", "true", "yes", "on", "1"))
+        word = str(value[1]).strip().lower()
+        return ("boolean", word == "1" or word[:2] == "on" or word[:1] in ("t", "y"))
     if value[0] == "text" and base in _NUMBERS:
         return _number(str(value[1]))
     if value[0] == "number" and base in ("text", "character varying"):
@@ -337,11 +344,11 @@ _SYNONYMS = {
 
 def _call(node: Any, scope: Scope) -> Shape:
     parts = [part.sval for part in node.funcname]
-    if len(parts) == 2 and parts[0] in ("pg_catalog", scope.schema):
+    if parts[:1] == ["pg_catalog"]:
         parts = parts[1:]
-    name = ".".join(parts)
-    if name in ("now", "transaction_timestamp") and not node.args:
+    if parts in (["now"], ["transaction_timestamp"]) and not node.args:
         return _NOW
+    name = ".".join(parts[1:] if len(parts) == 2 and parts[0] == scope.schema else parts)
     name = _SYNONYMS.get(name, name)
     arguments = [shape_of(argument, scope) for argument in node.args or ()]
     if name in ("nextval", "currval", "setval") and arguments and arguments[0][0] == "text":
@@ -355,5 +362,5 @@ def _call(node: Any, scope: Scope) -> Shape:
 
 
 def _relation(text: str, scope: Scope) -> str:
-    name = text.replace('"', "")
+    name = re.sub(r'"([^"]*)"|[^".]+', lambda part: part[1] or part[0].lower(), text)
     return name if "." in name else f"{scope.schema}.{name}"

@@ -6,7 +6,7 @@ from typing import Any
 from pglast import ast
 from pglast.enums import ConstrType
 
-from alembic_readonly_check.facts import Check, Domain, Function, Sequence
+from alembic_readonly_check.facts import Check, Domain, Function, Sequence, View
 from alembic_readonly_check.sql.parsing import (
     Unparsable,
     names_of,
@@ -68,7 +68,7 @@ def _argument_type(argument: Any, schema: str) -> str:
     return qualified(spell(argument.argType), schema)
 
 
-def parse_sequence(name: str, text: str) -> Sequence:
+def parse_sequence(name: str, text: str, _: str = "") -> Sequence:
     """Take the options of CREATE SEQUENCE apart; raises `Unparsable`."""
     statement: Any = parse_one(
         f"CREATE SEQUENCE {quoted(name)} {text}", ast.CreateSeqStmt, "it is not one sequence"
@@ -129,9 +129,7 @@ def parse_domain(name: str, text: str, schema: str) -> Domain:
     )
 
 
-def parse_view(
-    name: str, text: str, schema: str
-) -> tuple[bool, tuple[tuple[str, str], ...], tuple[str, ...]]:
+def parse_view(name: str, text: str, schema: str) -> View:
     """Take `[MATERIALIZED] (a integer, …) [WITH (option = value)]` apart; raises `Unparsable`."""
     materialized = bool(re.match(r"\s*MATERIALIZED\b", text, re.IGNORECASE))
     rest = re.sub(r"^\s*MATERIALIZED\b", "", text, flags=re.IGNORECASE)
@@ -152,4 +150,4 @@ def parse_view(
             for option in statement.options or ()
         )
     )
-    return materialized, columns, options
+    return View(name, columns, materialized, options, grants=())

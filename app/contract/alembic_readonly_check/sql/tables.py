@@ -199,7 +199,7 @@ def parse_trigger(name: str, text: str, table: str) -> Trigger:
     return Trigger(name, " ".join(text.split()))
 
 
-def trigger_shape(text: str, table: str, schema: str = "public") -> Shape:
+def trigger_shape(text: str, table: str, schema: str = "public", exact: bool = False) -> Shape:
     """Give the shape of a trigger, blind to the spelling of WHEN; raises `Unparsable`."""
     head = re.match(
         r"(?P<when>.*?\b(?:INSERT|UPDATE|DELETE|TRUNCATE)\b(?:\s+OF\s+[\w\", ]+?)?)"
@@ -220,4 +220,4 @@ def trigger_shape(text: str, table: str, schema: str = "public") -> Shape:
     )
     if names_of(statement.funcname)[:-1] == (schema,):
         statement.funcname = statement.funcname[-1:]
-    return shape_of(statement, Scope(table, schema=schema))
+    return shape_of(statement, Scope(table, (), schema, exact))

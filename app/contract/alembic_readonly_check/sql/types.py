@@ -6,6 +6,7 @@ from typing import Any
 
 import pglast
 from pglast import ast
+from pglast.printers.dml import interval_ranges
 from pglast.stream import RawStream
 
 from alembic_readonly_check.sql.parsing import Unparsable, identifier, names_of, value_of, why
@@ -51,25 +52,6 @@ EXTENSION_TYPES = frozenset(
     upc vector""".split()
 )
 """Types that live in whatever schema their extension was put in, so they compare unqualified."""
-
-
-INTERVAL_FIELDS = {
-    4: "year",
-    2: "month",
-    8: "day",
-    1024: "hour",
-    2048: "minute",
-    4096: "second",
-    6: "year to month",
-    1032: "day to hour",
-    3080: "day to minute",
-    7176: "day to second",
-    3072: "hour to minute",
-    7168: "hour to second",
-    6144: "minute to second",
-}
-
-_FULL_INTERVAL = 32767
 
 
 @lru_cache(maxsize=4096)
@@ -124,7 +106,7 @@ def spell(name: Any) -> str:
         base = ".".join(map(identifier, parts))
     modifiers = [_modifier(modifier) for modifier in name.typmods or ()]
     if base == "interval" and modifiers:
-        fields = INTERVAL_FIELDS.get(int(modifiers[0]), "")
+        fields = interval_ranges.get(int(modifiers[0]), "")
         precision = f"({modifiers[1]})" if len(modifiers) > 1 else ""
         base = f"interval{f' {fields}' if fields else ''}{precision}"
     elif base.startswith(("time ", "timestamp ")) and modifiers:

@@ -33,7 +33,7 @@ class Item:
 
 @dataclass(slots=True)
 class Section:
-    """A heading of level 2 or 3 and what stands under it, up to the next heading."""
+    """A heading below level 1 and what stands under it, up to the next heading."""
 
     title: str
     level: int
@@ -44,13 +44,10 @@ class Section:
     paragraphs: list[tuple[str, Location]] = field(default_factory=list)
     children: list["Section"] = field(default_factory=list)
 
-    def child(self, title: str) -> "Section | None":
-        return next((section for section in self.children if section.title == title), None)
-
 
 def sections(text: str, path: str) -> list[Section]:
-    """Cut the document into sections of level 2 with their subsections of level 3."""
-    lines = text.splitlines()
+    """Cut the document into sections of level 2 with all their subsections."""
+    lines = text.split("\n")  # As the reader counts them: a form feed ends no line.
     # Cells and points are read from their raw text, so no token of inline markup is needed.
     reader = MarkdownIt("commonmark").enable("table").disable(["inline", "text_join"])
     tokens = reader.parse(text)
@@ -63,7 +60,7 @@ def sections(text: str, path: str) -> list[Section]:
             )
             if section.level <= 2 or not found:
                 found.append(section)
-            elif section.level == 3:
+            else:
                 found[-1].children.append(section)
             current = section if section.level > 1 else None
         elif current is None or token.map is None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from alembic_readonly_check.facts import Domain, Enum, Extension, Publication, Sequence, View
+from alembic_readonly_check.facts import Enum, Extension, Publication
 from alembic_readonly_check.sources.document.facts import FUNCTION_TITLES, FUNCTIONS, Facts
 from alembic_readonly_check.sources.document.markdown import Section, spans, whole_span
 from alembic_readonly_check.sql.objects import (
@@ -86,11 +86,6 @@ def _enum(name: str, text: str, _: str) -> Enum:
     return Enum(name, parse_enum(text))
 
 
-def _view(name: str, text: str, schema: str) -> View:
-    materialized, columns, options = parse_view(name, text, schema)
-    return View(name, columns, materialized, options, grants=())
-
-
 def _extension(name: str, text: str, _: str) -> Extension:
     return Extension(name, re.sub(r"(?i)^\s*SCHEMA\s+", "", text).strip() or None)
 
@@ -102,19 +97,11 @@ def _publication(name: str, text: str, schema: str) -> Publication:
     )
 
 
-def _sequence(name: str, text: str, _: str) -> Sequence:
-    return parse_sequence(name, text)
-
-
-def _domain(name: str, text: str, schema: str) -> Domain:
-    return parse_domain(name, text, schema)
-
-
 _OBJECTS: dict[str, Callable[[str, str, str], Any]] = {
     "Enums": _enum,
-    "Domains": _domain,
-    "Views": _view,
-    "Sequences": _sequence,
+    "Domains": parse_domain,
+    "Views": parse_view,
+    "Sequences": parse_sequence,
     "Extensions": _extension,
     "Publications": _publication,
 }

@@ -67,8 +67,9 @@ class TableSections(Facts):
             table = replace(table, primary_key=PrimaryKey(None, primary, location=location))
         seen: set[str] = set()
         for child in section.children:
-            if child.title not in SUBSECTIONS or child.title in seen:
-                problem = "subsection twice" if child.title in SUBSECTIONS else "no subsection"
+            known = child.title in SUBSECTIONS and child.level == 3
+            if not known or child.title in seen:
+                problem = "subsection twice" if known else "no subsection"
                 self.wrong(problem, name, child.location, child.title, ", ".join(SUBSECTIONS))
                 continue
             seen.add(child.title)
