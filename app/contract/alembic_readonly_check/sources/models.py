@@ -131,7 +131,9 @@ def _table(table: SqlTable, default_schema: str) -> Table:
     uniques: list[Unique] = []
     checks: list[Check] = []
     exclusions: list[Exclusion] = []
-    for constraint in sorted(table.constraints, key=lambda c: str(_constraint_name(c))):
+    # A check that is written in a column stays the column's, though Postgres makes it the table's.
+    written = table.constraints.union(*(column.constraints for column in table.columns))
+    for constraint in sorted(written, key=lambda c: str(_constraint_name(c))):
         if not constraint._should_create_for_compiler(COMPILER):
             continue  # Postgres has booleans of its own, which need no CHECK.
         match constraint:
