@@ -81,6 +81,7 @@ def test_a_configuration_of_alembic_that_is_not_there(
     monkeypatch.setenv("SHOP_SCRATCH_URL", server_url)
     value = {"alembic": '"gone.ini"', "command": '["./gone.sh"]'}[key]
     edit(project / CONFIGURATION, 'role = "shop_owner"', f'role = "shop_owner"\n{key} = {value}')
+    edit(project / CONFIGURATION, 'migrations = "sql/changes"\n', "")
     refused(run("db"), "gone")
 
 
@@ -97,6 +98,36 @@ def test_selected_codes_that_nothing_could_give(project: Path, codes: str) -> No
     result = run("docs", "--select", f"{codes},DM0")
     assert result.exit_code == 0
     assert f"nothing was compared that {codes[:2]}" in result.stdout
+
+
+def test_a_variable_that_was_named_and_is_not_set(
+    project: Path, server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOP_SCRATCH_URL", server_url)
+    refused(run("--url-env", "NOWHERE"), "NOWHERE is not set")
+    refused(run("db", "--scratch-url-env", "NOWHERE"), "NOWHERE is not set")
+    refused(run("db", "--require-readonly-role"), "there is no live database")
+    refused(run("migrations"), "SHOP_DATABASE_URL is not set, so there is no live database")
+    result = run("db")
+    assert result.exit_code == 0
+    assert "SHOP_DATABASE_URL is not set, so no live database was compared" in result.stdout
+    edit(project / CONFIGURATION, '"SHOP_DATABASE_URL"', '"postgresql://me:s3cret@host/app"')
+    refused(run("db"), "is no name of a variable")
+    assert "s3cret" not in run("doctor").output
+
+
+def test_two_ways_to_migrate(project: Path) -> None:
+    path = project / CONFIGURATION
+    path.write_text(path.read_text("utf-8") + 'alembic = "alembic.ini"\n', "utf-8")
+    refused(run("docs"), "sets migrations and scratch.alembic; configure one of them")
+
+
+def test_a_run_without_a_result_leaves_no_older_report(project: Path) -> None:
+    report = project / "drift.txt"
+    report.write_text("no drift")
+    result = run("db", "--output", str(report), "--format", "github")
+    assert (result.exit_code, report.exists()) == (2, False)
+    assert result.stdout.startswith("::error title=no result::There is no database")
 
 
 def test_what_a_project_prints_is_no_part_of_the_report(project: Path) -> None:
@@ -124,7 +155,7 @@ def test_a_live_database_without_tables(
     project: Path, server_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SHOP_DATABASE_URL", server_url)
-    refused(run("db"), "hold no table in public")
+    refused(run("db"), "The database holds no table in public")
 
 
 @pytest.mark.parametrize("code", ["import sys; sys.exit(0)", "raise SystemExit", "exit()"])
@@ -148,7 +179,7 @@ def test_a_scratch_server_without_migrations(
 ) -> None:
     monkeypatch.setenv("SHOP_SCRATCH_URL", server_url)
     edit(project / CONFIGURATION, 'migrations = "sql/changes"\n', "")
-    for command in ("db", "all", "migrations"):
+    for command in ("db", "all"):
         refused(run(command), "there is no migration to carry out")
 
 
@@ -169,7 +200,7 @@ def test_models_alone_are_compared_with_nothing(project: Path) -> None:
         lines = (project / CONFIGURATION).read_text("utf-8").splitlines()
         kept = [line for line in lines if not line.startswith(f"{key} =")]
         (project / CONFIGURATION).write_text("\n".join(kept))
-    refused(run(), "Nothing was compared: there is 3 tables of shop.tables:metadata alone")
+    refused(run(), "Nothing was compared: 3 tables of shop.tables:metadata is all there is")
 
 
 @pytest.mark.usefixtures("project")

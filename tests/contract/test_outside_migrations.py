@@ -3,10 +3,14 @@
 import json
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from alembic_readonly_check.command import cli
+from alembic_readonly_check.config import Config, Scratch
+from alembic_readonly_check.db import outside
+from alembic_readonly_check.findings import CannotCheck
 from click.testing import CliRunner, Result
 from sqlalchemy.engine import make_url
 
@@ -124,7 +128,7 @@ def test_a_command_of_the_projects_own_migrates(folder: Path) -> None:
     [
         ('["no-such-program"]', "no-such-program cannot be run"),
         ('["python", "-c", "raise SystemExit(\'not today\')"]', "failed: not today"),
-        ('["python", "-c", ""]', "hold no table"),
+        ('["python", "-c", ""]', "The command made no table in public of the scratch"),
     ],
 )
 def test_a_command_that_fails(folder: Path, command: str, sentence: str) -> None:
@@ -146,13 +150,39 @@ def test_no_variable_leads_a_command_to_another_database(
     (folder / "own.py").write_text(
         "import json, os\nopen('held.json', 'w').write(json.dumps(dict(os.environ)))\n" + OWN
     )
+    monkeypatch.delenv("DATABASE_URL")
     result = configure(
         *(folder, f'command = ["{sys.executable}", "own.py"]'),
-        *("--scratch-url-env", "OTHER_SCRATCH", "--url-env", "NOT_SET"),
+        *("--scratch-url-env", "OTHER_SCRATCH"),
     )
     assert (result.exit_code, result.stderr) == (0, ""), result.output
     held = json.loads((folder / "held.json").read_text())
     assert [name for name, value in held.items() if "live" in value] == []
     assert "OTHER_SCRATCH" not in held
-    names = ("DATABASE_URL", "NOT_SET", "PROD", "REPLICA_URL", "SCRATCH_DATABASE_URL")
+    names = ("DATABASE_URL", "PROD", "REPLICA_URL", "SCRATCH_DATABASE_URL")
     assert {make_url(held[name]).database for name in names} == {held["PGDATABASE"]}
+
+
+def test_the_command_line_replaces_no_name_of_a_live_database(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "pyproject.toml").write_text(SECTION)
+    monkeypatch.setenv("PROD", "postgresql://live/app")
+    config = cli._configured(url_env="PROD")
+    held = outside._environment(config, make_url("postgresql://own/scratch"))
+    assert held["DATABASE_URL"] == held["PROD"] == "postgresql://own/scratch"
+
+
+def test_an_ini_of_alembics_leads_no_command_to_the_live_database(
+    folder: Path, server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql+psycopg://me:word@127.0.0.1/app")
+    config = replace(Config(root=str(folder)), scratch=Scratch(command=("touch", "made")))
+    url = "postgresql://other%%40@localhost:5432/app"
+    (folder / "alembic.ini").write_text(f"[alembic]\nsqlalchemy.url = {url}\n")
+    with pytest.raises(CannotCheck, match=r"sqlalchemy.url of alembic.ini names the live") as error:
+        outside.migrate(config, make_url(server_url))
+    assert (error.value.code, (folder / "made").exists()) == ("RO904", False)
+    (folder / "alembic.ini").write_text(f"[alembic]\nsqlalchemy.url = {url}lication\n")
+    outside.migrate(config, make_url(server_url))
+    assert (folder / "made").exists()

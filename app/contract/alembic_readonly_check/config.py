@@ -161,6 +161,16 @@ def _convert(section: object, folder: Path, path: Path) -> Config:
         raise CannotCheck(f"{SECTION} in {path.name}: {error}.") from None
     stated = tuple(value for value in section.values() if isinstance(value, str))
     config = replace(config, root=str(folder), source=str(path), stated=stated)
+    for name in (config.url_env, config.scratch.url_env):
+        if not re.fullmatch(r"[A-Za-z_]\w*", name):
+            raise CannotCheck(f"A url-env in {path.name} is no name of a variable; never a URL.")
+    ways = {"migrations": "migrations" in section} | {
+        "scratch.alembic": bool(config.scratch.alembic),
+        "scratch.command": bool(config.scratch.command),
+    }
+    if sum(ways.values()) > 1:
+        both = " and ".join(way for way, is_stated in ways.items() if is_stated)
+        raise CannotCheck(f"{SECTION} in {path.name} sets {both}; configure one of them.")
     for ignore in config.ignore:
         if ignore.code not in REGISTRY:
             raise CannotCheck(f"An ignore in {path.name} names {ignore.code}, which is no code.")

@@ -1,8 +1,15 @@
 """Turn the tables of a TOML file into dataclasses, and name the key that is wrong."""
 
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+_KINDS = {
+    "str": "a text in quotes",
+    "float": "a number",
+    "bool": "true or false",
+    "date": "a date without quotes",
+}
 
 
 class Wrong(ValueError):
@@ -18,7 +25,7 @@ def convert(value: Any, kind: Any, at: str = "$") -> Any:
         return convert(value, arguments[0], at)  # TOML has no null: what is stated is the type.
     if origin is tuple:
         if not isinstance(value, list):
-            raise Wrong(f"{at} is not an array")
+            raise Wrong(f'{at} is not a list, such as ["public"]')
         return tuple(convert(one, arguments[0], f"{at}[{n}]") for n, one in enumerate(value))
     if origin is Literal:
         if value not in arguments:
@@ -27,7 +34,7 @@ def convert(value: Any, kind: Any, at: str = "$") -> Any:
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:
-        raise Wrong(f"{at} is {value!r}, which is no {kind.__name__}")
+        raise Wrong(f"{at} is {value!r}; write {_KINDS[kind.__name__]}")
     return value
 
 
@@ -46,7 +53,7 @@ def _object(value: Any, kind: type[Any], at: str) -> Any:
         own[key].name: convert(one, hints[own[key].name], f"{at}.{key}")
         for key, one in value.items()
     }
-    try:
-        return kind(**given)
-    except TypeError as error:
-        raise Wrong(f"{at} lacks a key: {error}") from None
+    for key, field in own.items():
+        if key not in value and field.default is MISSING and field.default_factory is MISSING:
+            raise Wrong(f"{at} has no `{key}`")
+    return kind(**given)

@@ -164,6 +164,10 @@ class Check:
         target = str(self.config.app)
         self.progress(f"importing {target}")
         app = load(target, self.config.folder)
+        if (framework := type(app).__name__) in ("FastAPI", "Starlette", "Flask"):
+            raise CannotCheck(
+                f"{target} is a {framework} app; only Litestar is read: remove `app`."
+            )
         if not isinstance(app, Litestar) and callable(app):
             try:
                 with redirect_stdout(sys.stderr):
@@ -291,8 +295,8 @@ class Check:
         """
         if not self.families:
             raise CannotCheck(
-                f"Nothing was compared: there is {' and '.join(self.compared) or 'nothing'} alone;"
-                " `doctor` says what was looked for."
+                f"Nothing was compared: {' and '.join(self.compared) or 'nothing'} is all there is."
+                f" Set {self.config.scratch.url_env} or {self.config.url_env}, or see `doctor`."
             )
         self.refuse_unselected()
         found = [one for one in set(self.findings) if self.is_reported(one)]

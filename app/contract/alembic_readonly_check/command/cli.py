@@ -49,6 +49,8 @@ def _configured(**given: Any) -> Config:
     changes: dict[str, Any] = {
         key: given[key] for key in ("app", "metadata", "url_env", "timeout") if given.get(key)
     }
+    for name in filter(None, (given.get("url_env"), given.get("scratch_url_env"))):
+        needed(name)  # A name that was given for this run, and leads nowhere, is a mistake.
     if given.get("url_env"):
         changes["url_envs"] = (config.url_env,)
     if given.get("schema"):
@@ -107,11 +109,18 @@ def _status() -> tuple[AbstractContextManager[Any], Callable[[str], None]]:
 
 def _run(work: Callable[[Check], None], **given: Any) -> None:
     """Do the work of a subcommand, report, and exit with 0, 1 or 2."""
+    if given["output"] is not None:
+        given["output"].unlink(missing_ok=True)  # A run without a result leaves no older one.
     shown, progress = _status()
-    with shown:
-        check = _check(progress, **given)
-        work(check)
-    report = check.report()
+    try:
+        with shown:
+            check = _check(progress, **given)
+            work(check)
+        report = check.report()
+    except CannotCheck as error:
+        if given["format_"] == "github":
+            click.echo(reporters.github_line("error", "", error.code or "no result", str(error)))
+        raise
     _write(report, given["format_"], given["output"])
     limits = {"none": 0, "error": 1}
     least = limits.get(given["fail_on"], 2)

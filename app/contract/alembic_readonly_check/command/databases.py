@@ -64,6 +64,10 @@ class DatabaseCheck:
                 f"There is no database: set {live_name} or {scratch_name}, or give --snapshot."
             )
         live_url = guard.driver_url(live, live_name) if live else None
+        if not (live or self.check.options.snapshot):
+            if self.check.options.require_readonly_role or "facts" not in only:
+                raise CannotCheck(f"{live_name} is not set, so there is no live database.")
+            self.check.note(f"{live_name} is not set, so no live database was compared")
         held = self.files()
         if server and not (held or self.outside):
             missing = f"{scratch_name} is set and there is no migration to carry out"
@@ -139,9 +143,12 @@ class DatabaseCheck:
         waiting = migrations.pending(held, applied) if applied is not None else []
         if "migrations" in only:
             if self.outside:
-                self.check.note("only migrations in a folder of SQL are compared with a history")
+                self.check.note(
+                    "migrations outside a folder of SQL are not compared with a live database"
+                )
             elif applied is None or not (held or applied):
-                self.check.note("the database keeps no supabase_migrations.schema_migrations")
+                if held or "facts" not in only:
+                    self.check.note("the database keeps no supabase_migrations.schema_migrations")
             else:
                 self.check.families.append("MG4")
                 self.check.findings += migrations.check(held, applied, self.check.config.folder)
@@ -269,11 +276,16 @@ class DatabaseCheck:
         """Compare document and models with a catalog, and say that they were."""
         for schema, count in held.elsewhere:
             if not self.check.config.is_managed(schema):
-                self.check.note(f"the {label} hold schema {schema} ({count} objects), not compared")
+                self.check.note(f"schema {schema} of the {label} ({count} objects) is not compared")
         if not held.tables:
-            raise CannotCheck(
-                f"The {label} hold no table in {', '.join(self.check.scope().schemas)}."
-            )
+            missing = f"no table in {', '.join(self.check.scope().schemas)}"
+            if label == "migrations" and self.check.config.scratch.command:
+                raise CannotCheck(
+                    f"The command made {missing} of the scratch database. It may have migrated"
+                    f" another one: let it take its URL from {self.check.config.url_env}."
+                )
+            verb = "hold" if label == "migrations" else "holds"
+            raise CannotCheck(f"The {label} {verb} {missing}.")
         if self.check.document is None and models is None:
             self.check.note("there is neither a document nor are there models to compare with")
             return []

@@ -12,7 +12,12 @@ NEEDED = {
     "docs": (("datamodel",),),
     "models": (("datamodel", "metadata"),),
     "api": (("openapi", "app"),),
-    "db": (("url-env",), ("scratch.url-env", "migrations")),
+    "db": (
+        ("url-env",),
+        ("scratch.url-env", "migrations"),
+        ("scratch.url-env", "scratch.alembic"),
+        ("scratch.url-env", "scratch.command"),
+    ),
     "migrations": (("url-env", "migrations"),),
 }
 """Subcommand -> keys of the configuration that have to be well; one of the tuples suffices."""
@@ -44,6 +49,13 @@ def diagnosis(config: Config) -> Iterator[tuple[str, str, str]]:
     }
     for key, (target, look) in modules.items():
         yield key, *(_tried(look) if target else ("missing", "is not configured"))
+    scratch = config.scratch
+    if scratch.alembic:
+        is_there = (config.folder / scratch.alembic).is_file()
+        state = "ok" if is_there else "wrong"
+        yield "scratch.alembic", state, scratch.alembic if is_there else "is not there"
+    if scratch.command:
+        yield "scratch.command", "ok", " ".join(scratch.command)
     for key, name in (("url-env", config.url_env), ("scratch.url-env", config.scratch.url_env)):
         is_set = secret(name) is not None
         look = partial(_server, name, config.timeout)
@@ -68,4 +80,6 @@ def _server(name: str, timeout: float) -> str:
 
     url = guard.driver_url(needed(name), name)
     state = json.loads(guard.run(url, name, (), lambda reader: reader.ask("state"), timeout))
-    return f"{name}: Postgres {state['version'] // 10000}, role {state['role']}, read only"
+    may = "may" if state["creates"] else "may not"
+    told = f"Postgres {state['version'] // 10000}, role {state['role']}, which {may} make databases"
+    return f"{name}: {told}; read in a read-only transaction"

@@ -164,27 +164,30 @@ def sarif(report: Report) -> str:
     )
 
 
+def _value(text_: str) -> str:
+    return text_.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _attribute(text_: str) -> str:
+    return _value(text_).replace(":", "%3A").replace(",", "%2C")
+
+
+def github_line(level: str, place: str, title: str, message: str) -> str:
+    """Write one workflow command."""
+    return f"::{level} {place}title={_attribute(title)}::{_value(message)}"
+
+
 def github(report: Report) -> str:
     """Write workflow commands, which GitHub shows beside the lines of a pull request."""
     levels = {"error": "error", "warning": "warning", "info": "notice"}
-
-    def value(text_: str) -> str:
-        return text_.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
-
-    def attribute(text_: str) -> str:
-        return value(text_).replace(":", "%3A").replace(",", "%2C")
-
     lines = []
     for found in report.findings:
-        place = (
-            f"file={attribute(found.location.path)},line={found.location.line},"
-            if found.location
-            else ""
-        )
+        at = found.location
+        place = f"file={_attribute(at.path)},line={at.line}," if at else ""
         heading = f"{found.heading}\n" if found.heading else ""
-        told = value(f"{heading}{found.subject}: {found.message}\nfix: {found.fix}")
-        lines.append(f"::{levels[found.severity]} {place}title={attribute(found.code)}::{told}\n")
-    return "".join(lines) + f"{report.summary}\n"
+        told = f"{heading}{found.subject}: {found.message}\nfix: {found.fix}"
+        lines.append(github_line(levels[found.severity], place, found.code, told))
+    return "\n".join([*lines, report.summary, ""])
 
 
 # XML 1.0, section 2.2: it can hold no other characters, escaped or not.

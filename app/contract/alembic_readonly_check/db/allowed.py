@@ -23,6 +23,7 @@ STATE = (
     " 'isolation', current_setting('transaction_isolation'), 'role', current_user,"
     " 'database', current_database(), 'port', current_setting('port'),"
     " 'started', pg_postmaster_start_time(),"
+    " 'creates', (select rolcreatedb or rolsuper from pg_roles where rolname = current_user),"
     " 'version', current_setting('server_version_num')::int)::text"
 )
 

@@ -5,6 +5,7 @@ Postgres database, and libpq's own, name the scratch database alone. A URL that 
 together from other variables, or reads from a file, is out of reach.
 """
 
+import configparser
 import os
 import re
 import subprocess
@@ -14,8 +15,8 @@ from pathlib import Path
 
 from sqlalchemy.engine import URL
 
-from alembic_readonly_check.config import Config
-from alembic_readonly_check.db.guard import dsn
+from alembic_readonly_check.config import Config, secret
+from alembic_readonly_check.db.guard import driver_url, dsn
 from alembic_readonly_check.findings import CannotCheck
 
 LIMIT_SECONDS = 600
@@ -42,14 +43,48 @@ def migrate(config: Config, database: URL) -> str:
     """
     scratch = config.scratch
     if scratch.command:
+        _refuse_written(config)
         _run(config, database, scratch.command)
         return ""
+    if not (Path(config.root) / str(scratch.alembic)).is_file():
+        raise CannotCheck(f"{scratch.alembic} is not there; correct `scratch.alembic`.")
     # asyncpg's dialect is the one that does not double the percent signs of literals.
     url = dsn(database.set(drivername="postgresql+asyncpg", query={}))
     sql = _run(config, database, (sys.executable, "-c", RENDER, str(scratch.alembic), url))
     if "INSERT INTO" not in sql:
         raise CannotCheck(f"{scratch.alembic} leads to no revision.")
     return sql
+
+
+def _refuse_written(config: Config) -> None:
+    """Raise RO904 if a file of Alembic's names the live database: its env.py may go by that."""
+    root = Path(config.root)
+    named = [root / word for word in config.scratch.command if word.endswith(".ini")]
+    live = [
+        _server(driver_url(url, name))
+        for name in (config.url_env, *config.url_envs)
+        if (url := secret(name))
+    ]
+    for path in dict.fromkeys((*named, *sorted(root.glob("*.ini")))):
+        held = configparser.RawConfigParser(strict=False)
+        try:
+            held.read(path, "utf-8")
+        except (configparser.Error, UnicodeDecodeError):
+            continue
+        for section in held.sections():
+            url = held.get(section, "sqlalchemy.url", fallback="").replace("%%", "%")
+            if _URL.match(url) and _server(driver_url(url, path.name)) in live:
+                raise CannotCheck(
+                    f"sqlalchemy.url of {path.name} names the live database, which"
+                    f" `scratch.command` could migrate; let env.py read {config.url_env}.",
+                    "RO904",
+                )
+
+
+def _server(url: URL) -> tuple[object, ...]:
+    host = url.query.get("host") or url.host or "localhost"
+    same = {"127.0.0.1": "localhost", "[::1]": "localhost", "::1": "localhost"}
+    return same.get(str(host), host), str(url.query.get("port") or url.port or 5432), url.database
 
 
 def _written(url: URL) -> str:
@@ -65,10 +100,9 @@ def _environment(config: Config, database: URL) -> dict[str, str]:
         for name, value in os.environ.items()
         if name not in (config.scratch.url_env, *_DROPPED)
     }
-    host = database.query.get("host")
     parts = {
-        "PGHOST": host if isinstance(host, str) else database.host,
-        "PGPORT": database.port,
+        "PGHOST": database.query.get("host") or database.host,
+        "PGPORT": database.query.get("port") or database.port,
         "PGDATABASE": database.database,
         "PGUSER": database.username,
         "PGPASSWORD": database.password,
