@@ -133,6 +133,8 @@ class DatabaseCheck:
         self.check.progress("reading the catalog")
         schema = catalog.read(reader.ask, self.check.scope(), "database")
         history = snapshot.applied(reader)
+        if history is None and reader.ask("history exists") == "forbidden":
+            self.check.note(f"the role {reader.role} may not read the history of migrations")
         return Live(schema, migrations.history(history) if history else None, reader)
 
     def with_live(
@@ -268,6 +270,7 @@ class DatabaseCheck:
         found = comparison.run()
         for refusal in sorted(comparison.unable):
             self.check.note(f"the role of the check could not compare {refusal}")
+            self.check.unable.append(refusal)
         return found
 
     def against(
@@ -277,6 +280,12 @@ class DatabaseCheck:
         for schema, count in held.elsewhere:
             if not self.check.config.is_managed(schema):
                 self.check.note(f"schema {schema} of the {label} ({count} objects) is not compared")
+        told = {
+            n.partition(".")[0] for n in (*held.tables, *(held.views or ()), *(held.enums or ()))
+        }
+        for schema in self.check.config.schemas:
+            if schema not in told:
+                self.check.note(f"schema {schema} of the configuration is empty in the {label}")
         if not held.tables:
             missing = f"no table in {', '.join(self.check.scope().schemas)}"
             if label == "migrations" and self.check.config.scratch.command:

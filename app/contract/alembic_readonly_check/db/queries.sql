@@ -118,6 +118,8 @@ select n.nspname || '.' || c.relname as relation, i.relname as name, m.amname as
     'opclass', case when p.n <= x.indnkeyatts then (select
       case when o.opcdefault and a.attoptions is null then null else o.opcname end
       from pg_opclass o where o.oid = x.indclass[p.n - 1]) end,
+    'usual', case when p.n <= x.indnkeyatts then (select o.opcname from pg_opclass o
+      where o.oid = x.indclass[p.n - 1] and o.opcdefault) end,
     'parameters', array_to_json(a.attoptions),
     'collation', case when p.n <= x.indnkeyatts then (select l.collname from pg_collation l
       where l.oid = x.indcollation[p.n - 1] and l.oid <> coalesce((select b.attcollation

@@ -26,7 +26,7 @@ from alembic_readonly_check.facts import (
 )
 from alembic_readonly_check.sql.parsing import identifier
 from alembic_readonly_check.sql.tables import ACTIONS, MATCHES, parse_index
-from alembic_readonly_check.sql.types import held_type
+from alembic_readonly_check.sql.types import SEQUENCE_LIMITS, held_type
 
 
 def group(rows: Iterable[Json], key: str) -> dict[str, list[Json]]:
@@ -97,6 +97,7 @@ def _column(row: Json, unvalidated: bool) -> Column:
         extra=extra(row, "storage", "compression", "options", "statistics")
         + stored
         + (" NOT NULL NOT VALID" if unvalidated else ""),
+        stored=row["generated"] == "s" if generated else None,
     )
 
 
@@ -164,6 +165,7 @@ def _index(row: Json) -> Index:
                 ),
                 bool(key["options"] & 1),
                 bool(key["options"] & 2),
+                key.get("usual"),
             )
             for key in keys
         ),
@@ -270,12 +272,9 @@ def domain_of(row: Json, checks: list[Json]) -> Domain:
     )
 
 
-_RANGES = {"smallint": 2**15, "integer": 2**31, "bigint": 2**63}
-
-
 def sequence_of(row: Json) -> Sequence:
     """Leave the bounds out where they are the type's own, as a document would."""
-    limit = _RANGES[row["type"]]
+    limit = SEQUENCE_LIMITS[row["type"]]
     rising = row["increment"] > 0
     lowest, highest = (1, limit - 1) if rising else (-limit, -1)
     return Sequence(

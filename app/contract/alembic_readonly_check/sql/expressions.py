@@ -90,6 +90,19 @@ def parse_expression(text: str) -> Any:
     return renamed(target.val)
 
 
+def columns_of(node: Any) -> set[str]:
+    """List every name by which an expression may mean a column, or its whole table."""
+    if isinstance(node, ast.ColumnRef):
+        fields = [getattr(field, "sval", None) for field in node.fields or ()]
+        # `goods.qty` names a column; `goods.*` and `goods` alone name all.
+        return {name for name in (fields[-1] or fields[-2:][0],) if name}
+    if isinstance(node, tuple | list):
+        return set().union(*map(columns_of, node))
+    if isinstance(node, ast.Node):
+        return set().union(*(columns_of(getattr(node, slot)) for slot in node))
+    return set()
+
+
 def canonical(text: str, scope: Scope) -> Shape | str:
     """Give the shape of an expression, blind to spelling; text that does not parse stays text."""
     try:
