@@ -421,7 +421,7 @@ def test_a_url_where_the_name_of_a_variable_belongs(project: Path, key: str) -> 
         edit(project / CONFIGURATION, 'url-env = "SHOP_DATABASE_URL"', f'url-env = "{url}"')
     options = ("--url-env", url) if key == "--url-env" else ()
     result = run("db", *options)
-    refused(result, "takes the name of a variable")
+    refused(result, "name of a variable")
     assert "s3cret" not in result.output + run("doctor").output
 
 

@@ -68,17 +68,15 @@ def table_of(
     )
 
 
-_SETTINGS = (
-    "owner options toast_options persistence replica_identity tablespace inherits forced".split()
-)
+_SETTINGS = "owner options toast_options persistence replica_identity tablespace inherits forced own disabled".split()
 _FUNCTION_SETTINGS = (
-    "kind volatility strict leakproof parallel settings language cost rows library owner arguments"
+    "kind volatility strict leakproof parallel settings language cost rows library owner arguments aggregate"
 ).split()
 
 
 def extra(row: Json, *keys: str) -> str:
     """Spell what only two catalogs are compared on."""
-    return " ".join(f"{key}={row[key]}" for key in keys if row.get(key) is not None)
+    return " ".join(f"{key}={row[key]}" for key in keys if row.get(key) not in (None, False))
 
 
 def _column(row: Json, unvalidated: bool) -> Column:
@@ -221,6 +219,7 @@ def view_of(row: Json, columns: list[Json], indexes: list[Json], triggers: list[
             *(str(_index(index)) for index in indexes),
             *(f"{one['definition']} {one['enabled']}" for one in triggers),
             *(f"{one['name']} DEFAULT {one['expression']}" for one in columns if one["expression"]),
+            *(f"{one['name']} COMMENT {one['comment']}" for one in columns if one["comment"]),
         ]
     )
     return View(
@@ -244,9 +243,14 @@ def function_of(row: Json) -> Function:
         row["returns"] or "",
         row["definer"],
         frozenset(grantee for grantee, _, _ in row["acl"] or ()),
-        f"{extra(row, *_FUNCTION_SETTINGS)}\n{row['text']}",
+        f"{extra(row, *_FUNCTION_SETTINGS)} {_granting(row)}\n{row['text']}",
         _search_path(row),
     )
+
+
+def _granting(row: Json) -> str:
+    """Name those who may pass on the right to execute."""
+    return " ".join(f"{grantee}*" for grantee, _, grantable in row["acl"] or () if grantable)
 
 
 def _search_path(row: Json) -> str | None:

@@ -98,11 +98,12 @@ class Session:
                 await self.connection.execute(text)
             else:
                 async with self.connection.transaction():
-                    await self.connection.execute(f"{text}\n;")
+                    await self.connection.execute(f"{text}\n;RESET ALL")
                     await self.note_roles()
             await self.connection.execute("RESET ALL; DISCARD TEMP")
         except asyncpg.PostgresError as error:
-            raise CannotCheck(f"{name} cannot be applied: {error}.") from None
+            told = str(error).replace("\n;RESET ALL", "")
+            raise CannotCheck(f"{name} cannot be applied: {told}.") from None
 
     async def note_roles(self) -> None:
         """Remember the roles that no other session sees yet, for they are this transaction's."""
