@@ -116,7 +116,7 @@ def test_drift_of_the_project_itself_is_found(hosted: str) -> None:
         "MG403 public.notes.extra",
         "MG403 supabase_realtime",
     ]
-    assert any("schema aside (2 objects)" in note for note in notes)
+    assert any("schema aside of the database (2 objects)" in note for note in notes)
 
 
 @pytest.mark.usefixtures("hosted")

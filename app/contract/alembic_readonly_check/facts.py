@@ -368,7 +368,7 @@ class Publication(Placed):
     extra: str = ""
 
     def __str__(self) -> str:
-        return ", ".join(self.tables)
+        return ", ".join(self.tables) or "no table"
 
 
 @dataclass(frozen=True, slots=True)

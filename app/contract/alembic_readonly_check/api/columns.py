@@ -1,7 +1,7 @@
 """AC7xx: compare the persisted properties of the contract with the columns of datamodel.md.
 
-In: a `Contract`, the `Schema` that datamodel.md was read into, the `ApiRules`. Out: findings; the
-two documents are at the head of the order of truth, so most are headed `MISMATCH` or `BLOCKED`.
+The two documents are at the head of the order of truth, so most findings are headed `MISMATCH` or
+`BLOCKED`.
 
 A property says where it is stored: `x-db-column: table.column`, or `schema.table.column`; null says
 that it is not stored. What may differ depends on the direction: a request must fit into the column,
@@ -14,10 +14,11 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any, Final
 
-from alembic_readonly_check.api.fits import STRICT, Use, fits
 from alembic_readonly_check.api.limits import (
+    STRICT,
     Limits,
-    bound_words,
+    Use,
+    fits,
     limit_words,
     listed,
     narrowed,
@@ -32,7 +33,7 @@ from alembic_readonly_check.facts import Column, Schema, Table
 from alembic_readonly_check.findings import Finding
 from alembic_readonly_check.openapi.contract import Body, Contract, Operation
 from alembic_readonly_check.openapi.reading import Json
-from alembic_readonly_check.openapi.shapes import MISSING, Shape
+from alembic_readonly_check.openapi.shapes import MISSING, Shape, stated, type_names
 from alembic_readonly_check.sql.expressions import Scope, canonical
 
 _NAME: Final = re.compile(r"(?:(\w+)\.)?(\w+)\.(\w+)")
@@ -301,15 +302,15 @@ class _Comparison:
         if "string" in (shape.types or ()) and free:
             least, most = shape.lengths
             if limits.length is not None and (most is None or most > limits.length):
-                says = "no maxLength" if most is None else f"maxLength {most}"
+                says = stated("maxLength", most)
                 yield self.mismatch("AC708", held, column, says, f"at most {limits.length}")
             if limits.least is not None and (least or 0) < limits.least:
-                says = "no minLength" if least is None else f"minLength {least}"
+                says = stated("minLength", least)
                 yield self.mismatch("AC709", held, column, says, f"at least {limits.least}")
         if "array" in (shape.types or ()) and limits.count is not None:
             most = shape.counts[1]
             if most is None or most > limits.count:
-                says = "no maxItems" if most is None else f"maxItems {most}"
+                says = stated("maxItems", most)
                 yield self.mismatch("AC708", held, column, says, f"at most {limits.count}")
         if shape.enum is None and {"integer", "number"} & (shape.types or frozenset()):
             whole = shape.types == frozenset({"integer"})
@@ -318,7 +319,7 @@ class _Comparison:
                 ("maximum", "<", 1, shape.upper, limits.upper),
             ):
                 if limit and not within(bound, limit, whole, side):
-                    says = bound_words(word, bound)
+                    says = stated(word, bound)
                     yield self.mismatch("AC709", held, column, says, limit_words(sign, limit))
 
     def compare_values(self, held: _Property, column: Column, limits: Limits) -> Iterator[Finding]:
@@ -379,7 +380,7 @@ def _blocked(operations: Any, table: str, columns: str) -> str:
 
 
 def _spelled(shape: Shape) -> str:
-    names = "any" if shape.types is None else " or ".join(sorted(shape.types))
+    names = type_names(shape)
     if shape.items is not None:
         return f"{names} of {_spelled(shape.items())}"
     return f"{names} {shape.format}" if shape.format else names

@@ -6,7 +6,14 @@ from typing import Final, Literal
 
 from alembic_readonly_check.openapi.contract import Direction
 from alembic_readonly_check.openapi.reading import Json
-from alembic_readonly_check.openapi.shapes import MISSING, Child, Shape, scalar_key
+from alembic_readonly_check.openapi.shapes import (
+    MISSING,
+    Child,
+    Shape,
+    scalar_key,
+    stated,
+    type_names,
+)
 
 Fact = Literal[
     "property", "type", "required", "default", "null", "format", "length", "bounds", "items",
@@ -70,7 +77,7 @@ class _Walk:
             return
         self.seen.add((contract.where, code.where))
         if contract.types != code.types:
-            yield pair.differs("type", _type_names(contract), _type_names(code))
+            yield pair.differs("type", type_names(contract), type_names(code))
             return
         if contract.nullable != code.nullable:
             yield pair.differs("null", _nullness(contract), _nullness(code))
@@ -106,7 +113,7 @@ class _Walk:
             if word == "uniqueItems" and code.unique is None:
                 continue
             if expected != actual and (self.direction == "request" or actual is not None):
-                yield pair.differs(fact, _stated(word, expected), _stated(word, actual))
+                yield pair.differs(fact, stated(word, expected), stated(word, actual))
 
     def options(self, pair: _Pair) -> Iterator[Difference]:
         contract, code = pair.contract, pair.code
@@ -167,7 +174,7 @@ class _Walk:
             if words[0] != words[1]:
                 yield Difference("required", below, left.where, there, *words)
             elif self.direction == "request" and not _same_default(left.default, right.default):
-                defaults = [_stated("default", side.default) for side in (left, right)]
+                defaults = [stated("default", side.default) for side in (left, right)]
                 yield Difference("default", below, left.where, there, *defaults)
             if not named:
                 yield from self.compare(left, right, below)
@@ -211,19 +218,6 @@ def _written(value: object) -> str:
     return "none" if value is None else str(value)
 
 
-def _stated(word: str, value: object) -> str:
-    if (value is None and word != "default") or value is MISSING:
-        return f"no {word}"
-    if isinstance(value, tuple):
-        limit, strict = value
-        return f"exclusive{word.capitalize()} {limit}" if strict else f"{word} {limit}"
-    return f"{word} {value!r}"
-
-
-def _type_names(shape: Shape) -> str:
-    return "any" if shape.types is None else " or ".join(sorted(shape.types)) or "nothing"
-
-
 def _nullness(shape: Shape) -> str:
     return "nullable" if shape.nullable else "never null"
 
@@ -239,10 +233,10 @@ def _alternatives(shape: Shape) -> str:
         return "no alternatives"
     if shape.tag:
         return f"{shape.tag}: {', '.join(sorted(shape.options))}"
-    return " | ".join(sorted(_type_names(child()) for child in shape.options.values()))
+    return " | ".join(sorted(type_names(child()) for child in shape.options.values()))
 
 
 def _openness(additional: "bool | Child") -> str:
     if callable(additional):
-        return f"other properties of type {_type_names(additional())}"
+        return f"other properties of type {type_names(additional())}"
     return "other properties ignored" if additional else "other properties refused"

@@ -1,8 +1,7 @@
 """EX8xx: hold docs/external_apis.md to the operations that integrate other systems.
 
-In: a `Contract`, the text of external_apis.md (None if there is no such file), the `ApiRules`. Out:
-findings. An operation names each system that it waits for: `x-external-api: billing`, or a list.
-The document has one section a system, with one bullet a fact; other bullets and prose are free:
+An operation names each system that it waits for: `x-external-api: billing`, or a list. The document
+has one section a system, with one bullet a fact; other bullets and prose are free:
 
     ## billing
     - Base URL: `https://billing.example/v2`, from the setting BILLING_URL

@@ -1,14 +1,20 @@
-"""What a column admits: by its type, its domain and the CHECKs on it alone."""
+"""What a column admits, by its type, its domain and the CHECKs on it, and what JSON carries it."""
 
 import json
 import re
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from alembic_readonly_check.facts import Check, Schema
 from alembic_readonly_check.openapi.reading import Json
-from alembic_readonly_check.openapi.shapes import Bound
+from alembic_readonly_check.openapi.shapes import (
+    Bound,
+    Shape,
+    narrower,
+    tighter_lower,
+    tighter_upper,
+)
 from alembic_readonly_check.sql.expressions import Scope, canonical
 
 _LENGTHS: Final = frozenset({"length", "octet_length"})
@@ -72,40 +78,21 @@ def _with(limits: Limits, part: tuple[Any, ...], column: tuple[str, ...]) -> Lim
     if right[0] != "number" or operator not in ("<", "<=", ">", ">=", "="):
         return limits
     limit: Decimal = right[1]
-    if left == column:
-        return _bounded(limits, operator, limit)
+    bound = (limit, operator in ("<", ">"))
+    if left == column and operator[0] == ">":
+        return replace(limits, lower=tighter_lower(limits.lower, bound))
+    if left == column and operator[0] == "<":
+        return replace(limits, upper=tighter_upper(limits.upper, bound))
     if left[0] == "call" and left[2:3] == (column,):
         whole = int(limit)
         most = {"<": whole - 1, "<=": whole, "=": whole}.get(operator)
         least = {">": whole + 1, ">=": whole, "=": whole}.get(operator)
         if left[1] in _LENGTHS:
-            limits = replace(limits, length=_least(limits.length, most))
-            return replace(limits, least=_most(limits.least, least))
+            least, most = narrower((limits.least, limits.length), (least, most))
+            return replace(limits, least=least, length=most)
         if left[1] in _COUNTS:
-            return replace(limits, count=_least(limits.count, most))
+            return replace(limits, count=narrower((None, limits.count), (None, most))[1])
     return limits
-
-
-def _bounded(limits: Limits, operator: str, limit: Decimal) -> Limits:
-    bound = (limit, operator in ("<", ">"))
-    if operator in (">", ">="):
-        return replace(limits, lower=max(limits.lower, bound) if limits.lower else bound)
-    if operator in ("<", "<="):
-        return replace(
-            limits,
-            upper=(
-                min(limits.upper, bound, key=lambda b: (b[0], not b[1])) if limits.upper else bound
-            ),
-        )
-    return limits
-
-
-def _least(one: int | None, other: int | None) -> int | None:
-    return min((n for n in (one, other) if n is not None), default=None)
-
-
-def _most(one: int | None, other: int | None) -> int | None:
-    return max((n for n in (one, other) if n is not None), default=None)
 
 
 def _constant(item: tuple[Any, ...]) -> str:
@@ -143,15 +130,82 @@ def within(bound: Bound | None, limit: tuple[Decimal, bool], whole: bool, side: 
     return number * side < end * side or (number == end and (strict or not open_))
 
 
-def bound_words(word: str, bound: Bound | None) -> str:
-    if bound is None:
-        return f"no {word}"
-    return f"exclusive{word.capitalize()} {bound[0]}" if bound[1] else f"{word} {bound[0]}"
-
-
 def limit_words(sign: str, limit: tuple[Decimal, bool]) -> str:
     return f"{sign}{'' if limit[1] else '='} {plain(limit[0])}"
 
 
 def listed(values: frozenset[str]) -> str:
     return ", ".join(sorted(repr(value) for value in values))
+
+
+Use = Literal["request", "response", "lookup"]
+
+
+# What each type of Postgres may be as JSON: (type, format); format None is any that only annotates.
+STRICT: Final = frozenset({"uuid", "date-time", "date", "time", "partial-time", "duration"})
+_INTEGER_FORMATS: Final = frozenset({"int32", "int64"})
+_STRING_FORMATS: Final = STRICT | {"decimal", "byte", "binary", "int64"}
+
+_FITS: Final[dict[str, tuple[tuple[str, str | None], ...]]] = {
+    "boolean": (("boolean", None),),
+    "smallint": (("integer", None), ("integer", "int32")),
+    "integer": (("integer", None), ("integer", "int32")),
+    "bigint": (("integer", None), ("integer", "int64"), ("string", "int64")),
+    "oid": (("integer", None), ("integer", "int64")),
+    "real": (("number", None),),
+    "double precision": (("number", None),),
+    "numeric": (("number", None), ("string", "decimal")),
+    "money": (("number", None), ("string", "decimal"), ("string", None)),
+    "uuid": (("string", "uuid"),),
+    "timestamp with time zone": (("string", "date-time"),),
+    "timestamp without time zone": (("string", "date-time"),),
+    "date": (("string", "date"),),
+    "time with time zone": (("string", "time"),),
+    "time without time zone": (("string", "time"), ("string", "partial-time")),
+    "interval": (("string", "duration"),),
+    "bytea": (("string", "byte"), ("string", "binary")),
+    "hstore": (("object", None),),
+}
+
+_TEXTS: Final = frozenset(
+    {
+        *"text citext name inet cidr macaddr macaddr8 xml ltree tsvector tsquery bit".split(),
+        "character varying",
+        "character",
+        "bit varying",
+    }
+)
+
+
+def fits(shape: Shape, type_: str, use: Use, schema: Schema) -> bool:
+    """Tell whether JSON of a shape can carry a type of Postgres, in the direction of its use."""
+    if type_.endswith("[]"):
+        if shape.types is None:
+            return True
+        if shape.types != frozenset({"array"}):
+            return False
+        return shape.items is None or fits(shape.items(), type_[:-2], use, schema)
+    base = re.sub(r"\(.*?\)", "", type_)
+    if base in ("json", "jsonb") or shape.types is None:
+        return True
+    known = _FITS.get(base)
+    if known is not None:
+        return all(_fits_one(shape, name, known, type_, use) for name in shape.types)
+    if base in _TEXTS or base in (schema.enums or {}):
+        strict = shape.format in STRICT and use == "response"
+        return shape.types == frozenset({"string"}) and not strict
+    # A type of an extension or of the project's own: only its writer knows its JSON.
+    return True
+
+
+def _fits_one(
+    shape: Shape, name: str, ways: tuple[tuple[str, str | None], ...], type_: str, use: Use
+) -> bool:
+    if name == "integer" and type_.startswith(("numeric", "real", "double")):
+        # Whole numbers go into any column of numbers; only a column of scale 0 gives them back.
+        return use != "response" or re.fullmatch(r"numeric\(\d+(,0)?\)", type_) is not None
+    if name == "number" and ("integer", None) in ways:
+        return use == "response"
+    known = _INTEGER_FORMATS if name == "integer" else _STRING_FORMATS
+    stated = shape.format if name != "number" and shape.format in known else None
+    return (name, stated) in ways

@@ -1,7 +1,6 @@
 """AR5xx: compare what a Litestar app serves with the operations of the contract.
 
-In: a `Contract`, the routes of an imported app (`routes_of`; the app is built, never started) and
-the `ApiRules`. Out: findings. Routes are taken from `app.routes`, parameters from Litestar's own
+The app is built, never started. Routes are taken from `app.routes`, parameters from Litestar's own
 model of a handler with all its layers and dependencies: that is what the running app enforces. It
 is not always what the signature says: Litestar drops a `msgspec.Meta` on the outermost type of a
 parameter or body.
@@ -20,7 +19,7 @@ A handler states in its `opt` what its signature cannot show:
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from types import NoneType
 from typing import Any
@@ -50,13 +49,14 @@ def check_routes(contract: Contract, routes: Sequence[Route], rules: ApiRules) -
         route = served.get(key)
         # What answers HEAD and OPTIONS follows from the resource, not from a handler's signature.
         if route is not None and route.method not in ("HEAD", "OPTIONS"):
-            findings += _operation_id(contract, operation, route)
+            pair = _Served(contract, operation, route)
+            findings += _operation_id(pair)
             parameters += parameter_drift(contract, operation, route, shapes, rules)
-            findings += _body_drift(contract, operation, route)
-            findings += _status_drift(contract, operation, route)
-            findings += _media_drift(contract, operation, route)
-            findings += _security_drift(contract, operation, route, rules, permissions)
-            findings += _dto_drift(contract, operation, route)
+            findings += _body_drift(pair)
+            findings += _status_drift(pair)
+            findings += _media_drift(pair)
+            findings += _security_drift(pair, rules, permissions)
+            findings += _dto_drift(pair)
     return [*findings, *once(parameters)]
 
 
@@ -107,30 +107,38 @@ def _unmatched(
             )
 
 
-def _differs(
-    code: str,
-    contract: Contract,
-    operation: Operation,
-    route: Route,
-    what: str,
-    expected: str | None,
-    actual: str | None,
-    pointer: str,
-    suffix: str = "",
-) -> Finding:
-    """Say one fact of an operation on which the contract and its route differ."""
-    told = f"document {expected or 'none'}, app {actual or 'none'}"
-    return finding(
-        code,
-        f"{operation.method} {operation.path}{suffix}",
-        f"{what} differs: {told}, {route.place}",
-        contract.location(pointer),
-        expected=expected,
-        actual=actual,
-    )
+@dataclass(frozen=True, slots=True)
+class _Served:
+    """An operation of the contract and the route that serves it."""
+
+    contract: Contract
+    operation: Operation
+    route: Route
+
+    def differs(
+        self,
+        code: str,
+        what: str,
+        expected: str | None,
+        actual: str | None,
+        *keys: str,
+        beside: str = "",
+    ) -> Finding:
+        """Say a fact on which they differ; `keys` lead to it in the operation."""
+        operation, route = self.operation, self.route
+        told = f"document {expected or 'none'}, app {actual or 'none'}"
+        return finding(
+            code,
+            f"{operation.method} {operation.path}{beside}",
+            f"{what} differs: {told}, {route.place}",
+            self.contract.location(operation.node.child(*keys).pointer),
+            expected=expected,
+            actual=actual,
+        )
 
 
-def _operation_id(contract: Contract, operation: Operation, route: Route) -> Iterator[Finding]:
+def _operation_id(pair: _Served) -> Iterator[Finding]:
+    operation, route = pair.operation, pair.route
     expected, stated = operation.operation_id, route.operation_id
     if stated is None:
         # Nobody stated one, so the handler's name speaks: list_members serves listMembers.
@@ -139,50 +147,46 @@ def _operation_id(contract: Contract, operation: Operation, route: Route) -> Ite
     else:
         same, actual = stated == expected, stated
     if not same:
-        pointer = operation.node.child("operationId").pointer
-        yield _differs(
-            "AR507", contract, operation, route, "operationId", expected, actual, pointer
-        )
+        yield pair.differs("AR507", "operationId", expected, actual, "operationId")
 
 
 def _words(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def _body_drift(contract: Contract, operation: Operation, route: Route) -> Iterator[Finding]:
-    request = operation.request
+def _body_drift(pair: _Served) -> Iterator[Finding]:
+    request, route = pair.operation.request, pair.route
     if request is None or route.body in (RAW, NoneType) or request.required == route.body_required:
         return
     expected = "required" if request.required else "optional"
     actual = "required" if route.body_required else "optional"
-    pointer, what = request.node.pointer, "request body"
-    yield _differs("AR504", contract, operation, route, what, expected, actual, pointer, " body")
+    what = "request body"
+    yield pair.differs("AR504", what, expected, actual, "requestBody", beside=" body")
 
 
-def _status_drift(contract: Contract, operation: Operation, route: Route) -> Iterator[Finding]:
+def _status_drift(pair: _Served) -> Iterator[Finding]:
+    operation, route = pair.operation, pair.route
     if route.statuses is None or "2XX" in operation.responses:
         return
     documented = {int(s) for s in operation.responses if re.fullmatch(r"2\d\d", s)}
     if documented != route.statuses and "DEFAULT" not in operation.responses:
         expected, actual = _listed(documented), _listed(route.statuses)
-        pointer, what = operation.node.child("responses").pointer, "success status"
-        yield _differs("AR510", contract, operation, route, what, expected, actual, pointer)
+        yield pair.differs("AR510", "success status", expected, actual, "responses")
 
 
 def _listed(values: Iterable[object]) -> str:
     return ", ".join(sorted(str(value) for value in values)) or "none"
 
 
-def _media_drift(contract: Contract, operation: Operation, route: Route) -> Iterator[Finding]:
+def _media_drift(pair: _Served) -> Iterator[Finding]:
+    operation, route = pair.operation, pair.route
     request = operation.request
     if request is not None and route.request_media:
         documented = frozenset(request.content)
         # Litestar reads any body as JSON where the handler takes JSON, whatever its media type.
         lenient = route.request_media == {"application/json"} and all(map(is_json, documented))
         if documented != route.request_media and not lenient:
-            yield _media_finding(
-                contract, operation, route, "request", documented, route.request_media
-            )
+            yield _media_finding(pair, "request", documented, route.request_media)
     struct = route.opt.get("response_struct")
     typed = {str(key) for key in struct} if isinstance(struct, Mapping) else set()
     for status, body in operation.responses.items():
@@ -195,48 +199,32 @@ def _media_drift(contract: Contract, operation: Operation, route: Route) -> Iter
         # JSON of an unknown type is `structs`' to report: what it needs is the type.
         unknown = served is None and not all(map(is_json, documented))
         if unknown or (served is not None and documented != served):
-            side = f"response {status}"
-            yield _media_finding(contract, operation, route, side, documented, served)
+            yield _media_finding(pair, f"response {status}", documented, served)
 
 
 def _media_finding(
-    contract: Contract,
-    operation: Operation,
-    route: Route,
-    side: str,
-    documented: frozenset[str],
-    served: frozenset[str] | None,
+    pair: _Served, side: str, documented: frozenset[str], served: frozenset[str] | None
 ) -> Finding:
     expected = _listed(documented)
     actual = "unknown" if served is None else _listed(served)
     keys = ("requestBody",) if side == "request" else ("responses", side.rpartition(" ")[2])
-    pointer = operation.node.child(*keys).pointer
-    what, place = f"{side} media type", f" {side}"
-    found = _differs("AR508", contract, operation, route, what, expected, actual, pointer, place)
+    what = f"{side} media type"
+    found = pair.differs("AR508", what, expected, actual, *keys, beside=f" {side}")
     unknown = "state response_media_types in the handler's opt"
     return replace(found, fix=unknown) if served is None else found
 
 
-def _security_drift(
-    contract: Contract, operation: Operation, route: Route, rules: ApiRules, permissions: bool
-) -> Iterator[Finding]:
+def _security_drift(pair: _Served, rules: ApiRules, permissions: bool) -> Iterator[Finding]:
+    operation, route = pair.operation, pair.route
     permission = operation.node.value.get(rules.permission_extension)
     held = route.opt.get(rules.permission_opt)
     if permissions and permission != held:
-        pointer = operation.node.child(rules.permission_extension).pointer
-        mine, theirs = (str(word) if word else None for word in (permission, held))
-        yield _differs(
-            *("AR509", contract, operation, route, "permission"),
-            mine,
-            theirs,
-            pointer,
-            " permission",
-        )
+        expected, actual = (str(word) if word else None for word in (permission, held))
+        key = rules.permission_extension
+        yield pair.differs("AR509", "permission", expected, actual, key, beside=" permission")
     elif operation.public is not None and operation.public != _is_public(route, rules):
-        expected = "public" if operation.public else "authenticated"
-        actual = "authenticated" if operation.public else "public"
-        pointer = operation.node.child("security").pointer
-        yield _differs("AR509", contract, operation, route, "security", expected, actual, pointer)
+        words = ("public", "authenticated")[:: 1 if operation.public else -1]
+        yield pair.differs("AR509", "security", *words, "security")
 
 
 def _is_public(route: Route, rules: ApiRules) -> bool:
@@ -263,7 +251,8 @@ def _authenticates(middleware: Any, route: Route) -> bool:
     return not route.opt.get(key) and not any(re.search(p, route.path) for p in patterns)
 
 
-def _dto_drift(contract: Contract, operation: Operation, route: Route) -> Iterator[Finding]:
+def _dto_drift(pair: _Served) -> Iterator[Finding]:
+    operation, route = pair.operation, pair.route
     for side, dto in (
         ("request", route.body is not NoneType and route.handler.resolve_data_dto()),
         ("response", route.handler.resolve_return_dto()),
@@ -274,6 +263,6 @@ def _dto_drift(contract: Contract, operation: Operation, route: Route) -> Iterat
                 f"{operation.method} {operation.path} {side}",
                 f"{side} passes through {dto.__name__}: a DTO drops the constraints below the top"
                 f" level, {route.place}",
-                route.location or contract.location(operation.node.pointer),
+                route.location or pair.contract.location(operation.node.pointer),
                 actual=dto.__name__,
             )

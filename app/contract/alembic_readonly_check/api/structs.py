@@ -1,9 +1,8 @@
 """AS6xx: compare the msgspec structs of every operation with the contract's schemas.
 
-In: a `Contract`, the app's routes (`routes.routes_of`). Out: findings; nothing is called, nothing
-is decoded. Types are read through `msgspec.inspect`, not `msgspec.json.schema_components`: that one
-fails on a `Raw` default, and does not tell a naive datetime from text, nor a field that is always
-sent from one that `omit_defaults` may leave out.
+Nothing is called, nothing is decoded. Types are read through `msgspec.inspect`, not
+`msgspec.json.schema_components`: that one fails on a `Raw` default, and does not tell a naive
+datetime from text, nor a field that is always sent from one that `omit_defaults` may leave out.
 
 A handler whose signature does not show its types (raw body, raw `Response`, bytes, a stream) states
 them in its `opt`:

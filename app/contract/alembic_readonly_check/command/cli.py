@@ -205,7 +205,7 @@ def main(**given: Any) -> None:
 
     Without a subcommand it does **all** that the configuration (`[tool.alembic-readonly-check]` in
     pyproject.toml) and the environment give: offline (documents, models, app), scratch (migrations
-    carried out on a server of one's own), live (a database, in one read-only transaction). Begin
+    carried out on your own server), live (a database, in one read-only transaction). Begin
     with **doctor**, which says what of that is there.
 
     Ends with **0** if all agree, **1** on drift, **2** if it could not check or had nothing to
@@ -218,74 +218,65 @@ def main(**given: Any) -> None:
         raise CannotCheck(f"Give options after the subcommand: {context.invoked_subcommand} --…")
 
 
-@main.command("all", panel=COMPARE)
-@with_options(DATABASES, APP, MODELS, STRICT, COUNTS, REPORT)
-def all_(**given: Any) -> None:
-    """Compare everything that is configured and reachable (the default)."""
-    _run(_everything, **given)
+def _docs(check: Check) -> None:
+    check.docs(required=True)
+    check.contract()
 
 
-@main.command(panel=COMPARE)
-@with_options(COUNTS, REPORT)
-def docs(**given: Any) -> None:
-    """Check the documents themselves and against each other, offline."""
-
-    def work(check: Check) -> None:
-        check.docs(required=True)
-        check.contract()
-
-    _run(work, **given)
+def _models(check: Check) -> None:
+    check.docs(required=True)
+    check.mapped(required=True)
+    check.offline()
 
 
-@main.command(panel=COMPARE)
-@with_options(MODELS, COUNTS, REPORT)
-def models(**given: Any) -> None:
-    """Compare datamodel.md with the models, offline."""
-
-    def work(check: Check) -> None:
-        check.docs(required=True)
-        check.mapped(required=True)
-        check.offline()
-
-    _run(work, **given)
+def _facts(check: Check) -> None:
+    check.docs()
+    check.mapped()
+    _databases(check, frozenset({"facts"}))
 
 
-@main.command(panel=COMPARE)
-@with_options(DATABASES, MODELS, STRICT, COUNTS, REPORT)
-def db(**given: Any) -> None:
-    """Compare datamodel.md and the models with a scratch or live database, or a snapshot."""
-
-    def work(check: Check) -> None:
-        check.docs()
-        check.mapped()
-        _databases(check, frozenset({"facts"}))
-
-    _run(work, **given)
+def _migrations(check: Check) -> None:
+    check.docs()
+    check.mapped()
+    _databases(check, frozenset({"migrations"}))
 
 
-@main.command(panel=COMPARE)
-@with_options(DATABASES, MODELS, STRICT, COUNTS, REPORT)
-def migrations(**given: Any) -> None:
-    """Compare the migrations with what a live database applied and now looks like."""
-
-    def work(check: Check) -> None:
-        check.docs()
-        check.mapped()
-        _databases(check, frozenset({"migrations"}))
-
-    _run(work, **given)
+def _api(check: Check) -> None:
+    check.docs()
+    check.api(required=True)
 
 
-@main.command(panel=COMPARE)
-@with_options(APP, COUNTS, REPORT)
-def api(**given: Any) -> None:
-    """Compare openapi.yaml with routes, structs and columns, offline."""
+def _subcommand(name: str, help_: str, work: Callable[[Check], None], *groups: Any) -> None:
+    @main.command(name, panel=COMPARE, help=help_)
+    @with_options(*groups, COUNTS, REPORT)
+    def run(**given: Any) -> None:
+        _run(work, **given)
 
-    def work(check: Check) -> None:
-        check.docs()
-        check.api(required=True)
 
-    _run(work, **given)
+for _arguments in (
+    (
+        *("all", "Compare everything that is configured and reachable (the default)."),
+        *(_everything, DATABASES, APP, MODELS, STRICT),
+    ),
+    ("docs", "Check the documents themselves and against each other, offline.", _docs),
+    ("models", "Compare datamodel.md with the models, offline.", _models, MODELS),
+    (
+        *(
+            "db",
+            "Compare datamodel.md and the models with a scratch or live database, or a snapshot.",
+        ),
+        *(_facts, DATABASES, MODELS, STRICT),
+    ),
+    (
+        *(
+            "migrations",
+            "Compare the migrations with what a live database applied and now looks like.",
+        ),
+        *(_migrations, DATABASES, MODELS, STRICT),
+    ),
+    ("api", "Compare openapi.yaml with routes, structs and columns, offline.", _api, APP),
+):
+    _subcommand(*_arguments)
 
 
 @main.command(panel=UNDERSTAND)

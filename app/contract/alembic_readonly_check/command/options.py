@@ -9,7 +9,7 @@ import rich_click as click
 from alembic_readonly_check.command import reporters
 
 F = TypeVar("F", bound=Callable[..., Any])
-COMPARED, COUNTED, TOLD = "What is compared", "What counts", "How it is told"
+COMPARED, COUNTED, TOLD = "What is compared", "What counts", "Report"
 COMPARE, UNDERSTAND, KEEP = "Compare", "Understand", "Keep for later"
 """Titles of the panels of `--help`: those of options, those of subcommands."""
 

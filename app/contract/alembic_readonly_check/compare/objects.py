@@ -147,7 +147,8 @@ class Objects(Access):
         """Compare extensions; the platform adds and moves its own, which no migration does."""
         mine, theirs = _known(self.lead.schema.extensions, self.follow.schema.extensions)
         for name, one, other in pairs(mine, theirs):
-            if name in self.rules.hosting.extensions and (self.deep or one is None):
+            hosted = name in self.rules.hosting.extensions
+            if hosted if self.deep else one is None and (hosted or name == "plpgsql"):
                 continue
             moved = one and other and one.schema is not None and one.schema != other.schema
             if one is None or other is None or moved:

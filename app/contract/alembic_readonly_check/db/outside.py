@@ -131,5 +131,7 @@ def _run(config: Config, database: URL, command: Sequence[str]) -> str:
         lines = (done.stderr or done.stdout).strip().splitlines() or ["it said nothing"]
         name = config.scratch.alembic or " ".join(command)
         hint = "" if config.scratch.command else _HINT
+        if "No module named 'psycopg" in lines[-1]:
+            hint = " Set `scratch.driver` to the driver you have, as postgresql+psycopg."
         raise CannotCheck(f"The migrations of {name} failed: {lines[-1]}.{hint}")
     return done.stdout

@@ -3,10 +3,6 @@
 In: the text of an OpenAPI 3.0 or 3.1 document, YAML 1.2 or JSON. Out: a `Contract` whose
 operations, parameters, bodies and schemas carry the JSON pointer that they were read at, so that
 each finding names a line. A document that cannot be read without guessing raises `CannotCheck`.
-
-Two schemas that accept the same JSON have the same `Shape`: `nullable` and a null type, `$ref` and
-inline, `allOf` and its merged form, `oneOf` and `anyOf`, 100 and 100.0, an exclusive bound spelled
-either way, whatever the components are called, with or without descriptions and examples.
 """
 
 import re

@@ -6,8 +6,9 @@ and 100.0, an exclusive bound spelled either way: none of them shows in a shape.
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from math import ceil, floor
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from alembic_readonly_check.findings import CannotCheck
 from alembic_readonly_check.openapi.reading import Json
@@ -15,6 +16,7 @@ from alembic_readonly_check.openapi.reading import Json
 Number = int | float
 Bound = tuple[Number, bool]
 Range = tuple[int | None, int | None]
+Edge = TypeVar("Edge", Bound, tuple[Decimal, bool])
 
 
 class _Missing:
@@ -77,11 +79,11 @@ def scalar_key(value: Json) -> tuple[str, Json]:
     return type(value).__name__, repr(value)
 
 
-def tighter_lower(one: Bound | None, other: Bound | None) -> Bound | None:
+def tighter_lower(one: Edge | None, other: Edge | None) -> Edge | None:
     return max(one, other) if one and other else one or other
 
 
-def tighter_upper(one: Bound | None, other: Bound | None) -> Bound | None:
+def tighter_upper(one: Edge | None, other: Edge | None) -> Edge | None:
     return min(one, other, key=lambda b: (b[0], not b[1])) if one and other else one or other
 
 
@@ -175,25 +177,22 @@ def _merge(one: Shape, other: Shape) -> Shape | None:
     left, right = one.types or frozenset(), other.types or frozenset()
     if left & right or (left & numeric and right & numeric) or one.enum or other.enum:
         return None
+    either: dict[str, Any] = {
+        name: getattr(one, name) or getattr(other, name)
+        for name in (
+            *("format", "lower", "upper", "multiple_of", "pattern", "unique", "items", "prefix"),
+            *("properties", "tag", "options"),
+        )
+    }
     return replace(
         one,
         types=left | right,
-        format=one.format or other.format,
-        lower=one.lower or other.lower,
-        upper=one.upper or other.upper,
-        multiple_of=one.multiple_of or other.multiple_of,
-        pattern=one.pattern or other.pattern,
         lengths=one.lengths if "string" in left else other.lengths,
         counts=one.counts if "array" in left else other.counts,
         sizes=one.sizes if "object" in left else other.sizes,
-        unique=one.unique or other.unique,
-        items=one.items or other.items,
-        prefix=one.prefix or other.prefix,
-        properties=one.properties or other.properties,
         required=one.required | other.required,
         additional=one.additional if "object" in left else other.additional,
-        tag=one.tag or other.tag,
-        options=one.options or other.options,
+        **either,
     )
 
 
@@ -217,32 +216,32 @@ def intersect(outer: Shape, inner: Shape) -> Shape:
     items = outer.items or inner.items
     if outer.items and inner.items:
         items = _both(outer.items, inner.items)
+    either: dict[str, Any] = {
+        name: getattr(outer, name) or getattr(inner, name)
+        for name in (
+            *("format", "multiple_of", "unique", "prefix", "tag", "options"),
+            *("read_only", "write_only"),
+        )
+    }
     return rounded(
         Shape(
             where=outer.where,
             types=types,
             nullable=outer.nullable and inner.nullable,
-            format=outer.format or inner.format,
             enum=enum,
             lower=tighter_lower(outer.lower, inner.lower),
             upper=tighter_upper(outer.upper, inner.upper),
-            multiple_of=outer.multiple_of or inner.multiple_of,
             pattern=" and ".join(patterns) or None,
-            lengths=_narrower(outer.lengths, inner.lengths),
-            counts=_narrower(outer.counts, inner.counts),
-            sizes=_narrower(outer.sizes, inner.sizes),
-            unique=outer.unique or inner.unique,
+            lengths=narrower(outer.lengths, inner.lengths),
+            counts=narrower(outer.counts, inner.counts),
+            sizes=narrower(outer.sizes, inner.sizes),
             default=outer.default if outer.default is not MISSING else inner.default,
             properties=properties,
             required=outer.required | inner.required,
             additional=additional,
             items=items,
-            prefix=outer.prefix or inner.prefix,
-            tag=outer.tag or inner.tag,
-            options=outer.options or inner.options,
             extensions={**inner.extensions, **outer.extensions},
-            read_only=outer.read_only or inner.read_only,
-            write_only=outer.write_only or inner.write_only,
+            **either,
         )
     )
 
@@ -251,7 +250,21 @@ def _both(one: Child, other: Child) -> Child:
     return lambda: intersect(one(), other())
 
 
-def _narrower(one: Range, other: Range) -> Range:
+def narrower(one: Range, other: Range) -> Range:
     lows = [low for low in (one[0], other[0]) if low is not None]
     highs = [high for high in (one[1], other[1]) if high is not None]
     return max(lows, default=None), min(highs, default=None)
+
+
+def stated(word: str, value: object) -> str:
+    """Say a keyword of a schema and its value, as `maximum 3` or `no maximum`."""
+    if (value is None and word != "default") or value is MISSING:
+        return f"no {word}"
+    if isinstance(value, tuple):
+        limit, strict = value
+        return f"exclusive{word.capitalize()} {limit}" if strict else f"{word} {limit}"
+    return f"{word} {value!r}"
+
+
+def type_names(shape: Shape) -> str:
+    return "any" if shape.types is None else " or ".join(sorted(shape.types)) or "nothing"

@@ -16,7 +16,7 @@ class Platform:
 
 
 _SYSTEM = frozenset({"information_schema", "pg_catalog"})
-NONE = Platform(_SYSTEM, extensions=frozenset({"plpgsql"}))
+NONE = Platform(_SYSTEM)
 SUPABASE = Platform(
     _SYSTEM
     | frozenset(

@@ -93,7 +93,9 @@ def read(
     """
     metadata = load(target, root)
     if not isinstance(metadata, MetaData):
-        raise CannotCheck(f"{target} is not a SQLAlchemy MetaData.")
+        raise CannotCheck(
+            f"{target} is not a SQLAlchemy MetaData; write it as `app.models:Base.metadata`."
+        )
     if not metadata.tables:
         raise CannotCheck(f"{target} holds no table; import the modules of the models beside it.")
     described = describe(metadata, default_schema, is_compared, is_excluded)
