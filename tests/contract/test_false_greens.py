@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import pytest
 from alembic_readonly_check.command import cli
-from alembic_readonly_check.db import guard
+from alembic_readonly_check.db import guard, scripts
 from alembic_readonly_check.sources import migrations
 from click.testing import CliRunner, Result
 
@@ -432,3 +432,28 @@ def test_schemas_that_nobody_compares_are_said(
     monkeypatch.setenv("SHOP_SCRATCH_URL", server_url)
     told = run("db", "--schema", "public", "--schema", "biling").output
     assert "schema biling of the configuration is empty in the migrations" in told
+
+
+def test_keywords_that_nothing_reads_are_said(project: Path) -> None:
+    assert "which nothing is compared with" not in run("docs").output
+    path = project / "handbook/api.yaml"
+    text = path.read_text("utf-8")
+    first = text.index("      type: object\n")
+    path.write_text(f"{text[:first]}      not: {{ required: [x] }}\n{text[first:]}")
+    assert "uses not, which nothing is compared with" in run("docs").output
+
+
+@pytest.mark.parametrize(
+    ("text", "reaches"),
+    [
+        ("ALTER DATABASE shop SET work_mem = '5MB';", True),
+        ("ALTER ROLE x IN DATABASE shop SET work_mem = '5MB';", True),
+        ("COMMENT ON TABLE database IS 'x'", False),
+    ],
+)
+def test_a_migration_that_reaches_beyond_its_database(
+    tmp_path: Path, text: str, reaches: bool
+) -> None:
+    path = tmp_path / "1.sql"
+    path.write_text(text)
+    assert scripts.touches_others(path) == reaches

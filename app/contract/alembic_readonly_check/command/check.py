@@ -308,6 +308,9 @@ class Check:
                 f" Set {self.config.scratch.url_env} or {self.config.url_env}, or see `doctor`."
             )
         self.refuse_unselected()
+        if self.described is not None and self.described.unread:
+            words = ", ".join(sorted(self.described.unread))
+            self.note(f"{self.described.path} uses {words}, which nothing is compared with")
         found = [one for one in set(self.findings) if self.is_reported(one)]
         for ignore in self.config.ignore:
             if self.today > ignore.until:

@@ -19,7 +19,7 @@ from alembic_readonly_check.compare.comparison import Comparison
 from alembic_readonly_check.compare.security import broken_rules
 from alembic_readonly_check.compare.sides import CODES, Planner, Side
 from alembic_readonly_check.config import secret
-from alembic_readonly_check.db import catalog, guard, outside, scratch, snapshot
+from alembic_readonly_check.db import catalog, guard, outside, scratch, scripts, snapshot
 from alembic_readonly_check.db.guard import Reader
 from alembic_readonly_check.facts import Json, Schema
 from alembic_readonly_check.findings import CannotCheck, Finding
@@ -80,7 +80,13 @@ class DatabaseCheck:
         if server is not None:
             url = guard.driver_url(server, scratch_name)
             if live_url is not None:
-                scratch.refuse_live(url, scratch_name, (live_name, live_url))
+                near = scratch.refuse_live(url, scratch_name, (live_name, live_url))
+                for one in held:
+                    if near and scripts.touches_others(one.path):
+                        self.check.note(
+                            f"{one.name} names a database or the server, and {scratch_name} leads"
+                            f" to the server of {live_name}: what it did there has happened"
+                        )
             if "facts" in only and (held or self.outside):
                 made = self.with_scratch(url, held)
             self.check.findings += made

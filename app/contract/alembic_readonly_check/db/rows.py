@@ -68,9 +68,13 @@ def table_of(
     )
 
 
-_SETTINGS = "owner options toast_options persistence replica_identity tablespace inherits forced own disabled".split()
+_SETTINGS = (
+    "owner options toast_options persistence replica_identity tablespace inherits forced own"
+    " disabled"
+).split()
 _FUNCTION_SETTINGS = (
-    "kind volatility strict leakproof parallel settings language cost rows library owner arguments aggregate"
+    "kind volatility strict leakproof parallel settings language cost rows library owner arguments"
+    " aggregate"
 ).split()
 
 

@@ -7,7 +7,6 @@ of their own, so that defaults and checks find the functions they call. Both are
 
 import asyncio
 import json
-import re
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,7 +16,6 @@ from typing import Any, TypeVar
 
 import asyncpg
 import pglast
-from pglast import ast
 from sqlalchemy import MetaData
 from sqlalchemy import Table as SqlTable
 from sqlalchemy.dialects import postgresql
@@ -29,6 +27,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable, SetColumnComment, SetTab
 from sqlalchemy.sql.ddl import DDLElement
 
 from alembic_readonly_check.db.guard import dsn, finish, run
+from alembic_readonly_check.db.scripts import Session, refuse_stdin
 from alembic_readonly_check.facts import (
     Check,
     Exclusion,
@@ -79,39 +78,6 @@ class Databases:
     refused: tuple[str, ...] = ()
 
 
-@dataclass(slots=True)
-class Session:
-    """A connection that fills a database, beside the administrator's; `roles` is what it made."""
-
-    connection: Any
-    admin: Any
-    roles: set[str]
-
-    async def apply(self, name: str, text: str) -> None:
-        """Run one script in one transaction, as a migration runs, and forget its settings.
-
-        A statement that is alone in its file runs by itself, as CREATE INDEX CONCURRENTLY has to.
-        """
-        refuse_stdin(name, text)
-        try:
-            if _is_alone(text):
-                await self.connection.execute(text)
-            else:
-                async with self.connection.transaction():
-                    await self.connection.execute(f"{text}\n;RESET ALL")
-                    await self.note_roles()
-            await self.connection.execute("RESET ALL; DISCARD TEMP")
-        except asyncpg.PostgresError as error:
-            told = str(error).replace("\n;RESET ALL", "")
-            raise CannotCheck(f"{name} cannot be applied: {told}.") from None
-
-    async def note_roles(self) -> None:
-        """Remember the roles that no other session sees yet, for they are this transaction's."""
-        query = "SELECT rolname FROM pg_catalog.pg_roles"
-        mine, all_ = [await one.fetch(query) for one in (self.connection, self.admin)]
-        self.roles |= {row[0] for row in mine} - {row[0] for row in all_}
-
-
 @contextmanager
 def databases(
     server: URL, name: str, scripts: Scripts, metadata: MetaData | None, default_schema: str
@@ -144,8 +110,11 @@ def databases(
             finish(_drop(server, first, second, roles=roles))
 
 
-def refuse_live(server: URL, name: str, live: tuple[str, URL]) -> None:
-    """Raise RO904 if both URLs lead to one database, by whatever names and addresses."""
+def refuse_live(server: URL, name: str, live: tuple[str, URL]) -> bool:
+    """Raise RO904 if both URLs lead to one database, by whatever names and addresses.
+
+    Returns whether they lead to one server.
+    """
     live_name, live_url = live
     one, other = (
         json.loads(run(url, its, (), lambda reader: reader.ask("state")))
@@ -153,6 +122,7 @@ def refuse_live(server: URL, name: str, live: tuple[str, URL]) -> None:
     )
     if all(one[key] == other[key] for key in ("started", "port", "database")):
         raise CannotCheck(f"{name} and {live_name} name the same database.", "RO904")
+    return bool(one["started"] == other["started"] and one["port"] == other["port"])
 
 
 @contextmanager
@@ -207,29 +177,6 @@ async def _make(server: URL, name: str, scripts: Scripts, roles: set[str]) -> No
             await connection.close()
     finally:
         await admin.close()
-
-
-def refuse_stdin(name: str, text: str) -> None:
-    """Raise `CannotCheck` for COPY FROM STDIN: the server would wait for rows without end."""
-    if re.search(r"\bcopy\b", text, re.IGNORECASE) is None:
-        return
-    try:
-        held = [statement.stmt for statement in pglast.parse_sql(text)]
-        waits = any(
-            isinstance(one, ast.CopyStmt) and one.is_from and not one.filename for one in held
-        )
-    except pglast.parser.ParseError:
-        # A newer server may read what this parser cannot.
-        waits = re.search(r"\bcopy\b[^;]*\bfrom\s+stdin\b", text, re.IGNORECASE) is not None
-    if waits:
-        raise CannotCheck(f"{name} cannot be applied: COPY FROM STDIN has no rows to read.")
-
-
-def _is_alone(text: str) -> bool:
-    try:
-        return len(pglast.split(text)) == 1 and "CONCURRENTLY" in text.upper()
-    except pglast.parser.ParseError:
-        return False
 
 
 def _shadows(metadata: MetaData, default_schema: str, stem: str) -> Iterator[tuple[str, str]]:
