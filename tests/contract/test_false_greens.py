@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import NoReturn
 
 import pytest
 from alembic_readonly_check.command import cli
-from alembic_readonly_check.db import guard
+from alembic_readonly_check.db import guard, scripts
+from alembic_readonly_check.sources import migrations
 from click.testing import CliRunner, Result
 
 FOREIGN = Path(__file__).parent / "foreign"
@@ -324,3 +326,134 @@ def test_a_url_of_something_else(monkeypatch: pytest.MonkeyPatch, url: str) -> N
 def test_a_url_keeps_what_the_driver_understands() -> None:
     url = guard.driver_url("postgres://u:p%40@h:1/d?host=/tmp&pgbouncer=true&sslmode=require", "X")
     assert guard.dsn(url) == "postgresql://u:p%40@h:1/d?host=%2Ftmp&sslmode=require"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "raise BaseException('no')",
+        "import asyncio; raise asyncio.CancelledError",
+        "raise GeneratorExit",
+    ],
+)
+def test_a_module_of_models_that_raises_what_nobody_catches(project: Path, code: str) -> None:
+    (project / "raising.py").write_text(code)
+    refused(run("models", "--metadata", "raising:metadata"), "raising cannot be imported")
+
+
+def test_a_type_that_ends_the_process_when_it_is_spelled(project: Path) -> None:
+    (project / "leaving_late.py").write_text(
+        "from sqlalchemy import Column, MetaData, Table\n"
+        "from sqlalchemy.types import UserDefinedType\n"
+        "class Late(UserDefinedType):\n"
+        "    cache_ok = True\n"
+        "    def get_col_spec(self, **kw):\n"
+        "        raise SystemExit(0)\n"
+        "metadata = MetaData()\n"
+        "Table('customers', metadata, Column('id', Late()))\n"
+    )
+    refused(run("models", "--metadata", "leaving_late:metadata"), "ended the process")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import atexit, os; atexit.register(os._exit, 0)",
+        "import threading, time; threading.Thread(target=time.sleep, args=(900,)).start()",
+    ],
+)
+def test_what_a_module_leaves_for_the_end_changes_no_result(project: Path, code: str) -> None:
+    path = project / "shop/tables.py"
+    path.write_text(code + "\n" + path.read_text("utf-8").replace("String(50)", "String(51)"))
+    done = subprocess.run(
+        [sys.executable, "-m", "alembic_readonly_check", "models"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, "DM103" in done.stdout) == (1, True), done.stderr
+
+
+@pytest.mark.parametrize("rows", [b"COPY customers FROM stdin;", b"COPY customers (id) FROM STDIN"])
+def test_a_migration_that_waits_for_rows(
+    project: Path, server_url: str, monkeypatch: pytest.MonkeyPatch, rows: bytes
+) -> None:
+    monkeypatch.setenv("SHOP_SCRATCH_URL", server_url)
+    migration(project, b"SELECT 1; " + rows)
+    refused(run("db"), "9999_more.sql cannot be applied: COPY FROM STDIN has no rows to read")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbfSELECT 1;",
+        b"CREATE INDEX CONCURRENTLY more ON customers (name);",
+        b"CREATE TEMP TABLE held (a int);",
+        b"CREATE ROLE shop_passing; GRANT SELECT ON customers TO shop_passing;",
+    ],
+)
+def test_a_migration_that_runs_as_in_its_own_tool(
+    project: Path, server_url: str, monkeypatch: pytest.MonkeyPatch, content: bytes
+) -> None:
+    monkeypatch.setenv("SHOP_SCRATCH_URL", server_url)
+    edit(project / CONFIGURATION, 'role = "shop_owner"', "")
+    migration(project, content)
+    if b"TEMP" in content:
+        (project / "sql/changes/99999_again.sql").write_bytes(content)
+    codes = [run("db").exit_code for _ in range(2)]
+    assert 2 not in codes, run("db").output
+
+
+def test_migrations_are_carried_out_as_people_count(tmp_path: Path) -> None:
+    names = ["1_a.sql", "2_b.sql", "10_c.sql"], ["V1__a.sql", "V2__b.sql", "V10__c.sql"]
+    for number, order in enumerate(names):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        for name in order:
+            (folder / name).write_text("")
+        assert [one.name for one in migrations.files(folder)] == order
+
+
+@pytest.mark.parametrize("key", ["url-env", "--url-env"])
+def test_a_url_where_the_name_of_a_variable_belongs(project: Path, key: str) -> None:
+    url = "postgresql://u:s3cret@h/db"
+    if key == "url-env":
+        edit(project / CONFIGURATION, 'url-env = "SHOP_DATABASE_URL"', f'url-env = "{url}"')
+    options = ("--url-env", url) if key == "--url-env" else ()
+    result = run("db", *options)
+    refused(result, "name of a variable")
+    assert "s3cret" not in result.output + run("doctor").output
+
+
+@pytest.mark.usefixtures("project")
+def test_schemas_that_nobody_compares_are_said(
+    server_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SHOP_SCRATCH_URL", server_url)
+    told = run("db", "--schema", "public", "--schema", "biling").output
+    assert "schema biling of the configuration is empty in the migrations" in told
+
+
+def test_keywords_that_nothing_reads_are_said(project: Path) -> None:
+    assert "which nothing is compared with" not in run("docs").output
+    path = project / "handbook/api.yaml"
+    text = path.read_text("utf-8")
+    first = text.index("      type: object\n")
+    path.write_text(f"{text[:first]}      not: {{ required: [x] }}\n{text[first:]}")
+    assert "uses not, which nothing is compared with" in run("docs").output
+
+
+@pytest.mark.parametrize(
+    ("text", "reaches"),
+    [
+        ("ALTER DATABASE shop SET work_mem = '5MB';", True),
+        ("ALTER ROLE x IN DATABASE shop SET work_mem = '5MB';", True),
+        ("COMMENT ON TABLE database IS 'x'", False),
+    ],
+)
+def test_a_migration_that_reaches_beyond_its_database(
+    tmp_path: Path, text: str, reaches: bool
+) -> None:
+    path = tmp_path / "1.sql"
+    path.write_text(text)
+    assert scripts.touches_others(path) == reaches

@@ -23,6 +23,7 @@ Table("notes", metadata, Column("id", Integer, primary_key=True), Column("text",
 ENV = """
 from alembic import context
 
+print("this is no SQL")
 if not context.is_offline_mode():
     raise SystemExit("this would connect")
 context.configure(url=context.config.get_main_option("sqlalchemy.url"), literal_binds=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 import asyncpg
 import pytest
+from alembic_readonly_check.command import cli
 from alembic_readonly_check.command.check import Check, Options
 from alembic_readonly_check.command.databases import DatabaseCheck
 from alembic_readonly_check.config import Scratch, load
@@ -18,6 +19,7 @@ from alembic_readonly_check.db import allowed, catalog, guard, opinion, queries,
 from alembic_readonly_check.findings import CannotCheck
 from alembic_readonly_check.sources import models
 from alembic_readonly_check.sql.expressions import Scope
+from click.testing import CliRunner
 from sqlalchemy import Column, Integer, MetaData, text
 from sqlalchemy.engine import URL
 
@@ -106,6 +108,69 @@ def test_what_a_role_may_not_read_is_said(shop: Shop, monkeypatch: pytest.Monkey
         "the role of the check could not compare '{}' and closed.empty():"
         " permission denied for schema closed"
     )
+
+
+def test_what_a_role_may_not_read_ends_with_2_unless_drift_is_found(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setenv("SHOP_DATABASE_URL", plain(shop.reader))
+    monkeypatch.delenv("SHOP_SCRATCH_URL", raising=False)
+    change = "ALTER TABLE orders DROP CONSTRAINT orders_quantity_check"
+    add = "ADD CONSTRAINT orders_quantity_check CHECK"
+    execute(
+        shop.owner,
+        "CREATE SCHEMA closed",
+        "CREATE FUNCTION closed.most() RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 1000'",
+        f"{change}, {add} (quantity BETWEEN 1 AND closed.most())",
+    )
+    try:
+        blind = CliRunner().invoke(cli.main, ["db"])
+        execute(shop.owner, "ALTER TABLE orders ALTER shipping SET DEFAULT 7")
+        red = CliRunner().invoke(cli.main, ["db"])
+    finally:
+        execute(
+            shop.owner,
+            "ALTER TABLE orders ALTER shipping SET DEFAULT 0",
+            f"{change}, {add} (quantity BETWEEN 1 AND 1000)",
+            "DROP SCHEMA closed CASCADE",
+        )
+    assert blind.exit_code == 2, blind.output
+    assert "permission denied for schema closed; grant it USAGE there" in blind.stderr
+    assert (red.exit_code, "DC305" in red.stdout) == (1, True), red.output
+
+
+def test_a_column_of_a_closed_type_hides_no_check(shop: Shop) -> None:
+    execute(shop.owner, "CREATE SCHEMA closed", "CREATE TYPE closed.kind AS ENUM ('a')")
+    try:
+        names = Scope("public.orders", (("quantity", "integer"), ("kind", "closed.kind")))
+        told = guard.run(shop.reader, "X", SCHEMAS, lambda r: r.plan("quantity > 1", names))
+        whole = guard.run(
+            shop.owner,
+            "X",
+            SCHEMAS,
+            lambda r: r.plan("orders.quantity > 1 OR orders IS NULL", names),
+        )
+    finally:
+        execute(shop.owner, "DROP SCHEMA closed CASCADE")
+    assert told is not None
+    assert whole is not None
+
+
+def test_a_history_that_the_role_may_not_read_is_said(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute(
+        shop.owner,
+        "CREATE SCHEMA supabase_migrations",
+        "CREATE TABLE supabase_migrations.schema_migrations (version text PRIMARY KEY)",
+    )
+    try:
+        run = check(monkeypatch, shop.reader)
+    finally:
+        execute(shop.owner, "DROP SCHEMA supabase_migrations CASCADE")
+    assert run.findings == []
+    assert f"the role {shop.reader.username} may not read the history of migrations" in run.notes
 
 
 def test_a_role_that_may_write_is_named(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:

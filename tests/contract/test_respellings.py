@@ -108,6 +108,13 @@ CHECKS = (
     ("day IS NOT NULL", "(day IS NOT NULL)"),
     ("coalesce(qty, 0) > 0", "0 < COALESCE(qty, 0)"),
     ("qty::bigint > 0", "CAST(qty AS int8) > 0"),
+    ("qty = price", "(qty)::numeric = price"),
+    ("qty + 1 > price", "((qty + 1))::numeric > price"),
+    ("price / 2 > 1", "(price / (2)::numeric) > (1)::numeric"),
+    ("price IN (1, 2.5)", "price = ANY (ARRAY[(1)::numeric, 2.5])"),
+    ("coalesce(price, 0) > 1", "COALESCE(price, (0)::numeric) > 1.0"),
+    ("greatest(price, 0) > 1", "GREATEST(price, (0)::numeric) > (1)::numeric"),
+    ("name COLLATE \"C\" > 'a'", "name COLLATE pg_catalog.\"C\" > 'a'"),
 )
 
 DIFFERENT = (
@@ -127,6 +134,21 @@ DIFFERENT = (
     ("boolean", "active", "active IS TRUE"),
     ("boolean", "octet_length(note) > 1", "char_length(note) > 1"),
     ("boolean", "qty - price > 0", "price - qty > 0"),
+    ("boolean", "price <= 1/2.0", "price <= 1/2"),
+    ("boolean", "qty / 2 > 1", "qty / 2.0 > 1"),
+    ("boolean", "price = qty", "price::integer = qty"),
+    ("boolean", "price::smallint > qty", "price > qty"),
+    ("boolean", "greatest(qty, 1) > 2", "least(qty, 1) > 2"),
+    ("boolean", "length(note) > 1", "public.length(note) > 1"),
+    ("boolean", "char_length(note) > 1", "public.char_length(note) > 1"),
+    ("boolean", "name COLLATE one.c > 'a'", "name COLLATE two.c > 'a'"),
+    ("numeric", "1/2.0", "1/2"),
+    ("numeric", "price * (1/2.0)", "price * (1/2)"),
+    ("integer", "1.5", "1"),
+    ("text", "1.0", "1"),
+    ("text", "'abc'::varchar(2)", "'abc'"),
+    ("interval", "interval '1' day", "interval '1' hour"),
+    ("integer", "true::integer", "true"),
 )
 
 TYPES = (

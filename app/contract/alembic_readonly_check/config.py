@@ -180,7 +180,12 @@ def _convert(section: object, folder: Path, path: Path) -> Config:
 
 
 def secret(name: str) -> str | None:
-    """Read an environment variable; only its name is ever shown."""
+    """Read an environment variable; only its name is ever shown.
+
+    Raises `CannotCheck` if the name is none: it may be the URL itself, with its password.
+    """
+    if re.fullmatch(r"[A-Za-z_]\w*", name) is None:
+        raise CannotCheck("`url-env` takes the name of a variable, and no URL.")
     return os.environ.get(name) or None
 
 

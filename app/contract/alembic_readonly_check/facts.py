@@ -22,7 +22,11 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class Column(Placed):
-    """A column; `implicit` marks a mapped integer key that may be either serial or identity."""
+    """A column; `implicit` marks a mapped integer key that may be either serial or identity.
+
+    `fetched` marks a value that the model leaves to the server; `stored` is None where a source
+    does not say whether a generated value is kept.
+    """
 
     name: str
     type: str
@@ -35,6 +39,8 @@ class Column(Placed):
     raw_type: str = ""
     implicit: bool = False
     extra: str = ""
+    fetched: bool = False
+    stored: bool | None = None
 
 
 def _include(columns: tuple[str, ...]) -> str:
@@ -121,13 +127,17 @@ class Exclusion(Placed):
 
 @dataclass(frozen=True, slots=True)
 class IndexKey:
-    """One key of an index; collation and operator class are None when they are the default."""
+    """One key of an index; collation and operator class are None when they are the default.
+
+    Only a catalog knows the `usual` operator class, which is the default's name.
+    """
 
     expression: str
     collation: str | None = None
     opclass: str | None = None
     descending: bool = False
     nulls_first: bool = False
+    usual: str | None = field(default=None, compare=False)
 
     def __str__(self) -> str:
         words = [self.expression, f'COLLATE "{self.collation}"' if self.collation else ""]

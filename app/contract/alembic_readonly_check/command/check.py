@@ -56,6 +56,7 @@ class Check:
     models: "Models | None" = None
     described: Contract | None = None
     families: list[str] = field(default_factory=list)
+    unable: list[str] = field(default_factory=list)
     today: dt.date = field(default_factory=dt.date.today)
 
     # ------------------------------------------------------------------ offline
@@ -88,8 +89,16 @@ class Check:
 
         self.progress(f"importing {self.config.metadata}")
         self.models = models.read(
-            self.config.metadata, self.config.folder, self.config.default_schema, self.is_compared
+            self.config.metadata,
+            self.config.folder,
+            self.config.default_schema,
+            self.is_compared,
+            catalog.Scope((), self.config.exclude).excludes,
         )
+        tables = self.models.metadata.tables.values()
+        for schema in sorted({table.schema or self.config.default_schema for table in tables}):
+            if not (self.is_compared(schema) or self.config.is_managed(schema)):
+                self.note(f"the models' tables of schema {schema} are not compared")
         self.compared.append(f"{len(self.models.schema.tables)} tables of {self.config.metadata}")
 
     def offline(self) -> None:
@@ -299,6 +308,9 @@ class Check:
                 f" Set {self.config.scratch.url_env} or {self.config.url_env}, or see `doctor`."
             )
         self.refuse_unselected()
+        if self.described is not None and self.described.unread:
+            words = ", ".join(sorted(self.described.unread))
+            self.note(f"{self.described.path} uses {words}, which nothing is compared with")
         found = [one for one in set(self.findings) if self.is_reported(one)]
         for ignore in self.config.ignore:
             if self.today > ignore.until:

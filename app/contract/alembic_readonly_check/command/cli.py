@@ -82,7 +82,9 @@ class Sentences(click.RichGroup):
             _stop("It was interrupted before it had a result.")
         except OSError as error:
             _stop(f"{error.filename or 'A file'} cannot be used: {error.strerror or error}.")
-        except Exception as error:
+        except SystemExit:
+            _stop("A module of the project ended the process, so there is no result.")
+        except BaseException as error:
             if os.environ.get(TRACEBACK):
                 raise
             _stop(
@@ -124,7 +126,13 @@ def _run(work: Callable[[Check], None], **given: Any) -> None:
     _write(report, given["format_"], given["output"])
     limits = {"none": 0, "error": 1}
     least = limits.get(given["fail_on"], 2)
-    sys.exit(1 if any(SEVERITIES.index(f.severity) < least for f in report.findings) else 0)
+    if any(SEVERITIES.index(f.severity) < least for f in report.findings):
+        raise Exit(1)
+    if check.unable:
+        raise CannotCheck(
+            f"The role of the check could not compare {check.unable[0]}; grant it USAGE there."
+        )
+    raise Exit(0)
 
 
 def _check(progress: Callable[[str], None], **given: Any) -> Check:
@@ -338,4 +346,4 @@ def doctor() -> None:
         well |= {key} if state == "ok" else set()
     able = [name for name, ways in NEEDED.items() if any(well.issuperset(way) for way in ways)]
     click.echo(f"Can compare: {', '.join(able)}." if able else "Nothing can be compared.")
-    sys.exit(0 if able else 2)
+    raise Exit(0 if able else 2)

@@ -19,7 +19,7 @@ from alembic_readonly_check.compare.comparison import Comparison
 from alembic_readonly_check.compare.security import broken_rules
 from alembic_readonly_check.compare.sides import CODES, Planner, Side
 from alembic_readonly_check.config import secret
-from alembic_readonly_check.db import catalog, guard, outside, scratch, snapshot
+from alembic_readonly_check.db import catalog, guard, outside, scratch, scripts, snapshot
 from alembic_readonly_check.db.guard import Reader
 from alembic_readonly_check.facts import Json, Schema
 from alembic_readonly_check.findings import CannotCheck, Finding
@@ -80,7 +80,13 @@ class DatabaseCheck:
         if server is not None:
             url = guard.driver_url(server, scratch_name)
             if live_url is not None:
-                scratch.refuse_live(url, scratch_name, (live_name, live_url))
+                near = scratch.refuse_live(url, scratch_name, (live_name, live_url))
+                for one in held:
+                    if near and scripts.touches_others(one.path):
+                        self.check.note(
+                            f"{one.name} names a database or the server, and {scratch_name} leads"
+                            f" to the server of {live_name}: what it did there has happened"
+                        )
             if "facts" in only and (held or self.outside):
                 made = self.with_scratch(url, held)
             self.check.findings += made
@@ -133,6 +139,8 @@ class DatabaseCheck:
         self.check.progress("reading the catalog")
         schema = catalog.read(reader.ask, self.check.scope(), "database")
         history = snapshot.applied(reader)
+        if history is None and reader.ask("history exists") == "forbidden":
+            self.check.note(f"the role {reader.role} may not read the history of migrations")
         return Live(schema, migrations.history(history) if history else None, reader)
 
     def with_live(
@@ -268,6 +276,7 @@ class DatabaseCheck:
         found = comparison.run()
         for refusal in sorted(comparison.unable):
             self.check.note(f"the role of the check could not compare {refusal}")
+            self.check.unable.append(refusal)
         return found
 
     def against(
@@ -277,6 +286,12 @@ class DatabaseCheck:
         for schema, count in held.elsewhere:
             if not self.check.config.is_managed(schema):
                 self.check.note(f"schema {schema} of the {label} ({count} objects) is not compared")
+        told = {
+            n.partition(".")[0] for n in (*held.tables, *(held.views or ()), *(held.enums or ()))
+        }
+        for schema in self.check.config.schemas:
+            if schema not in told:
+                self.check.note(f"schema {schema} of the configuration is empty in the {label}")
         if not held.tables:
             missing = f"no table in {', '.join(self.check.scope().schemas)}"
             if label == "migrations" and self.check.config.scratch.command:

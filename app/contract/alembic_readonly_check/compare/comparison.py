@@ -22,6 +22,9 @@ class Comparison(Tables):
         """Walk both descriptions once."""
         for name, wanted, held in pairs(self.lead.schema.tables, self.follow.schema.tables):
             self.current = wanted or held
+            if held is None and self.family == "DB":
+                # A model may be mapped on one partition, which is a table like another.
+                held = self.follow.schema.partitions.get(name)
             if wanted is None or held is None:
                 self.view_or_missing(name, wanted, held)
             else:

@@ -23,7 +23,10 @@ class Objects(Access):
         for name, mine, theirs in pairs(*_known(lead.domains, follow.domains)):
             if self.covers(name, mine, theirs) and not self.same_domain(mine, theirs):
                 self.say("domain", name, mine, theirs)
-        self.kind("sequence", lead.sequences, follow.sequences)
+        if self.family == "DB":
+            self.mapped_sequences()
+        else:
+            self.kind("sequence", lead.sequences, follow.sequences)
         self.functions()
         self.views()
         self.extensions()
@@ -49,6 +52,22 @@ class Objects(Access):
                 ):
                     what = f"{held.kind} that no document compares"
                     self.say("other", held.name, None, held.definition, what)
+
+    def mapped_sequences(self) -> None:
+        """Compare the sequences that models name, and how their identities count."""
+        lead, follow = self.lead.schema, self.follow.schema
+        held = {**follow.owned_sequences, **(follow.sequences or {})}
+        for name, mine in (lead.sequences or {}).items():
+            theirs = held.get(name)
+            if theirs is None or str(mine) != str(theirs):
+                self.say("sequence", name, mine, theirs)
+        columns = {one.owned_by: one for one in follow.owned_sequences.values()}
+        for subject, mine in lead.owned_sequences.items():
+            table, _, name = subject.rpartition(".")
+            column = table in follow.tables and follow.tables[table].column(name)
+            theirs = columns.get(subject)
+            if column and column.identity and theirs and str(mine) != str(theirs):
+                self.say("generated", subject, mine, theirs, "identity differs")
 
     def hosted(self, kind: str, name: str) -> bool:
         """Tell default privileges that the platform's own roles gave."""

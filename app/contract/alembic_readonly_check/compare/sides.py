@@ -41,7 +41,7 @@ CODES: dict[str, dict[Family, str]] = {
     "extension": {"DC": "DC326"},
     "partition": {"DM": "DM101", "DB": "DB237", "DC": "DC327"},
     "publication": {"DC": "DC328"},
-    "sequence": {"DC": "DC329"},
+    "sequence": {"DB": "DB240", "DC": "DC329"},
     "domain": {"DM": "DM103", "DB": "DB238", "DC": "DC330"},
     "other": {"DC": "DC390"},
     "extra": {},

@@ -68,7 +68,7 @@ class Tables(Objects):
         if wanted.nullable != held.nullable:
             words = ("not null", "nullable")
             say("null", words[wanted.nullable], words[held.nullable], "nullability")
-        if wanted.collation != held.collation:
+        if (wanted.collation or "default") != (held.collation or "default"):
             say("collation", wanted.collation, held.collation)
         self.value(table, wanted, held, say)
         self.comment(subject, wanted, held, wanted.name)
@@ -77,22 +77,42 @@ class Tables(Objects):
 
     def value(self, table: Table, wanted: Column, held: Column, say: Callable[..., None]) -> None:
         """Compare where a column's value comes from: default, identity or generation."""
+        if wanted.fetched or held.fetched:
+            return  # The model leaves it to the server, by a default or a trigger.
         for mine, theirs in ((wanted, held), (held, wanted)):
             # A mapped key without a default is filled by the server, however it does it.
             if mine.implicit and (theirs.identity or theirs.default or theirs.implicit):
+                if self.family == "DB" and not self.counts(table, theirs):
+                    say("default", "the next number", theirs.default)
                 return
         names, type_ = self.names(table), wanted.type or None
+        if self.family == "DB" and wanted.implicit:
+            say("default", "the next number", held.default)
+            return
         if wanted.identity != held.identity:
             say("generated", wanted.identity, held.identity, "identity")
         elif (wanted.generated or held.generated) and not self.equal(
             wanted.generated, held.generated, names, type_
         ):
             say("generated", wanted.generated, held.generated, "generated expression")
+        elif None not in (wanted.stored, held.stored) and wanted.stored != held.stored:
+            words = ("computed when it is read", "stored")
+            say("generated", words[bool(wanted.stored)], words[bool(held.stored)], "generation")
         elif not self.equal(
             *(_stated(wanted.default), _stated(held.default)),
             *(replace(names, table="", types=()), type_),
         ):
             say("default", wanted.default, held.default)
+
+    def counts(self, table: Table, column: Column) -> bool:
+        """Tell whether the server numbers a column's rows: by an identity or a free sequence."""
+        if column.identity or column.implicit:
+            return True
+        shape = canonical(column.default or "null", Scope(schema=self.rules.default_schema))
+        if shape[:2] != ("call", "nextval") or not isinstance(shape[2], tuple):
+            return False
+        owned = self.follow.schema.owned_sequences.get(str(shape[2][1]))
+        return owned is None or owned.owned_by == f"{table.name}.{column.name}"
 
     def comment(
         self, subject: str, one: Table | Column, other: Table | Column, column: str | None = None
@@ -193,7 +213,7 @@ class Tables(Objects):
         kinds = ((index.unique, index.nulls_distinct) for index in (mine, theirs))
         if next(kinds) != next(kinds) or not same_keys:
             yield "index", None
-        elif _manner(mine) != _manner(theirs):
+        elif not _same_manner(mine, theirs):
             yield "method", None
         if not self.equal(mine.predicate, theirs.predicate, names, "boolean"):
             yield "predicate", None
@@ -239,10 +259,18 @@ def _unique(unique: Unique) -> Any:
     return (unique.columns, unique.include, unique.nulls_distinct)
 
 
-def _manner(index: Index) -> Any:
-    """Say how an index keeps its keys."""
-    keys = [(k.collation, k.opclass, k.descending, k.nulls_first) for k in index.keys]
-    return (index.method, keys, sorted(index.options))
+def _same_manner(mine: Index, theirs: Index) -> bool:
+    """Tell whether two indexes keep their keys in one manner; a default may be written out."""
+    return (mine.method, sorted(mine.options)) == (theirs.method, sorted(theirs.options)) and all(
+        (one.descending, one.nulls_first, one.collation or "default")
+        == (other.descending, other.nulls_first, other.collation or "default")
+        and (
+            one.opclass == other.opclass
+            or (one.opclass is None and one.usual == other.opclass)
+            or (other.opclass is None and other.usual == one.opclass)
+        )
+        for one, other in zip(mine.keys, theirs.keys, strict=True)
+    )
 
 
 def _prose(text: str | None) -> str | None:

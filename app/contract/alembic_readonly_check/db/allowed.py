@@ -36,7 +36,13 @@ WRITABLE = (
     " or has_any_column_privilege(c.oid, 'INSERT, UPDATE'))"
 )
 
-HISTORY_EXISTS = "select (to_regclass('supabase_migrations.schema_migrations') is not null)::text"
+# Asked of the catalog: a role without USAGE on the schema may not even name the table.
+HISTORY_EXISTS = (
+    "select coalesce((select case when has_schema_privilege(n.oid, 'USAGE')"
+    " and has_table_privilege(c.oid, 'SELECT') then 'true' else 'forbidden' end"
+    " from pg_class c join pg_namespace n on n.oid = c.relnamespace"
+    " where n.nspname = 'supabase_migrations' and c.relname = 'schema_migrations'), 'false')"
+)
 
 HISTORY = (
     "select coalesce(json_agg(x order by x.version), '[]')::text"

@@ -117,7 +117,15 @@ def build(answers: Json, scope: Scope, source: str) -> Schema:
     ]
     others += [
         Other("comment", row["name"], row["comment"])
-        for kind in ("constraints", "indexes", "triggers", "functions", "types", "sequences")
+        for kind in (
+            "constraints",
+            "indexes",
+            "policies",
+            "triggers",
+            "functions",
+            "types",
+            "sequences",
+        )
         for row in answers[kind]
         if row.get("comment") and not scope.excludes(row["name"])
     ]
@@ -160,7 +168,7 @@ class Brought:
 
 
 _ATTRIBUTES = {
-    "constraints": ("options",),
+    "constraints": ("options", "period", "clustered"),
     "indexes": ("clustered", "replica_identity", "tablespace", "statistics"),
     "sequences": ("persistence", "owner", "acl"),
     "types": ("owner", "acl"),

@@ -32,7 +32,7 @@ from alembic_readonly_check.db.allowed import (
 )
 from alembic_readonly_check.findings import CannotCheck
 from alembic_readonly_check.sql.expressions import Scope as Names
-from alembic_readonly_check.sql.expressions import parse_expression
+from alembic_readonly_check.sql.expressions import columns_of, parse_expression
 from alembic_readonly_check.sql.parsing import Unparsable, quoted
 
 T = TypeVar("T")
@@ -65,10 +65,15 @@ class Reader:
         Nothing is executed: the planner reads the expression over a row of typed nulls.
         """
         try:
-            parse_expression(expression)
+            named = columns_of(parse_expression(expression))
         except Unparsable:
             return None
-        row = ", ".join(f"NULL::{held} AS {quoted(name)}" for name, held in names.types)
+        # A role that may not use the type of one column can still compare what names others.
+        row = ", ".join(
+            f"NULL::{held} AS {quoted(name)}"
+            for name, held in names.types
+            if name in named or names.table.rpartition(".")[2] in named
+        )
         alias = names.table.rpartition(".")[2] or "t"
         value = f"({expression}\n)::{type_}" if type_ else f"({expression}\n)"
         statement = f"{EXPLAIN}{value} FROM (SELECT {row or 'NULL'} OFFSET 0) {quoted(alias)}"

@@ -29,7 +29,8 @@ _HINT = " Revisions that ask the database cannot be rendered; let `scratch.comma
 RENDER = """
 import sys
 from alembic import command, config
-held = config.Config(sys.argv[1])
+held = config.Config(sys.argv[1], output_buffer=sys.stdout)
+sys.stdout = sys.stderr  # What env.py prints or logs is no SQL.
 held.set_main_option("sqlalchemy.url", sys.argv[2].replace("%", "%%"))
 command.upgrade(held, "heads", sql=True)
 """

@@ -14,6 +14,10 @@ not exists (select from pg_depend e where e.deptype = 'e' and e.objid = {row}.oi
     pg_get_userbyid(a.grantee) end, a.privilege_type, a.is_grantable)
     order by pg_get_userbyid(a.grantee), a.privilege_type)
   from aclexplode(coalesce({column}, acldefault('{kind}', {owner}))) a where a.grantee <> {owner})
+--- define own(column, kind, owner)
+(select string_agg(a.privilege_type, ' ' order by a.privilege_type)
+  from aclexplode(coalesce({column}, acldefault('{kind}', {owner}))) a
+  where a.grantee = {owner} and a.privilege_type <> 'MAINTAIN')
 --- define names(keys, relation)
 (select json_agg(a.attname order by u.n) from unnest({keys}) with ordinality u(attnum, n)
   join pg_attribute a on a.attrelid = {relation} and a.attnum = u.attnum)
@@ -38,7 +42,9 @@ select n.nspname || '.' || c.relname as name, c.relkind as kind,
   c.relreplident as replica_identity, pg_get_userbyid(c.relowner) as owner,
   (select t.spcname from pg_tablespace t where t.oid = c.reltablespace) as tablespace,
   case when c.relkind in ('v', 'm') then pg_get_viewdef(c.oid) end as definition,
-  @acl(c.relacl, r, c.relowner) as acl
+  @acl(c.relacl, r, c.relowner) as acl, @own(c.relacl, r, c.relowner) as own,
+  nullif((select count(*) from pg_trigger t where t.tgrelid = c.oid and t.tgisinternal
+    and t.tgenabled <> 'O'), 0) as disabled
 from pg_class c join pg_namespace n on n.oid = c.relnamespace
 where c.relkind in ('r', 'p', 'v', 'm', 'f') and @mine() and @unextended(pg_class, c)
 order by 1
@@ -90,6 +96,9 @@ select coalesce(n.nspname || '.' || c.relname, dn.nspname || '.' || d.typname) a
     where x.indexrelid = k.conindid and k.contype in ('p', 'u')) as include,
   (select array_to_json(x.reloptions) from pg_class x where x.oid = k.conindid
     and k.contype in ('p', 'u', 'x')) as options,
+  nullif((to_jsonb(k) ->> 'conperiod')::boolean, false) as period,
+  (select nullif(x.indisclustered, false) from pg_index x where x.indexrelid = k.conindid
+    and k.contype in ('p', 'u', 'x')) as clustered,
   obj_description(k.oid, 'pg_constraint') as comment
 from pg_constraint k left join pg_class c on c.oid = k.conrelid
 left join pg_namespace n on n.oid = c.relnamespace
@@ -118,6 +127,8 @@ select n.nspname || '.' || c.relname as relation, i.relname as name, m.amname as
     'opclass', case when p.n <= x.indnkeyatts then (select
       case when o.opcdefault and a.attoptions is null then null else o.opcname end
       from pg_opclass o where o.oid = x.indclass[p.n - 1]) end,
+    'usual', case when p.n <= x.indnkeyatts then (select o.opcname from pg_opclass o
+      where o.oid = x.indclass[p.n - 1] and o.opcdefault) end,
     'parameters', array_to_json(a.attoptions),
     'collation', case when p.n <= x.indnkeyatts then (select l.collname from pg_collation l
       where l.oid = x.indcollation[p.n - 1] and l.oid <> coalesce((select b.attcollation
@@ -138,7 +149,8 @@ select n.nspname || '.' || c.relname as relation, p.polname as name, p.polcmd as
   (select json_agg(case r.oid when 0 then 'PUBLIC' else pg_get_userbyid(r.oid) end)
     from unnest(p.polroles) r(oid)) as roles,
   pg_get_expr(p.polqual, p.polrelid) as using,
-  pg_get_expr(p.polwithcheck, p.polrelid) as with_check
+  pg_get_expr(p.polwithcheck, p.polrelid) as with_check,
+  obj_description(p.oid, 'pg_policy') as comment
 from pg_policy p join pg_class c on c.oid = p.polrelid
 join pg_namespace n on n.oid = c.relnamespace where @mine() order by 1, 2
 
@@ -148,7 +160,8 @@ select n.nspname || '.' || c.relname as relation, t.tgname as name,
   obj_description(t.oid, 'pg_trigger') as comment
 from pg_trigger t join pg_class c on c.oid = t.tgrelid
 join pg_namespace n on n.oid = c.relnamespace
-where not t.tgisinternal and t.tgparentid = 0 and @mine() order by 1, 2
+where not t.tgisinternal and @mine() and (t.tgparentid = 0 or t.tgenabled <>
+  (select o.tgenabled from pg_trigger o where o.oid = t.tgparentid)) order by 1, 2
 
 --- query functions
 select n.nspname || '.' || p.proname as name, pg_get_function_arguments(p.oid) as arguments,
@@ -157,6 +170,9 @@ select n.nspname || '.' || p.proname as name, pg_get_function_arguments(p.oid) a
     from unnest(coalesce(p.proallargtypes, p.proargtypes::oid[]))
     with ordinality a(type, n)) as parameters,
   pg_get_function_result(p.oid) as returns, p.prokind as kind, p.prosecdef as definer,
+  (select concat_ws(' ', a.aggtransfn::regproc, a.aggfinalfn::regproc, a.aggcombinefn::regproc,
+    format_type(a.aggtranstype, null), a.agginitval) from pg_aggregate a where a.aggfnoid = p.oid)
+    as aggregate,
   p.provolatile as volatility, p.proisstrict as strict, p.proleakproof as leakproof,
   p.proparallel as parallel, array_to_json(p.proconfig) as settings, l.lanname as language,
   p.procost as cost, p.prorows as rows,
@@ -182,7 +198,8 @@ select n.nspname || '.' || t.typname as name, t.typtype as kind,
   case when t.typtype = 'c' then (select json_agg(json_build_array(a.attname,
     format_type(a.atttypid, a.atttypmod)) order by a.attnum) from pg_attribute a
     where a.attrelid = t.typrelid and a.attnum > 0 and not a.attisdropped) end as fields,
-  case when t.typtype = 'r' then (select format_type(r.rngsubtype, null) from pg_range r
+  case when t.typtype = 'r' then (select concat_ws(' ', format_type(r.rngsubtype, null),
+      nullif(r.rngsubdiff, 0)::regproc, nullif(r.rngcanonical, 0)::regproc) from pg_range r
     where r.rngtypid = t.oid) end as subtype,
   pg_get_userbyid(t.typowner) as owner, obj_description(t.oid, 'pg_type') as comment,
   @acl(t.typacl, T, t.typowner) as acl

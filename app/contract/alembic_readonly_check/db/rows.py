@@ -26,7 +26,7 @@ from alembic_readonly_check.facts import (
 )
 from alembic_readonly_check.sql.parsing import identifier
 from alembic_readonly_check.sql.tables import ACTIONS, MATCHES, parse_index
-from alembic_readonly_check.sql.types import held_type
+from alembic_readonly_check.sql.types import SEQUENCE_LIMITS, held_type
 
 
 def group(rows: Iterable[Json], key: str) -> dict[str, list[Json]]:
@@ -69,16 +69,18 @@ def table_of(
 
 
 _SETTINGS = (
-    "owner options toast_options persistence replica_identity tablespace inherits forced".split()
-)
+    "owner options toast_options persistence replica_identity tablespace inherits forced own"
+    " disabled"
+).split()
 _FUNCTION_SETTINGS = (
     "kind volatility strict leakproof parallel settings language cost rows library owner arguments"
+    " aggregate"
 ).split()
 
 
 def extra(row: Json, *keys: str) -> str:
     """Spell what only two catalogs are compared on."""
-    return " ".join(f"{key}={row[key]}" for key in keys if row.get(key) is not None)
+    return " ".join(f"{key}={row[key]}" for key in keys if row.get(key) not in (None, False))
 
 
 def _column(row: Json, unvalidated: bool) -> Column:
@@ -97,6 +99,7 @@ def _column(row: Json, unvalidated: bool) -> Column:
         extra=extra(row, "storage", "compression", "options", "statistics")
         + stored
         + (" NOT NULL NOT VALID" if unvalidated else ""),
+        stored=row["generated"] == "s" if generated else None,
     )
 
 
@@ -164,6 +167,7 @@ def _index(row: Json) -> Index:
                 ),
                 bool(key["options"] & 1),
                 bool(key["options"] & 2),
+                key.get("usual"),
             )
             for key in keys
         ),
@@ -219,6 +223,7 @@ def view_of(row: Json, columns: list[Json], indexes: list[Json], triggers: list[
             *(str(_index(index)) for index in indexes),
             *(f"{one['definition']} {one['enabled']}" for one in triggers),
             *(f"{one['name']} DEFAULT {one['expression']}" for one in columns if one["expression"]),
+            *(f"{one['name']} COMMENT {one['comment']}" for one in columns if one["comment"]),
         ]
     )
     return View(
@@ -242,9 +247,14 @@ def function_of(row: Json) -> Function:
         row["returns"] or "",
         row["definer"],
         frozenset(grantee for grantee, _, _ in row["acl"] or ()),
-        f"{extra(row, *_FUNCTION_SETTINGS)}\n{row['text']}",
+        f"{extra(row, *_FUNCTION_SETTINGS)} {_granting(row)}\n{row['text']}",
         _search_path(row),
     )
+
+
+def _granting(row: Json) -> str:
+    """Name those who may pass on the right to execute."""
+    return " ".join(f"{grantee}*" for grantee, _, grantable in row["acl"] or () if grantable)
 
 
 def _search_path(row: Json) -> str | None:
@@ -270,12 +280,9 @@ def domain_of(row: Json, checks: list[Json]) -> Domain:
     )
 
 
-_RANGES = {"smallint": 2**15, "integer": 2**31, "bigint": 2**63}
-
-
 def sequence_of(row: Json) -> Sequence:
     """Leave the bounds out where they are the type's own, as a document would."""
-    limit = _RANGES[row["type"]]
+    limit = SEQUENCE_LIMITS[row["type"]]
     rising = row["increment"] > 0
     lowest, highest = (1, limit - 1) if rising else (-limit, -1)
     return Sequence(

@@ -9,7 +9,7 @@ import asyncio
 import json
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,10 +22,12 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql.base import PGIdentifierPreparer
 from sqlalchemy.engine import URL
 from sqlalchemy.engine.interfaces import Dialect
+from sqlalchemy.exc import NoReferenceError
 from sqlalchemy.schema import CreateIndex, CreateTable, SetColumnComment, SetTableComment
 from sqlalchemy.sql.ddl import DDLElement
 
 from alembic_readonly_check.db.guard import dsn, finish, run
+from alembic_readonly_check.db.scripts import Session, refuse_stdin
 from alembic_readonly_check.facts import (
     Check,
     Exclusion,
@@ -46,6 +48,7 @@ T = TypeVar("T", PrimaryKey, ForeignKey, Unique, Check, Exclusion, Index)
 PREFIX = "readonly_check_"
 _LOCK = 0x0A1E3B1C
 _WAIT_SECONDS = 60
+_LIMIT = "600s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +90,10 @@ def databases(
     stem = PREFIX + secrets.token_hex(6)
     first, second = f"{stem}_a", f"{stem}_b"
     shadows = tuple(_shadows(metadata, default_schema, stem)) if metadata is not None else ()
+    roles: set[str] = set()
     try:
         with _plainly(name):
-            finish(_make(server, first, scripts))
+            finish(_make(server, first, scripts, roles))
             refused = (
                 finish(_compile(server, first, second, metadata, default_schema, dict(shadows)))
                 if metadata is not None
@@ -103,11 +107,14 @@ def databases(
         )
     finally:
         with _plainly(name):
-            finish(_drop(server, first, second))
+            finish(_drop(server, first, second, roles=roles))
 
 
-def refuse_live(server: URL, name: str, live: tuple[str, URL]) -> None:
-    """Raise RO904 if both URLs lead to one database, by whatever names and addresses."""
+def refuse_live(server: URL, name: str, live: tuple[str, URL]) -> bool:
+    """Raise RO904 if both URLs lead to one database, by whatever names and addresses.
+
+    Returns whether they lead to one server.
+    """
     live_name, live_url = live
     one, other = (
         json.loads(run(url, its, (), lambda reader: reader.ask("state")))
@@ -115,6 +122,7 @@ def refuse_live(server: URL, name: str, live: tuple[str, URL]) -> None:
     )
     if all(one[key] == other[key] for key in ("started", "port", "database")):
         raise CannotCheck(f"{name} and {live_name} name the same database.", "RO904")
+    return bool(one["started"] == other["started"] and one["port"] == other["port"])
 
 
 @contextmanager
@@ -127,10 +135,11 @@ def _plainly(name: str) -> Iterator[None]:
 
 async def _connect(url: URL, database: str | None = None) -> Any:
     held = url.set(database=database or url.database or "postgres")
-    return await asyncpg.connect(dsn(held), timeout=_WAIT_SECONDS)
+    limits = {"statement_timeout": _LIMIT, "lock_timeout": _LIMIT}
+    return await asyncpg.connect(dsn(held), timeout=_WAIT_SECONDS, server_settings=limits)
 
 
-async def _make(server: URL, name: str, scripts: Scripts) -> None:
+async def _make(server: URL, name: str, scripts: Scripts, roles: set[str]) -> None:
     role = scripts.role
     admin = await _connect(server)
     try:
@@ -138,9 +147,10 @@ async def _make(server: URL, name: str, scripts: Scripts) -> None:
         # Roles belong to the whole server: two checks at once would trip over each other's.
         await admin.execute(f"SELECT pg_advisory_lock({_LOCK})")
         connection = await _connect(server, name)
+        session = Session(connection, admin, roles)
         try:
             for path in scripts.platform:
-                await _apply(connection, path.name, read(path))
+                await session.apply(path.name, read(path))
             if role is not None:
                 known = await admin.fetchval(
                     "SELECT count(*) FROM pg_roles WHERE rolname = $1", role
@@ -152,10 +162,11 @@ async def _make(server: URL, name: str, scripts: Scripts) -> None:
                 await admin.execute(f'ALTER DATABASE "{name}" OWNER TO {quoted(role)}')
                 await connection.execute(f"SET SESSION AUTHORIZATION {quoted(role)}")
             for path in scripts.migrations:
-                await _apply(connection, path.name, read(path))
+                await session.apply(path.name, read(path))
             if scripts.outside is not None:
                 url = server.set(database=name)
                 rendered = await asyncio.to_thread(scripts.outside, url)
+                refuse_stdin("Alembic's SQL", rendered)
                 try:
                     # It opens and ends its own transactions, so each statement goes alone.
                     for statement in pglast.split(rendered):
@@ -166,16 +177,6 @@ async def _make(server: URL, name: str, scripts: Scripts) -> None:
             await connection.close()
     finally:
         await admin.close()
-
-
-async def _apply(connection: Any, name: str, text: str) -> None:
-    """Run one script in one transaction, as a migration runs, and forget its settings."""
-    try:
-        async with connection.transaction():
-            await connection.execute(f"{text}\n;RESET ALL")
-    except asyncpg.PostgresError as error:
-        told = str(error).replace("\n;RESET ALL", "")
-        raise CannotCheck(f"{name} cannot be applied: {told}.") from None
 
 
 def _shadows(metadata: MetaData, default_schema: str, stem: str) -> Iterator[tuple[str, str]]:
@@ -231,7 +232,9 @@ def statements(metadata: MetaData, default_schema: str, shadows: dict[str, str])
         yield sql(CreateTable(table, include_foreign_key_constraints=[]))
     for table in tables:
         for key in table.foreign_key_constraints:
-            yield added(key, dialect)
+            # What a key leads to need not be mapped; then the facts know it by its name.
+            with suppress(NoReferenceError):
+                yield added(key, dialect)
         for index in table.indexes:
             yield sql(CreateIndex(index))
         if table.comment is not None:
@@ -262,11 +265,17 @@ class Beside(PGIdentifierPreparer):
         return self.shadows.get(held, held)
 
 
-async def _drop(server: URL, *names: str) -> None:
+async def _drop(server: URL, *names: str, roles: Iterable[str] = ()) -> None:
     admin = await _connect(server)
     try:
         for name in names:
             await admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+        if roles:
+            await admin.execute(f"SELECT pg_advisory_lock({_LOCK})")
+        for role in sorted(roles):
+            # Another run that stands on the role at this moment keeps it.
+            with suppress(asyncpg.PostgresError):
+                await admin.execute(f"DROP ROLE IF EXISTS {quoted(role)}")
     finally:
         await admin.close()
 
@@ -294,8 +303,11 @@ def _merged(described: Table, compiled: Table | None) -> Table:
                 raw_type=columns[column.name].raw_type,
                 implicit=columns[column.name].implicit,
                 extra="",
+                fetched=columns[column.name].fetched,
+                stored=columns[column.name].stored,
             )
             for column in compiled.columns
+            if column.name in columns
         ),
         primary_key=next(iter(_named([compiled.primary_key], [described.primary_key])), None),
         foreign_keys=_whole(compiled.foreign_keys, described.foreign_keys),

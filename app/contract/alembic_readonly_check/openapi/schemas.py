@@ -31,6 +31,8 @@ class Schemas:
     lines: Mapping[str, int]
     _shapes: dict[str, Shape] = field(default_factory=dict, repr=False, compare=False)
     _open: set[str] = field(default_factory=set, repr=False, compare=False)
+    unread: set[str] = field(default_factory=set, repr=False, compare=False)
+    """Keywords that the schemas use and no comparison reads."""
 
     def location(self, pointer: str) -> Location:
         """Give the line of a pointer, or of its nearest ancestor that has one."""
@@ -77,6 +79,11 @@ def canonical(schema: Json, where: str) -> Shape:
     return _shape(Node(schema, where), Schemas(where, "3.1", schema, {"": 1}))
 
 
+_UNREAD = frozenset(
+    "not if dependentRequired dependentSchemas patternProperties propertyNames contains".split()
+)
+
+
 def _shape(node: Node, contract: Schemas) -> Shape:
     value = node.value
     if value is False:
@@ -85,6 +92,7 @@ def _shape(node: Node, contract: Schemas) -> Shape:
         return Shape(node.pointer)
     if "$ref" in value:
         return _referring(node, contract)
+    contract.unread.update(_UNREAD.intersection(value))
     shape = _own_facts(node, contract)
     for _, member in node.child("allOf").children():
         shape = intersect(shape, contract.shape(member))

@@ -21,14 +21,16 @@ def load(target: str, root: Path | None = None) -> Any:
         # What a project prints while it is imported is no part of a report.
         with redirect_stdout(sys.stderr):
             value: Any = importlib.import_module(module_name)
+            for attribute in attributes.split(".") if attributes else ():
+                if not hasattr(value, attribute):
+                    raise CannotCheck(f"{module_name} has no {attributes}.")
+                value = getattr(value, attribute)
+    except (CannotCheck, KeyboardInterrupt):
+        raise
     except SystemExit as error:
         raise CannotCheck(f"{module_name} ends the process when it is imported.") from error
-    except Exception as error:
+    except BaseException as error:
         raise CannotCheck(
             f"{module_name} cannot be imported: {type(error).__name__}: {error}."
         ) from error
-    for attribute in attributes.split(".") if attributes else ():
-        if not hasattr(value, attribute):
-            raise CannotCheck(f"{module_name} has no {attributes}.")
-        value = getattr(value, attribute)
     return value

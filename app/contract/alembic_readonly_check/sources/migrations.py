@@ -29,7 +29,7 @@ class Migration:
 def read(path: Path) -> str:
     """Read a script; raises `CannotCheck` if it is no UTF-8 text."""
     try:
-        return path.read_text("utf-8")
+        return path.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise CannotCheck(f"{path.name} cannot be read: {error}.") from None
 
@@ -40,13 +40,18 @@ def files(folder: Path | None) -> list[Migration]:
     Raises `CannotCheck` if two files bear one version.
     """
     found: dict[str, Migration] = {}
-    for path in sorted(folder.glob("*.sql")) if folder else ():
+    for path in sorted(folder.glob("*.sql"), key=_counted) if folder else ():
         match = re.match(r"\d+", path.name)
         version = match[0] if match else path.stem
         if version in found:
             raise CannotCheck(f"{path.name} and {found[version].name} bear the same version.")
         found[version] = Migration(path, version)
     return list(found.values())
+
+
+def _counted(path: Path) -> list[str | int]:
+    """Order names as people count: 2 before 10, V2 before V10."""
+    return [int(p) if p.isdecimal() else p for p in re.split(r"(\d+)", path.name)]
 
 
 def history(text: str) -> dict[str, Json]:

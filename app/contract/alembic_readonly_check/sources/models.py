@@ -1,7 +1,8 @@
 """Read SQLAlchemy's `MetaData` as facts; nothing is compiled against a server, nothing executed."""
 
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,8 +43,10 @@ from alembic_readonly_check.facts import (
     Unique,
 )
 from alembic_readonly_check.findings import CannotCheck, Location, relative
+from alembic_readonly_check.sources.inheritance import inherit
 from alembic_readonly_check.sources.lines import lines_of
 from alembic_readonly_check.sources.loading import load
+from alembic_readonly_check.sources.sequences import identity, sequences
 from alembic_readonly_check.sql.parsing import Unparsable
 from alembic_readonly_check.sql.tables import parse_index
 from alembic_readonly_check.sql.types import parse_type, qualified
@@ -81,6 +84,7 @@ def read(
     root: Path,
     default_schema: str = "public",
     is_compared: Callable[[str], bool] = lambda _: True,
+    is_excluded: Callable[[str], bool] = lambda _: False,
 ) -> Models:
     """Import the metadata and read its tables of the schemas that are compared.
 
@@ -94,7 +98,8 @@ def read(
         )
     if not metadata.tables:
         raise CannotCheck(f"{target} holds no table; import the modules of the models beside it.")
-    models = Models(metadata, describe(metadata, default_schema, is_compared), root)
+    described = describe(metadata, default_schema, is_compared, is_excluded)
+    models = Models(metadata, described, root)
     if not models.schema.tables:
         raise CannotCheck(f"{target} maps no table of the schemas that are compared.")
     held = vars(sys.modules[target.partition(":")[0]]).values()
@@ -107,19 +112,32 @@ def read(
     return models
 
 
-def describe(metadata: MetaData, default_schema: str, is_compared: Callable[[str], bool]) -> Schema:
+def describe(
+    metadata: MetaData,
+    default_schema: str,
+    is_compared: Callable[[str], bool],
+    is_excluded: Callable[[str], bool] = lambda _: False,
+) -> Schema:
     """Read every table of the metadata, and the enums and domains that their columns use."""
     enums: dict[str, Enum] = {}
     domains: dict[str, Domain] = {}
-    tables = {}
+    tables, counted = {}, {}
     for table in metadata.tables.values():
         if not is_compared(table.schema or default_schema):
+            continue
+        if is_excluded(_name(table, default_schema)):
             continue
         described = _table(table, default_schema)
         tables[described.name] = described
         for column in table.columns:
             _user_types(column.type, default_schema, enums, domains)
-    return Schema("models", tables, enums=enums, domains=domains)
+            subject = f"{described.name}.{column.name}"
+            type_ = type_name(column.type, default_schema)
+            if counter := identity(column, subject, type_):
+                counted[subject] = counter
+    inherit(metadata, tables, default_schema)
+    held = sequences(metadata, default_schema, is_compared)
+    return Schema("models", tables, {}, enums, domains, sequences=held, owned_sequences=counted)
 
 
 def _name(table: SqlTable, default_schema: str) -> str:
@@ -133,7 +151,9 @@ def _table(table: SqlTable, default_schema: str) -> Table:
     uniques: list[Unique] = []
     checks: list[Check] = []
     exclusions: list[Exclusion] = []
-    for constraint in sorted(table.constraints, key=lambda c: str(_constraint_name(c))):
+    # A check that is written in a column stays the column's, though Postgres makes it the table's.
+    written = table.constraints.union(*(column.constraints for column in table.columns))
+    for constraint in sorted(written, key=lambda c: str(_constraint_name(c))):
         if not constraint._should_create_for_compiler(COMPILER):
             continue  # Postgres has booleans of its own, which need no CHECK.
         match constraint:
@@ -144,7 +164,7 @@ def _table(table: SqlTable, default_schema: str) -> Table:
                 uniques.append(
                     Unique(
                         _constraint_name(constraint),
-                        tuple(column.name for column in constraint.columns),
+                        _names(constraint.columns),
                         _include(options),
                         not options.get("nulls_not_distinct"),
                         _deferral(constraint),
@@ -163,11 +183,12 @@ def _table(table: SqlTable, default_schema: str) -> Table:
                 exclusions.append(Exclusion(_constraint_name(constraint), _exclusion(constraint)))
     return Table(
         name,
-        tuple(_column(column, default_schema) for column in table.columns),
+        # A column of the system, as `xmin`, is mapped and never made.
+        tuple(_column(column, default_schema) for column in table.columns if not column.system),
         (
             PrimaryKey(
                 _constraint_name(primary),
-                tuple(column.name for column in primary.columns),
+                _names(primary.columns),
                 _deferral(primary),
             )
             if len(primary.columns)
@@ -181,6 +202,11 @@ def _table(table: SqlTable, default_schema: str) -> Table:
         partition_key=table.dialect_options["postgresql"].get("partition_by"),
         comment=table.comment,
     )
+
+
+def _names(columns: Iterable[SqlColumn[Any]]) -> tuple[str, ...]:
+    """Name columns as Postgres does, which keeps 63 bytes of a name."""
+    return tuple(column.name.encode()[:63].decode(errors="ignore") for column in columns)
 
 
 def _constraint_name(constraint: Constraint | SqlIndex) -> str | None:
@@ -215,7 +241,7 @@ def _column(column: SqlColumn[Any], default_schema: str) -> Column:
     )
     sequence = column.default if getattr(column.default, "is_sequence", False) else None
     return Column(
-        column.name,
+        _names([column])[0],
         type_name(column.type, default_schema),
         bool(column.nullable) and not column.primary_key,
         value,
@@ -225,6 +251,9 @@ def _column(column: SqlColumn[Any], default_schema: str) -> Column:
         column.comment,
         raw,
         automatic and sequence is None,
+        fetched=isinstance(default, FetchedValue)
+        and not isinstance(default, DefaultClause | Computed | Identity),
+        stored=computed.persisted if isinstance(computed, Computed) else None,
     )
 
 
@@ -248,7 +277,7 @@ def type_name(type_: TypeEngine[Any], default_schema: str) -> str:
 def _collation(type_: TypeEngine[Any]) -> str | None:
     held = plain_type(type_)
     collation = getattr(held, "collation", None)
-    return str(collation).rpartition(".")[2].strip('"') if collation else None
+    return str(collation).strip('"') if collation else None
 
 
 def plain_type(type_: TypeEngine[Any]) -> TypeEngine[Any]:
@@ -323,10 +352,10 @@ def _foreign_key(constraint: ForeignKeyConstraint, default_schema: str) -> Forei
     target, columns = _target(constraint, default_schema)
     return ForeignKey(
         _constraint_name(constraint),
-        tuple(column.name for column in constraint.columns),
+        _names(constraint.columns),
         target,
         columns,
-        (constraint.ondelete or "NO ACTION").upper(),
+        re.sub(r"^[^(]+", lambda words: words[0].upper(), constraint.ondelete or "NO ACTION"),
         (constraint.onupdate or "NO ACTION").upper(),
         (constraint.match or "SIMPLE").upper(),
         _deferral(constraint),
@@ -338,7 +367,7 @@ def _target(constraint: ForeignKeyConstraint, default_schema: str) -> tuple[str,
     """Find what a key leads to; a table that is not mapped is known by what the key says."""
     try:
         columns = [element.column for element in constraint.elements]
-        return _name(columns[0].table, default_schema), tuple(column.name for column in columns)
+        return _name(columns[0].table, default_schema), _names(columns)
     except NoReferenceError:
         parts = [element.target_fullname.split(".") for element in constraint.elements]
         schema = ".".join(parts[0][:-2]) or constraint.table.metadata.schema or default_schema

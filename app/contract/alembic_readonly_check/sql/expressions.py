@@ -7,7 +7,6 @@ there.
 
 import re
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
 from enum import Enum as PythonEnum
 from functools import lru_cache
 from typing import Any
@@ -17,6 +16,14 @@ from pglast import ast
 from pglast.enums import A_Expr_Kind, BoolExprType, SQLValueFunctionOp
 
 from alembic_readonly_check.sql.aliases import renamed
+from alembic_readonly_check.sql.constants import (
+    NUMBERS,
+    Shape,
+    array_of,
+    constant,
+    is_constant_array,
+    typed,
+)
 from alembic_readonly_check.sql.parsing import Unparsable, names_of, parse_one, value_of, why
 from alembic_readonly_check.sql.types import qualified, spell
 
@@ -37,7 +44,6 @@ _IGNORED = frozenset(
 )
 
 _NOW = ("call", "pg_catalog.now")
-Shape = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +90,19 @@ def parse_expression(text: str) -> Any:
     return renamed(target.val)
 
 
+def columns_of(node: Any) -> set[str]:
+    """List every name by which an expression may mean a column, or its whole table."""
+    if isinstance(node, ast.ColumnRef):
+        fields = [getattr(field, "sval", None) for field in node.fields or ()]
+        # `goods.qty` names a column; `goods.*` and `goods` alone name all.
+        return {name for name in (fields[-1] or fields[-2:][0],) if name}
+    if isinstance(node, tuple | list):
+        return set().union(*map(columns_of, node))
+    if isinstance(node, ast.Node):
+        return set().union(*(columns_of(getattr(node, slot)) for slot in node))
+    return set()
+
+
 def canonical(text: str, scope: Scope) -> Shape | str:
     """Give the shape of an expression, blind to spelling; text that does not parse stays text."""
     try:
@@ -110,7 +129,7 @@ def shape_of(node: Any, scope: Scope) -> Shape:
     """Turn a node into nested tuples, applying the rules of spelling."""
     match node:
         case ast.A_Const():
-            return _constant(node)
+            return constant(node)
         case ast.TypeCast():
             return _cast(node, scope)
         case ast.A_Expr():
@@ -125,10 +144,15 @@ def shape_of(node: Any, scope: Scope) -> Shape:
             return _NOW
         case ast.A_ArrayExpr():
             return ("array", *(shape_of(item, scope) for item in node.elements or ()))
+        case ast.CoalesceExpr() | ast.MinMaxExpr():
+            kind = str(getattr(node, "op", "coalesce"))
+            return (kind, *(_plain(shape_of(item, scope), scope) for item in node.args or ()))
         case ast.ResTarget():
             return _target(node, scope)
         case ast.CollateClause():
-            return ("collate", shape_of(node.arg, scope), names_of(node.collname)[-1])
+            collation = names_of(node.collname)
+            own = len(collation) == 2 and collation[0] in ("pg_catalog", scope.schema)
+            return ("collate", shape_of(node.arg, scope), *(collation[1:] if own else collation))
         case tuple() | list():
             return tuple(shape_of(item, scope) for item in node)
         case ast.Node():
@@ -146,29 +170,24 @@ def shape_of(node: Any, scope: Scope) -> Shape:
             return ("value", node)
 
 
-def _constant(node: Any) -> Shape:
-    if node.isnull:
-        return ("null",)
-    value = node.val
-    if isinstance(value, ast.Integer | ast.Float):
-        return ("number", Decimal(value_of(value)).normalize())
-    if isinstance(value, ast.Boolean):
-        return ("boolean", bool(value.boolval))
-    return ("text", value_of(value))
-
-
 def _cast(node: Any, scope: Scope) -> Shape:
     inner = shape_of(node.arg, scope)
     type_ = qualified(spell(node.typeName), scope.schema)
     if scope.exact:
         return ("cast", inner, type_)
-    if (typed := _typed(inner, type_)) is not None:
-        return typed
+    if isinstance(node.arg, ast.A_Const) and inner[0] == "number" and type_ in _TEXTS:
+        return ("text", str(value_of(node.arg.val)))
+    if (value := typed(inner, type_)) is not None:
+        return value
     if inner[0] == "text" and type_ == "regclass":
         return ("relation", _relation(str(inner[1]), scope))
     # The catalog prints the type that Postgres gave a constant; the text of a document does not.
-    if inner[0] in ("text", "number", "null", "boolean") or _is_constant_array(inner):
+    # A length, a precision or the fields of an interval make another value of it.
+    whole = "(" not in type_ and not type_.startswith("interval ")
+    if whole and (inner[0] in ("text", "null") or is_constant_array(inner)):
         return inner
+    if not whole and type_.partition("(")[0] in NUMBERS:
+        inner = _plain(inner, scope)
     # A varchar column is read as text in every comparison, which the catalog prints.
     if type_ in ("text", "text[]") and inner[0] == "column":
         held = scope.type_of(str(inner[-1])) or ""
@@ -177,55 +196,27 @@ def _cast(node: Any, scope: Scope) -> Shape:
     return ("cast", inner, type_)
 
 
-_NUMBERS = frozenset({"smallint", "integer", "bigint", "numeric", "real", "double precision"})
+_TEXTS = ("text", "character varying")
 
 
-def _typed(value: Shape, type_: str) -> Shape | None:
-    """Read a constant as the type says, so that '1' and 1, '{}' and ARRAY[] are one; else None."""
-    if type_.endswith("[]"):
-        element = type_.removesuffix("[]")
-        if value[0] == "text":
-            value = _array(str(value[1])) or value
-        if not _is_constant_array(value):
+def _plain(shape: Shape, scope: Scope) -> Shape:
+    """Forget of what type a number is, where no operator's result hangs on it."""
+    return shape[:2] if shape[0] == "number" and not scope.exact else shape
+
+
+def _width(shape: Shape, scope: Scope) -> int | None:
+    """Say how wide a number is, as its place in `NUMBERS`; None if that is not known."""
+    match shape:
+        case ("number", _, kind) | ("cast", _, kind):
+            held = kind
+        case ("column", *_, name):
+            held = (scope.type_of(str(name)) or "").partition("(")[0]
+        case ("op", "+" | "-" | "*" | "/" | "%", left, right):
+            widths = [_width(side, scope) for side in (left, right) if side != ("none",)]
+            return None if None in widths else max(w for w in widths if w is not None)
+        case _:
             return None
-        return ("array", *(_typed(item, element) or item for item in value[1:]))
-    base = type_.partition("(")[0]
-    if value[0] == "text" and base == "boolean":
-        word = str(value[1]).strip().lower()
-        return ("boolean", word == "1" or word[:2] == "on" or word[:1] in ("t", "y"))
-    if value[0] == "text" and base in _NUMBERS:
-        return _number(str(value[1]))
-    if value[0] == "number" and base in ("text", "character varying"):
-        return ("text", f"{value[1]:f}")
-    return None
-
-
-def _array(text: str) -> Shape | None:
-    """Read an array's literal of one dimension without quotes in it."""
-    match = re.fullmatch(r"\{([^{}\"\\]*)\}", text.strip())
-    if match is None:
-        return None
-    items = match[1].split(",") if match[1].strip() else []
-    return (
-        "array",
-        *(
-            ("null",) if item.strip().upper() == "NULL" else ("text", item.strip())
-            for item in items
-        ),
-    )
-
-
-def _number(text: str) -> Shape | None:
-    try:
-        return ("number", Decimal(text.strip()).normalize())
-    except InvalidOperation:
-        return None
-
-
-def _is_constant_array(shape: Shape) -> bool:
-    return shape[0] == "array" and all(
-        item[0] in ("text", "number", "null", "boolean") for item in shape[1:]
-    )
+    return NUMBERS.index(held) if held in NUMBERS else None
 
 
 def _operation(node: Any, scope: Scope) -> Shape:
@@ -234,20 +225,24 @@ def _operation(node: Any, scope: Scope) -> Shape:
     left = shape_of(node.lexpr, scope) if node.lexpr is not None else ("none",)
     if node.kind == A_Expr_Kind.AEXPR_IN:
         items = tuple(shape_of(item, scope) for item in node.rexpr)
-        return _quantified("any" if operator == "=" else "all", operator, left, ("array", *items))
+        word = "any" if operator == "=" else "all"
+        return _quantified(word, operator, left, ("array", *items), scope)
     if node.kind in (A_Expr_Kind.AEXPR_BETWEEN, A_Expr_Kind.AEXPR_NOT_BETWEEN):
         low, high = (shape_of(item, scope) for item in node.rexpr)
         if node.kind == A_Expr_Kind.AEXPR_BETWEEN:
-            return _joined("and", [_compared(">=", left, low), _compared("<=", left, high)])
-        return _joined("or", [_compared("<", left, low), _compared(">", left, high)])
+            ends = [_compared(">=", left, low, scope), _compared("<=", left, high, scope)]
+            return _joined("and", ends)
+        ends = [_compared("<", left, low, scope), _compared(">", left, high, scope)]
+        return _joined("or", ends)
     right = shape_of(node.rexpr, scope)
     if node.kind in (A_Expr_Kind.AEXPR_OP_ANY, A_Expr_Kind.AEXPR_OP_ALL):
         quantifier = "any" if node.kind == A_Expr_Kind.AEXPR_OP_ANY else "all"
-        return _quantified(quantifier, operator, left, right)
+        return _quantified(quantifier, operator, left, right, scope)
     if node.kind in (A_Expr_Kind.AEXPR_OP, A_Expr_Kind.AEXPR_LIKE, A_Expr_Kind.AEXPR_ILIKE):
         if operator == "-" and left == ("none",) and right[0] == "number":
-            return ("number", -right[1])
-        return _compared(operator, _promoted(left, right, scope), _promoted(right, left, scope))
+            return ("number", -right[1], *right[2:])
+        left, right = _promoted(left, right, scope), _promoted(right, left, scope)
+        return _compared(operator, left, right, scope)
     return ("op", A_Expr_Kind(node.kind).name, operator, left, right)
 
 
@@ -256,10 +251,15 @@ _NEGATED = {"=": "<>", "<>": "=", "<": ">=", ">": "<=", "<=": ">", ">=": "<"}
 _CONSTANTS = ("text", "number", "boolean", "null")
 
 
-def _compared(operator: str, left: Shape, right: Shape) -> Shape:
+def _compared(operator: str, left: Shape, right: Shape, scope: Scope) -> Shape:
     """Shape an operator; a comparison reads the same from both ends, and `= true` says nothing."""
     if operator not in _MIRRORED:
+        # An integer is read as the wider type of a column beside it: `price / 2`, not `1 / 2`.
+        beside = [(_width(side, scope) or 0) >= NUMBERS.index("numeric") for side in (left, right)]
+        left = _plain(left, scope) if beside[1] and right[0] == "column" else left
+        right = _plain(right, scope) if beside[0] and left[0] == "column" else right
         return ("op", operator, left, right)
+    left, right = _plain(left, scope), _plain(right, scope)
     ends = [(side[0] in _CONSTANTS, repr(side)) for side in (left, right)]
     if ends[0] > ends[1]:
         operator, left, right = _MIRRORED[operator], right, left
@@ -268,14 +268,14 @@ def _compared(operator: str, left: Shape, right: Shape) -> Shape:
     return ("op", operator, left, right)
 
 
-def _quantified(quantifier: str, operator: str, left: Shape, right: Shape) -> Shape:
+def _quantified(quantifier: str, operator: str, left: Shape, right: Shape, scope: Scope) -> Shape:
     """Shape `= ANY` or `<> ALL`; a list of constants is a set."""
     if right[0] == "text" and operator in ("=", "<>"):
-        right = _array(str(right[1])) or right
-    if right[0] == "array" and _is_constant_array(right):
-        items = sorted(set(right[1:]), key=repr)
+        right = array_of(str(right[1])) or right
+    if right[0] == "array" and is_constant_array(right):
+        items = sorted({_plain(item, scope) for item in right[1:]}, key=repr)
         if len(items) == 1:
-            return _compared(operator, left, items[0])
+            return _compared(operator, left, items[0], scope)
         right = ("array", *items)
     return (quantifier, operator, left, right)
 
@@ -300,10 +300,10 @@ def _joined(word: str, shapes: list[Shape]) -> Shape:
 
 
 def _promoted(shape: Shape, other: Shape, scope: Scope) -> Shape:
-    """Drop a cast to the type of the column on the other side: Postgres would add it."""
-    if shape[0] == "cast" and shape[2] in _NUMBERS and other[0] == "column":
-        held = (scope.type_of(str(other[-1])) or "").partition("(")[0]
-        if held == shape[2]:
+    """Drop a widening cast to the type of the other side: Postgres would add it."""
+    if shape[0] == "cast" and shape[2] in NUMBERS and not scope.exact:
+        inner, wide = _width(shape[1], scope), _width(other, scope)
+        if inner is not None and inner <= NUMBERS.index(shape[2]) == wide:
             return tuple(shape[1])
     return shape
 
@@ -334,6 +334,13 @@ def _column(node: Any, scope: Scope) -> Shape:
     return ("column", *parts)
 
 
+# What Postgres has by itself is no function of the project, though both bear the name.
+_BUILT_IN = frozenset(
+    """abs ceil coalesce concat floor gen_random_uuid greatest initcap jsonb_array_length
+    jsonb_typeof least left length lower lpad ltrim mod now octet_length power regexp_replace
+    replace right round rpad rtrim sign split_part sqrt substr to_char to_tsvector trim trunc upper
+    uuidv7""".split()
+)
 _SYNONYMS = {
     "char_length": "length",
     "character_length": "length",
@@ -348,7 +355,8 @@ def _call(node: Any, scope: Scope) -> Shape:
         parts = parts[1:]
     if parts in (["now"], ["transaction_timestamp"]) and not node.args:
         return _NOW
-    name = ".".join(parts[1:] if len(parts) == 2 and parts[0] == scope.schema else parts)
+    own = len(parts) == 2 and parts[0] == scope.schema and parts[1] not in _BUILT_IN
+    name = ".".join(parts[1:] if own and parts[1] not in _SYNONYMS else parts)
     name = _SYNONYMS.get(name, name)
     arguments = [shape_of(argument, scope) for argument in node.args or ()]
     if name in ("nextval", "currval", "setval") and arguments and arguments[0][0] == "text":

@@ -17,7 +17,8 @@ from alembic_readonly_check.facts import (
     Trigger,
     Unique,
 )
-from alembic_readonly_check.sql.expressions import Scope, Shape, shape_of
+from alembic_readonly_check.sql.constants import Shape
+from alembic_readonly_check.sql.expressions import Scope, shape_of
 from alembic_readonly_check.sql.parsing import (
     Unparsable,
     identifier,

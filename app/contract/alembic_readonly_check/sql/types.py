@@ -33,6 +33,10 @@ TYPE_NAMES = {
 """pg_type name -> the name `format_type` prints; a name that is absent prints as it is."""
 
 
+SEQUENCE_LIMITS = {"smallint": 2**15, "integer": 2**31, "bigint": 2**63}
+"""A type of sequences -> the first number that it cannot hold."""
+
+
 BUILT_IN = frozenset(TYPE_NAMES.values()) | frozenset(
     """bigint bit boolean box bytea character cidr circle date daterange datemultirange
     double inet int4multirange int4range int8multirange int8range integer interval json jsonb

@@ -69,7 +69,6 @@ class Customer(Base):
 class Order(Base):
     __tablename__ = "orders"
     __table_args__ = (
-        CheckConstraint("quantity BETWEEN 1 AND 1000", name="orders_quantity_check"),
         CheckConstraint("code IN ('a', 'b', 'c')", name="orders_code_check"),
         UniqueConstraint("number", name="orders_number_key"),
         ExcludeConstraint(("code", "="), using="btree", name="orders_no_overlap"),
@@ -92,7 +91,9 @@ class Order(Base):
     status: Mapped[OrderStatus] = mapped_column(
         EnumType(OrderStatus, name="order_status"), server_default="new"
     )
-    quantity: Mapped[int]
+    quantity: Mapped[int] = mapped_column(
+        CheckConstraint("quantity BETWEEN 1 AND 1000", name="orders_quantity_check")
+    )
     price: Mapped[Decimal] = mapped_column(Numeric(12, 2), comment="Price of one piece.")
     total: Mapped[Decimal | None] = mapped_column(
         Numeric(14, 2), Computed("price * quantity", persisted=True)
