@@ -582,7 +582,8 @@ select $1, user_id, gen_random_uuid(), 'a.b', 'system', 'news', 'recipient', 'x'
 """
 READ = """
 select relname, idx_tup_fetch + seq_tup_read from pg_stat_xact_user_tables
-where schemaname = 'annex' and relname ~ '^(notifications|inboxes|preferences|events_|profiles|members|workspaces|suppressions)'
+where schemaname = 'annex' and relname ~
+  '^(notifications|inboxes|preferences|events_|profiles|members|workspaces|suppressions)'
 """
 
 
