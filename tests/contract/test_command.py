@@ -392,7 +392,7 @@ def test_explain_alone_lists_the_families() -> None:
     lines = run("explain").stdout.splitlines()
     assert [line.split()[0] for line in lines] == list(FAMILIES)
     assert "DB2  The models and the database, 24 codes" in lines
-    assert run("explain", "DB2").stdout.count("\n") == 23
+    assert run("explain", "DB2").stdout.count("\n") == 24
 
 
 def test_doctor_says_what_is_there_and_what_can_be_compared(
