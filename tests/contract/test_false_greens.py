@@ -438,7 +438,7 @@ def test_keywords_that_nothing_reads_are_said(project: Path) -> None:
     assert "which nothing is compared with" not in run("docs").output
     path = project / "handbook/api.yaml"
     text = path.read_text("utf-8")
-    first = text.index("      type: object\n")
+    first = text.index("\n      type: object\n") + 1
     path.write_text(f"{text[:first]}      not: {{ required: [x] }}\n{text[first:]}")
     assert "uses not, which nothing is compared with" in run("docs").output
 
