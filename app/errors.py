@@ -368,6 +368,15 @@ class Unavailable(Problem):
 
     status, code = 503, "unavailable"
 
+    def __init__(
+        self,
+        detail: str,
+        *,
+        errors: Sequence[FieldError] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail, errors=errors, headers={"Retry-After": "1", **(headers or {})})
+
 
 def subclasses(of: type[Problem] = Problem) -> Iterator[type[Problem]]:
     """Yield every kind of problem, in the order of the tree above."""

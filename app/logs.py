@@ -25,7 +25,8 @@ SECRETS = re.compile(
     r"|(?i:\b(?:ticket|cursor|last_event_id|password|secret|token|apikey)=)[^\s&\"']+"
     # The user and password of a URL.
     r"|(?<=://)[^\s/@\"']{1,500}@"
-    r"|[0-9A-Za-z._%+-]{1,64}@[0-9A-Za-z-]{1,63}(?:\.[0-9A-Za-z-]{1,63}){1,8}"
+    # \w is any script's: RFC 6531 allows an address in each.
+    r"|[\w.%+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}"
 )
 MAX_TEXT = 2000
 MAX_FRAMES = 20

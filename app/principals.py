@@ -36,6 +36,11 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return f"{self.kind}:{self.id}"
 
     @property
+    def turn(self) -> str:
+        """Whose turn at the database it takes: keys of one workspace share it."""
+        return self.name if self.workspace_id is None else f"workspace:{self.workspace_id}"
+
+    @property
     def has_expired(self) -> bool:
         return self.expires_at is not None and self.expires_at <= time.time()
 

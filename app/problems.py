@@ -118,6 +118,14 @@ CONSTRAINTS: dict[str, Problem] = {
     ),
 }
 
+# What Postgres' own time limits raise: lock_timeout, statement_timeout and those of transactions.
+TIMED_OUT = (
+    asyncpg.LockNotAvailableError,
+    asyncpg.QueryCanceledError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+    asyncpg.TransactionTimeoutError,
+)
+
 HTTP_PROBLEMS: dict[int, type[Problem]] = {
     400: InvalidRequest,
     404: NotFound,
@@ -146,6 +154,8 @@ def from_database(error: asyncpg.PostgresError) -> Problem | None:
         return InvalidRequest("The request is nested too deeply.")
     if isinstance(error, asyncpg.DeadlockDetectedError | asyncpg.SerializationError):
         return Unavailable("Another request was in the way; send this one again.")
+    if isinstance(error, TIMED_OUT):
+        return Unavailable("The database took too long; try again in a moment.")
     if isinstance(
         error,
         asyncpg.PostgresConnectionError

@@ -88,6 +88,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     rate_limit_requests: Annotated[int, msgspec.Meta(ge=1)] = 1200
     """Requests that one caller may make in a window, across all processes."""
     rate_limit_window_seconds: Annotated[int, msgspec.Meta(ge=1)] = 60
+    rate_limit_workspace_requests: Annotated[int, msgspec.Meta(ge=1)] = 6000
+    """The same, of all API keys of one workspace together."""
     processes: Annotated[int, msgspec.Meta(ge=1)] = 1
     """How many `annex serve` share the rate limit; each divides its part among its workers."""
     trusted_proxies: list[str] = []

@@ -1,6 +1,5 @@
 """Health, metrics, the contract itself, and what problems mean."""
 
-import asyncio
 from functools import cache
 from typing import Any
 
@@ -59,11 +58,7 @@ class ServiceController(Controller):
         if tail.lag_seconds > MAX_LAG_SECONDS:
             late = round(tail.lag_seconds)
             raise Unavailable(f"The log is read {late} s late; streams would be as late.")
-        try:
-            async with asyncio.timeout(2), runtime.database.api.lend() as driver:
-                await driver.fetchval("select 1")
-        except TimeoutError:
-            raise Unavailable("The database does not answer; try again in a moment.") from None
+        await runtime.database.probe.check()
         return s.Health("ok", __version__)
 
     @get(

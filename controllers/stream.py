@@ -123,8 +123,7 @@ async def follow(
             principal, used = await identify(
                 request, ticket, is_reconnect=last_event_id is not None
             )
-            state, rate = state_of(request.scope), principal.rate_limit_per_minute
-            runtime.limiter.take(principal.name, state, rate)
+            runtime.limiter.take(principal, state_of(request.scope))
             source = source_of(request, principal, ws)
             feed, sight = await source.sight()
         if ticket is not None and used is not None and last_event_id is not None:
@@ -156,6 +155,7 @@ async def follow(
         feed,
         wanted,
         principal=principal.name,
+        turn=principal.turn,
         sight=sight,
         last_event_id=last_event_id or first_event_id,
         ends_at=principal.expires_at,
@@ -185,7 +185,7 @@ async def identify(
             return await authenticate(request), None
     tickets = runtime_of(request).tickets
     used = tickets.read(ticket, request.scope["path"], is_reconnect=is_reconnect)
-    runtime_of(request).limiter.check(used.principal.name)
+    runtime_of(request).limiter.check(used.principal.name, used.principal.turn)
     return await refresh(request, used.principal), used
 
 

@@ -67,5 +67,8 @@ class UnsubscriptionController(Controller):
         form = await request.form()
         if [*form.multi_items()] != [("List-Unsubscribe", "One-Click")]:
             raise InvalidRequest("Send the form `List-Unsubscribe=One-Click` (RFC 8058).")
-        await unsubscriptions.end(runtime_of(request).database.api, token)
+        runtime = runtime_of(request)
+        address = runtime.connections.addresses.of(request.scope)
+        with runtime.failures.guess(address):
+            await unsubscriptions.end(runtime.database.api, token, address)
         return Response(DONE, media_type=MediaType.HTML, headers=HEADERS)

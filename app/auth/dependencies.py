@@ -55,18 +55,18 @@ async def authenticate(request: Request[Any, Any, Any]) -> Principal:
     digest = hashlib.sha256(credential.encode("utf-8", "surrogatepass")).digest()
     with runtime.failures.attempt(source, digest) as attempt:
         if attempt.name is not None:
-            runtime.limiter.check(attempt.name)
+            runtime.limiter.check(attempt.name, attempt.turn)
         if credential.startswith("annex_"):
             key = keys.Key.read(credential)
             if key.kind == "op":
                 return keys.operator(key.prefix, digest, runtime.settings.operator_key_hashes)
-            address, whose = addresses.client(request.scope), attempt.name or source
+            address, whose = addresses.client(request.scope), attempt.turn or source
             found = await keys.look_up(runtime.database.api, key.prefix, address, whose, digest)
         else:
             verified = await runtime.tokens.verify(credential, digest)
-            runtime.limiter.check(verified.name)
+            runtime.limiter.check(verified.name, verified.turn)
             found = await refresh(request, verified)
-        attempt.name = found.name
+        attempt.succeed(found)
         return found
 
 
@@ -86,7 +86,7 @@ async def refresh(request: Request[Any, Any, Any], principal: Principal) -> Prin
     if principal.prefix is None:
         raise InvalidKey("The key is unknown, expired or revoked; make a new one.")
     address = runtime.connections.addresses.client(request.scope)
-    found = await keys.look_up(runtime.database.api, principal.prefix, address, principal.name)
+    found = await keys.look_up(runtime.database.api, principal.prefix, address, principal.turn)
     if found.id != principal.id:
         raise InvalidKey("The key is unknown, expired or revoked; make a new one.")
     if not principal.is_exchanged:
@@ -101,7 +101,7 @@ async def provide_principal(request: Request[Any, Any, Any]) -> Principal:
     if state.principal is not None:
         return state.principal
     principal = await authenticate(request)
-    limiter.take(principal.name, state, principal.rate_limit_per_minute)
+    limiter.take(principal, state)
     permission = request.route_handler.opt["permission"]
     if permission == "user" and principal.kind != "user":
         raise UserRequired("Only a signed-in user can do this; send a user's access token.")

@@ -100,7 +100,7 @@ async def look_up(
 ) -> Principal:
     """Find a key's principal, and note the use if a key was sent, whose SHA-256 `digest` is.
 
-    `whose` is the principal, or an address before one is known: connections are lent by turns.
+    `whose` is a principal's turn, or an address before one is known.
     Without a digest, a credential that was verified before is looked up again, to see if it
     still holds. Raises `InvalidKey` when it is unknown, expired or revoked, `AddressNotAllowed`
     when it is not taken from this address.
@@ -128,7 +128,7 @@ async def look_up(
 
 
 async def note_use(pool: Pool, key_id: UUID, whose: str) -> None:
-    """Note that a key was used, at most once a minute; `whose` is the principal that asks."""
+    """Note that a key was used, at most once a minute; `whose` is the asking principal's turn."""
     async with pool.lend(whose) as driver:
         await driver.fetchval(USE.sql, key_id)
 

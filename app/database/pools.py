@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from typing import Any, Self, TypeAlias
 
 import asyncpg
@@ -24,6 +25,8 @@ ACQUIRE_SECONDS = 10.0
 CONNECT_SECONDS = 5.0
 COMMAND_SECONDS = 10.0
 """How long a request waits for an answer; the role's own statement_timeout ends it before."""
+PROBE_SECONDS, PROBE_ANSWER_SECONDS = 1.0, 2.0
+"""Between two questions whether the server answers, and how long it has for that."""
 API_NAME, WORKER_NAME = "annex", "annex worker"
 """How `annex serve` and `annex worker` call themselves in pg_stat_activity."""
 WORKERS = 8
@@ -69,6 +72,7 @@ class Database:
             name=name,
             slow_seconds=settings.slow_query_seconds,
         )
+        self.probe = Probe(self.api)
 
     async def __aenter__(self) -> Self:
         await self.api.open()
@@ -129,10 +133,12 @@ class Pool:
         if query.elapsed < self.slow_seconds:
             return
         self.slow += 1
+        # A transaction's first message holds its claims, because a simple query takes no parameter.
+        text = "begin" if query.query.startswith("begin;") else query.query
         log.warning(
             "slow query",
             seconds=round(query.elapsed, 3),
-            statement=" ".join(query.query.split())[:SHOWN],
+            statement=" ".join(text.split())[:SHOWN],
             failed=type(query.exception).__name__ if query.exception else None,
         )
 
@@ -166,6 +172,34 @@ class Pool:
         within 10 s or the server does not answer.
         """
         return Loan(self.pool, self.turns, whose)
+
+
+class Probe:
+    """Asks whether a pool's server answers: at most once a second, for all who want to know."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.asked_at = -PROBE_SECONDS
+        self.asking: asyncio.Task[str | None] | None = None
+
+    async def check(self) -> None:
+        """Raise `Unavailable` if the server does not answer within 2 s, or just did not."""
+        now = time.monotonic()
+        if self.asking is None or (self.asking.done() and now - self.asked_at >= PROBE_SECONDS):
+            self.asked_at, self.asking = now, asyncio.create_task(self.ask())
+        if (fault := await asyncio.shield(self.asking)) is not None:
+            raise Unavailable(fault)
+
+    async def ask(self) -> str | None:
+        """Ask; returns what is wrong."""
+        try:
+            async with asyncio.timeout(PROBE_ANSWER_SECONDS), self.pool.lend() as driver:
+                await driver.fetchval("select 1")
+        except Unavailable as problem:
+            return problem.detail
+        except (TimeoutError, asyncpg.PostgresError):
+            return "The database does not answer; try again in a moment."
+        return None
 
 
 class Loan:

@@ -45,6 +45,8 @@ Of = Callable[[ColumnElement[UUID]], AnySelect]
 
 MAX_SCANNED = 10_000
 """Rows that a filtered page looks at; what matches further on comes with the next cursor."""
+MAX_PAGE_BYTES = 1024 * 1024
+"""A page with more items than fit ends early, with a cursor; one item may be larger."""
 
 
 class Shape(Protocol):
@@ -88,10 +90,10 @@ class Read:
     ) -> PageT:
         """Read one page, in descending order of `by`, whose last column is unique.
 
-        Reads limit + 1 rows, so that the last page knows that it is. With `where`, it looks at
-        10,000 rows at most: a page may then hold fewer items than asked for and still have a next
-        one. `more` gives the page's other fields. Raises `InvalidCursor`, and what `Scope.access`
-        raises.
+        Reads limit + 1 rows, so that the last page knows that it is. A page ends at 1 MiB, and with
+        `where`, it looks at 10,000 rows at most: it may then hold fewer items than asked for and
+        still have a next one. `more` gives the page's other fields. Raises `InvalidCursor`, and
+        what `Scope.access` raises.
         """
         item, keys = item_type(page_type), tuple(by)
         values = {"limit_": limit + 1}
@@ -121,6 +123,9 @@ class Read:
             last = items[-1]
         elif len(items) < len(rows):
             last = item(*rows[-1][:-1])  # where a filtered page stopped to look
+        if (fitting := count_fitting(items)) < len(items):
+            del items[fitting:]
+            last = items[-1]
         return items, self.page_after(last, by)
 
     def page_after(self, last: Any, by: Sequence[Attribute]) -> Page:
@@ -207,6 +212,19 @@ def build_one(
     return selected(struct, statement).where(
         *(a == place for a, place in zip(attributes, places, strict=True))
     )
+
+
+def count_fitting(items: Sequence[msgspec.Struct]) -> int:
+    """Count the first items that are 1 MiB of JSON together; at least one, if there are any."""
+    # All at once: nearly every page is small.
+    if len(msgspec.json.encode(items)) <= MAX_PAGE_BYTES:
+        return len(items)
+    size = 0
+    for n, item in enumerate(items):
+        size += len(msgspec.json.encode(item)) + 1
+        if n and size > MAX_PAGE_BYTES:
+            return n
+    return len(items)
 
 
 def keyset(cursor: str, by: tuple[Attribute, ...]) -> dict[str, Any]:

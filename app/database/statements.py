@@ -187,7 +187,7 @@ async def run(
     pool: Pool, scope: Scope, build: Build, values: dict[str, Any]
 ) -> tuple[Access | None, list[Sequence[Any]]]:
     """Do what `run_on` does, on a connection that is lent for this statement alone."""
-    async with pool.lend(scope.principal.name) as driver:
+    async with pool.lend(scope.principal.turn) as driver:
         return await run_on(driver, scope, build, values)
 
 

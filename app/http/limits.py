@@ -6,7 +6,9 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 
-from app.errors import RateLimited, TooManyFailures, Unauthorized
+from app.errors import NotFound, RateLimited, TooManyFailures, Unauthorized
+from app.principals import Principal
+from app.problems import read
 from app.request_state import RequestState
 from app.settings import Settings
 
@@ -63,12 +65,14 @@ class Buckets:
 
 
 class Limiter:
-    """Lets each caller make a number of requests at once."""
+    """Lets each caller make a number of requests at once, and all keys of a workspace together."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self.processes, self.clock = settings.processes, clock
         self.window = settings.rate_limit_window_seconds
         self.buckets = self.part(settings.rate_limit_requests, self.window)
+        self.of_workspaces = self.part(settings.rate_limit_workspace_requests, self.window)
+        """By the workspace of a key, or more keys would be more requests."""
         self.of_rates: OrderedDict[int, Buckets] = OrderedDict()
         self.refused = 0
 
@@ -76,24 +80,31 @@ class Limiter:
         """Make this process's part of a limit."""
         return Buckets(max(1, count // self.processes), window, self.clock)
 
-    def take(self, caller: str, state: RequestState, per_minute: int | None = None) -> None:
+    def take(self, principal: Principal, state: RequestState) -> None:
         """Take one token; raises `RateLimited` when there is none.
 
-        `per_minute` is the caller's own limit, beside everybody's. The headers go to the request's
-        state.
+        A key takes one of its own limit and one of its workspace as well. The headers go to the
+        request's state.
         """
-        state.headers.update(self.spend(caller, per_minute))
+        self.check(principal.name, principal.turn)
+        state.headers.update(self.spend(principal.name, principal.rate_limit_per_minute))
+        if principal.workspace_id is not None:
+            self.of_workspaces.take(principal.turn)
 
-    def check(self, caller: str) -> None:
-        """Raise `RateLimited` if a caller has no token left, and take none.
+    def check(self, caller: str, turn: str | None = None) -> None:
+        """Raise `RateLimited` if a caller or a key's workspace has no token left, and take none.
 
         For what is done before the caller's own limit is known, such as a look-up of its key.
+        `turn` is the principal's.
         """
         if self.buckets.tokens(caller) < 1:
             self.spend(caller)
+        if turn is not None and self.of_workspaces.tokens(turn) < 1:
+            self.refused += 1
+            draw(self.of_workspaces, "workspace", self.window, turn)
 
     def spend(self, caller: str, per_minute: int | None = None) -> dict[str, str]:
-        """Do what `take` does for no request; returns the headers."""
+        """Do what `take` does for no request, of a caller alone; returns the headers."""
         try:
             return self.draw(caller, per_minute)
         except RateLimited:
@@ -132,16 +143,21 @@ def draw(buckets: Buckets, name: str, window: int, caller: str) -> dict[str, str
 
 
 class Attempt:
-    """A credential that is verified; `name` is the principal's, if it is known before or then."""
+    """A credential that is verified; whose it is, if that is known before or then."""
 
-    __slots__ = ("name",)
+    __slots__ = ("name", "turn")
 
-    def __init__(self, name: str | None) -> None:
+    def __init__(self, name: str | None, turn: str | None) -> None:
         self.name = name
+        self.turn = turn
+
+    def succeed(self, principal: Principal) -> None:
+        """Say whose it is."""
+        self.name, self.turn = principal.name, principal.turn
 
 
 class Failures:
-    """Budgets failed credentials per client address, before the database is asked.
+    """Budgets failed credentials and tokens per client address, before the database is asked.
 
     A credential that was accepted lately is tried all the same: others behind the same address must
     not lose their access because one of them guesses.
@@ -151,8 +167,8 @@ class Failures:
         capacity = max(1, settings.max_failures_per_address // settings.processes)
         self.buckets = Buckets(capacity, 60, clock)
         self.clock = clock
-        self.known: OrderedDict[bytes, tuple[float, str | None]] = OrderedDict()
-        """When a credential was accepted for the last time, and its principal's name."""
+        self.known: OrderedDict[bytes, tuple[float, str | None, str | None]] = OrderedDict()
+        """When a credential was accepted for the last time, its principal's name and turn."""
         self.refused = 0
 
     @contextlib.contextmanager
@@ -162,17 +178,11 @@ class Failures:
         Yields whose it was when it was accepted lately; takes whose it is. Raises
         `TooManyFailures` while the address has spent its budget.
         """
-        accepted_at, name = self.known.get(digest, (-math.inf, None))
+        accepted_at, name, turn = self.known.get(digest, (-math.inf, None, None))
         is_known = self.clock() - accepted_at < KNOWN_SECONDS
-        tokens = self.buckets.tokens(address)
-        if tokens < 1 and not is_known:
-            self.refused += 1
-            wait = self.buckets.wait(tokens)
-            raise TooManyFailures(
-                f"Too many credentials from this address were refused; wait {wait} s.",
-                headers={"Retry-After": str(wait)},
-            )
-        attempt = Attempt(name if is_known else None)
+        if not is_known:
+            self.check(address)
+        attempt = Attempt(name, turn) if is_known else Attempt(None, None)
         try:
             yield attempt
         except Unauthorized:
@@ -180,6 +190,32 @@ class Failures:
             self.buckets.take(address)
             raise
         self.known.pop(digest, None)
-        self.known[digest] = self.clock(), attempt.name
+        self.known[digest] = self.clock(), attempt.name, attempt.turn
         if len(self.known) > MAX_CALLERS:
             self.known.popitem(last=False)
+
+    @contextlib.contextmanager
+    def guess(self, address: str) -> Iterator[None]:
+        """Let a token that needs no principal be tried in here; counts a `NotFound` of it.
+
+        Raises `TooManyFailures` while the address has spent its budget.
+        """
+        self.check(address)
+        try:
+            yield
+        except Exception as error:
+            if isinstance(read(error), NotFound):
+                self.buckets.take(address)
+            raise
+
+    def check(self, address: str) -> None:
+        """Raise `TooManyFailures` while the address has spent its budget."""
+        tokens = self.buckets.tokens(address)
+        if tokens >= 1:
+            return
+        self.refused += 1
+        wait = self.buckets.wait(tokens)
+        raise TooManyFailures(
+            f"Too many credentials from this address were refused; wait {wait} s.",
+            headers={"Retry-After": str(wait)},
+        )

@@ -31,6 +31,8 @@ GRACE_SECONDS = 5.0
 """A body may be slower than its rate at first, and the rate is checked as often."""
 LINGER_SECONDS = 1.0
 """A refused connection stays half open this long, as a reset could overtake the answer."""
+MAX_UNREAD_BYTES = 16 * 1024 * 1024
+"""Of answers that one client does not take, over all of its connections."""
 OVERHEAD = 8
 """Bytes on the wire for a byte of a chunked body; more only serves to keep a server busy."""
 
@@ -46,6 +48,8 @@ class Connections:
         self.body_rate = settings.body_bytes_per_second
         self.per_address = max(1, settings.max_connections_per_address // settings.processes)
         self.open = Counter[str]()
+        self.unread = dict[str | None, dict[Protocol, None]]()
+        """Connections with an answer that is not taken, of each client; the oldest first."""
         self.refused = Counter[str]()
 
     def enter(self, address: str | None) -> bool:
@@ -62,6 +66,25 @@ class Connections:
         self.open[address] -= 1
         if not self.open[address]:
             del self.open[address]
+
+    def hold(self, connection: "Protocol", client: str | None) -> None:
+        """Note that a client does not take an answer; ends the oldest ones if it holds too much."""
+        held = self.unread.setdefault(client, {})
+        held[connection] = None
+        size = sum(each.unread_bytes for each in held)
+        while size > MAX_UNREAD_BYTES and len(held) > 1:
+            oldest = next(iter(held))
+            size -= oldest.unread_bytes
+            self.refused["unread"] += 1
+            self.let_go(oldest, client)
+            oldest.transport.abort()
+
+    def let_go(self, connection: "Protocol", client: str | None) -> None:
+        """Note that a client took an answer, or is gone."""
+        if (held := self.unread.get(client)) is not None:
+            held.pop(connection, None)
+            if not held:
+                del self.unread[client]
 
     @property
     def total(self) -> int:
@@ -111,6 +134,7 @@ class Protocol(HttpToolsProtocol):
         self.head_bytes = self.exact_bytes = self.body_bytes = self.wire_bytes = 0
         self.body_began_at = self.body_checked_at = 0.0
         self.fault: Problem | None = None
+        self.unread_by: str | None = None
         self.timer: asyncio.TimerHandle | None = None
         if self.limits.enter(self.address):
             self.watch(self.limits.header_seconds)
@@ -126,6 +150,7 @@ class Protocol(HttpToolsProtocol):
         """Give back what the connection held."""
         self.limits.leave(self.address)
         self.unwatch()
+        self.limits.let_go(self, self.unread_by)
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
 
@@ -185,6 +210,9 @@ class Protocol(HttpToolsProtocol):
             return
         if len(self.headers) >= MAX_HEADERS or self.exact_bytes > self.limits.header_bytes:
             self.fault = self.fault or self.too_large()
+            return
+        if name.lower() == b"transfer-encoding" and value.strip().lower() != b"chunked":
+            self.fault = self.fault or InvalidRequest("The only Transfer-Encoding here is chunked.")
             return
         super().on_header(name, value)
 
@@ -248,6 +276,25 @@ class Protocol(HttpToolsProtocol):
         super().on_response_complete()
         if not self.is_in_head and self.cycle.response_complete:
             self.linger()
+
+    @property
+    def unread_bytes(self) -> int:
+        """Bytes of answers that wait for the client."""
+        size: int = self.transport.get_write_buffer_size()
+        return size
+
+    def pause_writing(self) -> None:
+        """Wait until the client takes what was written, within what one client may hold."""
+        super().pause_writing()
+        # A trusted proxy's connection counts for the client whose request it forwarded.
+        scope = self.cycle.scope if self.has_begun else None
+        self.unread_by = self.address if scope is None else self.limits.addresses.of(scope)
+        self.limits.hold(self, self.unread_by)
+
+    def resume_writing(self) -> None:
+        """Go on: the client took it."""
+        super().resume_writing()
+        self.limits.let_go(self, self.unread_by)
 
     def watch(self, seconds: float) -> None:
         """Check in so many seconds what has arrived by then."""

@@ -2,8 +2,9 @@
 
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence, Set
 from typing import Any, Protocol, TypeVar
+from uuid import UUID
 
 import msgspec
 import structlog
@@ -251,6 +252,15 @@ class Channel:
     def authority_over(self, principal: str) -> int:
         """Return the last position at which a principal's rights may have changed."""
         return max(self.authority, self.authority_of.get(principal, 0))
+
+    def holds_in(self, workspaces: Set[UUID]) -> bool:
+        """Say whether a reader holds something in one of these."""
+        return any(not workspaces.isdisjoint(g.sight.grants) for g in self.groups.values())
+
+    def knows(self, frames: Iterable[Frame]) -> bool:
+        """Say whether every reader holds something wherever these events come from."""
+        sights = [group.sight.grants for group in self.groups.values()]
+        return all(f.event.workspace_id in grants for f in frames for grants in sights)
 
     def after(self, pos: int) -> Iterator[Frame]:
         """Yield the frames after a position, in order."""

@@ -1,10 +1,14 @@
 """Feeds: whose events a reader follows, and what the reader may see of them."""
 
-from collections.abc import Mapping
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, Protocol
 from uuid import UUID
 
 import msgspec
+
+MAX_CHANGED = 10_000
+"""Workspaces of which it is remembered one by one that rights changed there."""
 
 
 class Feed(msgspec.Struct, frozen=True):
@@ -55,3 +59,30 @@ class Sight:
         """Say whether the reader may see an event of a feed that it follows."""
         held = self.grants.get(event.workspace_id, frozenset())
         return "events:read" in held and (event.permission is None or event.permission in held)
+
+
+class Changes:
+    """The last position at which everybody's rights in a workspace may have changed."""
+
+    __slots__ = ("forgotten", "found")
+
+    def __init__(self) -> None:
+        self.found: OrderedDict[UUID, int] = OrderedDict()
+        self.forgotten = 0
+        """Every workspace counts as changed at this position."""
+
+    def note(self, workspace_id: UUID, pos: int) -> None:
+        """Remember a change; of 10,000 workspaces the one that changed first is forgotten."""
+        self.found.pop(workspace_id, None)
+        self.found[workspace_id] = pos
+        if len(self.found) > MAX_CHANGED:
+            _, self.forgotten = self.found.popitem(last=False)
+
+    def are_newer(self, workspaces: Iterable[UUID], pos: int) -> bool:
+        """Say whether rights in one of these may have changed after a position."""
+        return self.forgotten > pos or any(self.found.get(w, 0) > pos for w in workspaces)
+
+    def clear(self) -> None:
+        """Forget all: the positions belong to an epoch that is no more."""
+        self.found.clear()
+        self.forgotten = 0

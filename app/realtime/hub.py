@@ -15,7 +15,7 @@ import structlog
 from app.database.turns import Turns
 from app.realtime.channels import Channel, Frame, Group, Reader, Steps, as_event, hand
 from app.realtime.cursors import Cursors
-from app.realtime.feeds import Feed
+from app.realtime.feeds import Changes, Feed
 from app.realtime.messages import Message, chunk, position
 from app.schemas.events import Event
 from app.watchdog import Pace
@@ -71,6 +71,7 @@ class Hub:
         self.retained_from = 1
         self.channels: dict[UUID, Channel] = {}
         """By the id of their feed."""
+        self.changes = Changes()
         self.is_closed = False
         self.now = time.monotonic()
         self.counts = Counts()
@@ -148,6 +149,7 @@ class Hub:
         before = self.head
         fresh: dict[UUID, list[Frame]] = {}
         incomplete, looking = set[UUID](), set[UUID]()
+        changed = set[UUID]()
         for entry in entries:
             feed_id = Feed.id_of(entry)
             if feed_id in self.channels:
@@ -159,7 +161,11 @@ class Hub:
                 for channel in self.judged_by(entry):
                     channel.note_rights(entry["rights_of"], entry["pos"])
                     looking.add(channel.feed.id)
+                if entry["rights_of"] == "*":
+                    self.changes.note(entry["workspace_id"], entry["pos"])
+                    changed.add(entry["workspace_id"])
             self.head = entry["pos"]
+        looking |= self.touched(changed, fresh)
         for feed_id in incomplete:
             fresh.pop(feed_id, None)
             looking.discard(feed_id)
@@ -173,19 +179,36 @@ class Hub:
         return taken
 
     def judged_by(self, entry: Any) -> Iterator[Channel]:
-        """Yield the channels whose readers' rights an entry may have changed.
+        """Yield the channels by which an entry's change of rights is noted.
 
-        Its workspace's; and, as a user's feed is seen by the user's rights in each workspace, that
-        user's, or every user's.
+        Its workspace's, and, as a user's feed is seen by the user's rights in each workspace, that
+        user's. What changes everybody's rights is noted once, in `changes`.
         """
         if channel := self.channels.get(entry["workspace_id"]):
             yield channel
         kind, _, principal_id = entry["rights_of"].partition(":")
-        if kind == "user":
-            if channel := self.channels.get(UUID(principal_id)):
-                yield channel
-        elif kind == "*":
-            yield from (c for c in self.channels.values() if c.feed.kind == "user")
+        if kind == "user" and (channel := self.channels.get(UUID(principal_id))):
+            yield channel
+
+    def touched(self, changed: set[UUID], fresh: Mapping[UUID, Sequence[Frame]]) -> set[UUID]:
+        """Return the users' feeds whose readers must look because of a workspace.
+
+        A reader holds something where everybody's rights changed: nobody else's stream is stopped
+        by that. Or it gets an event of a workspace where it held nothing when it looked.
+        """
+        found = set[UUID]()
+        if changed:
+            found |= {
+                feed_id
+                for feed_id, channel in self.channels.items()
+                if channel.feed.kind == "user" and channel.holds_in(changed)
+            }
+        for feed_id, frames in fresh.items():
+            channel = self.channels[feed_id]
+            if channel.feed.kind == "user" and not channel.knows(frames):
+                channel.note_rights(f"user:{feed_id}", frames[-1].pos)
+                found.add(feed_id)
+        return found
 
     def frame(self, feed_id: UUID, pos: int, event: Event) -> Frame:
         """Encode an event at its position in a feed."""
@@ -201,6 +224,7 @@ class Hub:
     def restart(self, epoch: int, head: int, retained_from: int) -> None:
         """Begin another epoch: what was kept belongs to positions that are no more."""
         self.epoch, self.head, self.retained_from = epoch, head, retained_from
+        self.changes.clear()
         for channel in self.channels.values():
             channel.forget(head, head)
 

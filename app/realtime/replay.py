@@ -48,7 +48,7 @@ class Source:
                 raise UserRequired("Only a signed-in user has a feed; send a user's access token.")
             _, [(grants,)] = await run(self.pool, self.scope, grants_alone, {})
             return self.of_user(grants)
-        async with self.pool.lend(self.scope.principal.name) as driver:
+        async with self.pool.lend(self.scope.principal.turn) as driver:
             return of_workspace(await access_on(driver, self.scope))
 
     async def has_changed(self, after: int) -> bool:

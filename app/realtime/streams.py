@@ -5,6 +5,7 @@ import contextlib
 import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from itertools import takewhile
 from typing import Self
 
 import msgspec
@@ -73,8 +74,8 @@ def busy() -> bytes:
 async def asking(hub: Hub, whose: str) -> AsyncIterator[None]:
     """Take one of the streams' turns at the database; waits and lasts 10 s in all.
 
-    `whose` is a principal, or an address before one is known: turns are fair among them. Raises
-    `Unavailable`.
+    `whose` is a principal's turn, or an address before one is known: turns are fair among them.
+    Raises `Unavailable`.
     """
     try:
         async with asyncio.timeout(ANSWER_SECONDS), hub.queries.of(whose):
@@ -112,6 +113,7 @@ class Stream:
         "replay",
         "sent_at",
         "tail",
+        "turn",
         "waiter",
     )
 
@@ -123,6 +125,7 @@ class Stream:
         wanted: Filter,
         *,
         principal: str,
+        turn: str,
         sight: Sight,
         last_event_id: str | None,
         ends_at: float | None,
@@ -136,6 +139,7 @@ class Stream:
         self.tail = tail
         self.feed = feed
         self.principal = principal
+        self.turn = turn
         self.last_event_id = last_event_id
         self.authorize = authorize
         self.replay = replay
@@ -201,7 +205,7 @@ class Stream:
             return self.reset(retry)
         self.pos, self.epoch = cursor.pos, cursor.epoch
         if self.has_changed is not None:
-            async with asking(hub, self.principal):
+            async with asking(hub, self.turn):
                 if await self.has_changed(self.pos):
                     return self.reload(retry)
         # No empty line after it: it belongs to the first message, whichever that will be.
@@ -209,7 +213,7 @@ class Stream:
 
     async def following(self) -> bytes | None:
         """Return what comes next, events or a heartbeat; None at the stream's end."""
-        hub = self.hub
+        hub, has_looked = self.hub, False
         while not (self.is_over or hub.is_closed or time.time() >= self.ends_at):
             if self.epoch != hub.epoch or self.pos < hub.retained_from - 1:
                 self.checked = BEFORE_ALL
@@ -219,20 +223,24 @@ class Stream:
                 await hub.pace.turn()
                 continue
             # The log itself says that rights may have changed: look before anything more is sent.
-            if self.must_look:
+            if self.must_look and not has_looked:
+                has_looked = True
                 if await self.look_up_rights():
                     return self.reload()
                 continue
+            has_looked = False
             if self.pos < self.channel.since:
                 if raw := await self.past():
                     return raw
                 continue
             # From here on nothing waits before the reader is parked, so nothing falls between.
-            message = self.newest()
+            message = self.looked_up() if (must_look := self.must_look) else self.newest()
             self.pos = message.until
             if message.count:
                 hub.counts.deliveries += message.count
                 return message.raw
+            if must_look:
+                continue
             message = await self.parked()
             self.pos = message.until
             if message.raw and self.epoch == hub.epoch and time.time() < self.ends_at:
@@ -242,7 +250,20 @@ class Stream:
     @property
     def must_look(self) -> bool:
         """Whether the reader's rights may have changed since they were looked up."""
-        return self.channel.authority_over(self.principal) > self.checked
+        if self.channel.authority_over(self.principal) > self.checked:
+            return True
+        return self.feed.kind == "user" and self.hub.changes.are_newer(
+            self.group.sight.grants, self.checked
+        )
+
+    def looked_up(self) -> Message:
+        """Join what the ring has up to the position at which the reader's rights were looked up.
+
+        They may have changed again since. Without this, changes that come faster than a look-up
+        takes would hold a reader for as long as they come.
+        """
+        newer = self.channel.after(self.pos)
+        return self.group.join(takewhile(lambda f: f.pos <= self.checked, newer), self.pos)
 
     def newest(self) -> Message:
         """Join what the ring has after the reader's position, once for all who stand there."""
@@ -270,7 +291,7 @@ class Stream:
     async def look_up_rights(self) -> bool:
         """Look up what the reader may see now, and until when; says if it must load anew."""
         head = self.hub.head
-        async with asking(self.hub, self.principal):
+        async with asking(self.hub, self.turn):
             sight, ends_at = await self.authorize()
         if ends_at is not None:
             self.ends_at = min(self.ends_at, ends_at)
@@ -294,7 +315,7 @@ class Stream:
         self.hub.counts.replays += not self.has_replayed
         self.has_replayed = True
         try:
-            async with asking(self.hub, self.principal):
+            async with asking(self.hub, self.turn):
                 sight, frames = await self.replay(self.pos, until)
         except Expired:
             return self.reset()

@@ -153,7 +153,7 @@ async def verify(read: Read, limiter: Limiter, asked: s.ApiKeyVerification) -> s
     if reason == "valid":
         try:
             limiter.spend(f"api_key:{found.id}", found.rate_limit_per_minute)
-            await note_use(read.pool, found.id, read.scope.principal.name)
+            await note_use(read.pool, found.id, read.scope.principal.turn)
         except RateLimited:
             reason = "rate_limited"
     return s.ApiKeyVerdict(reason == "valid", reason, rows[0][-2], found)

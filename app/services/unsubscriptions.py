@@ -8,8 +8,6 @@ from app.settings import Settings
 
 PREFIX = "annex_ut_"
 """By which scanners and our own logs know a token."""
-WHO = "unsubscribe"
-"""Who takes turns at the database where no principal is known."""
 
 
 def unsubscribe_url(settings: Settings, token: str) -> str:
@@ -21,7 +19,10 @@ def unsubscribe_url(settings: Settings, token: str) -> str:
 END = Compiled(select(func.annex.unsubscribe(bindparam("hash", type_=LargeBinary))))
 
 
-async def end(pool: Pool, token: str) -> None:
-    """End what a token stands for; for anybody who has it. Raises `NotFound`."""
-    async with pool.lend(WHO) as driver:
+async def end(pool: Pool, token: str, whose: str) -> None:
+    """End what a token stands for; for anybody who has it. Raises `NotFound`.
+
+    `whose` is the client's address, which takes turns at the database where no principal is known.
+    """
+    async with pool.lend(whose) as driver:
         await driver.fetch(END.sql, *END.arguments({"hash": hash_of(token)}))

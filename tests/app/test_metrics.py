@@ -204,3 +204,21 @@ async def test_a_slow_statement_is_logged_and_counted_without_its_parameters(
     assert found["annex_slow_queries_total"] >= 1
     assert "select pg_sleep($1), $2::text" in said
     assert "a parameter" not in said
+
+
+async def test_a_slow_transaction_is_logged_without_its_claims(
+    own_database: TestDatabase, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with running(own_database, slow_query_seconds=1e-9, log_level="warning") as made:
+        async with calling(made) as callers:
+            user = await callers.user(email="ünï@exämple.com")
+            body = {"name": "A workspace"}
+            answer = await user.client.post(
+                "/api/v1/workspaces", json=body, headers={"Idempotency-Key": "k"}
+            )
+            assert answer.status_code == 201
+    said = capsys.readouterr().err
+    assert "begin" in said
+    assert "commit" in said
+    for secret in ("exämple", "ünï", str(user.user_id), "request.jwt.claims', E'"):
+        assert secret not in said

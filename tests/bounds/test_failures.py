@@ -1,5 +1,7 @@
 """What is not known to be the caller's fault is ours: logged, and a 500 without a detail."""
 
+from uuid import UUID
+
 import asyncpg
 import pytest
 
@@ -26,6 +28,51 @@ async def test_an_error_of_the_database_that_nobody_planned_is_ours(
         with pytest.raises(asyncpg.PostgresError) as raised:
             await connection.execute(statement)
     assert isinstance(read(raised.value), InternalError)
+
+
+TIMEOUTS = {
+    "lock_timeout": "select from annex.limits for update",
+    "statement_timeout": "select pg_sleep(5)",
+}
+
+
+@pytest.mark.parametrize("setting", TIMEOUTS)
+async def test_a_time_limit_of_the_database_is_a_503_that_says_when_to_come_back(
+    setting: str, database: TestDatabase
+) -> None:
+    async with database.connect("postgres") as holder, database.connect("postgres") as waiting:
+        async with holder.transaction():
+            await holder.execute("lock table annex.limits")
+            await waiting.execute(f"set {setting} = 50")
+            with pytest.raises(asyncpg.PostgresError) as raised:
+                await waiting.execute(TIMEOUTS[setting])
+    problem = read(raised.value)
+    assert (problem.status, problem.code) == (503, "unavailable")
+    assert int(problem.headers["Retry-After"]) > 0
+
+
+def test_every_time_limit_that_postgres_has_is_unavailable() -> None:
+    kinds = [k for n, k in vars(asyncpg).items() if "Timeout" in n or n.startswith("LockNot")]
+    assert len(kinds) >= 4
+    assert {read(kind("late")).code for kind in [*kinds, asyncpg.QueryCanceledError]} == {
+        "unavailable"
+    }
+
+
+async def test_a_row_that_another_holds_is_a_503_and_free_again_a_200(
+    tenant: Tenant, database: TestDatabase
+) -> None:
+    client = tenant.owner.client
+    async with database.connect("postgres") as holder:
+        await holder.execute("begin")
+        await holder.execute(
+            "select from annex.workspaces where id = $1 for update", UUID(tenant.id)
+        )
+        answer = await client.patch(tenant.path, json={"name": "New"})
+        await holder.execute("rollback")
+    assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+    assert int(answer.headers["retry-after"]) > 0
+    assert (await client.patch(tenant.path, json={"name": "New"})).status_code == 200
 
 
 def test_a_recursion_of_ours_is_ours_and_one_of_a_body_the_callers() -> None:

@@ -12,6 +12,7 @@ ROWS = {
     *(f"M{n}" for n in range(1, 11)),
     *(f"R{n}" for n in range(1, 9)),
     *("chunks", "lists", "allow", "origins", "claims", "zones", "gzip", "offsets", "binary"),
+    *("roles", "unread", "locks", "keys", "begin", "strangers", "codings"),
     *("delete", "profiles", "worker", "slug"),
 }
 

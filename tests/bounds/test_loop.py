@@ -171,7 +171,7 @@ async def test_what_is_due_to_10000_readers_at_once_leaves_no_long_turn(
     streams = [
         Stream(
             hub, nothing, Feed("workspace", workspace), EVERYTHING,
-            principal=f"user:{n}", sight=sight, last_event_id=None, ends_at=None,
+            principal=f"user:{n}", turn=f"user:{n}", sight=sight, last_event_id=None, ends_at=None,
             authorized_at=0, authorize=nothing, replay=nothing, describe=nothing,
         )
         for n in range(count)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from app.http import protocol
 from tests.conftest import Callers, Running, TestDatabase, new_tenant, running
 from tests.realtime.reader import lent
 
@@ -152,6 +154,78 @@ async def test_what_is_not_http_is_a_problem(limited: Running) -> None:
     ):
         status, problem = await ask(limited, sent)
         assert (status, problem["code"]) == (400, "invalid_request")
+
+
+CHUNKS = b"2\r\n{}\r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("coding", "expected"),
+    [
+        (b"chunked", 401),
+        (b"Chunked ", 401),
+        *((coding, 400) for coding in (b"xchunked", b"chunkedx", b"identity", b"gzip", b"", b",")),
+        *((coding, 400) for coding in (b"gzip, chunked", b"chunked, gzip", b"chunked, chunked")),
+    ],
+)
+async def test_a_transfer_coding_other_than_chunked_is_refused_at_once(
+    limited: Running, coding: bytes, expected: int
+) -> None:
+    head = b"POST /api/v1/workspaces HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    head += b"Connection: close\r\nTransfer-Encoding: " + coding + b"\r\n\r\n"
+    reader, writer = await connect(limited)
+    writer.write(head + CHUNKS)
+    # Earlier than any deadline of a body.
+    status, problem = await answer(reader, LIMITS["body_seconds"] - 0.5)
+    writer.close()
+    assert (status, problem["status"]) == (expected, expected)
+
+
+async def test_answers_that_a_client_does_not_read_are_bounded(
+    database: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bound = 12 * 2**20
+    monkeypatch.setattr(protocol, "MAX_UNREAD_BYTES", bound)
+    async with running(database) as live:
+        limits = live.app.connections
+        get = b"GET /docs/assets/scalar.js HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        expected = await whole(live, get)
+        assert len(expected) > 2**20
+        connections = [await stalled(live, get) for _ in range(10)]
+        while not limits.refused["unread"]:
+            await asyncio.sleep(0.01)
+        [held] = limits.unread.values()
+        assert sum(each.unread_bytes for each in held) <= bound
+        # The newest goes on where it stood, and nobody else is in its way.
+        *_, (reader, _) = connections
+        assert (await reader.read()).partition(b"\r\n\r\n")[2] == expected
+        assert await whole(live, get) == expected
+        for _, writer in connections:
+            writer.close()
+        while limits.unread:
+            await asyncio.sleep(0.01)
+
+
+async def stalled(live: Running, sent: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Send a request, and read no more of the answer than a buffer takes."""
+    host, port = live.url.removeprefix("http://").split(":")
+    taking = socket.socket()
+    taking.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    taking.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(taking, (host, int(port)))
+    reader, writer = await asyncio.open_connection(sock=taking, limit=4096)
+    writer.write(sent)
+    await asyncio.sleep(0.02)
+    return reader, writer
+
+
+async def whole(live: Running, sent: bytes) -> bytes:
+    """Return an answer's body, read as fast as it comes."""
+    reader, writer = await connect(live)
+    writer.write(sent)
+    raw = await reader.read()
+    writer.close()
+    return raw.partition(b"\r\n\r\n")[2]
 
 
 async def test_http_1_0_gets_no_chunks(limited: Running) -> None:

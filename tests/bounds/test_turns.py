@@ -6,6 +6,8 @@ from collections import Counter
 
 import pytest
 
+from app.database import pools
+from app.database.pools import Probe
 from app.database.turns import Turns
 from tests.conftest import Callers, Tenant, TestDatabase, new_tenant, running
 from tests.realtime.reader import lent, until
@@ -92,3 +94,90 @@ async def opens(tenant: Tenant) -> None:
     """Open a stream."""
     async with tenant.owner.client.stream("GET", f"{tenant.path}/stream") as answer:
         assert answer.status_code == 200
+
+
+async def test_keys_of_one_workspace_share_a_turn(database: TestDatabase) -> None:
+    async with running(database) as server:
+        callers = Callers(server)
+        loud, quiet = [await new_tenant(callers) for _ in range(2)]
+        keys = [await callers.key(loud.id, "workspace:read", "events:read") for _ in range(3)]
+        other = await callers.key(quiet.id, "workspace:read", "events:read")
+        for key in keys:
+            assert (await key.client.get(f"{loud.path}/events")).status_code == 200
+        turns = server.app.state.runtime.database.api.turns
+        while turns.take_now(f"workspace:{loud.id}"):
+            pass
+        waiting = [asyncio.create_task(k.client.get(f"{loud.path}/events")) for k in keys]
+        assert (await other.client.get(f"{quiet.path}/events")).status_code == 200
+        # A user of the workspace is a principal of their own.
+        assert (await loud.owner.client.get(f"{loud.path}/events")).status_code == 200
+        assert not any(task.done() for task in waiting)
+        while turns.under_way[f"workspace:{loud.id}"]:
+            turns.give(f"workspace:{loud.id}")
+        assert [r.status_code for r in await asyncio.gather(*waiting)] == [200] * 3
+        await callers.close()
+
+
+async def test_keys_of_one_workspace_share_a_rate(database: TestDatabase) -> None:
+    async with running(database, rate_limit_workspace_requests=6) as server:
+        callers = Callers(server)
+        loud, quiet = [await new_tenant(callers) for _ in range(2)]
+        keys = [await callers.key(loud.id, "workspace:read", "events:read") for _ in range(3)]
+        answers = [await k.client.get(f"{loud.path}/events") for _ in range(3) for k in keys]
+        assert [a.status_code for a in answers] == [200] * 6 + [429] * 3
+        assert answers[-1].json()["code"] == "rate_limited"
+        assert int(answers[-1].headers["retry-after"]) > 0
+        async with keys[0].client.stream("GET", f"{loud.path}/stream") as stream:
+            assert stream.status_code == 429
+        other = await callers.key(quiet.id, "workspace:read", "events:read")
+        assert (await other.client.get(f"{quiet.path}/events")).status_code == 200
+        assert (await loud.owner.client.get(f"{loud.path}/events")).status_code == 200
+        await callers.close()
+
+
+async def test_strangers_who_ask_if_a_server_is_ready_cost_one_question_together(
+    database: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(database) as server:
+        probe, asked = server.app.state.runtime.database.probe, 0
+        ask = type(probe).ask
+
+        async def count(self: Probe) -> str | None:
+            nonlocal asked
+            asked += 1
+            fault: str | None = await ask(self)
+            return fault
+
+        monkeypatch.setattr(Probe, "ask", count)
+        monkeypatch.setattr(pools, "PROBE_SECONDS", 60.0)
+        callers = Callers(server)
+        client = callers.client()
+        answers = await asyncio.gather(*(client.get("/health/ready") for _ in range(20)))
+        assert {a.status_code for a in answers} == {200}
+        assert asked <= 1
+        # A later one is asked anew, and what is wrong then is told to all.
+        probe.asked_at -= 120
+        async with contextlib.AsyncExitStack() as lent:
+            for _ in range(server.settings.pool_size):
+                await lent.enter_async_context(probe.pool.lend())
+            answers = await asyncio.gather(*(client.get("/health/ready") for _ in range(5)))
+        assert {a.status_code for a in answers} == {503}
+        assert {a.json()["detail"] for a in answers} == {answers[0].json()["detail"]}
+        assert int(answers[0].headers["retry-after"]) > 0
+        probe.asked_at -= 120
+        assert (await client.get("/health/ready")).status_code == 200
+        await callers.close()
+
+
+async def test_unknown_tokens_of_mails_are_budgeted(database: TestDatabase) -> None:
+    form = {"List-Unsubscribe": "One-Click"}
+    async with running(database, max_failures_per_address=5) as server:
+        callers = Callers(server)
+        stranger = callers.client()
+        answers = [
+            await stranger.post(f"/unsubscribe?token=annex_ut_{n:043}", data=form) for n in range(7)
+        ]
+        assert [a.status_code for a in answers] == [404] * 5 + [429] * 2
+        assert answers[-1].json()["code"] == "too_many_failures"
+        assert int(answers[-1].headers["retry-after"]) > 0
+        await callers.close()

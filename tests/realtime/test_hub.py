@@ -1,5 +1,6 @@
 """The hub by itself: what it keeps, whom it wakes, and with what."""
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -10,13 +11,14 @@ import msgspec
 import pytest
 
 from app.filters import EVERYTHING, Filter
-from app.realtime import channels
+from app.realtime import channels, feeds
 from app.realtime import hub as hubs
 from app.realtime.channels import Channel, finish
 from app.realtime.cursors import Cursors
 from app.realtime.feeds import Feed, Sight
 from app.realtime.hub import Hub
 from app.realtime.messages import Message
+from app.realtime.streams import Stream
 
 WORKSPACE = UUID("0190b000-0000-7000-8000-000000000001")
 SEVEN, EIGHT = UUID(int=7), UUID(int=8)
@@ -322,3 +324,98 @@ async def test_a_full_hub_admits_nobody_until_a_place_is_free() -> None:
     hub.release()
     assert not hub.admit()
     assert hub.counts.refused == 2
+
+
+def personal(user_id: UUID, pos: int, workspace_id: UUID = WORKSPACE) -> Mapping[str, Any]:
+    return row(pos, user_id=user_id, workspace_id=workspace_id)
+
+
+def test_a_change_in_a_workspace_stops_only_those_who_hold_something_there(hub: Hub) -> None:
+    elsewhere = Sight({UUID(int=1): frozenset({"events:read"}), UUID(int=2): frozenset()})
+    concerned = join(hub, feed=Feed("user", SEVEN), sight=READER)
+    strangers = join(hub, feed=Feed("user", EIGHT), sight=elsewhere)
+    publish(hub, [personal(EIGHT, 1, UUID(int=1)), row(2, rights_of="*")])
+    assert [m.raw for m in concerned.got] == [b""]
+    assert [m.count for m in strangers.got] == [1]
+    assert hub.changes.are_newer(READER.grants, 1)
+    assert not hub.changes.are_newer(READER.grants, 2)
+    assert not hub.changes.are_newer(elsewhere.grants, 0)
+
+
+def test_an_event_of_a_workspace_that_a_reader_did_not_know_makes_it_look(hub: Hub) -> None:
+    reader = join(hub, feed=Feed("user", SEVEN), sight=READER)
+    publish(hub, [personal(SEVEN, 1), personal(SEVEN, 2, UUID(int=2))])
+    assert [m.raw for m in reader.got] == [b""]
+    assert hub.channels[SEVEN].authority_over(f"user:{SEVEN}") == 2
+
+
+def test_of_more_changes_than_are_remembered_every_workspace_counts_as_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(feeds, "MAX_CHANGED", 3)
+    changes = feeds.Changes()
+    for n in range(1, 6):
+        changes.note(UUID(int=n), n)
+    assert len(changes.found) == 3
+    assert changes.are_newer([UUID(int=99)], 1)
+    assert not changes.are_newer([UUID(int=99)], 2)
+    assert changes.are_newer([UUID(int=5)], 4)
+
+
+async def test_changes_that_come_faster_than_a_look_up_hold_no_reader(hub: Hub) -> None:
+    """A look-up counts for what lay before it, whatever changes meanwhile."""
+    nothing: Any = None
+    looks, at = 0, 0
+
+    async def authorize() -> tuple[Sight, float | None]:
+        nonlocal looks, at
+        looks += 1
+        at += 1
+        publish(hub, [row(at, rights_of="*", user_id=None)])
+        return READER, None
+
+    stream = Stream(
+        hub, nothing, Feed("user", SEVEN), EVERYTHING,
+        principal=f"user:{SEVEN}", turn=f"user:{SEVEN}", sight=READER, last_event_id=None,
+        ends_at=None, authorized_at=0, authorize=authorize, replay=nothing, describe=nothing,
+    )  # fmt: skip
+    assert b"event: cursor" in await anext(stream)
+    got = b""
+    for n in range(3):
+        at += 2
+        publish(hub, [row(at - 1, rights_of="*"), row(at, user_id=SEVEN, data={"n": n})])
+        async with asyncio.timeout(5):
+            got += await anext(stream)
+        assert b'"n":%d' % n in got
+    assert got.count(b"data: ") == 3
+    assert looks >= 3
+
+
+async def test_what_comes_after_a_change_waits_for_a_look_that_began_after_it(hub: Hub) -> None:
+    nothing: Any = None
+    blind = Sight({})
+    at = 0
+
+    async def authorize() -> tuple[Sight, float | None]:
+        nonlocal at
+        sight = READER if at < 3 else blind
+        if at < 3:
+            at = 4
+            # While it is looked up, the right ends, and something else comes.
+            publish(hub, [row(3, rights_of=f"user:{SEVEN}"), row(4, data={"n": "after"})])
+        return sight, None
+
+    stream = Stream(
+        hub, nothing, FEED, EVERYTHING,
+        principal=f"user:{SEVEN}", turn=f"user:{SEVEN}", sight=READER, last_event_id=None,
+        ends_at=None, authorized_at=0, authorize=authorize, replay=nothing, describe=nothing,
+    )  # fmt: skip
+    await anext(stream)
+    at = 2
+    publish(hub, [row(1, rights_of="*"), row(2, data={"n": "before"})])
+    async with asyncio.timeout(5):
+        assert b'"before"' in await anext(stream)
+    waiting = asyncio.ensure_future(anext(stream))
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    waiting.cancel()
