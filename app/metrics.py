@@ -10,7 +10,7 @@ from pathlib import Path
 
 from app.database.pools import Database
 from app.errors import RateLimited, TooManyFailures
-from app.http.budgets import PublishBudget, StreamBudget
+from app.http.budgets import AnswerBudget, PublishBudget, StreamBudget
 from app.http.limits import Failures, Limiter
 from app.http.protocol import Connections
 from app.realtime.hub import Hub
@@ -87,13 +87,14 @@ def refusals(
     failures: Failures,
     streams: StreamBudget,
     publishing: PublishBudget,
+    answers: AnswerBudget,
 ) -> dict[str, int]:
     """Return how often each limit refused something, by the problem's code."""
     return {
         **connections.refused,
         **streams.refused,
         **publishing.refused,
-        RateLimited.code: limiter.refused,
+        RateLimited.code: limiter.refused + answers.refused,
         TooManyFailures.code: failures.refused,
     }
 
