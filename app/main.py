@@ -20,7 +20,7 @@ from app.database.check import check_database
 from app.database.pools import Database
 from app.http.addresses import Addresses
 from app.http.application import Application, StrictRequest, check_request
-from app.http.budgets import PublishBudget, StreamBudget
+from app.http.budgets import AnswerBudget, PublishBudget, StreamBudget
 from app.http.idempotency import provide_once
 from app.http.limits import Failures, Limiter
 from app.http.protocol import Connections
@@ -106,8 +106,10 @@ async def lifespan(settings: Settings, app: Litestar) -> AsyncIterator[None]:
         failures = Failures(settings)
         signer = Signer(settings.signing_key, settings.issuer)
         streams, publishing = StreamBudget(settings), PublishBudget(settings)
-        limiter = Limiter(settings)
-        refused = partial(refusals, app.connections, limiter, failures, streams, publishing)
+        limiter, answers = Limiter(settings), AnswerBudget(settings)
+        refused = partial(
+            refusals, app.connections, limiter, failures, streams, publishing, answers
+        )
         watchdog = Watchdog()
         tasks = [
             *tail.tasks(),
@@ -129,6 +131,7 @@ async def lifespan(settings: Settings, app: Litestar) -> AsyncIterator[None]:
             failures=failures,
             streams=streams,
             publishing=publishing,
+            answers=answers,
             tokens=Tokens(settings, http, signer),
             signer=signer,
             tickets=Tickets(settings.secret_key),

@@ -12,7 +12,7 @@ import asyncpg
 
 from app.database.pools import Database
 from app.errors import RateLimited, TooManyFailures, Unavailable
-from app.http.budgets import PublishBudget, StreamBudget
+from app.http.budgets import AnswerBudget, PublishBudget, StreamBudget
 from app.http.limits import Failures, Limiter
 from app.http.protocol import Connections
 from app.realtime.hub import Hub
@@ -90,13 +90,14 @@ def refusals(
     failures: Failures,
     streams: StreamBudget,
     publishing: PublishBudget,
+    answers: AnswerBudget,
 ) -> dict[str, int]:
     """Return how often each limit refused something, by the problem's code."""
     return {
         **connections.refused,
         **streams.refused,
         **publishing.refused,
-        RateLimited.code: limiter.refused,
+        RateLimited.code: limiter.refused + answers.refused,
         TooManyFailures.code: failures.refused,
     }
 

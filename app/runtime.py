@@ -9,7 +9,7 @@ from app.auth.signing import Signer
 from app.auth.tickets import Tickets
 from app.auth.tokens import Tokens
 from app.database.pools import Database
-from app.http.budgets import PublishBudget, StreamBudget
+from app.http.budgets import AnswerBudget, PublishBudget, StreamBudget
 from app.http.limits import Failures, Limiter
 from app.http.protocol import Connections
 from app.metrics import Metrics
@@ -36,6 +36,7 @@ class Runtime(msgspec.Struct, frozen=True):
     failures: Failures
     streams: StreamBudget
     publishing: PublishBudget
+    answers: AnswerBudget
     tokens: Tokens
     signer: Signer
     tickets: Tickets

@@ -113,14 +113,15 @@ class Removal(Base):
             name="removals_workspace_id_fkey",
             ondelete="CASCADE",
         ),
-        ForeignKeyConstraint(
-            ["user_id"],
-            ["annex.profiles.user_id"],
-            name="removals_user_id_fkey",
-            ondelete="CASCADE",
+        CheckConstraint("octet_length(email_hash) = 32", name="removals_email_hash_check"),
+        Index(
+            "removals_email_hash_idx",
+            "workspace_id",
+            "email_hash",
+            postgresql_where=text("email_hash IS NOT NULL"),
         ),
-        Index("removals_user_id_idx", "user_id"),
     )
     workspace_id: Mapped[UUID] = mapped_column(primary_key=True)
     user_id: Mapped[UUID] = mapped_column(primary_key=True)
+    email_hash: Mapped[bytes | None]
     removed_at: Mapped[datetime] = mapped_column(server_default=text("now()"))

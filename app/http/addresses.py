@@ -118,7 +118,9 @@ def bucket(address: Address) -> str:
 
 
 def network(text: str) -> Network:
-    """Read an address or a CIDR block; raises `ValueError`."""
+    """Read an address or a CIDR block; raises `ValueError`, for an IPv6 zone too."""
+    if "%" in text:
+        raise ValueError("a zone is known to one machine alone")
     found = ip_network(text.strip(), strict=False)
     if isinstance(found, IPv6Network) and (mapped := found.network_address.ipv4_mapped):
         return IPv4Network((mapped, max(0, found.prefixlen - 96)))

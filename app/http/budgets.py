@@ -1,12 +1,13 @@
-"""Budgets of what tenants share: streams and their filters, and what they publish."""
+"""Budgets of what tenants share: streams, filters, what they publish, and answers kept for them."""
 
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable
 from uuid import UUID
 
-from app.errors import TooManyEvents, TooManyFilters, TooManyStreams
+from app.errors import RateLimited, TooManyEvents, TooManyFilters, TooManyStreams
 from app.http.limits import MAX_CALLERS, Buckets
+from app.principals import Principal
 from app.settings import Settings
 
 STREAM_RETRY_SECONDS = 10
@@ -116,3 +117,40 @@ class PublishBudget:
         self.known[principal, ws] = workspace_id
         if len(self.known) > MAX_CALLERS:
             self.known.popitem(last=False)
+
+
+class AnswerBudget:
+    """Counts the bytes of the answers that are kept for idempotency keys, in 24 hours.
+
+    Of each user and operator, and of all API keys of a workspace together. Counted once they are
+    kept, so that the last one may exceed it. Each process holds its part of the limit.
+    """
+
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+        part = max(1, settings.max_kept_answer_bytes // settings.processes)
+        self.bytes = Buckets(part, 24 * 60 * 60, clock)
+        self.refused = 0
+
+    def check(self, principal: Principal) -> None:
+        """Raise `RateLimited` while there is no room for another answer."""
+        tokens = self.bytes.tokens(whose(principal))
+        if tokens >= 1:
+            return
+        self.refused += 1
+        wait = self.bytes.wait(tokens)
+        raise RateLimited(
+            f"More than {self.bytes.capacity} bytes of answers are kept for your idempotency keys "
+            f"of 24 hours; wait {wait} s, or send the request without one.",
+            headers={"Retry-After": str(wait)},
+        )
+
+    def count(self, principal: Principal, size: int) -> None:
+        """Count an answer that was kept."""
+        self.bytes.spend(whose(principal), size)
+
+
+def whose(principal: Principal) -> str:
+    """Name who pays: making more keys makes no more room."""
+    if principal.kind == "api_key":
+        return f"workspace:{principal.workspace_id}"
+    return principal.name

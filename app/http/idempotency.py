@@ -18,6 +18,8 @@ from app.database.reads import Of
 from app.database.statements import AnySelect, Compiled
 from app.database.work import Work, Write, Writing
 from app.errors import InvalidRequest, KeyReused, RequestInProgress
+from app.http.budgets import AnswerBudget
+from app.runtime import runtime_of
 
 KEPT = timedelta(hours=24)
 IdempotencyKey = Annotated[
@@ -64,6 +66,7 @@ class Once(msgspec.Struct, frozen=True):
     """A POST's way to write, once for its idempotency key; keys are per principal and route."""
 
     write: Write
+    budget: AnswerBudget
     key: str | None
     route: str
     fingerprint: bytes
@@ -80,15 +83,20 @@ class Once(msgspec.Struct, frozen=True):
         The answer is stored in the call's own transaction, so it exists exactly if its effects do.
         Only a success is kept: a failed request may be sent again. Of the answer's fields, those
         named in `secrets` are never stored, nor those of its items: a replay has null in their
-        place. Raises `RequestInProgress` while the first still runs, `KeyReused` for another body.
+        place. Raises `RequestInProgress` while the first still runs, `KeyReused` for another body,
+        `RateLimited` when the caller's kept answers have no room for another one.
         """
         if self.key is None:
             return answer(await self.write.call(build, values))
+        principal, size = self.write.scope.principal, 0
         async with self.write.work() as work:
             response = await self.kept(work)
             if response is None:
+                self.budget.check(principal)
                 response = answer(await work.call(build, values))
-                await self.keep(work, response, secrets)
+                size = await self.keep(work, response, secrets)
+        if size:
+            self.budget.count(principal, size)
         return response
 
     def route_of(self, work: Work) -> str:
@@ -119,19 +127,23 @@ class Once(msgspec.Struct, frozen=True):
             media_type="application/json",
         )
 
-    async def keep(self, work: Work, response: Response[Any], secrets: Sequence[str]) -> None:
-        """Store an answer without its secrets; takes the place of one that has expired."""
-        content = without(response.content, secrets)
+    async def keep(self, work: Work, response: Response[Any], secrets: Sequence[str]) -> int:
+        """Store an answer without its secrets, in the place of one that has expired.
+
+        Returns its bytes.
+        """
+        body = msgspec.json.encode(without(response.content, secrets))
         kept = {
             "fingerprint": self.fingerprint,
             "status": response.status_code or 201,
             "headers": {
                 n: v for n, v in response.headers.items() if n.lower() in ("etag", "location")
             },
-            "body": msgspec.json.encode(content),
+            "body": body,
             "expires_at": datetime.now(UTC) + KEPT,
         }
         await work.fetch(KEEP, {**self.mine(work), **kept})
+        return len(body)
 
     def mine(self, work: Work) -> dict[str, str]:
         """Return what an answer is stored under."""
@@ -154,10 +166,11 @@ async def provide_once(
 ) -> Once:
     """Give a POST its idempotency key; reads the body, before any transaction is opened."""
     route = f"{request.method} {request.scope['path']}"
+    budget = runtime_of(request).answers
     if idempotency_key is None:
-        return Once(write, None, route, b"")
+        return Once(write, budget, None, route, b"")
     content = request.headers.get("content-type", "").encode() + b"\n" + await request.body()
-    return Once(write, unquote(idempotency_key), route, hashlib.sha256(content).digest())
+    return Once(write, budget, unquote(idempotency_key), route, hashlib.sha256(content).digest())
 
 
 def unquote(key: str) -> str:

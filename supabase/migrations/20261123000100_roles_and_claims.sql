@@ -118,7 +118,7 @@ $$;
 
 -- The first number of an advisory lock: a class for each use, so that no key of one use can be another's lock.
 create function annex.lock_class(use text) returns integer language sql immutable parallel safe as $$
-  select 1095653376 + array_position(array['sequencer', 'partitions', 'expiry', 'idempotency', 'mails'], use)
+  select 1095653376 + array_position(array['partitions', 'expiry', 'idempotency', 'mails'], use)
 $$;
 grant execute on function annex.lock_class(text) to annex_api, annex_worker;
 
@@ -140,10 +140,25 @@ end
 $$;
 grant execute on function annex.check_numbers(jsonb) to annex_api;
 
--- How long a document is as text, for checks. Its numbers are looked at before it is printed. One expression, so that a
--- check takes it in; the exact look is taken only where a number is zero, tiny or huge.
+-- Refuse a document of more than 1 MiB as it is stored, which no check allows as text: to print it, or to search its
+-- numbers, takes a multiple of its size. Says nothing of a smaller one: a planner may ask before the size was compared.
+create function annex.refuse_size(document jsonb) returns integer
+language plpgsql immutable parallel safe set search_path = pg_catalog, pg_temp as $$
+begin
+  if pg_column_size(document #> '{}') > 1048576 then
+    raise exception 'A document is larger than 1 MiB.'
+      using errcode = 'program_limit_exceeded', constraint = 'too_large';
+  end if;
+  return null;
+end
+$$;
+grant execute on function annex.refuse_size(jsonb) to annex_api;
+
+-- How long a document is as text, for checks. Its size and its numbers are looked at before it is printed. One expression, so
+-- that a check takes it in; the exact look is taken only where a number is zero, tiny or huge. #> unpacks what is compressed.
 create function annex.json_bytes(document jsonb) returns integer language sql immutable parallel safe
 return case
+  when pg_column_size(document #> '{}') > 1048576 then annex.refuse_size(document)
   when not document @? 'strict $.** ? (@ > 1e300 || @ < 1e-300 && (@ > -1e-300 || @ < -1e300))'
     or annex.check_numbers(document) then octet_length(document::text)
 end;

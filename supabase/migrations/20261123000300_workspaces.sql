@@ -349,6 +349,17 @@ begin
 end
 $$;
 
+-- Raise if a list is longer than a number of items. For Annex's own functions.
+create function annex.require_few(items text[], most integer) returns void
+language plpgsql immutable as $$
+begin
+  if cardinality(items) > most then
+    raise exception 'A list has more than % items.', most
+      using errcode = 'program_limit_exceeded', constraint = 'invalid_request';
+  end if;
+end
+$$;
+
 -- The calling user; raises for every other caller. For Annex's own functions.
 create function annex.require_user() returns uuid
 language plpgsql stable as $$
@@ -408,6 +419,8 @@ declare
   held record;
   named text;
 begin
+  -- Before each item costs a look-up: their callers hold the workspace's lock.
+  perform annex.require_few(require_within.permissions, 100), annex.require_few(require_within.grantable, 101);
   select g.permissions, g.grantable into held from annex.grants(require_within.workspace_id) g;
   if not coalesce(require_within.permissions <@ held.permissions, false)
     or ('*' = any (require_within.grantable) and not '*' = any (held.grantable))
@@ -578,6 +591,7 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   before annex.members := annex.lock_member(update_member.workspace_id, member_id, 'members:manage', versions);
 begin
+  perform annex.refuse_size(metadata_patch);
   if member_id is distinct from annex.user_id() then
     perform annex.require_grantable(update_member.workspace_id, before.role);
   elsif new_status <> before.status then
@@ -680,8 +694,9 @@ end
 $$;
 grant execute on function annex.put_role(uuid, text, text, text[], text[], integer[], boolean) to annex_api, authenticated;
 
--- Delete a workspace's own role, which nobody holds. Whoever might give it has one less to give. Raises forbidden,
--- not_grantable, not_found, role_in_use, precondition_failed.
+-- Delete a workspace's own role, which nobody holds. Whoever might give it has one less to give, and what offers it ends:
+-- joining rules and open invitations name it by its key, and so would offer another role of that key later. Raises
+-- forbidden, not_grantable, not_found, role_in_use, precondition_failed.
 create function annex.delete_role(workspace_id uuid, key text, versions integer[] default null) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
@@ -692,6 +707,9 @@ begin
   end if;
   perform annex.require_grantable(delete_role.workspace_id, delete_role.key);
   perform annex.require_version(before.version, versions);
+  delete from annex.join_rules j where j.workspace_id = delete_role.workspace_id and j.role = before.key;
+  update annex.invitations i set status = 'revoked', token_hash = null
+  where i.workspace_id = delete_role.workspace_id and i.role = before.key and i.status in ('requested', 'pending');
   delete from annex.roles r where r.id = before.id;
   update annex.roles r set grantable = array_remove(r.grantable, before.key)
   where r.workspace_id = delete_role.workspace_id and before.key = any (r.grantable);

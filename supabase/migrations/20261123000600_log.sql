@@ -100,8 +100,8 @@ end
 $$;
 grant execute on function annex.open_log(integer, bigint) to annex_worker;
 
--- Give positions to what is pending, oldest first; returns to how many. Whoever gets the lock is the sequencer, everybody
--- else is told 0. Must run by itself in autocommit: a position that was handed out before its COMMIT could be seen and
+-- Give positions to what is pending, oldest first; returns to how many. Whoever locks the log's state is the sequencer,
+-- everybody else is told 0: a row's lock, as every session may take an advisory one, and so could stop the log. Must run by itself in autocommit: a position that was handed out before its COMMIT could be seen and
 -- then be lost.
 -- Each lane, personal events and all others, fills at least half a batch if it can. A reader follows either a workspace
 -- or a user, and so one lane: within it, positions follow the ids, and what was written under an entity's lock is read in
@@ -121,14 +121,15 @@ begin
   if current_setting('transaction_isolation') <> 'read committed' then
     raise exception 'annex.sequence needs READ COMMITTED' using errcode = 'invalid_transaction_state';
   end if;
-  if not exists (select from annex.pending)
-    or not pg_try_advisory_xact_lock(annex.lock_class('sequencer'), 0)
-  then
+  if not exists (select from annex.pending) then
+    return 0;
+  end if;
+  select l.head into was from annex.log_state l for update skip locked;
+  if not found then
     return 0;
   end if;
   -- A position must not be handed out and then be lost in a crash.
   perform set_config('synchronous_commit', 'on', true);
-  select l.head into was from annex.log_state l for update;
   with lanes as (
     (select p.ctid, p.is_personal, row_number() over (order by p.id) as place
       from annex.pending p where not p.is_personal order by p.id limit max_rows)

@@ -228,6 +228,24 @@ end
 $$;
 grant execute on function annex.publish_events(uuid, jsonb, boolean) to annex_api;
 
+-- A row as its event tells it: documents (metadata, preferences) of more than 2 KiB by their size and hash, in `digests`.
+-- They say nothing of rights, and a trail that no workspace can shorten would grow by both versions with each change.
+create function annex.digest_documents(record jsonb) returns jsonb
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+declare
+  digests jsonb;
+begin
+  select jsonb_object_agg(c.key, jsonb_build_object(
+    'bytes', octet_length(c.value::text), 'sha256', encode(sha256(convert_to(c.value::text, 'UTF8')), 'hex')
+  )) into digests
+  from jsonb_each(record) c where jsonb_typeof(c.value) = 'object' and octet_length(c.value::text) > 2048;
+  if digests is null then
+    return record;
+  end if;
+  return record - array(select jsonb_object_keys(digests)) || jsonb_build_object('digests', digests);
+end
+$$;
+
 -- AFTER trigger of Annex's own tables: every change is an event, whoever writes, after the row's lock was taken.
 -- Arguments: the noun, the words for insert, update and delete, the permission that seeing it takes, and the columns of
 -- which a change is one of rights. Columns that end in _hash are never told.
@@ -271,7 +289,7 @@ begin
   subject := noun || ':' || (row_now ->> case noun when 'member' then 'user_id' else 'id' end);
   perform annex.append_event(
     ws, 'annex.' || noun || '.' || verb, subject,
-    jsonb_build_object('record', row_now, 'previous', was),
+    jsonb_build_object('record', annex.digest_documents(row_now), 'previous', annex.digest_documents(was)),
     permission => tg_argv[4],
     rights_of => case when tg_op <> 'UPDATE' or was ?| string_to_array(tg_argv[5], ' ') then
       case noun

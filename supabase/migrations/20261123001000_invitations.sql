@@ -76,17 +76,52 @@ create index invitations_expires_at_idx on annex.invitations (expires_at) where 
 create index profiles_email_idx on annex.profiles (annex.fold_email(email));
 
 -- Whom somebody else removed from a workspace. They come back only by a later invitation to their address: neither links,
--- nor older invitations, nor joining rules let them in.
+-- nor older invitations, nor joining rules let them in. A removal outlives the account, or to delete that and sign up again
+-- would end it: no foreign key, and a hash of the address, which names nobody and is of no use in another workspace.
 create table annex.removals (
   workspace_id uuid not null,
   user_id uuid not null,
+  email_hash bytea,
   removed_at timestamptz not null default now(),
   constraint removals_pkey primary key (workspace_id, user_id),
   constraint removals_workspace_id_fkey foreign key (workspace_id) references annex.workspaces (id) on delete cascade,
-  constraint removals_user_id_fkey foreign key (user_id) references annex.profiles (user_id) on delete cascade
+  constraint removals_email_hash_check check (octet_length(email_hash) = 32)
 );
-create index removals_user_id_idx on annex.removals (user_id);
+create index removals_email_hash_idx on annex.removals (workspace_id, email_hash) where email_hash is not null;
 
+-- The hash by which a workspace knows an address again.
+create function annex.hash_email(workspace_id uuid, email text) returns bytea
+language sql immutable parallel safe as $$
+  select sha256(convert_to(workspace_id::text || ':' || annex.fold_email(email), 'UTF8'))
+$$;
+
+-- When a user was last removed from a workspace, under this account or, by its address, under an earlier one; null for never.
+create function annex.removed_at(workspace_id uuid, user_id uuid, email text) returns timestamptz
+language sql stable as $$
+  select max(found.moment) from (
+    select r.removed_at as moment from annex.removals r
+    where r.workspace_id = removed_at.workspace_id and r.user_id = removed_at.user_id
+    union all
+    select r.removed_at from annex.removals r
+    where r.workspace_id = removed_at.workspace_id
+      and r.email_hash = annex.hash_email(removed_at.workspace_id, removed_at.email)
+  ) found
+$$;
+
+-- Remember that a user was removed from a workspace, or refused.
+create function annex.add_removal(workspace_id uuid, user_id uuid) returns void
+language sql volatile as $$
+  insert into annex.removals (workspace_id, user_id, email_hash)
+  values (
+    add_removal.workspace_id, add_removal.user_id,
+    (select annex.hash_email(add_removal.workspace_id, u.email) from annex.find_user(add_removal.user_id) u)
+  )
+  on conflict (workspace_id, user_id) do update
+    set removed_at = now(), email_hash = coalesce(excluded.email_hash, removals.email_hash)
+$$;
+
+create trigger invitations_role before insert or update of workspace_id, role on annex.invitations
+  for each row execute function annex.check_role();
 create trigger invitations_touch before update on annex.invitations for each row execute function annex.touch();
 create trigger invitations_record after insert or update or delete on annex.invitations
   for each row execute function
@@ -96,12 +131,11 @@ create trigger invitations_record after insert or update or delete on annex.invi
 create function annex.record_removal() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
-  if old.user_id is distinct from annex.user_id() then
-    insert into annex.removals (workspace_id, user_id)
-    select old.workspace_id, old.user_id
-    where exists (select from annex.workspaces w where w.id = old.workspace_id)
-      and exists (select from annex.profiles p where p.user_id = old.user_id)
-    on conflict (workspace_id, user_id) do update set removed_at = now();
+  if old.user_id is distinct from annex.user_id()
+    and exists (select from annex.workspaces w where w.id = old.workspace_id)
+    and exists (select from annex.profiles p where p.user_id = old.user_id)
+  then
+    perform annex.add_removal(old.workspace_id, old.user_id);
   end if;
   return null;
 end
@@ -171,7 +205,9 @@ begin
   end if;
   insert into annex.profiles (user_id, email) values (admit.user_id, admit.email) on conflict do nothing;
   insert into annex.members (workspace_id, user_id, role) values (workspace.id, admit.user_id, admit.role);
-  delete from annex.removals r where r.workspace_id = workspace.id and r.user_id = admit.user_id;
+  delete from annex.removals r
+  where r.workspace_id = workspace.id
+    and (r.user_id = admit.user_id or r.email_hash = annex.hash_email(workspace.id, admit.email));
 end
 $$;
 
@@ -219,6 +255,8 @@ begin
     raise exception 'between 1 and 100 addresses' using errcode = 'program_limit_exceeded';
   end if;
   workspace := annex.lock_workspace(create_invitations.workspace_id);
+  -- Asked again under the lock: the role may be gone, and with it what offered it.
+  perform annex.require_grantable(create_invitations.workspace_id, create_invitations.role);
   if exists (
     select from unnest(asked) e where not coalesce(annex.email_domain(e) = any (workspace.allowed_email_domains), true)
   ) then
@@ -317,8 +355,7 @@ begin
     raise exception 'The invitation has been answered.' using errcode = 'check_violation', constraint = 'invitation_closed';
   end if;
   if invitation.status = 'requested' and invitation.user_id is not null then
-    insert into annex.removals (workspace_id, user_id) values (invitation.workspace_id, invitation.user_id)
-    on conflict (workspace_id, user_id) do update set removed_at = now();
+    perform annex.add_removal(invitation.workspace_id, invitation.user_id);
   end if;
   update annex.invitations i set status = 'revoked', token_hash = null where i.id = invitation.id;
 end
@@ -400,10 +437,9 @@ begin
     and workspace.id is not null and workspace.deleted_at is null
     and annex.may_give(invitation.workspace_id, invitation.invited_by, invitation.role)
     and coalesce(annex.email_domain(is_open.email) = any (workspace.allowed_email_domains), true)
-    and not exists (
-      select from annex.removals r
-      where r.workspace_id = invitation.workspace_id and r.user_id = is_open.user_id
-        and (invitation.email is null or r.removed_at >= invitation.created_at)
+    and coalesce(
+      annex.removed_at(invitation.workspace_id, is_open.user_id, is_open.email)
+        < case when invitation.email is null then '-infinity' else invitation.created_at end, true
     ), false
   );
 end

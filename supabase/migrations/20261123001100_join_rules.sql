@@ -62,6 +62,8 @@ create table annex.join_rules (
 );
 create index join_rules_workspace_id_idx on annex.join_rules (workspace_id, id desc);
 
+create trigger join_rules_role before insert or update of workspace_id, role on annex.join_rules
+  for each row execute function annex.check_role();
 create trigger join_rules_record after insert or update or delete on annex.join_rules
   for each row execute function
   annex.record_change('join_rule', 'created', 'updated', 'deleted', 'invitations:read', '');
@@ -97,6 +99,8 @@ begin
       using errcode = 'insufficient_privilege', constraint = 'domain_not_claimable';
   end if;
   workspace := annex.lock_workspace(create_join_rule.workspace_id);
+  -- Asked again under the lock: the role may be gone, and with it what offered it.
+  perform annex.require_grantable(create_join_rule.workspace_id, create_join_rule.role);
   if (select count(*) from annex.join_rules j where j.workspace_id = workspace.id) >= 100 then
     raise exception 'The workspace has 100 joining rules; delete some.'
       using errcode = 'program_limit_exceeded', constraint = 'limit_reached';
@@ -142,9 +146,7 @@ language sql stable as $$
     and not exists (
       select from annex.members m where m.workspace_id = j.workspace_id and m.user_id = matching_rules.user_id
     )
-    and not exists (
-      select from annex.removals r where r.workspace_id = j.workspace_id and r.user_id = matching_rules.user_id
-    )
+    and annex.removed_at(j.workspace_id, matching_rules.user_id, matching_rules.email) is null
 $$;
 
 -- What the calling user may join by a rule. At most two, as a domain and a provider have one rule each.

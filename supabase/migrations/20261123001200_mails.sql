@@ -53,9 +53,11 @@ create index mails_created_at_idx on annex.mails (created_at);
 alter table annex.mails enable row level security, force row level security;
 create policy mails_owner on annex.mails to annex_owner using (true) with check (true);
 
--- Lease the invitations' mails that are due to one worker, oldest first. A mailbox gets so many mails in 24 hours, of all workspaces
--- together; more wait, and nobody is told. What nobody needs any more is closed. One worker at a time, so that two cannot
--- both count to the limit. A lease is longer than the worker may take; if it ends, the mail is sent again.
+-- Lease the invitations' mails that are due to one worker, oldest first. A mailbox gets so many mails in 24 hours, of all
+-- workspaces together; more wait, and nobody is told. Of these, the workspaces of one creator send a third at most; their
+-- first one goes out up to twice the limit, so that no tenant uses up what another one needs. What nobody needs any more is
+-- closed. One worker at a time, so that two cannot both count to the limit. A lease is longer than the worker may take; if
+-- it ends, the mail is sent again.
 create function annex.lease_mails(max_rows integer, lease_seconds integer, mailbox_limit integer)
 returns table (
   mail_id uuid, lease_id uuid, recipient text, attempts integer, workspace_name text, invited_by_name text, role_name text,
@@ -66,6 +68,8 @@ declare
   lease uuid := gen_random_uuid();
   waiting record;
   leased uuid[] := '{}';
+  of_all integer;
+  of_theirs integer;
 begin
   if not pg_try_advisory_xact_lock(annex.lock_class('mails'), 0) then
     return;
@@ -76,18 +80,21 @@ begin
     and i.id = m.invitation_id and w.id = m.workspace_id
     and (i.status <> 'pending' or i.expires_at <= now() or w.deleted_at is not null);
   for waiting in
-    select m.id, annex.mailbox(m.recipient) as mailbox from annex.mails m
+    select m.id, annex.mailbox(m.recipient) as mailbox, coalesce(w.created_by, w.id) as tenant
+    from annex.mails m join annex.workspaces w on w.id = m.workspace_id
     where m.sent_at is null and m.failed_at is null and m.next_attempt_at <= now()
       and coalesce(m.leased_until <= now(), true) and m.invitation_id is not null
     order by m.next_attempt_at limit 1000
   loop
     exit when cardinality(leased) >= max_rows;
     -- Whatever was tried counts, also what failed or was sent anew: the mail may have arrived.
-    if mailbox_limit > (
-      select count(*) from annex.mails x
-      where annex.mailbox(x.recipient) = waiting.mailbox and x.id <> waiting.id and x.invitation_id is not null
-        and x.leased_until > now() - interval '24 hours'
-    ) then
+    select count(*), count(*) filter (where coalesce(w.created_by, w.id) = waiting.tenant) into of_all, of_theirs
+    from annex.mails x join annex.workspaces w on w.id = x.workspace_id
+    where annex.mailbox(x.recipient) = waiting.mailbox and x.id <> waiting.id and x.invitation_id is not null
+      and x.leased_until > now() - interval '24 hours';
+    if of_theirs = 0 and of_all < 2 * mailbox_limit
+      or of_theirs < greatest(mailbox_limit / 3, 1) and of_all < mailbox_limit
+    then
       update annex.mails m
       set lease_id = lease, leased_until = now() + make_interval(secs => lease_seconds), attempts = m.attempts + 1
       where m.id = waiting.id;

@@ -312,6 +312,10 @@ begin
         from annex.suppressions s
         where s.event_id = trace_event.event_id and s.workspace_id = trace_event.workspace_id
           and s.user_id > after
+          -- Of a stranger nothing is said, as of an id that is nobody's: or it would tell who has an account.
+          and (s.reason <> 'not_a_member'
+            or exists (select from annex.members m where m.workspace_id = s.workspace_id and m.user_id = s.user_id)
+            or exists (select from annex.removals r where r.workspace_id = s.workspace_id and r.user_id = s.user_id))
         order by s.user_id limit max_rows
       )
     ) t

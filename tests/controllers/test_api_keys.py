@@ -143,6 +143,8 @@ def test_scanners_recognise_a_key_and_nothing_else() -> None:
         {"permissions": ["all"]},
         {"name": ""},
         {"allowed_addresses": ["nowhere"]},
+        {"allowed_addresses": ["fe80::1%eth0"]},
+        {"allowed_addresses": ["fe80::%1/64"]},
         {"allowed_addresses": ["10.0.0.0/33"]},
         {"allowed_addresses": ["10.0.0.1"] * 51},
         {"rate_limit_per_minute": 0},

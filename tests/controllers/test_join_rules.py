@@ -8,7 +8,16 @@ import httpx
 import pytest
 
 from tests.conftest import Caller, Callers, Tenant, add_member, new_tenant
-from tests.controllers.test_invitations import RESPOND, code, execute, issue, listed, remove, roles
+from tests.controllers.test_invitations import (
+    RESPOND,
+    code,
+    execute,
+    issue,
+    link,
+    listed,
+    remove,
+    roles,
+)
 
 MINE = "/api/v1/me/join-rules"
 
@@ -235,6 +244,47 @@ async def test_who_was_removed_does_not_join_by_a_rule(callers: Callers, tenant:
     [made] = await issue(tenant.owner, tenant, str(user.email))
     body = {"token": made["token"], "accept": True}
     assert (await user.client.post(RESPOND, json=body)).status_code == 200
+
+
+@pytest.mark.parametrize("way", ["removed", "refused"])
+async def test_a_new_account_does_not_end_a_removal(
+    way: str, callers: Callers, tenant: Tenant
+) -> None:
+    """The address is known again by its hash; the account's profile is gone."""
+    rule, domain = await rule_of(callers, tenant, needs_approval=way == "refused")
+    user = await someone(callers, domain)
+    old_link = await link(tenant, max_uses=5)
+    await join(user, rule)
+    if way == "removed":
+        await remove(callers, tenant, user)
+    else:
+        [request] = [i for i in (await listed(tenant)).values() if i["email"] == user.email]
+        await tenant.owner.client.delete(f"{tenant.path}/invitations/{request['id']}")
+    await execute(callers, "delete from auth.users where id = $1", user.user_id)
+    again = await callers.user(email=str(user.email))
+    assert await offers(again) == []
+    assert code(await join(again, rule)) == (404, "not_found")
+    body = {"token": old_link, "accept": True}
+    assert code(await again.client.post(RESPOND, json=body)) == (410, "invitation_gone")
+    async with callers.server.database.connect("postgres") as admin:
+        kept = await admin.fetch(
+            "select r::text from annex.removals r where workspace_id = $1", UUID(tenant.id)
+        )
+    assert len(kept) == 1
+    assert str(user.email) not in str(kept)
+    # Others with the domain's addresses join, and elsewhere the address is nobody's.
+    if way == "removed":
+        assert (await join(await someone(callers, domain), rule)).status_code == 200
+    elsewhere = await new_tenant(callers)
+    body = {"token": await link(elsewhere), "accept": True}
+    assert (await again.client.post(RESPOND, json=body)).status_code == 200
+    # A later invitation lets them in, and the removal is forgotten.
+    [made] = await issue(tenant.owner, tenant, str(user.email))
+    body = {"token": made["token"], "accept": True}
+    assert (await again.client.post(RESPOND, json=body)).status_code == 200
+    async with callers.server.database.connect("postgres") as admin:
+        left = "select count(*) from annex.removals where workspace_id = $1"
+        assert await admin.fetchval(left, UUID(tenant.id)) == 0
 
 
 async def test_who_left_may_come_back(callers: Callers, tenant: Tenant) -> None:

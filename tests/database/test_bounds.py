@@ -9,7 +9,7 @@ FIXED = re.compile(
     r"^\| (?P<bound>[\d,]+) \| [^|]+ \| `annex\.(?P<function>\w+)` \|$", re.MULTILINE
 )
 RAISED = r">=? (\d+) then\s+raise exception (?:(?!raise).)+? constraint = 'limit_reached'"
-STORED = re.compile(r"^\| (?P<name>\w+) \| (?P<value>\d+) \| ", re.MULTILINE)
+STORED = re.compile(r"^\| (?P<name>\w+) \| (?P<value>[\d,]+) \| ", re.MULTILINE)
 RAISING = """
 select p.proname, p.prosrc from pg_proc p
 where p.pronamespace = 'annex'::regnamespace and p.prosrc like '%limit_reached%'
@@ -29,7 +29,7 @@ async def test_fixed_bounds_are_those_of_the_functions(database: TestDatabase) -
 
 async def test_bounds_of_the_installation_are_those_of_its_table(database: TestDatabase) -> None:
     section = PAGE[PAGE.index("| row of annex.limits |") :].partition("\n\n")[0]
-    stated = {found["name"]: int(found["value"]) for found in STORED.finditer(section)}
+    stated = {f["name"]: int(f["value"].replace(",", "")) for f in STORED.finditer(section)}
     sql = "".join(p.read_text() for p in (ROOT / "supabase" / "migrations").glob("*.sql"))
     inserted = sql.partition("insert into annex.limits (name, value) values ")[2].partition(";")[0]
     rows = re.findall(r"\('(\w+)', (\d+)\)", inserted)

@@ -301,7 +301,7 @@ async def test_no_use_of_an_advisory_lock_is_anothers(catalog: Connection) -> No
         " regexp_matches(prosrc, 'lock_class\\(.([a-z]+).\\)', 'g') m"
         " where pronamespace = 'annex'::regnamespace"
     )
-    assert {row["use"] for row in classes} == {"sequencer", "partitions", "expiry", "mails"}
+    assert {row["use"] for row in classes} == {"partitions", "expiry", "mails"}
     assert None not in {row["number"] for row in classes}
     assert len({row["number"] for row in classes}) == len(classes)
     assert await catalog.fetchval("select annex.lock_class('nothing known')") is None

@@ -1,3 +1,4 @@
+import hashlib
 import json
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
@@ -116,6 +117,30 @@ async def test_an_event_tells_the_row_and_what_was_before(scene: Scene) -> None:
     data: dict[str, Any] = json.loads(event["data"])
     assert data["previous"] == {"name": "Test", "metadata": {}}
     assert (data["record"]["name"], data["record"]["version"]) == ("New", 2)
+
+
+@pytest.mark.parametrize("table", ["workspaces", "members", "api_keys"])
+async def test_an_event_tells_a_large_document_by_its_size_and_hash(
+    table: str, scene: Scene
+) -> None:
+    change = f"update annex.{table} set metadata = $1 {scene.one(table)} returning metadata::text"
+    small, large = {"plan": "x" * 2000}, {"plan": "x" * 8000}
+    texts = [await scene.admin.fetchval(change, json.dumps(d)) for d in (small, large, small)]
+    assert all(texts)
+    told = [json.loads(event["data"]) for event in await scene.drawn()]
+    digest = {"bytes": len(texts[1]), "sha256": hashlib.sha256(texts[1].encode()).hexdigest()}
+    assert [d["record"].get("metadata") for d in told] == [small, None, small]
+    assert [d["record"].get("digests") for d in told] == [None, {"metadata": digest}, None]
+    assert told[1]["previous"] == {"metadata": small}
+    assert told[2]["previous"] == {"digests": {"metadata": digest}}
+
+
+async def test_an_event_tells_all_rights_however_many(scene: Scene) -> None:
+    many = [f"role-{n}-{'x' * 50}" for n in range(100)]
+    change = f"update annex.roles set grantable = $1 {scene.one('roles')}"
+    await scene.admin.execute(change, many)
+    (event,) = await scene.drawn()
+    assert json.loads(event["data"])["record"]["grantable"] == many
 
 
 async def test_an_event_names_who_made_the_change(database: TestDatabase, scene: Scene) -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
@@ -270,6 +271,68 @@ async def test_an_entity_has_one_column_for_its_role(admin: Connection) -> None:
         " group by 1"
     )
     assert all(len(names) == 1 for _, names in columns), columns
+
+
+async def test_nothing_offers_a_role_that_was_deleted(scene: Scene) -> None:
+    """A role made anew under the same key is another one, and nobody offered it."""
+    role = {"key": "guest", "name": "Guest", "permissions": ["workspace:read"]}
+    await insert(scene.admin, "roles", "id", workspace_id=scene.workspace, **role)
+    soon = datetime.now(UTC) + timedelta(hours=1)
+    rows: dict[str, list[dict[str, Any]]] = {
+        "roles.grantable": [
+            {
+                "key": "host",
+                "name": "Host",
+                "permissions": ["workspace:read"],
+                "grantable": ["guest"],
+            }
+        ],
+        "api_keys.grantable": [
+            {
+                "name": "k",
+                "prefix": uuid4().hex[:12],
+                "secret_hash": bytes(32),
+                "permissions": ["workspace:read"],
+                "grantable": ["guest"],
+            }
+        ],
+        "join_rules.role": [
+            {"kind": "domain", "value": f"d{uuid4().hex[:8]}.example", "role": "guest"}
+        ],
+        "invitations.role": [
+            {
+                "email": f"{status}@example.com" if status != "link" else None,
+                "role": "guest",
+                "status": "pending" if status == "link" else status,
+                "token_hash": uuid4().bytes * 2,
+                "expires_at": soon,
+            }
+            for status in ("pending", "requested", "link")
+        ],
+    }
+    # By a foreign key's worth: who holds a role keeps it (role_in_use).
+    named = await scene.admin.fetch(
+        "select c.relname || '.' || a.attname from pg_attribute a join pg_class c on"
+        " c.oid = a.attrelid where c.relnamespace = 'annex'::regnamespace and c.relkind in"
+        " ('r', 'p') and a.attname in ('role', 'grantable')"
+    )
+    assert {row[0] for row in named} == {*rows, "members.role"}
+    for place, made in rows.items():
+        for columns in made:
+            await insert(scene.admin, place.split(".")[0], workspace_id=scene.workspace, **columns)
+    async with scene.database.connect("annex_api", user(scene.owner)) as connection:
+        await connection.execute("select annex.delete_role($1, 'guest')", scene.workspace)
+    for place in rows:
+        table, column = place.split(".")
+        is_open = " and status in ('pending', 'requested')" if table == "invitations" else ""
+        left = await scene.admin.fetchval(
+            f"select count(*) from annex.{table} where workspace_id = $1"
+            f" and 'guest' = any ({column if column == 'grantable' else 'array[role]'}){is_open}",
+            scene.workspace,
+        )
+        assert left == 0, place
+    live = "select count(*) from annex.invitations where workspace_id = $1 and token_hash <> ''"
+    assert await scene.admin.fetchval(live, scene.workspace) == 0
 
 
 async def test_only_a_membership_goes_with_its_user(admin: Connection) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from tests.conftest import TestDatabase
 from tests.database.conftest import (
+    OPERATOR,
     Claims,
     Connection,
     fan_out,
@@ -182,6 +183,38 @@ async def test_a_role_is_given_or_deleted_and_never_both(
     dangling = (
         "select count(*) from annex.members m where m.workspace_id = $1 and m.role = 'guest'"
         " and not exists (select from annex.roles r where r.workspace_id = $1 and r.key = 'guest')"
+    )
+    assert await admin.fetchval(dangling, workspace) == 0
+
+
+OFFERS = {
+    "join_rules": "select annex.create_join_rule($1, 'domain', $2 || '.example', 'guest')",
+    "invitations": "select annex.create_invitations("
+    "$1, null, array[decode(repeat($2, 2), 'hex')], 'guest', 1, 1, false, 1)",
+}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("is_offered_first", [True, False])
+@pytest.mark.parametrize("table", OFFERS)
+async def test_a_role_is_offered_or_deleted_and_never_both(
+    table: str, is_offered_first: bool, level: str, database: TestDatabase, admin: Connection
+) -> None:
+    owner = await new_user(admin)
+    workspace = await new_workspace(admin, owner)
+    guest: dict[str, Any] = {"key": "guest", "name": "G", "permissions": ["workspace:read"]}
+    await insert(admin, "roles", workspace_id=workspace, **guest)
+    offer = Step(OPERATOR, OFFERS[table], (workspace, uuid4().hex))
+    delete = Step(user(owner), "select annex.delete_role($1, 'guest')", (workspace,))
+    steps = (offer, delete) if is_offered_first else (delete, offer)
+    first, second = await race(database, admin, level, *steps)
+    assert first == "done"
+    assert second in ("done" if is_offered_first else "unknown_role", "SerializationError")
+    open_ones = " and status = 'pending'" if table == "invitations" else ""
+    dangling = (
+        f"select count(*) from annex.{table} o where o.workspace_id = $1 and o.role = 'guest'"
+        f"{open_ones} and not exists (select from annex.roles r where r.workspace_id = $1"
+        " and r.key = 'guest')"
     )
     assert await admin.fetchval(dangling, workspace) == 0
 

@@ -698,6 +698,13 @@ def test_no_text_becomes_a_link_markup_or_a_header(text: str, locale: str) -> No
     assert "evil.example" not in plain
 
 
+async def test_a_trace_tells_nothing_of_a_stranger(post: Post) -> None:
+    member, stranger = await post.member(), await post.callers.user()
+    await stranger.client.post("/api/v1/workspaces", json={"name": "Theirs"})
+    event = await post.notify(member, stranger, stranger._replace(user_id=uuid4()))
+    assert {t["user_id"] for t in (await post.trace(event))["data"]} == {str(member.user_id)}
+
+
 async def test_a_trace_is_read_page_by_page_by_auditors(post: Post) -> None:
     users = [await post.member() for _ in range(4)]
     gone, off = users[:2]
