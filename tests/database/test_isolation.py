@@ -57,7 +57,7 @@ class Tenants(NamedTuple):
         match table:
             case "workspaces":
                 return "id", self.theirs
-            case "profiles":
+            case "profiles" | "erasures":
                 return "user_id", self.them
             case "idempotency_keys":
                 return "principal", f"user:{self.them}"
@@ -102,6 +102,7 @@ async def tenants(admin: Connection) -> Tenants:
     await admin.execute("insert into annex.readers (name) values ('test') on conflict do nothing")
     for owner in (me, them):
         await remember(admin, f"user:{owner}")
+        await insert(admin, "erasures", "user_id", user_id=owner)
     return made
 
 
