@@ -20,6 +20,7 @@ from uvicorn.protocols.http.httptools_impl import (
 
 from app.errors import HeadersTooLarge, InvalidRequest, Problem, RequestTimeout, TooManyConnections
 from app.http.addresses import Addresses
+from app.http.unread import Unread
 from app.problems import describe_at
 from app.settings import Settings
 
@@ -31,8 +32,6 @@ GRACE_SECONDS = 5.0
 """A body may be slower than its rate at first, and the rate is checked as often."""
 LINGER_SECONDS = 1.0
 """A refused connection stays half open this long, as a reset could overtake the answer."""
-MAX_UNREAD_BYTES = 16 * 1024 * 1024
-"""Of answers that one client does not take, over all of its connections."""
 OVERHEAD = 8
 """Bytes on the wire for a byte of a chunked body; more only serves to keep a server busy."""
 
@@ -48,8 +47,8 @@ class Connections:
         self.body_rate = settings.body_bytes_per_second
         self.per_address = max(1, settings.max_connections_per_address // settings.processes)
         self.open = Counter[str]()
-        self.unread = dict[str | None, dict[Protocol, None]]()
-        """Connections with an answer that is not taken, of each client; the oldest first."""
+        self.unread = dict[str | None, Unread[Protocol]]()
+        """Of each client that does not take an answer."""
         self.refused = Counter[str]()
 
     def enter(self, address: str | None) -> bool:
@@ -69,21 +68,17 @@ class Connections:
 
     def hold(self, connection: "Protocol", client: str | None) -> None:
         """Note that a client does not take an answer; ends the oldest ones if it holds too much."""
-        held = self.unread.setdefault(client, {})
-        held[connection] = None
-        size = sum(each.unread_bytes for each in held)
-        while size > MAX_UNREAD_BYTES and len(held) > 1:
-            oldest = next(iter(held))
-            size -= oldest.unread_bytes
+        held = self.unread.setdefault(client, Unread())
+        held.add(connection)
+        for oldest in held.excess():
             self.refused["unread"] += 1
-            self.let_go(oldest, client)
             oldest.transport.abort()
 
     def let_go(self, connection: "Protocol", client: str | None) -> None:
         """Note that a client took an answer, or is gone."""
         if (held := self.unread.get(client)) is not None:
-            held.pop(connection, None)
-            if not held:
+            held.remove(connection)
+            if not held.sizes:
                 del self.unread[client]
 
     @property

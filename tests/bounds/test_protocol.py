@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 import pytest
 
-from app.http import protocol
 from tests.conftest import Callers, Running, TestDatabase, new_tenant, running
 from tests.realtime.reader import lent
 
@@ -185,7 +184,7 @@ async def test_answers_that_a_client_does_not_read_are_bounded(
     database: TestDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bound = 12 * 2**20
-    monkeypatch.setattr(protocol, "MAX_UNREAD_BYTES", bound)
+    monkeypatch.setattr("app.http.unread.MAX_UNREAD_BYTES", bound)
     async with running(database) as live:
         limits = live.app.connections
         get = b"GET /docs/assets/scalar.js HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
@@ -195,7 +194,7 @@ async def test_answers_that_a_client_does_not_read_are_bounded(
         while not limits.refused["unread"]:
             await asyncio.sleep(0.01)
         [held] = limits.unread.values()
-        assert sum(each.unread_bytes for each in held) <= bound
+        assert sum(each.unread_bytes for each in held.sizes) <= bound
         # The newest goes on where it stood, and nobody else is in its way.
         *_, (reader, _) = connections
         assert (await reader.read()).partition(b"\r\n\r\n")[2] == expected
