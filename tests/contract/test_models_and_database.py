@@ -213,4 +213,27 @@ def test_models_agree_until_something_changes(case: Case, server_url: str, tmp_p
             assert told == (set(expected.split()), set(expected.split())), change
 
 
+@pytest.mark.parametrize(
+    ("condition", "dropped"),
+    [
+        ({"callable_": lambda *_, dialect, **__: dialect.name != "postgresql"}, set()),
+        ({"callable_": lambda *_, **__: (_ for _ in ()).throw(AttributeError("bind"))}, set()),
+        ({"dialect": "sqlite"}, set()),
+        ({"dialect": "postgresql"}, {"DB210"}),
+    ],
+)
+def test_an_index_that_postgres_need_not_have(
+    condition: dict[str, Any], dropped: set[str], server_url: str, tmp_path: Path
+) -> None:
+    metadata = MetaData()
+    index = Index("t_n_idx", "n", unique=True).ddl_if(**condition)
+    table = Table("t", metadata, key(), Column("n", Integer), index)
+    ddl = f"{CreateTable(table).compile(dialect=models.DIALECT)};"
+    assert codes(server_url, tmp_path, metadata, ddl) == (dropped, dropped)
+    ddl += "CREATE UNIQUE INDEX t_n_idx ON t (n);"
+    assert codes(server_url, tmp_path, metadata, ddl) == (set(), set())
+    changed = ddl.replace("UNIQUE", "")
+    assert codes(server_url, tmp_path, metadata, changed) == ({"DB210"}, {"DB210"})
+
+
 COVERED = {"DB240": (["a sequence of its own"], ["a sequence of its own"])}

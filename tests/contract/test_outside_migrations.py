@@ -56,6 +56,8 @@ async def main():
 
 asyncio.run(main())
 """
+# SQLAlchemy writes the statement and a link after what is wrong.
+RAISES = "from sqlalchemy.exc import *; raise DataError('X', None, Exception('no such table.'))"
 SECTION = '[tool.alembic-readonly-check]\nmetadata = "notes_models:metadata"\n'
 
 
@@ -129,6 +131,7 @@ def test_a_command_of_the_projects_own_migrates(folder: Path) -> None:
     [
         ('["no-such-program"]', "no-such-program cannot be run"),
         ('["python", "-c", "raise SystemExit(\'not today\')"]', "failed: not today"),
+        (f'["python", "-c", "{RAISES}"]', "Error: (builtins.Exception) no such table.\n"),
         ('["python", "-c", ""]', "The command made no table in public of the scratch"),
     ],
 )

@@ -162,6 +162,7 @@ class Index(Placed):
     nulls_distinct: bool = True
     valid: bool = True
     options: tuple[str, ...] = ()
+    optional: bool = field(default=False, compare=False)
 
     def __str__(self) -> str:
         keys = ", ".join(str(key) for key in self.keys)

@@ -199,7 +199,8 @@ class Tables(Objects):
         for name, mine, theirs in matched(wanted.indexes, held.indexes, shape):
             subject = f"{wanted.name}.{name}"
             if mine is None or theirs is None:
-                self.missing("index", subject, mine, theirs)
+                if not any(index and index.optional for index in (mine, theirs)):
+                    self.missing("index", subject, mine, theirs)
                 continue
             for kind, code in self.index(names, mine, theirs):
                 self.say(kind, subject, mine, theirs, "index differs", code=code)

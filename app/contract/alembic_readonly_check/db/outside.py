@@ -23,6 +23,7 @@ LIMIT_SECONDS = 600
 _URL = re.compile(r"\s*(postgres(?:ql)?(?:\+\w+)?)://")
 # An address, a service or its file would lead elsewhere than PGHOST.
 _DROPPED = ("PGHOSTADDR", "PGSERVICE", "PGSERVICEFILE")
+_TRACEBACK = "Traceback (most recent call last):"
 _HINT = " Revisions that ask the database cannot be rendered; let `scratch.command` run them."
 
 # Alembic writes the SQL of all its revisions; offline it opens no connection of its own.
@@ -39,8 +40,8 @@ command.upgrade(held, "heads", sql=True)
 def migrate(config: Config, database: URL) -> str:
     """Run the project's command on a scratch database, or render its Alembic revisions as SQL.
 
-    Returns the SQL that is still to be carried out. Raises `CannotCheck` with the last line that
-    the process wrote if it fails.
+    Returns the SQL that is still to be carried out. Raises `CannotCheck` with the error that the
+    process wrote if it fails.
     """
     scratch = config.scratch
     if scratch.command:
@@ -129,10 +130,19 @@ def _run(config: Config, database: URL, command: Sequence[str]) -> str:
     except (OSError, subprocess.TimeoutExpired) as error:
         raise CannotCheck(f"{command[0]} cannot be run: {error}.") from None
     if done.returncode:
-        lines = (done.stderr or done.stdout).strip().splitlines() or ["it said nothing"]
+        reason = _reason(done.stderr.strip() or done.stdout.strip())
         name = config.scratch.alembic or " ".join(command)
         hint = "" if config.scratch.command else _HINT
-        if "No module named 'psycopg" in lines[-1]:
+        if "No module named 'psycopg" in reason:
             hint = " Set `scratch.driver` to the driver you have, as postgresql+psycopg."
-        raise CannotCheck(f"The migrations of {name} failed: {lines[-1]}.{hint}")
+        raise CannotCheck(f"The migrations of {name} failed: {reason}.{hint}")
     return done.stdout
+
+
+def _reason(text: str) -> str:
+    """Return the first line of the last traceback's error, else the last line, without its stop."""
+    lines = [line for line in text.splitlines() if line.strip()] or ["it said nothing"]
+    # SQLAlchemy's errors end with the statement and a link, which say nothing of what is wrong.
+    starts = [number for number, line in enumerate(lines) if line == _TRACEBACK]
+    error = [line for line in lines[starts[-1] + 1 :] if line[0] != " "] if starts else []
+    return (error or lines[-1:])[0].strip().rstrip(".")

@@ -295,6 +295,7 @@ def _merged(described: Table, compiled: Table | None) -> Table:
     if compiled is None:
         return described
     columns = {column.name: column for column in described.columns}
+    optional = {index.name for index in described.indexes if index.optional}
     return replace(
         compiled,
         columns=tuple(
@@ -314,7 +315,10 @@ def _merged(described: Table, compiled: Table | None) -> Table:
         uniques=_named(compiled.uniques, described.uniques),
         checks=_named(compiled.checks, described.checks),
         exclusions=_named(compiled.exclusions, described.exclusions),
-        indexes=_whole(compiled.indexes, described.indexes),
+        indexes=tuple(
+            replace(index, optional=index.name in optional)
+            for index in _whole(compiled.indexes, described.indexes)
+        ),
         partition_key=compiled.partition_key if described.partition_key else None,
         rls=None,
         policies=None,

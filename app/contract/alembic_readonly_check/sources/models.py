@@ -3,7 +3,7 @@
 import re
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ from alembic_readonly_check.facts import (
     Unique,
 )
 from alembic_readonly_check.findings import CannotCheck, Location, relative
+from alembic_readonly_check.sources.conditions import is_optional
 from alembic_readonly_check.sources.inheritance import inherit
 from alembic_readonly_check.sources.lines import lines_of
 from alembic_readonly_check.sources.loading import load
@@ -389,12 +390,11 @@ def _exclusion(constraint: ExcludeConstraint) -> str:
 
 def _index(index: SqlIndex, table: str) -> Index:
     """Let SQLAlchemy write the index and take that apart, so that no option of it is forgotten."""
-    text = str(CreateIndex(index).compile(dialect=DIALECT)).replace("%%", "%")
-    _, _, rest = text.partition(" ON ")
+    sql = str(CreateIndex(index).compile(dialect=DIALECT)).replace("%%", "%")
     method = str(index.dialect_options["postgresql"].get("using") or "btree")
-    keys = rest[rest.index("(") :]
-    name = _constraint_name(index)
+    name, keys = _constraint_name(index), sql[sql.index("(", sql.index(" ON ")) :]
+    text = f"{'UNIQUE ' if index.unique else ''}{method} {keys}"
     try:
-        return parse_index(str(name), f"{'UNIQUE ' if index.unique else ''}{method} {keys}", table)
+        return replace(parse_index(str(name), text, table), optional=is_optional(index, COMPILER))
     except Unparsable as error:
         raise CannotCheck(f"The index {name} of {table} cannot be read: {error}.") from None
