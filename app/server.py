@@ -103,7 +103,7 @@ def bind(host: str, port: int, *, is_shared: bool = False) -> socket.socket:
         reason = error.strerror or str(error)
         raise SettingsError(
             f"Port {port} on {host} cannot be used ({reason.lower()}); stop what runs there or "
-            "choose another with --port."
+            "choose another with --port (`make run PORT=8010`)."
         ) from None
     return bound
 
