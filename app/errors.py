@@ -19,6 +19,7 @@ Problem
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import ClassVar
 
 from app.schemas.problems import FieldError
@@ -29,6 +30,8 @@ class Problem(Exception):
 
     status: ClassVar[int] = 400
     code: ClassVar[str] = "problem"
+    always: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    """Headers that every one of the kind carries, if it says no others."""
 
     def __init__(
         self,
@@ -40,7 +43,7 @@ class Problem(Exception):
         super().__init__(detail)
         self.detail = detail
         self.errors = list(errors)
-        self.headers = dict(headers or {})
+        self.headers = {**self.always, **(headers or {})}
 
     @classmethod
     def title(cls) -> str:
@@ -367,15 +370,7 @@ class Unavailable(Problem):
     """Something that Annex depends on cannot be reached."""
 
     status, code = 503, "unavailable"
-
-    def __init__(
-        self,
-        detail: str,
-        *,
-        errors: Sequence[FieldError] = (),
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
-        super().__init__(detail, errors=errors, headers={"Retry-After": "1", **(headers or {})})
+    always = MappingProxyType({"Retry-After": "1"})
 
 
 def subclasses(of: type[Problem] = Problem) -> Iterator[type[Problem]]:

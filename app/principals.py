@@ -37,7 +37,7 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @property
     def turn(self) -> str:
-        """Whose turn at the database it takes: keys of one workspace share it."""
+        """Whose turn at the database, and budget, it takes: keys of one workspace share theirs."""
         return self.name if self.workspace_id is None else f"workspace:{self.workspace_id}"
 
     @property

@@ -133,7 +133,7 @@ class AnswerBudget:
 
     def check(self, principal: Principal) -> None:
         """Raise `RateLimited` while there is no room for another answer."""
-        tokens = self.bytes.tokens(whose(principal))
+        tokens = self.bytes.tokens(principal.turn)
         if tokens >= 1:
             return
         self.refused += 1
@@ -146,11 +146,4 @@ class AnswerBudget:
 
     def count(self, principal: Principal, size: int) -> None:
         """Count an answer that was kept."""
-        self.bytes.spend(whose(principal), size)
-
-
-def whose(principal: Principal) -> str:
-    """Name who pays: making more keys makes no more room."""
-    if principal.kind == "api_key":
-        return f"workspace:{principal.workspace_id}"
-    return principal.name
+        self.bytes.spend(principal.turn, size)

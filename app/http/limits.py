@@ -86,9 +86,11 @@ class Limiter:
         A key takes one of its own limit and one of its workspace as well. The headers go to the
         request's state.
         """
-        self.check(principal.name, principal.turn)
+        is_key = principal.workspace_id is not None
+        if is_key:
+            self.check(principal.name, principal.turn)
         state.headers.update(self.spend(principal.name, principal.rate_limit_per_minute))
-        if principal.workspace_id is not None:
+        if is_key:
             self.of_workspaces.take(principal.turn)
 
     def check(self, caller: str, turn: str | None = None) -> None:

@@ -131,6 +131,21 @@ async def repeat(driver: Driver, statement: str, *arguments: Any) -> int:
     return gone
 
 
+async def repeat_after(key: str, driver: Driver, statement: str, *arguments: Any) -> int:
+    """Do a step in batches, each after the `key` of the one before; returns how many expired.
+
+    Ends with the batch that says it is the last, or that gives no row.
+    """
+    after: UUID | None = None
+    gone: int = 0
+    while row := await driver.fetchrow(statement, after, *arguments, timeout=STEP_SECONDS):
+        after = row[key]
+        gone += row["expired"]
+        if row["is_last"]:
+            break
+    return gone
+
+
 async def purge_workspaces(driver: Driver, grace_days: int) -> int:
     """Delete workspaces whose grace period is over; returns how many rows went."""
     return await repeat(driver, "select annex.purge_workspaces($1)", grace_days)
@@ -146,31 +161,14 @@ async def expire_events(driver: Driver, retention_days: int | None) -> int:
 
     `retention_days` is the installation's limit. Another process that is at it is left to it.
     """
-    after: UUID | None = None
-    gone: int = 0
     statement = "select * from annex.expire_events($1, $2, $3)"
-    while True:
-        row = await driver.fetchrow(statement, after, retention_days, EVENTS, timeout=STEP_SECONDS)
-        if row is None:
-            return gone
-        after = row["workspace_id"]
-        gone += row["expired"]
-        if row["is_last"]:
-            return gone
+    return await repeat_after("workspace_id", driver, statement, retention_days, EVENTS)
 
 
 async def expire_notifications(driver: Driver, days: int) -> int:
     """Delete the notifications that arrived so many days ago, in batches; returns how many."""
-    after: UUID | None = None
-    gone: int = 0
     statement = "select * from annex.expire_notifications($1, $2, $3)"
-    while True:
-        row = await driver.fetchrow(statement, after, days, NOTIFICATIONS, timeout=STEP_SECONDS)
-        assert row is not None
-        after = row["last_id"]
-        gone += row["expired"]
-        if row["is_last"]:
-            return gone
+    return await repeat_after("last_id", driver, statement, days, NOTIFICATIONS)
 
 
 async def trim_inboxes(driver: Driver) -> int:

@@ -96,7 +96,10 @@ async def deliver(driver: Driver, events: list[UUID]) -> int:
 
 async def put_aside(driver: Driver, event: UUID, error: Exception) -> None:
     """Store why an event's fan-out failed, and log it; never with the error's message."""
-    parts = (type(error).__name__, getattr(error, "sqlstate", None), name_of(error))
+    parts = (
+        type(error).__name__,
+        *(getattr(error, n, None) for n in ("sqlstate", "constraint_name")),
+    )
     reason = " ".join(part for part in parts if part)
     row = await driver.fetchrow("select * from annex.put_fanout_aside($1, $2)", event, reason)
     if row is None:
@@ -108,11 +111,6 @@ async def put_aside(driver: Driver, event: UUID, error: Exception) -> None:
         attempts=row["attempts"],
         reason=reason,
     )
-
-
-def name_of(error: Exception) -> str | None:
-    """Return the constraint that an error names, if it names one."""
-    return getattr(error, "constraint_name", None)
 
 
 async def wake(database: Database) -> None:

@@ -101,8 +101,8 @@ $$;
 grant execute on function annex.open_log(integer, bigint) to annex_worker;
 
 -- Give positions to what is pending, oldest first; returns to how many. Whoever locks the log's state is the sequencer,
--- everybody else is told 0: a row's lock, as every session may take an advisory one, and so could stop the log. Must run by itself in autocommit: a position that was handed out before its COMMIT could be seen and
--- then be lost.
+-- everybody else is told 0: a row's lock, as every session may take an advisory one, and so could stop the log. Must run by
+-- itself in autocommit: a position that was handed out before its COMMIT could be seen and then be lost.
 -- Each lane, personal events and all others, fills at least half a batch if it can. A reader follows either a workspace
 -- or a user, and so one lane: within it, positions follow the ids, and what was written under an entity's lock is read in
 -- that order. Between the lanes there is no order but that of a batch.

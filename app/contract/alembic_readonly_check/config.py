@@ -38,6 +38,7 @@ class ApiRules:
 
 
 SECTION = "[tool.alembic-readonly-check]"
+VARIABLE = re.compile(r"[A-Za-z_]\w*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +163,7 @@ def _convert(section: object, folder: Path, path: Path) -> Config:
     stated = tuple(value for value in section.values() if isinstance(value, str))
     config = replace(config, root=str(folder), source=str(path), stated=stated)
     for name in (config.url_env, config.scratch.url_env):
-        if not re.fullmatch(r"[A-Za-z_]\w*", name):
+        if not VARIABLE.fullmatch(name):
             raise CannotCheck(f"A url-env in {path.name} is no name of a variable; never a URL.")
     ways = {"migrations": "migrations" in section} | {
         "scratch.alembic": bool(config.scratch.alembic),
@@ -184,7 +185,7 @@ def secret(name: str) -> str | None:
 
     Raises `CannotCheck` if the name is none: it may be the URL itself, with its password.
     """
-    if re.fullmatch(r"[A-Za-z_]\w*", name) is None:
+    if not VARIABLE.fullmatch(name):
         raise CannotCheck("`url-env` takes the name of a variable, and no URL.")
     return os.environ.get(name) or None
 

@@ -253,30 +253,34 @@ def _subcommand(name: str, help_: str, work: Callable[[Check], None], *groups: A
         _run(work, **given)
 
 
-for _arguments in (
-    (
-        *("all", "Compare everything that is configured and reachable (the default)."),
-        *(_everything, DATABASES, APP, MODELS, STRICT),
-    ),
-    ("docs", "Check the documents themselves and against each other, offline.", _docs),
-    ("models", "Compare datamodel.md with the models, offline.", _models, MODELS),
-    (
-        *(
-            "db",
-            "Compare datamodel.md and the models with a scratch or live database, or a snapshot.",
-        ),
-        *(_facts, DATABASES, MODELS, STRICT),
-    ),
-    (
-        *(
-            "migrations",
-            "Compare the migrations with what a live database applied and now looks like.",
-        ),
-        *(_migrations, DATABASES, MODELS, STRICT),
-    ),
-    ("api", "Compare openapi.yaml with routes, structs and columns, offline.", _api, APP),
-):
-    _subcommand(*_arguments)
+_subcommand(
+    "all",
+    "Compare everything that is configured and reachable (the default).",
+    _everything,
+    DATABASES,
+    APP,
+    MODELS,
+    STRICT,
+)
+_subcommand("docs", "Check the documents themselves and against each other, offline.", _docs)
+_subcommand("models", "Compare datamodel.md with the models, offline.", _models, MODELS)
+_subcommand(
+    "db",
+    "Compare datamodel.md and the models with a scratch or live database, or a snapshot.",
+    _facts,
+    DATABASES,
+    MODELS,
+    STRICT,
+)
+_subcommand(
+    "migrations",
+    "Compare the migrations with what a live database applied and now looks like.",
+    _migrations,
+    DATABASES,
+    MODELS,
+    STRICT,
+)
+_subcommand("api", "Compare openapi.yaml with routes, structs and columns, offline.", _api, APP)
 
 
 @main.command(panel=UNDERSTAND)
