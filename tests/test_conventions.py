@@ -16,6 +16,7 @@ from app.auth.keys import Key
 from app.dev.migrations import apply
 from app.dev.postgres import THROWAWAY, EmbeddedPostgres
 from app.http.limits import Limiter
+from app.main import create_app
 from tests.conftest import (
     MIGRATING_ROLE,
     ROOT,
@@ -81,6 +82,19 @@ async def test_a_body_without_a_length_is_limited_too(callers: Callers) -> None:
     async with httpx.AsyncClient(base_url=client.base_url, headers=client.headers) as plain:
         response = await plain.post(WORKSPACES, content=chunks(), headers=JSON)
     assert (response.status_code, response.json()["code"]) == (413, "too_large")
+
+
+def test_a_stranger_sends_no_large_body() -> None:
+    """What is parsed before anybody is known is small."""
+    app = create_app(make_settings())
+    handlers = {h for r in app.routes for h in getattr(r, "route_handlers", ())}
+    public = {
+        h
+        for h in handlers
+        if h.opt.get("permission") == "public" and h.http_methods & {"POST", "PUT", "PATCH"}
+    }
+    assert {h.operation_id for h in public} == {"unsubscribe"}
+    assert {h.resolve_request_max_body_size() for h in public} == {1024}
 
 
 @pytest.mark.parametrize(("path", "allowed"), [("/health", {"GET"}), (WORKSPACES, {"GET", "POST"})])

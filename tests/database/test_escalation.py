@@ -86,7 +86,7 @@ async def scene(database: TestDatabase, admin: Connection) -> Scene:
     }
     strong_key = await new_key(admin, workspace, permissions=["events:audit"])
     soon = datetime.now(UTC) + timedelta(hours=1)
-    offers = {"workspace_id": workspace, "role": "strong", "expires_at": soon}
+    offers: dict[str, Any] = {"workspace_id": workspace, "role": "strong", "expires_at": soon}
     address = f"{uuid4().hex}@example.org"
     asking = await new_user(admin)
     await admin.execute(
@@ -94,7 +94,7 @@ async def scene(database: TestDatabase, admin: Connection) -> Scene:
         asking,
         address,
     )
-    hashed = {"token_hash": uuid4().bytes * 2, "invited_by": f"user:{owner}"}
+    hashed: dict[str, Any] = {"token_hash": uuid4().bytes * 2, "invited_by": f"user:{owner}"}
     invitation = await insert(admin, "invitations", email="a@c.example", **hashed, **offers)
     request = await insert(
         admin, "invitations", email=address, status="requested", user_id=asking, **offers

@@ -409,8 +409,14 @@ async def test_only_a_post_of_the_form_changes_anything(
         await stranger.post("/unsubscribe", params={"token": token}, data={"a": "b"}),
         await stranger.post("/unsubscribe", params={"token": token}, data={**FORM, "to": "//x"}),
         await stranger.post("/unsubscribe", data=FORM),
+        await stranger.post(
+            "/unsubscribe", params={"token": token}, files={"a": ("a", b"x", "text/x; charset=no")}
+        ),
+        await stranger.post(
+            "/unsubscribe", params={"token": token}, data={str(n): "" for n in range(500)}
+        ),
     ]
-    assert [r.status_code for r in refused] == [415, 415, 400, 400, 400]
+    assert [r.status_code for r in refused] == [415, 415, 400, 400, 400, 400, 413]
     assert await stored(post) == before
     files = {name: (None, value) for name, value in FORM.items()}
     answer = await stranger.post("/unsubscribe", params={"token": token}, files=files)
