@@ -80,7 +80,7 @@ class Server(uvicorn.Server):
         """Take no more, let every stream end and resume elsewhere, then stop as uvicorn does."""
         for server in self.servers:
             server.close()
-        if runtime := getattr(self.app.state, "runtime", None):
+        if runtime := getattr(self.app, "runtime", None):
             await runtime.hub.drain()
         await super().shutdown(sockets)
 
@@ -192,7 +192,7 @@ async def run(
     await asyncio.wait({serving, began}, return_when=asyncio.FIRST_COMPLETED)
     began.cancel()
     settle()
-    tasks = [asyncio.ensure_future(b(app.state.runtime.database)) for b in beside if server.started]
+    tasks = [asyncio.ensure_future(b(app.runtime.database)) for b in beside if server.started]
     await serving
     for task in tasks:
         task.cancel()

@@ -304,8 +304,8 @@ def limited(server: Running, monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     few = make_settings(rate_limit_requests=2, rate_limit_window_seconds=10)
     limiter = Limiter(few, clock)
-    runtime = msgspec.structs.replace(server.app.state.runtime, limiter=limiter)
-    monkeypatch.setitem(server.app.state._state, "runtime", runtime)
+    runtime = msgspec.structs.replace(server.app.runtime, limiter=limiter)
+    monkeypatch.setattr(server.app, "runtime", runtime)
     return clock
 
 
@@ -340,9 +340,7 @@ async def test_an_unexpected_failure_is_logged_and_not_told(
     own_database: TestDatabase, log: pytest.CaptureFixture[str]
 ) -> None:
     async with running(own_database) as live:
-        runtime = live.app.state.runtime
-        broken = msgspec.structs.replace(runtime, tokens=None)
-        live.app.state._state["runtime"] = broken
+        live.app.runtime = msgspec.structs.replace(live.app.runtime, tokens=None)
         callers = Callers(live)
         user = await callers.user()
         response = await user.client.get(WORKSPACES, headers={"X-Request-Id": "find-me"})

@@ -101,9 +101,9 @@ class Once(msgspec.Struct, frozen=True):
 
     def route_of(self, work: Work) -> str:
         """Return the route, with the workspace by its id where the path names it by its slug."""
-        if work.access is None:
+        if work.workspace_id is None:
             return self.route
-        named, canonical = f"/{work.scope.ws}/", f"/{work.access.workspace_id}/"
+        named, canonical = f"/{work.scope.ws}/", f"/{work.workspace_id}/"
         return self.route.replace(named, canonical, 1)
 
     async def kept(self, work: Work) -> Response[Any] | None:

@@ -61,7 +61,7 @@ async def test_what_streams_do_is_counted(live: Running) -> None:
         assert now["annex_stream_connections"] == 2
         assert now["annex_stream_deliveries_total"] - before["annex_stream_deliveries_total"] == 6
         assert now["annex_stream_resets_total"] == 1
-        assert now["annex_tail_head"] == live.app.state.runtime.hub.head
+        assert now["annex_tail_head"] == live.app.runtime.hub.head
         assert 0 <= now["annex_tail_lag_seconds"] < 30
         assert now["annex_log_gap_total"] == 0
         assert now["process_resident_memory_bytes"] > 10_000_000
@@ -195,7 +195,7 @@ async def test_a_slow_statement_is_logged_and_counted_without_its_parameters(
     own_database: TestDatabase, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with running(own_database, slow_query_seconds=0.05, log_level="warning") as made:
-        async with made.app.state.runtime.database.api.lend() as driver:
+        async with made.app.runtime.database.api.lend() as driver:
             await driver.fetchval("select 1")
             await driver.fetchval("select pg_sleep($1), $2::text", 0.1, "a parameter")
         async with calling(made) as callers:

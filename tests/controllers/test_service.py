@@ -31,7 +31,7 @@ async def test_a_server_that_follows_its_log_is_ready(callers: Callers) -> None:
 
 async def test_a_server_that_is_about_to_stop_is_not_ready(own_database: TestDatabase) -> None:
     async with running(own_database) as live:
-        live.app.state.runtime.hub.close()
+        live.app.runtime.hub.close()
         async with Callers(live).client() as client:
             response = await client.get("/health/ready")
     assert (response.status_code, response.json()["code"]) == (503, "unavailable")
@@ -39,7 +39,7 @@ async def test_a_server_that_is_about_to_stop_is_not_ready(own_database: TestDat
 
 async def test_a_server_that_reads_the_log_late_is_not_ready(own_database: TestDatabase) -> None:
     async with running(own_database) as live, Callers(live).client() as client:
-        tail = live.app.state.runtime.tail
+        tail = live.app.runtime.tail
         async with tail.read_finished:  # for which the tail waits, once it has read
             last = tail.ended_at
             await until(lambda: tail.ended_at > last)
@@ -55,7 +55,7 @@ async def test_a_server_that_cannot_ask_the_database_is_not_ready(
     own_database: TestDatabase,
 ) -> None:
     async with running(own_database, pool_size=1) as live, Callers(live).client() as client:
-        async with live.app.state.runtime.database.api.lend():
+        async with live.app.runtime.database.api.lend():
             response = await client.get("/health/ready")
             assert (response.status_code, response.json()["code"]) == (503, "unavailable")
         assert (await client.get("/health/ready")).status_code == 200
