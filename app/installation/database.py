@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import asyncpg
 
-from app.database.migrations import Migration, applied
+from app.database.migrations import START_ANEW, Migration, applied, edited, listed, with_checksum
 from app.installation import InstallationError
 from app.installation.statements import failure, split
 
@@ -46,7 +46,7 @@ async def migrate(
     """
     async with connected(url) as connection:
         async with connection.transaction():
-            await check(connection)
+            await check(connection, migrations)
         done = []
         for migration in migrations:
             began = time.monotonic()
@@ -73,7 +73,7 @@ async def connected(url: str) -> AsyncIterator[Connection]:
         connection.terminate()
 
 
-async def check(connection: Connection) -> None:
+async def check(connection: Connection, migrations: Sequence[Migration]) -> None:
     """Refuse a database that Annex cannot be put into."""
     facts = await connection.fetchrow(FACTS)
     assert facts is not None
@@ -94,9 +94,14 @@ async def check(connection: Connection) -> None:
             f"{facts['role']} may not make roles and schemas here; connect as Supabase's `postgres`"
             " or another role with CREATEROLE and CREATE on the database."
         )
+    if names := edited(recorded, migrations):
+        raise InstallationError(
+            f"Edited after this database had applied it: {listed(names)}. Nothing was applied; "
+            f"{START_ANEW}."
+        )
 
 
-async def applied_here(connection: Connection) -> set[str]:
+async def applied_here(connection: Connection) -> dict[str, str | None]:
     """Return what the database records; raises `InstallationError` if the role may not read it."""
     try:
         recorded = await applied(connection)
@@ -104,17 +109,17 @@ async def applied_here(connection: Connection) -> set[str]:
         raise InstallationError(
             "This role may not read annex.migrations; connect as the role that migrated before."
         ) from error
-    if recorded == set():
+    if recorded == {}:
         raise InstallationError(
             "The schema annex was made by a version that kept no record of its migrations, or by "
             "somebody else; remove it with `annex uninstall` and migrate again."
         )
-    return recorded or set()
+    return recorded or {}
 
 
 async def apply(connection: Connection, migration: Migration) -> bool:
     """Apply one migration unless it is there; returns whether it was applied."""
-    statements = split(migration.sql)
+    statements = split(with_checksum(migration.sql))
     number = 0
     try:
         async with connection.transaction():
