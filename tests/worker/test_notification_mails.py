@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
@@ -23,6 +22,7 @@ from tests.conftest import (
     add_member,
     new_tenant,
     running,
+    tomorrow,
 )
 from tests.database.conftest import fan_out
 from tests.worker.mailbox import Mailbox, mailbox, settings_of
@@ -31,7 +31,6 @@ from tests.worker.test_mails import HOSTILE, Tree, until
 API = "https://api.example.com"
 MINE = "/api/v1/me/preferences"
 FORM = {"List-Unsubscribe": "One-Click"}
-TOMORROW = f"{datetime.now(UTC) + timedelta(days=1):%Y-%m-%dT%H:%M:%SZ}"
 
 
 class Post(NamedTuple):
@@ -252,7 +251,7 @@ CHANGES: dict[str, tuple[Callable[[Post, Caller], Awaitable[None]], str | None]]
     "opted out by the workspace": (opt_all_out, "preference"),
     "read": (patch_item(is_read=True), "read"),
     "archived": (patch_item(is_archived=True), "archived"),
-    "snoozed": (patch_item(snoozed_until=TOMORROW), "snoozed"),
+    "snoozed": (patch_item(snoozed_until=tomorrow()), "snoozed"),
     "another address": (
         account("update auth.users set email = 'other@example.com'"),
         "address_changed",
