@@ -267,6 +267,16 @@ async def test_a_server_subscribes_members_all_or_nothing(
     assert found["reason"] == "added"
     gone = await key.client.put(path, json={"remove": [str(member.user_id)]})
     assert gone.json() == {"added": 0, "removed": 1}
+    # Two changes, two events for auditors; who was meant is in neither.
+    trail = (
+        await tenant.owner.client.get(f"{tenant.path}/events?types=annex.subscribers.changed")
+    ).json()["data"]
+    assert [(e["data"]["added"], e["data"]["removed"]) for e in trail] == [(0, 1), (1, 0)]
+    assert {(e["actor"], e["data"]["topic"], e["permission"]) for e in trail} == {
+        (f"api_key:{key.claims['sub']}", "t", "events:audit")
+    }
+    assert str(member.user_id) not in str(trail)
+    assert (await member.client.get(f"{tenant.path}/events/{trail[0]['id']}")).status_code == 404
 
 
 async def test_what_one_call_or_member_may_have_is_bounded(
