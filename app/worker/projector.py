@@ -114,7 +114,14 @@ async def put_aside(driver: Driver, event: UUID, error: Exception) -> None:
 
 
 async def wake(database: Database) -> None:
-    """Bring back the notifications that were snoozed until now."""
+    """Bring back the notifications that were snoozed until now; logs those that cannot be."""
     async with database.worker.lend() as driver:
-        while await driver.fetchval("select annex.wake_notifications($1)", PAGE) == PAGE:
-            pass
+        woken = PAGE
+        while woken == PAGE:
+            row = await driver.fetchrow("select * from annex.wake_notifications($1)", PAGE)
+            woken = row["woken"]  # type: ignore[index]
+            if row["put_off"]:  # type: ignore[index]
+                log.error(
+                    "snoozed notifications could not come back and are tried again",
+                    notification_ids=[*map(str, row["put_off"])],  # type: ignore[index]
+                )

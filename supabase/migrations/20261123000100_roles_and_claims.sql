@@ -67,6 +67,11 @@ create function annex.uuid7_floor(moment timestamptz) returns uuid language sql 
   )::uuid
 $$;
 
+-- The moment that an id of uuid7() carries, to the millisecond.
+create function annex.uuid7_time(id uuid) returns timestamptz language sql immutable parallel safe as $$
+  select to_timestamp(('x' || translate(left(id::text, 13), '-', ''))::bit(48)::bigint / 1000.0)
+$$;
+
 -- PostgREST and the API both leave the verified token's claims here, for one transaction.
 create function annex.claims() returns jsonb language sql stable parallel safe as $$
   select coalesce(nullif(current_setting('request.jwt.claims', true), '')::jsonb, '{}'::jsonb)

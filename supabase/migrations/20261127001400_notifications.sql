@@ -1,7 +1,7 @@
 -- Notifications: from events to people. The projector fans events out into items, a page of recipients a transaction; every
 -- change of an item is a personal event as well, with the counts of its inbox.
--- The lock of all of a user's inboxes is the user's profile (`for no key update`): whoever changes an item holds it, and so
--- items arrive in the order in which they are seen, and counts never drift.
+-- Whoever changes an item holds the lock of its user's inboxes (annex.lock_inboxes_of, and annex.deliver for a page). So items
+-- arrive in the order in which they are seen, and counts never drift.
 
 set role annex_owner;
 
@@ -246,14 +246,12 @@ $$;
 grant execute on function annex.due_fanouts(boolean, integer) to annex_worker;
 
 -- Put an event aside whose fan-out failed, with the reason: it is tried again after 1 s, 4 s, 16 s and so on up to an hour,
--- and given up after so many tries. Returns how many have failed, and if it was given up; no row if it is not queued. What
--- was given up 30 days ago is forgotten.
+-- and given up after so many tries. Returns how many have failed, and if it was given up; no row if it is not queued.
 create function annex.put_fanout_aside(event_id uuid, reason text, max_attempts integer default 12)
 returns table (attempts integer, is_given_up boolean)
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
 begin
-  delete from annex.fanouts f where f.failed_at < now() - interval '30 days';
   return query
     update annex.fanouts f
     set is_begun = true, attempts = f.attempts + 1, error = left(reason, 200),
@@ -265,10 +263,33 @@ end
 $$;
 grant execute on function annex.put_fanout_aside(uuid, text, integer) to annex_worker;
 
--- Since when an event has been due for fan-out, null if none is, and how many were given up. For metrics and `annex doctor`.
+-- Delete at most a number of fan-outs that were given up 30 days ago; returns how many.
+create function annex.purge_fanouts(max_rows integer default 10000) returns bigint
+language sql security definer set search_path = pg_catalog, pg_temp as $$
+  with gone as (
+    delete from annex.fanouts f
+    where f.event_id in (
+      select o.event_id from annex.fanouts o
+      where o.failed_at < now() - interval '30 days' order by o.failed_at limit max_rows
+    )
+    returning 1
+  )
+  select count(*) from gone
+$$;
+grant execute on function annex.purge_fanouts(integer) to annex_worker;
+
+-- Since when an event has been due for fan-out or has waited for the projector to read it, null if none does, and how many were
+-- given up. For metrics and `annex doctor`.
 create function annex.fanout_health() returns table (due_since timestamptz, given_up bigint)
 language sql stable security definer set search_path = pg_catalog, pg_temp as $$
-  select (select min(f.due_at) from annex.fanouts f where f.failed_at is null and f.due_at <= clock_timestamp()),
+  select least(
+      (select min(f.due_at) from annex.fanouts f where f.failed_at is null and f.due_at <= clock_timestamp()),
+      -- Without a worker nothing is queued: what waits is in the log.
+      (
+        select annex.uuid7_time(l.event_id) from annex.log l
+        where l.pos > coalesce((select r.pos from annex.readers r where r.name = 'projector'), 0) order by l.pos limit 1
+      )
+    ),
     (select count(*) from annex.fanouts f where f.failed_at is not null)
 $$;
 grant execute on function annex.fanout_health() to annex_worker;
@@ -486,18 +507,40 @@ end
 $$;
 grant execute on function annex.deliver(uuid[], integer) to annex_worker;
 
+-- Lock all inboxes of users, in the order of their ids so that two calls never wait for each other in a circle; the lock is
+-- that of their profiles. Returns whose are locked: without waiting, those that nobody else holds. For Annex's own functions.
+create function annex.lock_inboxes_of(user_ids uuid[], is_waiting boolean default true) returns uuid[]
+language plpgsql as $$
+declare
+  locked uuid[];
+begin
+  if is_waiting then
+    locked := array(
+      select p.user_id from annex.profiles p where p.user_id = any (user_ids) order by p.user_id for no key update
+    );
+  else
+    locked := array(
+      select p.user_id from annex.profiles p where p.user_id = any (user_ids)
+      order by p.user_id for no key update skip locked
+    );
+  end if;
+  return locked;
+end
+$$;
+
 -- Lock the calling user's inboxes; returns the user. For Annex's own functions.
 create function annex.lock_inboxes() returns uuid
 language plpgsql as $$
 declare
   caller uuid := annex.require_user();
 begin
-  perform from annex.profiles p where p.user_id = caller for no key update;
+  perform annex.lock_inboxes_of(array[caller]);
   return caller;
 end
 $$;
 
--- Add to the counts of an inbox that is locked, and tell its user what was changed. For Annex's own functions.
+-- Add to the counts of an inbox that is locked, and tell its user what was changed; of an inbox that a purge took there is
+-- nothing to tell. For Annex's own functions.
 create function annex.tell_inbox(
   user_id uuid, workspace_id uuid, permission text, delta integer[], type text, subject text, data jsonb
 ) returns void
@@ -512,6 +555,9 @@ begin
   where i.user_id = tell_inbox.user_id and i.workspace_id = tell_inbox.workspace_id
     and i.permission = tell_inbox.permission
   returning i.* into inbox;
+  if not found then
+    return;
+  end if;
   perform annex.append_event(
     tell_inbox.workspace_id, tell_inbox.type, tell_inbox.subject,
     tell_inbox.data || jsonb_build_object('inbox', annex.inbox_json(inbox)),
@@ -607,7 +653,6 @@ declare
   caller uuid := annex.lock_inboxes();
   most constant integer := 10000;
   target record;
-  changed_before record;
   done record;
 begin
   if coalesce(action not in ('seen', 'read', 'archived'), true) then
@@ -658,39 +703,45 @@ end
 $$;
 grant execute on function annex.mark_notifications(text, timestamptz, uuid, text) to annex_api, authenticated;
 
--- Bring back snoozed items whose time has come, as new ones; returns how many. Users whose inbox is in use come next time.
-create function annex.wake_notifications(max_rows integer default 500) returns integer
+-- Bring back snoozed items whose time has come, as new ones; returns how many, and those that could not be: they stay away for
+-- ten minutes more, and stop no other. Users whose inbox is in use come next time.
+create function annex.wake_notifications(max_rows integer default 500)
+returns table (woken integer, put_off uuid[])
 language plpgsql security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
 declare
   due uuid[];
   owners uuid[];
   before annex.notifications;
   item annex.notifications;
-  woken integer := 0;
 begin
+  woken := 0;
+  put_off := '{}';
   select array_agg(d.id), array_agg(distinct d.user_id) into due, owners
   from (
     select n.id, n.user_id from annex.notifications n where n.snoozed_until <= now() order by n.snoozed_until limit max_rows
   ) d;
-  owners := array(
-    select p.user_id from annex.profiles p where p.user_id = any (owners) order by p.user_id for no key update skip locked
-  );
+  owners := annex.lock_inboxes_of(owners, is_waiting => false);
   for before in
     select n.* from annex.notifications n
     where n.id = any (due) and n.user_id = any (owners) and n.snoozed_until <= now() order by n.snoozed_until, n.id
   loop
-    update annex.notifications n
-    set snoozed_until = null, arrived_at = clock_timestamp(), seen_at = null, read_at = null
-    where n.id = before.id returning n.* into item;
-    perform annex.tell_inbox(
-      item.user_id, item.workspace_id, item.permission,
-      array(select x - y from unnest(annex.counts_of(item), annex.counts_of(before)) u (x, y)),
-      'annex.notification.changed', 'notification:' || item.id,
-      jsonb_build_object('notification', annex.notification_json(item))
-    );
-    woken := woken + 1;
+    begin
+      update annex.notifications n
+      set snoozed_until = null, arrived_at = clock_timestamp(), seen_at = null, read_at = null
+      where n.id = before.id returning n.* into item;
+      perform annex.tell_inbox(
+        item.user_id, item.workspace_id, item.permission,
+        array(select x - y from unnest(annex.counts_of(item), annex.counts_of(before)) u (x, y)),
+        'annex.notification.changed', 'notification:' || item.id,
+        jsonb_build_object('notification', annex.notification_json(item))
+      );
+      woken := woken + 1;
+    exception when others then
+      update annex.notifications n set snoozed_until = now() + interval '10 minutes' where n.id = before.id;
+      put_off := put_off || before.id;
+    end;
   end loop;
-  return woken;
+  return next;
 end
 $$;
 grant execute on function annex.wake_notifications(integer) to annex_worker;
@@ -757,11 +808,7 @@ begin
     where n.id > coalesce(after_id, '00000000-0000-0000-0000-000000000000') and n.id < annex.uuid7_floor(cutoff)
     order by n.id limit max_rows
   ) o;
-  with locked as (
-    select p.user_id from annex.profiles p where p.user_id = any (owners)
-    order by p.user_id for no key update skip locked
-  )
-  select array_agg(l.user_id) into owners from locked l;
+  owners := annex.lock_inboxes_of(owners, is_waiting => false);
   last_id := coalesce(old[cardinality(old)], after_id);
   is_last := cardinality(old) < max_rows;
   -- Asked again under the lock: an item may have come back, or been snoozed.
@@ -774,15 +821,19 @@ end
 $$;
 grant execute on function annex.expire_notifications(uuid, integer, integer) to annex_worker;
 
--- Inboxes that hold more than annex.limits allows. Items that are snoozed do not count: they are few, by their user's own hand.
-create function annex.full_inboxes(max_rows integer default 10000)
-returns table (user_id uuid, workspace_id uuid, permission text)
+-- Inboxes that hold more than annex.limits allows, in the order of their users, workspaces and permissions, after one of them.
+-- Items that are snoozed do not count: they are few, by their user's own hand.
+create function annex.full_inboxes(
+  after_user uuid default null, after_workspace uuid default null, after_permission text default null,
+  max_rows integer default 1000
+) returns table (user_id uuid, workspace_id uuid, permission text)
 language sql stable security definer set search_path = pg_catalog, pg_temp as $$
   select i.user_id, i.workspace_id, i.permission from annex.inboxes i
   where i.active + i.archived > (select l.value from annex.limits l where l.name = 'notifications_per_inbox')
+    and (after_user is null or (i.user_id, i.workspace_id, i.permission) > (after_user, after_workspace, after_permission))
   order by i.user_id, i.workspace_id, i.permission limit max_rows
 $$;
-grant execute on function annex.full_inboxes(integer) to annex_worker;
+grant execute on function annex.full_inboxes(uuid, uuid, text, integer) to annex_worker;
 
 -- Delete one batch of what an inbox holds over its limit, oldest first: what is archived, then what is active. Returns how many
 -- went, 0 if there is nothing over it or the inbox stays in use for a second: a full one mostly is, for moments.
@@ -798,7 +849,7 @@ declare
   excess integer;
 begin
   begin
-    perform from annex.profiles p where p.user_id = trim_inbox.user_id for no key update;
+    perform annex.lock_inboxes_of(array[trim_inbox.user_id]);
   exception when lock_not_available then
     return 0;
   end;

@@ -237,6 +237,35 @@ create table annex.event_types (
 );
 create trigger event_types_touch before update on annex.event_types for each row execute function annex.touch();
 
+-- Who changed the catalogue, and how. Events belong to workspaces, and the catalogue to none: so its own trail.
+create table annex.event_type_changes (
+  id uuid not null default annex.uuid7(),
+  name text not null,
+  actor text not null,
+  previous jsonb,
+  record jsonb not null,
+  created_at timestamptz not null default now(),
+  constraint event_type_changes_pkey primary key (id)
+);
+create index event_type_changes_name_idx on annex.event_type_changes (name, id);
+
+-- AFTER trigger of the catalogue: writes its trail, whoever writes. A large schema is told by its size and hash.
+create function annex.record_event_type() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  insert into annex.event_type_changes (name, actor, previous, record)
+  values (
+    new.name, annex.principal(), annex.digest_documents(case when tg_op = 'UPDATE' then to_jsonb(old) end),
+    annex.digest_documents(to_jsonb(new))
+  );
+  return null;
+end
+$$;
+create trigger event_types_record_insert after insert on annex.event_types
+  for each row execute function annex.record_event_type();
+create trigger event_types_record_update after update on annex.event_types
+  for each row when (old.* is distinct from new.*) execute function annex.record_event_type();
+
 -- Raise unless an event's data fit its type's schema, or where a strict workspace meets a type that is not in the catalogue.
 -- `within` is the pointer to the event. For publishing, which calls it for such types alone. Returns true.
 create function annex.check_type(name text, is_known boolean, schema jsonb, data jsonb, within text) returns boolean
@@ -334,6 +363,8 @@ language sql stable set search_path = pg_catalog, pg_temp as $$
   from (select) as one left join annex.event_types t on t.name = describe.type
 $$;
 
+alter table annex.event_type_changes enable row level security, force row level security;
+create policy event_type_changes_owner on annex.event_type_changes to annex_owner using (true) with check (true);
 alter table annex.event_types enable row level security, force row level security;
 create policy event_types_owner on annex.event_types to annex_owner using (true) with check (true);
 -- The same for every workspace: who may call at all may read it.

@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from app.metrics import FOLDER, shared_by_processes
 from tests.conftest import ROOT, Callers, Running, TestDatabase, running
+from tests.inbox.conftest import projected, settled
 from tests.realtime.reader import calling, follow, new_tenant, number
 
 ANNEX = str(Path(sys.executable).parent / "annex")
@@ -66,6 +67,23 @@ async def test_what_streams_do_is_counted(live: Running) -> None:
         assert now["annex_log_gap_total"] == 0
         assert now["process_resident_memory_bytes"] > 10_000_000
         assert now["process_cpu_seconds_total"] > before["process_cpu_seconds_total"] > 0
+
+
+async def test_without_a_worker_the_lag_of_notifications_grows(live: Running) -> None:
+    async with calling(live) as callers:
+        tenant, operator = await new_tenant(callers), callers.operator()
+        await number(tenant, "1")
+        await asyncio.sleep(0.2)
+        before = (await scrape(operator.client))["annex_fanout_lag_seconds"]
+        await asyncio.sleep(0.2)
+        assert 0 < before < (await scrape(operator.client))["annex_fanout_lag_seconds"]
+        async with projected(live.database):
+            await settled(live.database)
+            assert (await scrape(operator.client))["annex_fanout_lag_seconds"] == 0
+        # And one that stands still, whatever is queued.
+        await number(tenant, "2")
+        await asyncio.sleep(0.2)
+        assert (await scrape(operator.client))["annex_fanout_lag_seconds"] > 0
 
 
 async def test_requests_are_counted_by_operation_and_status(live: Running) -> None:

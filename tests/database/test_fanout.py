@@ -324,12 +324,6 @@ async def test_what_failed_waits_longer_each_time_and_is_given_up(
     )
     await fan_out(admin)
     assert await told(admin, event) == {who}
-    await admin.execute(
-        "insert into annex.fanouts (event_id, failed_at) values ($1, now() - interval '31 days')",
-        uuid4(),
-    )
-    await admin.execute("select annex.put_fanout_aside($1, 'x')", event)
-    assert not await admin.fetchval("select exists (select from annex.fanouts)")
 
 
 async def test_a_large_fan_out_is_paged_and_does_not_hold_up_a_small_one(

@@ -66,6 +66,8 @@ class Tenants(NamedTuple):
                 return "principal", f"user:{self.them}"
             case "fanouts":
                 return "event_id", self.events[self.theirs]
+            case "event_type_changes":
+                return "name", "test.isolated"
             case "log_state" | "mail_state":
                 return "id", 1
             case "retentions":
@@ -103,6 +105,10 @@ async def tenants(admin: Connection) -> Tenants:
         await new_items(admin, workspace, member, event)
         made.events[workspace] = event
     await admin.execute("insert into annex.readers (name) values ('test') on conflict do nothing")
+    await admin.execute(
+        "insert into annex.event_types (name, category) values ('test.isolated', 'general')"
+        " on conflict do nothing"
+    )
     for owner in (me, them):
         await remember(admin, f"user:{owner}")
         await insert(admin, "erasures", "user_id", user_id=owner)

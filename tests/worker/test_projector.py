@@ -159,7 +159,7 @@ async def test_who_snoozed_comes_back_whoever_else_is_busy(site: Site) -> None:
     await site.admin.execute(
         "update annex.inboxes set active = 0, unseen = 0, unread = 0, snoozed = 1"
     )
-    woken = "select annex.wake_notifications()"
+    woken = "select woken from annex.wake_notifications()"
     async with site.database.connect("postgres") as holder, holder.transaction():
         await holder.execute(
             "select from annex.profiles where user_id = $1 for no key update", other
