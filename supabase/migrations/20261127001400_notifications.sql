@@ -229,7 +229,8 @@ end
 $$;
 grant execute on function annex.queue_fanouts(uuid[]) to annex_worker;
 
--- The events whose turn it is, at most 50: new ones, or those that had a turn before. Not what another worker is at.
+-- The events whose turn it is, at most 50: new ones, or those that had a turn before. They are locked, so that another worker
+-- that asks in the same moment gets others: for use within the statement that delivers them.
 create function annex.due_fanouts(is_begun boolean, max_events integer default 50) returns uuid[]
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
@@ -386,8 +387,10 @@ $$;
 -- Fan out a page of these queued events, at most 50: each gets an equal part of it, and one that has more goes to the end of
 -- the queue, so that a small one never waits for a large one. Those that another worker is at are left to it, and after a
 -- second the rest waits for the next call. Recipients come in the order of their ids, each once. Items, counts, personal
--- events and the cursor are one transaction. Returns how many events had their turn. Waits for an inbox for half a second.
-create function annex.deliver(event_ids uuid[], max_rows integer default 500) returns integer
+-- events and the cursor are one transaction. Returns how many events had their turn, and those that had none because an inbox
+-- is in use; a moment is waited for one, and the others never.
+create function annex.deliver(event_ids uuid[], max_rows integer default 500)
+returns table (served integer, held uuid[])
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 set lock_timeout = '500ms' set jit = off
 set plan_cache_mode = force_generic_plan set enable_material = off set enable_memoize = off
@@ -401,8 +404,13 @@ declare
   share integer;
   page record;
   part record;
-  served integer := 0;
+  wanted uuid[];
+  locked uuid[];
+  missing uuid[];
+  waiting bigint[];
 begin
+  served := 0;
+  held := '{}';
   select array_agg(f.event_id order by f.event_id), array_agg(f.after_user order by f.event_id) into queued, starts
   from (
     select f.event_id, f.after_user from annex.fanouts f
@@ -410,7 +418,8 @@ begin
     order by f.event_id limit 50 for update skip locked
   ) f;
   if queued is null then
-    return 0;
+    return next;
+    return;
   end if;
   share := greatest(max_rows / cardinality(queued), 10);
   -- Who comes next, event by event: direct recipients and the subscribers of its topics, and one more, which says that there
@@ -472,12 +481,28 @@ begin
     ) as ends
   into page
   from candidates c where c.is_wanted and c.nth <= share;
-  -- All locks at once and in order, so that two pages never wait for each other in a circle.
-  perform from annex.profiles p
-  where p.user_id = any (array(
-    select c.user_id from unnest(page.user_ids, page.locked) c (user_id, is_locked) where c.is_locked
-  ))
-  order by p.user_id for no key update;
+  wanted := array(
+    select distinct c.user_id from unnest(page.user_ids, page.locked) c (user_id, is_locked) where c.is_locked
+  );
+  for attempt in 1 .. 5 loop
+    waiting := '{}';
+    locked := array(
+      select p.user_id from annex.profiles p where p.user_id = any (wanted)
+      order by p.user_id for no key update skip locked
+    );
+    exit when cardinality(locked) = cardinality(wanted);
+    missing := array(
+      select w.id from unnest(wanted) w (id)
+      where w.id <> all (locked) and exists (select from annex.profiles p where p.user_id = w.id offset 0)
+    );
+    exit when missing = '{}';
+    waiting := array(
+      select distinct c.place from unnest(page.places, page.user_ids, page.locked) c (place, user_id, is_locked)
+      where c.is_locked and c.user_id = any (missing)
+    );
+    -- Whoever changes an item holds the inbox for a few milliseconds.
+    perform pg_sleep(0.01) where attempt < 5;
+  end loop;
   for ahead in 1 .. cardinality(queued) + 1 loop
     -- A run ends before an event that may join an item of the run.
     continue when ahead <= cardinality(queued)
@@ -489,13 +514,14 @@ begin
     )
     from unnest(page.places, page.user_ids, page.reasons, page.topics, page.muted, page.locked) with ordinality
       c (place, user_id, reason, topic, is_muted, is_locked, n)
-    where c.place > served and c.place < ahead
+    where c.place > served and c.place < ahead and c.place <> all (waiting)
     having count(*) > 0;
     served := ahead - 1;
     exit when clock_timestamp() > began + interval '1 second';
   end loop;
   for part in
-    select l.place, l.user_id from unnest(page.longer, page.ends) l (place, user_id) where l.place <= served
+    select l.place, l.user_id from unnest(page.longer, page.ends) l (place, user_id)
+    where l.place <= served and l.place <> all (waiting)
   loop
     update annex.fanouts f
     set after_user = part.user_id, is_begun = true, due_at = clock_timestamp(), attempts = 0, error = null
@@ -503,8 +529,10 @@ begin
   end loop;
   delete from annex.fanouts f
   where f.event_id = any (queued[1 : served])
-    and f.event_id <> all (array(select queued[l.place] from unnest(page.longer) l (place)));
-  return served;
+    and f.event_id <> all (array(select queued[l.place] from unnest(page.longer || waiting) l (place)));
+  held := array(select queued[w.place] from unnest(waiting) w (place) where w.place <= served order by w.place);
+  served := served - cardinality(held);
+  return next;
 end
 $$;
 grant execute on function annex.deliver(uuid[], integer) to annex_worker;
