@@ -18,6 +18,8 @@ from app.worker.runner import Job, Runner
 log = structlog.get_logger()
 
 EVERY_SECONDS = 3600
+STATISTICS_SECONDS = 2.0
+"""How often tables that have grown are looked for: plans that were made before are bad until then."""
 GRACE_DAYS = 30
 CLOSED_DAYS = 90
 NOTIFICATION_DAYS = 365
@@ -191,6 +193,12 @@ async def trim_inboxes(driver: Driver) -> int:
     return gone
 
 
+async def refresh_statistics(database: Database) -> None:
+    """Analyze the tables that have more than doubled, which lets every session plan anew."""
+    async with database.worker.lend() as driver:
+        await driver.fetchval("select annex.refresh_statistics()", timeout=STEP_SECONDS)
+
+
 async def work(settings: Settings) -> None:
     """Run the worker by itself, on connections of its own, until cancelled."""
     configure_logging(settings)
@@ -207,5 +215,6 @@ def runner(database: Database, settings: Settings) -> Runner:
         settings.notification_retention_days,
     )
     projector = Projector()
-    jobs = [tidying, *mailing(settings), *notifying(settings), *projector.jobs()]
+    statistics = Job("statistics", STATISTICS_SECONDS, refresh_statistics)
+    jobs = [tidying, statistics, *mailing(settings), *notifying(settings), *projector.jobs()]
     return Runner(database, [projector], jobs)

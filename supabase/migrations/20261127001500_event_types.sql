@@ -352,14 +352,20 @@ grant execute on function
   annex.put_event_type(text, text, text, boolean, text, text, text, jsonb, integer[], boolean) to annex_api;
 
 -- What an event says to people: its category, whether nobody can mute it, and its texts. Plain text, never HTML. A type that
--- is not in the catalogue is `general`, and its title is its name.
+-- is not in the catalogue is `general`, and its title is its name. A text without a place to fill is not looked into: to call
+-- for one costs more than all the rest.
 create function annex.describe(type text, data jsonb)
 returns table (category text, is_critical boolean, title text, body text, link text)
-language sql stable set search_path = pg_catalog, pg_temp as $$
+language sql stable as $$
   select coalesce(t.category, 'general'), coalesce(t.is_critical, false),
-    coalesce(nullif(btrim(annex.fill_template(t.title, describe.data, 200)), ''), describe.type),
-    coalesce(annex.fill_template(t.body, describe.data, 2000), ''),
-    annex.fill_template(t.link, describe.data, 2000, true)
+    coalesce(
+      nullif(btrim(
+        case when t.title like '%{{%' then annex.fill_template(t.title, describe.data, 200) else t.title end
+      ), ''),
+      describe.type
+    ),
+    coalesce(case when t.body like '%{{%' then annex.fill_template(t.body, describe.data, 2000) else t.body end, ''),
+    case when t.link like '%{{%' then annex.fill_template(t.link, describe.data, 2000, true) else t.link end
   from (select) as one left join annex.event_types t on t.name = describe.type
 $$;
 
