@@ -13,7 +13,7 @@ Problem
  ├ InvitationGone 410
  ├ PreconditionFailed 412, TooLarge 413, UnsupportedMediaType 415, KeyReused 422
  ├ RateLimited 429 ─ TooManyMails, TooManyFailures, TooManyConnections, TooManyStreams,
- │                   TooManyFilters, TooManyEvents
+ │                   TooManyFilters, TooManyEvents, TooManyChanges
  ├ HeadersTooLarge 431
  └ InternalError 500, NotConfigured 501, Unavailable 503
 """
@@ -346,6 +346,12 @@ class TooManyEvents(RateLimited):
     """The workspace published more events or bytes than a minute allows."""
 
     code = "too_many_events"
+
+
+class TooManyChanges(RateLimited):
+    """The workspace changed more than its audit trail takes in an hour."""
+
+    code = "too_many_changes"
 
 
 class HeadersTooLarge(Problem):

@@ -19,10 +19,11 @@ HIDDEN = "[hidden]"
 SECRETS = re.compile(
     r"annex_(?:sk|op|it|ut)_[0-9A-Za-z_-]+"
     r"|sb_(?:publishable|secret)_[0-9A-Za-z_-]+"
-    # A JWT, such as an access token or a ticket: its first part always begins like this.
+    # A JWT, such as an access token: its first part always begins like this.
     r"|eyJ[0-9A-Za-z_-]{5,}(?:\.[0-9A-Za-z_-]*){0,4}"
     r"|(?i:bearer)\s+[^\s\"',]+"
-    r"|(?i:\b(?:ticket|cursor|last_event_id|password|secret|token|apikey)=)[^\s&\"']+"
+    # The last part of a name, as of the cookie annex_ticket: a ticket looks like nothing.
+    r"|(?i:(?<![0-9A-Za-z])(?:ticket|cursor|last_event_id|password|secret|token|apikey)=)[^\s&\"']+"
     # The user and password of a URL.
     r"|(?<=://)[^\s/@\"']{1,500}@"
     # \w is any script's: RFC 6531 allows an address in each.

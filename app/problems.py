@@ -15,6 +15,7 @@ from app.errors import (
     MethodNotAllowed,
     NotFound,
     Problem,
+    RateLimited,
     RuleTaken,
     SlugTaken,
     TooLarge,
@@ -53,6 +54,9 @@ CONSTRAINTS: dict[str, Problem] = {
     "api_key_expires_at": InvalidRequest(
         "The key would have expired already; choose a later time.",
         errors=[FieldError("/expires_at", "in the past")],
+    ),
+    "api_keys_expires_at_check": InvalidRequest(
+        "A key ends in UTC's years 1 to 9999.", errors=[FieldError("/expires_at", "out of range")]
     ),
     "role_without_sight": InvalidRequest(
         "Every role holds workspace:read.",
@@ -146,10 +150,14 @@ def from_database(error: asyncpg.PostgresError) -> Problem | None:
             # Of a body, also where it is wrong: a pointer in a column's place.
             pointer, wrong = getattr(error, "column_name", None), getattr(error, "detail", None)
             fields = [FieldError(pointer, wrong)] if pointer and wrong else []
-            return kind(error.args[0], errors=fields)
+            # When it is over, in seconds.
+            hint = getattr(error, "hint", None)
+            headers = {"Retry-After": hint} if hint and issubclass(kind, RateLimited) else None
+            return kind(error.args[0], errors=fields, headers=headers)
     # Only the server's own have a severity: asyncpg raises the same for arguments we made wrong.
     if isinstance(error, asyncpg.DataError) and getattr(error, "severity", None):
-        return InvalidRequest(f"A value cannot be stored: {error.args[0]}.")
+        # Not Postgres' own words, which quote the value.
+        return InvalidRequest("A value is out of range or malformed, so it cannot be stored.")
     if isinstance(error, asyncpg.StatementTooComplexError):
         return InvalidRequest("The request is nested too deeply.")
     if isinstance(error, asyncpg.DeadlockDetectedError | asyncpg.SerializationError):

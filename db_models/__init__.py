@@ -7,8 +7,8 @@ from db_models.events import Event, EventKey
 from db_models.idempotency import IdempotencyKey
 from db_models.invitations import Invitation, Removal
 from db_models.join_rules import JoinRule, PublicMailDomain
-from db_models.limits import Limit
-from db_models.log import Erasure, LogEntry, LogState, Pending, Reader, Retention
+from db_models.limits import Limit, Lock
+from db_models.log import Erasure, LogEntry, LogState, Pending, Reader, Retention, Trail
 from db_models.mails import Mail, MailState, UnsubscribeToken
 from db_models.members import Member
 from db_models.migrations import AppliedMigration
@@ -34,6 +34,7 @@ __all__ = [
     "Invitation",
     "JoinRule",
     "Limit",
+    "Lock",
     "LogEntry",
     "LogState",
     "Mail",
@@ -51,6 +52,7 @@ __all__ = [
     "Role",
     "Subscription",
     "Suppression",
+    "Trail",
     "UnsubscribeToken",
     "Workspace",
 ]

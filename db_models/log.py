@@ -4,6 +4,7 @@ from uuid import UUID
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
+    ForeignKeyConstraint,
     Identity,
     Index,
     PrimaryKeyConstraint,
@@ -106,3 +107,22 @@ class Erasure(Base):
     __tablename__ = "erasures"
     user_id: Mapped[UUID] = mapped_column(primary_key=True)
     erased_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+
+
+class Trail(Base):
+    """How much a workspace added to its audit trail in an hour; no role of ours may select it."""
+
+    __tablename__ = "trails"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["workspace_id"],
+            ["annex.workspaces.id"],
+            name="trails_workspace_id_fkey",
+            ondelete="CASCADE",
+        ),
+        Index("trails_workspace_id_idx", "workspace_id", "hour"),
+    )
+    id: Mapped[UUID] = mapped_column(primary_key=True, server_default=text("annex.uuid7()"))
+    workspace_id: Mapped[UUID]
+    hour: Mapped[datetime]
+    bytes: Mapped[int] = mapped_column(BigInteger)

@@ -184,6 +184,16 @@ class KeyClaim(msgspec.Struct, frozen=True):
     workspace_id: UUID
 
 
+def end_of(claims: dict[str, object]) -> float:
+    """Read `exp` in seconds since 1970; raises `InvalidToken`."""
+    expires_at = claims["exp"]
+    if isinstance(expires_at, bool) or not isinstance(expires_at, int | float):
+        raise InvalidToken("The token's exp is not a number.")
+    if not expires_at < MAX_EXP:
+        raise InvalidToken("The token's exp is out of range.")
+    return float(expires_at)
+
+
 def as_key(claims: dict[str, object]) -> Principal:
     """Read a key's principal from verified claims; the key has yet to be looked up."""
     try:
@@ -191,13 +201,12 @@ def as_key(claims: dict[str, object]) -> Principal:
         is_ours = claims.get("role") == "authenticated" and claims["sub"] == str(found.id)
     except msgspec.ValidationError:
         is_ours = False
-    expires_at = claims["exp"]
-    if not is_ours or isinstance(expires_at, bool) or not isinstance(expires_at, int | float):
+    if not is_ours:
         raise InvalidToken("The token was not exchanged for a key here.")
     return Principal(
         kind="api_key",
         id=str(found.id),
-        expires_at=float(expires_at),
+        expires_at=end_of(claims),
         workspace_id=found.workspace_id,
         prefix=found.prefix,
         is_exchanged=True,
@@ -217,17 +226,13 @@ def as_user(claims: dict[str, object]) -> Principal:
         user_id = UUID(str(claims["sub"]))
     except ValueError:
         raise InvalidToken("The token's sub is not a user's id.") from None
-    email, expires_at = claims.get("email"), claims["exp"]
-    if isinstance(expires_at, bool) or not isinstance(expires_at, int | float):
-        raise InvalidToken("The token's exp is not a number.")
-    if not expires_at < MAX_EXP:
-        raise InvalidToken("The token's exp is out of range.")
+    email = claims.get("email")
     if isinstance(email, str) and not is_text(email):
         raise InvalidToken("The token's email is not Unicode text.")
     return Principal(
         kind="user",
         id=str(user_id),
-        expires_at=float(expires_at),
+        expires_at=end_of(claims),
         email=email if isinstance(email, str) and email else None,
         aal="aal2" if claims.get("aal") == "aal2" else "aal1",
         is_anonymous=claims.get("is_anonymous") is True,

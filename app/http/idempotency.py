@@ -9,7 +9,7 @@ import msgspec
 from litestar import Request, Response
 from litestar.di import NamedDependency
 from litestar.params import HeaderParameter
-from sqlalchemy import Insert, Select, bindparam, func, literal_column, select
+from sqlalchemy import Insert, Select, bindparam, func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.types import Text
 
@@ -32,10 +32,9 @@ UNDER, KEPT_COLUMNS = (
 
 
 def take() -> Select[Any]:
-    """Lock a key's name for this transaction, if nobody has."""
-    lock_class = func.annex.lock_class(literal_column("'idempotency'"))
-    name = func.hashtext(bindparam("name", type_=Text))
-    return select(func.pg_try_advisory_xact_lock(lock_class, name))
+    """Call annex.take_key: it takes a key for this transaction, if nobody has."""
+    names = [bindparam(name, type_=Text) for name in ("route", "key")]
+    return select(func.annex.take_key(*names))
 
 
 def find() -> AnySelect:
@@ -103,13 +102,15 @@ class Once(msgspec.Struct, frozen=True):
         """Return the route, with the workspace by its id where the path names it by its slug."""
         if work.workspace_id is None:
             return self.route
-        named, canonical = f"/{work.scope.ws}/", f"/{work.workspace_id}/"
+        # With the word before it: a slug may be a part of the path itself, such as `api`.
+        before = "/workspaces/"
+        named, canonical = f"{before}{work.scope.ws}/", f"{before}{work.workspace_id}/"
         return self.route.replace(named, canonical, 1)
 
     async def kept(self, work: Work) -> Response[Any] | None:
         """Take the key for this transaction; returns the answer of before, if there is one."""
         mine = self.mine(work)
-        [(is_taken,)] = await work.fetch(TAKE, {"name": " ".join(mine.values())})
+        [(is_taken,)] = await work.fetch(TAKE, mine)
         if not is_taken:
             raise RequestInProgress(
                 "The first request with this Idempotency-Key still runs; wait for it."

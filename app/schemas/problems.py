@@ -52,6 +52,7 @@ ProblemCode = Literal[
     "too_many_streams",
     "too_many_filters",
     "too_many_events",
+    "too_many_changes",
     "headers_too_large",
     "internal_error",
     "not_configured",

@@ -19,6 +19,7 @@ from app.http.addresses import is_within, network, read_address
 from app.http.limits import Limiter
 from app.schemas import api_keys as s
 from app.schemas.problems import FieldError
+from app.services.publishing import in_utc
 
 OVERLAP_SECONDS = 3600
 TOKEN_SECONDS = 300
@@ -88,7 +89,7 @@ def creation(new: s.ApiKeyCreate) -> tuple[dict[str, Any], Answer]:
         "metadata": given(new.metadata),
         "allowed_addresses": [block(n, text) for n, text in enumerate(new.allowed_addresses or ())],
         "rate_limit_per_minute": new.rate_limit_per_minute,
-        "expires_at": new.expires_at,
+        "expires_at": ending(new.expires_at),
     }
     return {**values, "prefix": key.prefix, "secret_hash": key.hash}, answer_with(key)
 
@@ -105,7 +106,7 @@ def rotation(
     values = {
         "key_id": key_id,
         "overlap_seconds": overlap,
-        "expires_at": asked.expires_at,
+        "expires_at": ending(asked.expires_at),
         "versions": versions,
     }
     return {**values, "prefix": key.prefix, "secret_hash": key.hash}, answer_with(key)
@@ -123,6 +124,11 @@ def answer_with(key: Key) -> Answer:
 def given(value: Any | UnsetType) -> Any:
     """Return None for what was left out."""
     return None if value is UNSET else value
+
+
+def ending(time: datetime | None) -> datetime | None:
+    """Write when a key ends in UTC; raises `InvalidRequest`."""
+    return None if time is None else in_utc(time, "/expires_at")
 
 
 def block(n: int, text: str) -> str:

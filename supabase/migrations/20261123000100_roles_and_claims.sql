@@ -121,11 +121,25 @@ create function annex.user_of(principal text) returns uuid language sql immutabl
   select case when principal like 'user:%' then substr(principal, 6)::uuid end
 $$;
 
--- The first number of an advisory lock: a class for each use, so that no key of one use can be another's lock.
-create function annex.lock_class(use text) returns integer language sql immutable parallel safe as $$
-  select 1095653376 + array_position(array['partitions', 'expiry', 'idempotency', 'mails'], use)
+-- What one transaction at a time does, by the lock of a row: every session may take an advisory lock, and so could hold up
+-- the worker.
+create table annex.locks (
+  name text not null,
+  constraint locks_pkey primary key (name),
+  constraint locks_name_check check (name ~ '^[a-z][a-z_]{0,62}$')
+);
+alter table annex.locks enable row level security, force row level security;
+create policy locks_owner on annex.locks to annex_owner using (true) with check (true);
+
+-- Take a lock until the transaction ends, unless another one holds it; says whether. For Annex's own functions.
+create function annex.try_lock(name text) returns boolean
+language plpgsql as $$
+begin
+  insert into annex.locks (name) values (try_lock.name) on conflict do nothing;
+  perform from annex.locks l where l.name = try_lock.name for update skip locked;
+  return found;
+end
 $$;
-grant execute on function annex.lock_class(text) to annex_api, annex_worker;
 
 -- Refuse numbers outside a double's range (RFC 7493, section 2.2), and a zero with more than 400 decimal places. A few bytes
 -- of such numbers print as gigabytes, so nothing is printed here. Returns true.
@@ -217,12 +231,13 @@ create table annex.limits (
   version integer not null default 1,
   constraint limits_pkey primary key (name),
   constraint limits_name_check check (
-    name in ('workspaces_per_user', 'audit_retention_days', 'subscriptions_per_member', 'notifications_per_inbox')
+    name in ('workspaces_per_user', 'audit_retention_days', 'subscriptions_per_member', 'notifications_per_inbox',
+      'audit_kib_per_hour')
   ),
   constraint limits_value_check check (value between 0 and 1000000)
 );
 insert into annex.limits (name, value) values ('workspaces_per_user', 20), ('audit_retention_days', 365),
-  ('subscriptions_per_member', 1000), ('notifications_per_inbox', 10000);
+  ('subscriptions_per_member', 1000), ('notifications_per_inbox', 10000), ('audit_kib_per_hour', 16384);
 create trigger limits_touch before update on annex.limits for each row execute function annex.touch();
 alter table annex.limits enable row level security, force row level security;
 create policy limits_owner on annex.limits to annex_owner using (true) with check (true);

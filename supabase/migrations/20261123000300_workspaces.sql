@@ -734,14 +734,14 @@ declare
   status text;
 begin
   perform annex.require(check_permissions.workspace_id, 'workspace:read');
+  if jsonb_array_length(questions) not between 1 and 20 then
+    raise exception '1 to 20 questions at once' using errcode = 'program_limit_exceeded';
+  end if;
   if exists (
     select from jsonb_array_elements(questions) q where (q.value ->> 'user_id')::uuid is distinct from caller
       and q.value ->> 'user_id' is not null
   ) then
     perform annex.require(check_permissions.workspace_id, 'members:read');
-  end if;
-  if jsonb_array_length(questions) not between 1 and 20 then
-    raise exception '1 to 20 questions at once' using errcode = 'program_limit_exceeded';
   end if;
   for question in
     select q.n::integer as n, q.value ->> 'permission' as permission,

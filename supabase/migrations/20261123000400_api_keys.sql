@@ -120,6 +120,14 @@ declare
   maker annex.api_keys;
 begin
   perform annex.require_within(made.workspace_id, made.permissions, made.grantable);
+  -- Those that are over count as well: their rows stay for a while. The workspace is locked.
+  if (
+    select count(*) from annex.api_keys k
+    where k.workspace_id = made.workspace_id and k.id >= annex.uuid7_floor(now() - interval '24 hours')
+  ) >= 1000 then
+    raise exception 'The workspace has made 1,000 keys within 24 hours; rotate less often.'
+      using errcode = 'program_limit_exceeded', constraint = 'limit_reached';
+  end if;
   select k.* into maker from annex.api_keys k where k.id = annex.key_id();
   if found and (
     coalesce(made.expires_at, 'infinity') > coalesce(maker.expires_at, 'infinity')
@@ -171,7 +179,7 @@ begin
   perform annex.lock_workspace(create_api_key.workspace_id);
   if (
     select count(*) from annex.api_keys k
-    where k.workspace_id = create_api_key.workspace_id and k.revoked_at is null
+    where k.workspace_id = create_api_key.workspace_id and k.revoked_at is null and k.replaced_by is null
       and (k.expires_at is null or k.expires_at > now())
   ) >= 200 then
     raise exception 'A workspace has at most 200 keys in use; revoke one.'
@@ -217,7 +225,10 @@ begin
   end if;
   made.prefix := rotate_api_key.prefix;
   made.secret_hash := rotate_api_key.secret_hash;
-  made.expires_at := coalesce(rotate_api_key.expires_at, now() + (old.expires_at - old.created_at));
+  -- Or as long as the calendar allows.
+  made.expires_at := coalesce(rotate_api_key.expires_at, least(
+    now() + (old.expires_at - old.created_at), timestamptz '9999-12-31 23:59:59+00'
+  ));
   made := annex.add_api_key(made);
   update annex.api_keys k
   set expires_at = least(k.expires_at, now() + make_interval(secs => greatest(overlap_seconds, 0))), replaced_by = made.id

@@ -99,7 +99,7 @@ declare
   to_id uuid;
   made integer := 0;
 begin
-  if not pg_try_advisory_xact_lock(annex.lock_class('partitions'), 0) then
+  if not annex.try_lock('partitions') then
     return 0;
   end if;
   for i in -1 .. least(greatest(months_ahead, 0), 24) loop
@@ -138,7 +138,7 @@ declare
   is_used boolean;
   dropped integer := 0;
 begin
-  if not pg_try_advisory_xact_lock(annex.lock_class('partitions'), 0) then
+  if not annex.try_lock('partitions') then
     return 0;
   end if;
   for partition in

@@ -246,6 +246,61 @@ begin
 end
 $$;
 
+-- How many bytes a workspace added to its audit trail in an hour: several rows where several transactions wrote at once, as
+-- none waits for another one's.
+create table annex.trails (
+  id uuid not null default annex.uuid7(),
+  workspace_id uuid not null,
+  hour timestamptz not null,
+  bytes bigint not null,
+  constraint trails_pkey primary key (id),
+  constraint trails_workspace_id_fkey foreign key (workspace_id) references annex.workspaces (id) on delete cascade
+);
+create index trails_workspace_id_idx on annex.trails (workspace_id, hour);
+alter table annex.trails enable row level security, force row level security;
+create policy trails_owner on annex.trails to annex_owner using (true) with check (true);
+
+-- Count what users and keys add to a workspace's audit trail, which no workspace can shorten; raises too_many_changes when
+-- the hour's bytes are spent, with the seconds until the next as hint. For Annex's own functions.
+create function annex.spend_trail(workspace_id uuid, data jsonb) returns void
+language plpgsql as $$
+#variable_conflict use_column
+declare
+  this_hour timestamptz := date_trunc('hour', now(), 'UTC');
+  -- The event's other columns, its entries in log and indexes.
+  size bigint := octet_length(data::text) + 512;
+  most bigint := (select l.value * 1024::bigint from annex.limits l where l.name = 'audit_kib_per_hour');
+begin
+  if annex.user_id() is null and annex.key_id() is null then
+    return;
+  end if;
+  if size + coalesce((
+    select sum(t.bytes) from annex.trails t where t.workspace_id = spend_trail.workspace_id and t.hour = this_hour
+  ), 0) > most then
+    raise exception 'The workspace changed more within this hour than its audit trail takes.'
+      using errcode = 'program_limit_exceeded', constraint = 'too_many_changes',
+        hint = ceil(extract(epoch from this_hour + interval '1 hour' - now()))::text;
+  end if;
+  -- In another isolation level a row that was written meanwhile would fail the change.
+  if current_setting('transaction_isolation') = 'read committed' then
+    update annex.trails t set bytes = t.bytes + size
+    where t.id = (
+      select f.id from annex.trails f where f.workspace_id = spend_trail.workspace_id and f.hour = this_hour
+      limit 1 for update skip locked
+    );
+    if found then
+      return;
+    end if;
+    delete from annex.trails t
+    where t.id in (
+      select o.id from annex.trails o where o.workspace_id = spend_trail.workspace_id and o.hour < this_hour
+      for update skip locked
+    );
+  end if;
+  insert into annex.trails (workspace_id, hour, bytes) values (spend_trail.workspace_id, this_hour, size);
+end
+$$;
+
 -- AFTER trigger of Annex's own tables: every change is an event, whoever writes, after the row's lock was taken.
 -- Arguments: the noun, the words for insert, update and delete, the permission that seeing it takes, and the columns of
 -- which a change is one of rights. Columns that end in _hash are never told.
@@ -256,6 +311,7 @@ declare
   verb text;
   was jsonb := '{}';
   row_now jsonb;
+  told jsonb;
   ws uuid;
   subject text;
 begin
@@ -287,9 +343,16 @@ begin
     else tg_argv[2]
   end;
   subject := noun || ':' || (row_now ->> case noun when 'member' then 'user_id' else 'id' end);
+  told := jsonb_build_object('record', annex.digest_documents(row_now), 'previous', annex.digest_documents(was));
+  -- To end something is never refused, or who spends the hour's bytes could not be put out. It needs no count: what ends
+  -- was made or begun before.
+  if verb not in ('deleted', 'removed', 'accepted', 'declined', 'revoked', 'expired') and not coalesce(
+    was ? 'revoked_at' or was ? 'status' and row_now ->> 'status' = 'suspended', false
+  ) then
+    perform annex.spend_trail(ws, told);
+  end if;
   perform annex.append_event(
-    ws, 'annex.' || noun || '.' || verb, subject,
-    jsonb_build_object('record', annex.digest_documents(row_now), 'previous', annex.digest_documents(was)),
+    ws, 'annex.' || noun || '.' || verb, subject, told,
     permission => tg_argv[4],
     rights_of => case when tg_op <> 'UPDATE' or was ?| string_to_array(tg_argv[5], ' ') then
       case noun

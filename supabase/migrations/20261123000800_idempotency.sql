@@ -25,6 +25,21 @@ create policy idempotency_keys_own on annex.idempotency_keys to annex_api
   using (principal = (select annex.principal())) with check (principal = (select annex.principal()));
 grant select, insert, update (fingerprint, status, headers, body, expires_at) on annex.idempotency_keys to annex_api;
 
+-- Take a key of the calling principal until the transaction ends; false while another one holds it. A key without an answer
+-- gets a row that has expired already, so that nothing is found under it: it is filled in this transaction or goes with it.
+create function annex.take_key(route text, key text) returns boolean
+language plpgsql security definer set search_path = pg_catalog, pg_temp set lock_timeout = '50ms' as $$
+begin
+  insert into annex.idempotency_keys as k (principal, route, key, fingerprint, status, body, expires_at)
+  values (annex.principal(), take_key.route, take_key.key, sha256(''), 200, '', now())
+  on conflict on constraint idempotency_keys_pkey do update set expires_at = k.expires_at;
+  return true;
+exception when lock_not_available then
+  return false;
+end
+$$;
+grant execute on function annex.take_key(text, text) to annex_api;
+
 -- Delete at most a number of expired answers; returns how many went.
 create function annex.purge_idempotency_keys(max_rows integer default 10000) returns bigint
 language sql security definer set search_path = pg_catalog, pg_temp as $$

@@ -91,7 +91,7 @@ declare
   -- The worker's readers must have read what goes; one that has not moved for a week is waited for no longer.
   read_until bigint := (select min(r.pos) from annex.readers r where r.updated_at > now() - interval '7 days');
 begin
-  if not pg_try_advisory_xact_lock(annex.lock_class('expiry'), 0) then
+  if not annex.try_lock('expiry') then
     return;
   end if;
   -- So many workspaces at most, that a transaction stays short where nothing expires, too.

@@ -132,7 +132,7 @@ create function annex.record_removal() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 begin
   if old.user_id is distinct from annex.user_id()
-    and exists (select from annex.workspaces w where w.id = old.workspace_id)
+    and exists (select from annex.workspaces w where w.id = old.workspace_id and w.deleted_at is null)
     and exists (select from annex.profiles p where p.user_id = old.user_id)
   then
     perform annex.add_removal(old.workspace_id, old.user_id);
@@ -142,6 +142,22 @@ end
 $$;
 create trigger members_removal after delete on annex.members
   for each row execute function annex.record_removal();
+
+-- AFTER trigger of members: a suspended one counts as removed until somebody lets them in again. When the account goes, and
+-- the membership with it, Supabase knows its address no more, and the same person could join with another account.
+create function annex.record_suspension() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  if new.status = 'suspended' then
+    perform annex.add_removal(new.workspace_id, new.user_id);
+  elsif tg_op = 'UPDATE' then
+    delete from annex.removals r where r.workspace_id = new.workspace_id and r.user_id = new.user_id;
+  end if;
+  return null;
+end
+$$;
+create trigger members_suspension after insert or update of status on annex.members
+  for each row execute function annex.record_suspension();
 
 -- Say whether a principal may give a role in a workspace now, by what the tables say of them and not by claims: to check
 -- who invited again when the invitation is accepted. The role must exist, and the principal hold invitations:manage and
@@ -264,10 +280,16 @@ begin
       using errcode = 'check_violation', constraint = 'domain_not_allowed';
   end if;
   if (
-    select count(*) from annex.invitations i
-    where i.workspace_id = workspace.id and i.status in ('requested', 'pending')
+    select count(*) from annex.invitations i where i.workspace_id = workspace.id and i.status = 'pending'
   ) + greatest(cardinality(asked), 1) > 5000 then
     raise exception 'The workspace has 5,000 open invitations; revoke some.'
+      using errcode = 'program_limit_exceeded', constraint = 'limit_reached';
+  elsif (
+    -- Those that were revoked as well: one call closes thousands, and their rows stay for a while.
+    select count(*) from annex.invitations i
+    where i.workspace_id = workspace.id and i.id >= annex.uuid7_floor(now() - interval '24 hours')
+  ) + greatest(cardinality(asked), 1) > 10000 then
+    raise exception 'The workspace has made 10,000 invitations within 24 hours; try again tomorrow.'
       using errcode = 'program_limit_exceeded', constraint = 'limit_reached';
   end if;
   if annex.has_permission(workspace.id, 'members:read') then
@@ -419,6 +441,10 @@ begin
       using errcode = 'check_violation', constraint = 'invitation_closed';
   end if;
   workspace := annex.lock_workspace(invitation.workspace_id);
+  if not coalesce(annex.email_domain(invitation.email) = any (workspace.allowed_email_domains), true) then
+    raise exception 'The workspace does not allow members of this domain.'
+      using errcode = 'check_violation', constraint = 'domain_not_allowed';
+  end if;
   perform annex.admit(workspace, invitation.user_id, invitation.email, invitation.role);
   update annex.invitations i set status = 'accepted', uses = 1, invited_by = annex.principal() where i.id = invitation.id;
 end
@@ -439,7 +465,11 @@ begin
     and coalesce(annex.email_domain(is_open.email) = any (workspace.allowed_email_domains), true)
     and coalesce(
       annex.removed_at(invitation.workspace_id, is_open.user_id, is_open.email)
-        < case when invitation.email is null then '-infinity' else invitation.created_at end, true
+        < case
+          when invitation.email is null then '-infinity'
+          -- When it was sent for the last time: who sends it again invites again.
+          else invitation.expires_at - make_interval(hours => invitation.lifetime_hours)
+        end, true
     ), false
   );
 end

@@ -170,7 +170,8 @@ end
 $$;
 grant execute on function annex.my_join_rules() to annex_api;
 
--- Join by a rule, or ask to: a request is an invitation that the workspace answers, within 30 days.
+-- Join by a rule, or ask to: a request is an invitation that the workspace answers, within 30 days. Who asks while an invitation
+-- waits for them has accepted it. Raises not_found, limit_reached.
 create function annex.join_by_rule(join_rule_id uuid)
 returns table (outcome text, workspace_id uuid, workspace_slug text, role text)
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
@@ -179,6 +180,7 @@ declare
   caller record := annex.confirmed_caller();
   workspace annex.workspaces;
   rule annex.join_rules;
+  waiting annex.invitations;
 begin
   select j.* into rule from annex.matching_rules(caller.user_id, caller.email, caller.provider) j
   where j.id = join_by_rule.join_rule_id;
@@ -199,6 +201,25 @@ begin
     update annex.invitations i set status = 'expired', token_hash = null
     where i.workspace_id = workspace.id and i.email = caller.email and i.status in ('requested', 'pending')
       and i.expires_at <= now();
+    select i.* into waiting from annex.invitations i
+    where i.workspace_id = workspace.id and i.email = caller.email and i.status = 'pending';
+    if annex.is_open(waiting, workspace, caller.user_id, caller.email) then
+      -- It takes no approval any more.
+      return query select r.* from annex.respond_to_invitation(null, waiting.id, true) r;
+      return;
+    end if;
+    -- One that nobody can accept, as its inviter may not give the role any more, is not in the way.
+    update annex.invitations i set status = 'expired', token_hash = null where i.id = waiting.id;
+    -- Of their own: whoever owns one mailbox in a domain has any number of addresses there.
+    if (select count(*) from annex.invitations i where i.workspace_id = workspace.id and i.status = 'requested') >= 1000
+      and not exists (
+        select from annex.invitations i
+        where i.workspace_id = workspace.id and i.email = caller.email and i.status = 'requested'
+      )
+    then
+      raise exception 'The workspace has 1,000 requests to join already; ask its members to answer some.'
+        using errcode = 'program_limit_exceeded', constraint = 'limit_reached';
+    end if;
     insert into annex.invitations (workspace_id, email, role, status, user_id, lifetime_hours, expires_at)
     values (workspace.id, caller.email, rule.role, 'requested', caller.user_id, 720, now() + interval '720 hours')
     on conflict (workspace_id, email) where status in ('requested', 'pending') do nothing;

@@ -71,7 +71,7 @@ declare
   of_all integer;
   of_theirs integer;
 begin
-  if not pg_try_advisory_xact_lock(annex.lock_class('mails'), 0) then
+  if not annex.try_lock('mails') then
     return;
   end if;
   update annex.mails m set failed_at = now(), error = 'The invitation is closed.', lease_id = null

@@ -100,7 +100,7 @@ declare
   sent jsonb := '{}';
   used integer;
 begin
-  if not pg_try_advisory_xact_lock(annex.lock_class('mails'), 1) then
+  if not annex.try_lock('mails_of_items') then
     return 0;
   end if;
   insert into annex.mail_state (after_id) values (ripe) on conflict do nothing;
@@ -147,7 +147,7 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   lease uuid := gen_random_uuid();
 begin
-  if not pg_try_advisory_xact_lock(annex.lock_class('mails'), 2) then
+  if not annex.try_lock('leases_of_items') then
     return;
   end if;
   return query
