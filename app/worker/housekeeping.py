@@ -180,11 +180,16 @@ async def trim_inboxes(driver: Driver) -> int:
     return gone
 
 
-async def work(settings: Settings) -> None:
-    """Run the worker by itself, on connections of its own, until cancelled."""
+async def work(settings: Settings, ready: Callable[[], None] = lambda: None) -> None:
+    """Run the worker by itself, on connections of its own, until cancelled.
+
+    `ready` is called before it begins. Raises `SettingsError` for templates that cannot be used.
+    """
     configure_logging(settings)
     async with Database(settings, WORKER_NAME) as database:
-        await runner(database, settings).run()
+        running = runner(database, settings)
+        ready()
+        await running.run()
 
 
 def runner(database: Database, settings: Settings) -> Runner:
