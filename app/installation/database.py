@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import asyncpg
 from sqlalchemy.engine import URL
 
-from app.database.migrations import Migration, applied
+from app.database.migrations import START_ANEW, Migration, applied, edited, listed, with_checksum
 from app.installation import InstallationError
 from app.installation.statements import failure, split
 from app.settings import read_database_url
@@ -57,7 +57,7 @@ async def migrate(
     """
     async with connected(url) as connection:
         async with connection.transaction():
-            await check(connection)
+            await check(connection, migrations)
         done = []
         for migration in migrations:
             began = time.monotonic()
@@ -104,7 +104,7 @@ def hint(url: URL, error: Exception) -> str:
     return ""
 
 
-async def check(connection: Connection) -> None:
+async def check(connection: Connection, migrations: Sequence[Migration]) -> None:
     """Refuse a database that Annex cannot be put into."""
     facts = await connection.fetchrow(FACTS)
     assert facts is not None
@@ -133,15 +133,20 @@ async def check(connection: Connection) -> None:
             " or another role with CREATEROLE and CREATE on the database."
         )
     if not recorded and facts["others_roles"]:
-        names = ", ".join(facts["others_roles"])
+        others = ", ".join(facts["others_roles"])
         raise InstallationError(
-            f"{names} exist on this server, and {facts['role']} may not use them. Connect as the "
-            f"role that made them, or run `grant {names} to {facts['role']} with admin option` as "
+            f"{others} exist on this server, and {facts['role']} may not use them. Connect as the "
+            f"role that made them, or run `grant {others} to {facts['role']} with admin option` as "
             "a superuser."
+        )
+    if names := edited(recorded, migrations):
+        raise InstallationError(
+            f"Edited after this database had applied it: {listed(names)}. Nothing was applied; "
+            f"{START_ANEW}."
         )
 
 
-async def applied_here(connection: Connection) -> set[str]:
+async def applied_here(connection: Connection) -> dict[str, str | None]:
     """Return what the database records; raises `InstallationError` if the role may not read it."""
     try:
         recorded = await applied(connection)
@@ -149,18 +154,18 @@ async def applied_here(connection: Connection) -> set[str]:
         raise InstallationError(
             "This role may not read annex.migrations; connect as the role that migrated before."
         ) from error
-    if recorded == set():
+    if recorded == {}:
         raise InstallationError(
             "The schema annex is not one that these migrations made. Rename it if it is your own "
             "(`alter schema annex rename to …`); if it is of an Annex that kept no record yet, "
             "remove it with `annex uninstall`."
         )
-    return recorded or set()
+    return recorded or {}
 
 
 async def apply(connection: Connection, migration: Migration) -> bool:
     """Apply one migration unless it is there; returns whether it was applied."""
-    statements = split(migration.sql)
+    statements = split(with_checksum(migration.sql))
     number = 0
     try:
         async with connection.transaction():

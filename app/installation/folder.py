@@ -13,7 +13,15 @@ from pathlib import Path
 
 import msgspec
 
-from app.database.migrations import Migration, listed, name_in
+from app.database.migrations import (
+    START_ANEW,
+    Migration,
+    checksum_of,
+    claimed_checksum,
+    listed,
+    name_in,
+    with_checksum,
+)
 from app.installation import InstallationError
 
 STAMP = "%Y%m%d%H%M%S"
@@ -37,27 +45,38 @@ class Installed(msgspec.Struct, frozen=True):
     added: list[Copy]
     present: list[Copy]
     changed: list[Copy]
-    """Those of `present` whose content is not this version's."""
+    """Those of `present` that somebody edited."""
 
 
 def install(folder: Path, migrations: Sequence[Migration], now: datetime) -> Installed:
     """Copy the migrations that the folder lacks, stamped from `now` on, and never change a file.
 
     A copy is known by the name that it records, whatever its own name. Raises `InstallationError`
-    for a folder that no project has, or that has lost a copy.
+    for a folder that no project has or that lost a copy, and for a copy of a migration that this
+    version has edited.
     """
     files = own_files(folder)
     present = copies(files)
     missing = [m for m in migrations if m.name not in {copy.name for copy in present}]
     refuse_gap(migrations, missing)
     ours = {migration.name: migration for migration in migrations}
-    changed = [c for c in present if c.name in ours and settled(c.sql) != settled(ours[c.name].sql)]
+    stale = [
+        c.name
+        for c in present
+        if c.name in ours and claimed_checksum(c.sql) != ours[c.name].checksum
+    ]
+    if stale:
+        raise InstallationError(
+            f"Edited in this version after its copy into {folder}: {listed(stale)}. Nothing was "
+            f"added; {START_ANEW}. What `annex uninstall` prints can be a migration of the folder."
+        )
+    changed = [c for c in present if c.name in ours and checksum_of(c.sql) != ours[c.name].checksum]
     newest = max((version_of(path) for path in files), default="")
     added: list[Copy] = []
     for migration in missing:
         newest = next_version(newest, now)
         path = folder / f"{newest}_annex_{migration.name}.sql"
-        path.write_bytes(migration.path.read_bytes())
+        path.write_bytes(with_checksum(migration.sql).encode())
         added.append(Copy(migration.name, newest, path, migration.sql))
     return Installed(added, present, changed)
 
@@ -127,8 +146,3 @@ def next_version(newest: str, now: datetime) -> str:
             f"No stamp comes after {newest}; give that migration a stamp such as {stamp}."
         )
     return counted
-
-
-def settled(sql: str) -> str:
-    """Make two files comparable: line ends differ where git converts them."""
-    return sql.replace("\r\n", "\n").strip()

@@ -182,20 +182,23 @@ end
 $$;
 
 -- What has been applied, whoever did it: `annex migrate`, the Supabase CLI, psql. The last statement of each migration adds
--- its row, and a process refuses to start where one is missing that it needs.
+-- its row, and a process refuses to start where one is missing that it needs. `annex install` and `annex migrate` add the
+-- checksum of the file, so that a migration which was edited after it had been applied is told, too.
 create table annex.migrations (
   name text not null,
+  checksum text,
   applied_at timestamptz not null default now(),
   constraint migrations_pkey primary key (name),
-  constraint migrations_name_check check (name ~ '^[0-9]{2,3}_[a-z0-9_]{1,60}$')
+  constraint migrations_name_check check (name ~ '^[0-9]{2,3}_[a-z0-9_]{1,60}$'),
+  constraint migrations_checksum_check check (checksum ~ '^[0-9a-f]{64}$')
 );
 alter table annex.migrations enable row level security, force row level security;
 create policy migrations_owner on annex.migrations to annex_owner using (true) with check (true);
 
--- Returns the names of the applied migrations, for a process that starts.
-create function annex.applied_migrations() returns setof text
+-- Returns the applied migrations and their checksums, for a process that starts.
+create function annex.applied_migrations() returns table (name text, checksum text)
 language sql stable security definer set search_path = pg_catalog, pg_temp as $$
-  select m.name from annex.migrations m
+  select m.name, m.checksum from annex.migrations m
 $$;
 grant execute on function annex.applied_migrations() to annex_api, annex_worker;
 

@@ -116,6 +116,29 @@ async def test_migrate_applies_as_supabases_postgres_and_skips_what_is_there(
     assert len(await project.push(hosted)) == 1
 
 
+async def test_an_edited_migration_is_said_by_migrate_and_by_a_start_whoever_applied_it(
+    project: Project, hosted: TestDatabase, tmp_path: Path
+) -> None:
+    newer = later_release(tmp_path / "release")
+    project.install(NOW, newer)
+    await project.push(hosted)
+    other = await project.new()
+    await migrate(own_url(other), [*CARRIED, newer], lambda _: None)
+    newer.path.write_text(newer.sql.replace("hello", "good morning"))
+    for database in (hosted, other):
+        before = await shape(database)
+        with pytest.raises(
+            InstallationError,
+            match=r"Edited after this database had applied it: 90_greetings\. Nothing was applied;",
+        ):
+            await migrate(own_url(database), [*CARRIED, newer], print)
+        assert await shape(database) == before
+        # The printed cure.
+        await execute(own_url(database), removal())
+        await migrate(own_url(database), [*CARRIED, newer], lambda _: None)
+        await check(settings_for(database))
+
+
 async def test_what_was_pushed_is_known_to_migrate(project: Project, hosted: TestDatabase) -> None:
     project.install(NOW)
     await project.push(hosted)
