@@ -193,6 +193,7 @@ async def trim_inboxes(driver: Driver) -> int:
     return gone
 
 
+<<<<<<< HEAD
 async def refresh_statistics(database: Database) -> None:
     """Analyze the tables that have more than doubled, which lets every session plan anew."""
     async with database.worker.lend() as driver:
@@ -201,9 +202,18 @@ async def refresh_statistics(database: Database) -> None:
 
 async def work(settings: Settings) -> None:
     """Run the worker by itself, on connections of its own, until cancelled."""
+=======
+async def work(settings: Settings, ready: Callable[[], None] = lambda: None) -> None:
+    """Run the worker by itself, on connections of its own, until cancelled.
+
+    `ready` is called before it begins. Raises `SettingsError` for templates that cannot be used.
+    """
+>>>>>>> install3
     configure_logging(settings)
     async with Database(settings, WORKER_NAME) as database:
-        await runner(database, settings).run()
+        running = runner(database, settings)
+        ready()
+        await running.run()
 
 
 def runner(database: Database, settings: Settings) -> Runner:

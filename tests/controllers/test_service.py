@@ -1,8 +1,10 @@
 import asyncio
+import contextlib
 import re
 from base64 import b64encode
 from hashlib import sha256
 
+import httpx
 import msgspec
 import pytest
 import yaml
@@ -10,7 +12,7 @@ import yaml
 from app import __version__
 from app.errors import Problem, subclasses
 from app.guides import GUIDES
-from tests.conftest import CONTRACT, Callers, TestDatabase, running
+from tests.conftest import CONTRACT, NO_TLS, Callers, Client, TestDatabase, running
 from tests.realtime.reader import until
 
 
@@ -149,3 +151,23 @@ async def test_the_type_of_every_problem_leads_to_its_explanation(
 
 async def test_an_unknown_code_has_no_explanation(callers: Callers) -> None:
     assert (await callers.client().get("/problems/nonsense")).status_code == 404
+
+
+async def test_a_server_that_stops_says_so_first_and_serves_meanwhile(
+    own_database: TestDatabase,
+) -> None:
+    stack = contextlib.AsyncExitStack()
+    live = await stack.enter_async_context(running(own_database, stop_seconds=2))
+    stopping = asyncio.create_task(stack.aclose())
+
+    async def ask(path: str) -> int:
+        # On a connection of its own, as a load balancer's probe.
+        async with Client(base_url=live.url, verify=NO_TLS) as client:
+            return (await client.get(path)).status_code
+
+    while await ask("/health/ready") != 503:
+        assert not stopping.done()
+    assert await ask("/health") == 200
+    await stopping
+    with pytest.raises(httpx.ConnectError):
+        await ask("/health")

@@ -54,10 +54,16 @@ def test_a_copy_is_known_by_its_content_whatever_its_name(folder: Path) -> None:
     assert install(folder, CARRIED, NOW).added == []
 
 
-def test_one_that_is_gone_is_added_anew(folder: Path) -> None:
+def test_one_that_is_gone_before_others_is_said(folder: Path) -> None:
     install(folder, CARRIED, NOW).added[3].path.unlink()
+    with pytest.raises(InstallationError, match=rf"lacks {CARRIED[3].name}; bring back"):
+        install(folder, CARRIED, NOW)
+
+
+def test_the_last_one_that_is_gone_is_added_anew(folder: Path) -> None:
+    install(folder, CARRIED, NOW).added[-1].path.unlink()
     (added,) = install(folder, CARRIED, NOW).added
-    assert added.name == CARRIED[3].name
+    assert added.name == CARRIED[-1].name
     assert added.path == max(folder.iterdir())
 
 
@@ -104,6 +110,9 @@ def test_line_ends_that_git_converted_are_no_change(folder: Path) -> None:
         ("20279999999998", "20279999999999"),
         ("3000", "3001"),
         ("0001", FIRST),
+        ("2027030113", "2027030114"),
+        ("20270301235", "20270301236"),
+        ("202703012359", "202703012360"),
     ],
 )
 def test_a_stamp_follows_the_newest_one(newest: str, following: str) -> None:
