@@ -83,17 +83,13 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Tell load balancers, take no more, let every stream end, then stop as uvicorn does."""
-        runtime: Runtime | None = getattr(self.app.state, "runtime", None)
+        runtime: Runtime | None = getattr(self.app, "runtime", None)
         if runtime is not None:
             runtime.hub.is_leaving = True
             await self.linger(runtime.settings.stop_seconds)
         for server in self.servers:
             server.close()
-<<<<<<< HEAD
-        if runtime := getattr(self.app, "runtime", None):
-=======
         if runtime is not None:
->>>>>>> install3
             await runtime.hub.drain()
         for task in self.beside:
             task.cancel()
@@ -220,12 +216,8 @@ async def run(
     await asyncio.wait({serving, began}, return_when=asyncio.FIRST_COMPLETED)
     began.cancel()
     settle()
-<<<<<<< HEAD
-    tasks = [asyncio.ensure_future(b(app.runtime.database)) for b in beside if server.started]
-=======
     if server.started:
         server.beside = [asyncio.ensure_future(b(app.state.runtime.database)) for b in beside]
->>>>>>> install3
     await serving
 
 

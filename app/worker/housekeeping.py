@@ -193,22 +193,17 @@ async def trim_inboxes(driver: Driver) -> int:
     return gone
 
 
-<<<<<<< HEAD
 async def refresh_statistics(database: Database) -> None:
     """Analyze the tables that have more than doubled, which lets every session plan anew."""
     async with database.worker.lend() as driver:
         await driver.fetchval("select annex.refresh_statistics()", timeout=STEP_SECONDS)
 
 
-async def work(settings: Settings) -> None:
-    """Run the worker by itself, on connections of its own, until cancelled."""
-=======
 async def work(settings: Settings, ready: Callable[[], None] = lambda: None) -> None:
     """Run the worker by itself, on connections of its own, until cancelled.
 
     `ready` is called before it begins. Raises `SettingsError` for templates that cannot be used.
     """
->>>>>>> install3
     configure_logging(settings)
     async with Database(settings, WORKER_NAME) as database:
         running = runner(database, settings)
