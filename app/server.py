@@ -217,7 +217,7 @@ async def run(
     began.cancel()
     settle()
     if server.started:
-        server.beside = [asyncio.ensure_future(b(app.state.runtime.database)) for b in beside]
+        server.beside = [asyncio.ensure_future(b(app.runtime.database)) for b in beside]
     await serving
 
 

@@ -690,7 +690,7 @@ async def test_an_operators_ticket_goes_with_the_key(
         assert (await reader.message()).event == "cursor"
     rotated = msgspec.structs.replace(server.settings, operator_key_hashes=["0" * 64])
     runtime = msgspec.structs.replace(server.app.runtime, settings=rotated)
-    monkeypatch.setattr(server.app.state, "runtime", runtime)
+    monkeypatch.setattr(server.app, "runtime", runtime)
     async with follow(callers.client(), made.json()["url"]) as reader:
         assert problem_of((await reader.rest())[0]) == "invalid_key"
 
