@@ -43,7 +43,7 @@ Attribute = InstrumentedAttribute[Any]
 Of = Callable[[ColumnElement[UUID]], AnySelect]
 """A model's `of`: selects what one workspace may see."""
 
-MAX_SCANNED = 10_000
+MAX_SCANNED = 2000
 """Rows that a filtered page looks at; what matches further on comes with the next cursor."""
 MAX_PAGE_BYTES = 1024 * 1024
 """A page with more items than fit ends early, with a cursor; one item may be larger."""
@@ -91,7 +91,7 @@ class Read:
         """Read one page, in descending order of `by`, whose last column is unique.
 
         Reads limit + 1 rows, so that the last page knows that it is. A page ends at 1 MiB, and with
-        `where`, it looks at 10,000 rows at most: it may then hold fewer items than asked for and
+        `where`, it looks at 2,000 rows at most: it may then hold fewer items than asked for and
         still have a next one. `more` gives the page's other fields, of the workspace. Raises
         `InvalidCursor`, and what `Scope.access` raises.
         """

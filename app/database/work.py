@@ -71,7 +71,7 @@ class Write:
         Open it when the body has been read and decoded: whoever sends slowly must not hold a
         connection. Raises `Unavailable`, and what `Scope.access` raises.
         """
-        async with self.pool.lend(self.scope.principal.turn) as driver:
+        async with self.pool.lend(self.scope.principal.turn, self.scope.group) as driver:
             async with transaction(driver, self.scope) as work:
                 yield work
                 self.workspace_id = work.workspace_id

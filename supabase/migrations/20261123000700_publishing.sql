@@ -70,22 +70,25 @@ begin
 end
 $$;
 
--- Claim a publisher's own id of an event; returns whose event has it: new_id, or the one that was published before.
-create function annex.claim_key(workspace_id uuid, source text, key text, new_id uuid) returns uuid
+-- Claim a publisher's own id of an event; returns whose event has it: new_id, or the one that was published before. `author`
+-- is what annex.check_publisher said.
+create function annex.claim_key(workspace_id uuid, source text, key text, author text, new_id uuid) returns uuid
 language plpgsql as $$
 #variable_conflict use_column
 declare
+  claimed_by text := case when author like 'user:%' then author else '' end;
   kept uuid;
 begin
   loop
-    insert into annex.event_keys (workspace_id, source, key, event_id)
-    values (claim_key.workspace_id, claim_key.source, claim_key.key, new_id)
+    insert into annex.event_keys (workspace_id, source, key, publisher, event_id)
+    values (claim_key.workspace_id, claim_key.source, claim_key.key, claimed_by, new_id)
     on conflict do nothing;
     if found then
       return new_id;
     end if;
     select k.event_id into kept from annex.event_keys k
-    where k.workspace_id = claim_key.workspace_id and k.source = claim_key.source and k.key = claim_key.key;
+    where k.workspace_id = claim_key.workspace_id and k.source = claim_key.source and k.key = claim_key.key
+      and k.publisher = claimed_by;
     if found then
       return kept;
     end if;
@@ -128,7 +131,7 @@ begin
     author := annex.check_publisher(publish.workspace_id);
     perform annex.check_event(publish.type, publish.source, publish.topics, publish.actor);
     if key is not null then
-      kept := annex.claim_key(publish.workspace_id, publish.source, publish.key, new_id);
+      kept := annex.claim_key(publish.workspace_id, publish.source, publish.key, author, new_id);
       if kept <> new_id then
         return kept;
       end if;
@@ -188,7 +191,7 @@ begin
     where e.value ->> 'key' is not null
     order by 2, 3, 1
   loop
-    kept[item.n] := annex.claim_key(publish_events.workspace_id, item.source, item.key, drawn[item.n]);
+    kept[item.n] := annex.claim_key(publish_events.workspace_id, item.source, item.key, author, drawn[item.n]);
   end loop;
   return query
     with items as (

@@ -7,7 +7,10 @@ import httpx
 import pytest
 
 from app.database.pools import Loan, Pool
+from app.errors import RateLimited
+from app.http.limits import Limiter
 from tests.conftest import Callers, Running, Tenant, TestDatabase, running
+from tests.factories import make_settings
 
 
 @pytest.fixture
@@ -21,10 +24,10 @@ def lent(server: Running, monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
     """For whom connections for requests are lent from now on."""
     found, lend = list[str | None](), Pool.lend
 
-    def note(pool: Pool, whose: str | None = None) -> Loan:
+    def note(pool: Pool, whose: str | None = None, group: str | None = None) -> Loan:
         if pool is server.app.runtime.database.api:
             found.append(whose)
-        return lend(pool, whose)
+        return lend(pool, whose, group)
 
     monkeypatch.setattr(Pool, "lend", note)
     return found
@@ -71,3 +74,13 @@ async def test_every_connection_is_lent_by_turns(
                 assert answer.status_code == 200
     assert lent
     assert None not in lent
+
+
+def test_a_keys_own_rate_outlasts_a_thousand_others() -> None:
+    limiter = Limiter(make_settings(), clock=lambda: 0.0)
+    limiter.spend("api_key:a", 1)
+    for n in range(2000):
+        limiter.spend(f"api_key:{n}", n + 1)
+    with pytest.raises(RateLimited):
+        limiter.spend("api_key:a", 1)
+    assert limiter.spend("api_key:a", 2)  # it was given more
