@@ -319,7 +319,7 @@ FAULTS = [
     ),
     Fault(
         "connections of the server",
-        "take up to 211 connections",
+        "take up to 213 connections",
         "Lower ANNEX_POOL_SIZE",
         settings={"pool_size": 200},
     ),
