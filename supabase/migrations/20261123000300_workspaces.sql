@@ -192,7 +192,7 @@ begin
     if (select count(*) from annex.members m where m.workspace_id = new.workspace_id and m.user_id <> new.user_id) >= seats
     then
       raise exception 'The workspace has as many members as it may have: %.', seats
-        using errcode = 'check_violation', constraint = 'limit_reached';
+        using errcode = 'program_limit_exceeded', constraint = 'limit_reached';
     end if;
   end if;
   return new;
@@ -344,7 +344,7 @@ language plpgsql immutable as $$
 begin
   if cardinality(items) > most then
     raise exception 'A list has more than % items.', most
-      using errcode = 'program_limit_exceeded', constraint = 'invalid_request';
+      using errcode = 'invalid_parameter_value', constraint = 'invalid_request';
   end if;
 end
 $$;
@@ -565,7 +565,7 @@ begin
   select m.* into locked from annex.members m
   where m.workspace_id = lock_member.workspace_id and m.user_id = member_id for update;
   if not found then
-    raise exception 'There is no such member here.' using errcode = 'foreign_key_violation', constraint = 'not_found';
+    raise exception 'There is no such member here.' using errcode = 'insufficient_privilege', constraint = 'not_found';
   end if;
   perform annex.require_version(locked.version, versions);
   return locked;
@@ -686,7 +686,7 @@ begin
     perform annex.require_grantable(put_role.workspace_id, put_role.key);
   elsif (select count(*) from annex.roles r where r.workspace_id = put_role.workspace_id) >= 100 then
     raise exception 'A workspace has at most 100 roles of its own.'
-      using errcode = 'check_violation', constraint = 'limit_reached';
+      using errcode = 'program_limit_exceeded', constraint = 'limit_reached';
   end if;
   -- Where it is there and should be new, or the other way round, no version will do.
   perform annex.require_version(before.version, case when is_new = (before.id is not null) then '{}' else versions end);
@@ -727,7 +727,7 @@ declare
   before annex.roles := annex.lock_role(delete_role.workspace_id, delete_role.key);
 begin
   if before.id is null then
-    raise exception 'There is no such role here.' using errcode = 'foreign_key_violation', constraint = 'not_found';
+    raise exception 'There is no such role here.' using errcode = 'insufficient_privilege', constraint = 'not_found';
   end if;
   perform annex.require_grantable(delete_role.workspace_id, delete_role.key);
   perform annex.require_version(before.version, versions);
@@ -765,7 +765,8 @@ begin
     perform annex.require(check_permissions.workspace_id, 'members:read');
   end if;
   if jsonb_array_length(questions) not between 1 and 20 then
-    raise exception '1 to 20 questions at once' using errcode = 'program_limit_exceeded';
+    raise exception '1 to 20 questions at once.'
+      using errcode = 'invalid_parameter_value', constraint = 'invalid_request';
   end if;
   for question in
     select q.n::integer as n, q.value ->> 'permission' as permission,

@@ -113,9 +113,7 @@ async def test_a_network_that_is_down_for_a_while_is_waited_for(
             await load.more(EVENTS)
             # Nothing is refused and nothing is answered, not even a new connection.
             proxy.go_dark()
-            await until(
-                lambda: not server.app.runtime.tail.is_following, SILENCE_SECONDS + 20
-            )
+            await until(lambda: not server.app.runtime.tail.is_following, SILENCE_SECONDS + 20)
             await load.more(EVENTS)
             proxy.lighten()
             await until(lambda: bool(server.app.runtime.tail.is_following), 30)
