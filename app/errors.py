@@ -92,8 +92,9 @@ class Unauthorized(Problem):
 
     status, code = 401, "unauthorized"
 
-    def __init__(self, detail: str) -> None:
-        super().__init__(detail, headers={"WWW-Authenticate": 'Bearer realm="annex"'})
+    always: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {"WWW-Authenticate": 'Bearer realm="annex"'}
+    )
 
 
 class MissingCredentials(Unauthorized):

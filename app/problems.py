@@ -122,6 +122,7 @@ CONSTRAINTS: dict[str, Problem] = {
     ),
 }
 
+KINDS = {kind.code: kind for kind in subclasses()}
 # What Postgres' own time limits raise: lock_timeout, statement_timeout and those of transactions.
 TIMED_OUT = (
     asyncpg.LockNotAvailableError,
@@ -145,15 +146,14 @@ def from_database(error: asyncpg.PostgresError) -> Problem | None:
     if known := CONSTRAINTS.get(constraint):
         return known
     # Our own functions raise with a problem's code in a constraint's place.
-    for kind in subclasses():
-        if kind.code == constraint:
-            # Of a body, also where it is wrong: a pointer in a column's place.
-            pointer, wrong = getattr(error, "column_name", None), getattr(error, "detail", None)
-            fields = [FieldError(pointer, wrong)] if pointer and wrong else []
-            # When it is over, in seconds.
-            hint = getattr(error, "hint", None)
-            headers = {"Retry-After": hint} if hint and issubclass(kind, RateLimited) else None
-            return kind(error.args[0], errors=fields, headers=headers)
+    if (kind := KINDS.get(constraint)) is not None:
+        # Of a body, also where it is wrong: a pointer in a column's place.
+        pointer, wrong = getattr(error, "column_name", None), getattr(error, "detail", None)
+        fields = [FieldError(pointer, wrong)] if pointer and wrong else []
+        # When it is over, in seconds.
+        hint = getattr(error, "hint", None)
+        headers = {"Retry-After": hint} if hint and issubclass(kind, RateLimited) else None
+        return kind(error.args[0], errors=fields, headers=headers)
     # Only the server's own have a severity: asyncpg raises the same for arguments we made wrong.
     if isinstance(error, asyncpg.DataError) and getattr(error, "severity", None):
         # Not Postgres' own words, which quote the value.

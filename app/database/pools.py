@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import sys
 import time
 from typing import Any, Self, TypeAlias
 
@@ -112,6 +113,10 @@ class Pool:
             min_size=0,
             max_size=size,
             max_inactive_connection_lifetime=300,
+            # A connection plans each statement once, and is not replaced while it is in use: of
+            # itself, asyncpg forgets plans after 5 minutes, and a connection after 50,000 queries.
+            max_cached_statement_lifetime=0,
+            max_queries=sys.maxsize,
             init=self.prepare,
             reset=keep,
             timeout=CONNECT_SECONDS,

@@ -72,7 +72,9 @@ class Condition(Protocol):
 class Read:
     """A handler's way to read: as its caller, in the workspace of its path."""
 
-    def __init__(self, pool: Pool, scope: Scope, link: Callable[[str], None]) -> None:
+    def __init__(
+        self, pool: Pool, scope: Scope, link: Callable[[str], None] = lambda _: None
+    ) -> None:
         self.pool = pool
         self.scope = scope
         self.link = link

@@ -61,7 +61,7 @@ begin
     if not exists (
       select from annex.workspaces w where w.id = check_publisher.workspace_id and w.deleted_at is null
     ) then
-      raise exception 'There is no such workspace.' using errcode = 'foreign_key_violation', constraint = 'not_found';
+      raise exception 'There is no such workspace.' using errcode = 'insufficient_privilege', constraint = 'not_found';
     end if;
     return 'system';
   end if;
@@ -154,7 +154,7 @@ begin
       then annex.check_type(publish.type, t.name is not null, t.data_schema, coalesce(publish.data, '{}'), '')
       else true end;
   if not found then
-    raise exception 'There is no such workspace.' using errcode = 'foreign_key_violation', constraint = 'not_found';
+    raise exception 'There is no such workspace.' using errcode = 'insufficient_privilege', constraint = 'not_found';
   end if;
   return new_id;
 end
@@ -178,7 +178,8 @@ declare
   kept uuid[];
 begin
   if jsonb_array_length(batch) not between 1 and 500 then
-    raise exception 'a batch has 1 to 500 events' using errcode = 'program_limit_exceeded';
+    raise exception 'A batch has 1 to 500 events.'
+      using errcode = 'invalid_parameter_value', constraint = 'invalid_request';
   end if;
   perform annex.check_event(e.value ->> 'type', e.value ->> 'source', '{}', e.value ->> 'actor')
   from jsonb_array_elements(batch) e (value)

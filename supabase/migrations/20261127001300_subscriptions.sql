@@ -94,7 +94,7 @@ begin
   select count(*) into found_rows from locked;
   if found_rows <> wanted then
     raise exception 'A user is no member of this workspace; nothing was changed.'
-      using errcode = 'foreign_key_violation', constraint = 'not_found';
+      using errcode = 'insufficient_privilege', constraint = 'not_found';
   end if;
 end
 $$;
@@ -169,7 +169,7 @@ begin
   select s.* into before from annex.subscriptions s
   where s.workspace_id = unfollow_topic.workspace_id and s.topic = unfollow_topic.topic and s.user_id = caller for update;
   if not found then
-    raise exception 'The caller does not follow this topic.' using errcode = 'foreign_key_violation', constraint = 'not_found';
+    raise exception 'The caller does not follow this topic.' using errcode = 'insufficient_privilege', constraint = 'not_found';
   end if;
   perform annex.require_version(before.version, versions);
   delete from annex.subscriptions s
@@ -194,7 +194,8 @@ declare
 begin
   perform annex.require(set_subscribers.workspace_id, 'subscriptions:manage');
   if cardinality(more) + cardinality(less) > 1000 then
-    raise exception 'at most 1000 users in a call' using errcode = 'program_limit_exceeded';
+    raise exception 'At most 1000 users in a call.'
+      using errcode = 'invalid_parameter_value', constraint = 'invalid_request';
   end if;
   -- Those who go as well, and before any subscription: two calls that swap users would wait for each other in a circle.
   perform from annex.members m

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from app.database.pools import Loan, Pool
 from app.errors import RateLimited
 from app.http.limits import Limiter
-from tests.conftest import Callers, Running, Tenant, TestDatabase, running
+from tests.conftest import Callers, Running, Tenant, TestDatabase, new_tenant, running
 from tests.factories import make_settings
 
 
@@ -84,3 +85,38 @@ def test_a_keys_own_rate_outlasts_a_thousand_others() -> None:
     with pytest.raises(RateLimited):
         limiter.spend("api_key:a", 1)
     assert limiter.spend("api_key:a", 2)  # it was given more
+
+
+@pytest.mark.parametrize("what", ["key", "exchanged", "ticket"])
+async def test_a_key_that_its_address_may_not_use_counts_as_a_failure(
+    database: TestDatabase, what: str
+) -> None:
+    async with running(database, max_failures_per_address=3) as server:
+        callers = Callers(server)
+        tenant = await new_tenant(callers)
+        carried = await credential(callers, tenant, what)
+        async with database.admin() as admin:
+            await admin.execute(
+                "update annex.api_keys set allowed_addresses = '{192.0.2.1}'"
+                " where workspace_id = $1",
+                UUID(tenant.id),
+            )
+        path = f"{tenant.path}/stream" if what == "ticket" else tenant.path
+        answers = []
+        async with httpx.AsyncClient(base_url=server.url) as client:
+            for _ in range(5):
+                answers.append((await client.get(path, **carried)).text)
+        # A stream answers an EventSource with a reason, or with a pause, and always with 200.
+        refused = ["address_not_allowed" in text for text in answers]
+        assert refused == [True, True, True, False, False]
+        # Who was accepted here before is still: others must not lose their access.
+        assert (await tenant.owner.client.get(tenant.path)).status_code == 200
+        await callers.close()
+
+
+async def test_a_wrong_token_is_one_failure_wherever_it_is_sent(database: TestDatabase) -> None:
+    async with running(database, max_failures_per_address=3) as server:
+        headers = {"Authorization": "Bearer wrong"}
+        async with httpx.AsyncClient(base_url=server.url, headers=headers) as client:
+            answers = [(await client.get("/api/v1/me")).status_code for _ in range(4)]
+    assert answers == [401, 401, 401, 429]
