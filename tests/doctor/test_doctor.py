@@ -243,6 +243,14 @@ FAULTS = [
     ),
     Fault(
         "fan-out",
+        "An event has waited 9 days for its notifications",
+        "Start `annex worker`",
+        "insert into annex.log (pos, event_id, workspace_id)"
+        f" values (1, {OLD_EVENT}, gen_random_uuid())",
+        "delete from annex.log",
+    ),
+    Fault(
+        "fan-out",
         "The fan-out of 1 event(s) was given up",
         "how to begin again",
         "insert into annex.fanouts (event_id, failed_at) values (gen_random_uuid(), now())",
@@ -297,7 +305,8 @@ FAULTS = [
         "The log begins 9 days ago, and ANNEX_EVENT_RETENTION_DAYS is 5",
         "the same ANNEX_EVENT_RETENTION_DAYS",
         "insert into annex.log (pos, event_id, workspace_id)"
-        f" values (1, {OLD_EVENT}, gen_random_uuid())",
+        f" values (1, {OLD_EVENT}, gen_random_uuid());"
+        "insert into annex.readers values ('projector', 1)",
         settings={"event_retention_days": 5},
         level="warning",
     ),
