@@ -65,6 +65,15 @@ FAULTS = [
     ),
     Fault(
         "fan-out",
+        "An event has waited 9 days for its notifications",
+        "Start `annex worker`",
+        "insert into annex.log (pos, event_id, workspace_id)"
+        f" values (1, {OLD_EVENT}, gen_random_uuid())",
+        "delete from annex.log",
+        cured_by="worker",
+    ),
+    Fault(
+        "fan-out",
         "The fan-out of 1 event(s) was given up",
         "set attempts = 0, failed_at = null",
         "insert into annex.fanouts (event_id, failed_at) values (gen_random_uuid(), now())",
@@ -133,7 +142,8 @@ FAULTS = [
         "The log begins 9 days ago, and ANNEX_EVENT_RETENTION_DAYS is 5",
         "the same ANNEX_EVENT_RETENTION_DAYS",
         "insert into annex.log (pos, event_id, workspace_id)"
-        f" values (1, {OLD_EVENT}, gen_random_uuid())",
+        f" values (1, {OLD_EVENT}, gen_random_uuid());"
+        "insert into annex.readers values ('projector', 1)",
         settings={"event_retention_days": 5},
         level="warning",
         cured_by="hand",
@@ -156,7 +166,7 @@ FAULTS = [
     ),
     Fault(
         "connections of the server",
-        "take up to 211 connections",
+        "take up to 213 connections",
         "Lower ANNEX_POOL_SIZE",
         settings={"pool_size": 200},
         cured_by="settings",
