@@ -21,6 +21,8 @@ class RequestState(msgspec.Struct):
     """The server's own `send`: a stream's messages pass hooks and middleware by."""
     principal: Principal | None = None
     """The caller, once it is known."""
+    refused: str | None = None
+    """The code of a limit of the database's that refused it."""
     headers: dict[str, str] = {}
     """Sent with every answer, unless the answer has set them."""
     ending: list[Callable[[], None]] = []

@@ -117,12 +117,25 @@ class Read:
     ) -> tuple[list[StructT], Page]:
         """Make a page of the rows of `build_page`: its items, and where the next one begins."""
         items = [item(*row[:-1]) for row in rows if not row[-1]]
-        last = None
+        # Where a filtered page stopped to look.
+        end = item(*rows[-1][:-1]) if len(items) < len(rows) else None
+        return self.fit(items, limit, by, end)
+
+    def fit(
+        self,
+        items: list[StructT],
+        limit: int,
+        by: Sequence[Attribute],
+        end: StructT | None = None,
+    ) -> tuple[list[StructT], Page]:
+        """Cut a list, of which one more than the limit was asked for, to `limit` and 1 MiB.
+
+        Returns it, and where the next page begins: after its last item, or after `end`.
+        """
+        last = end
         if len(items) > limit:
             items.pop()
             last = items[-1]
-        elif len(items) < len(rows):
-            last = item(*rows[-1][:-1])  # where a filtered page stopped to look
         if (fitting := count_fitting(items)) < len(items):
             del items[fitting:]
             last = items[-1]
