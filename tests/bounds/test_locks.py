@@ -1,10 +1,14 @@
 """A session that holds every advisory lock that it can think of delays nobody."""
 
 import re
+from collections.abc import Callable
+from typing import Any
 from uuid import uuid4
 
+import pytest
+
 from tests.conftest import ROOT, Callers, TestDatabase, new_tenant, running
-from tests.database.conftest import new_user, new_workspace
+from tests.database.conftest import fan_out, new_user, new_workspace
 
 # Every row is one that a version of Annex took, or takes when it is installed.
 HOLD = """
@@ -14,7 +18,7 @@ from generate_series(0, 20) class, generate_series(0, 5) key
 HOLD_ONE_KEY = (
     "select count(pg_advisory_lock((1095653376::bigint + n) << 32)) from generate_series(0, 20) n"
 )
-WORK = {
+WORK: dict[str, Callable[[Any], bool]] = {
     "select annex.roll_partitions(24)": lambda made: made > 10,
     "select is_last from annex.expire_events(null, 30)": lambda is_last: is_last is True,
     "select annex.queue_notification_mails(600, 10, 10)": lambda looked: looked == 0,
@@ -24,6 +28,7 @@ WORK = {
 }
 
 
+@pytest.mark.timeout(180)
 async def test_who_holds_every_advisory_lock_delays_nothing(own_database: TestDatabase) -> None:
     async with (
         own_database.connect("postgres") as admin,
@@ -73,8 +78,7 @@ async def prepare(database: TestDatabase) -> None:
             "select annex.publish($1, 'x', recipients => array[$2::uuid])", workspace, owner
         )
         await admin.execute("select annex.sequence()")
-        await admin.execute("select annex.queue_fanouts(array[$1::uuid])", event)
-        await admin.execute("select annex.deliver($1, 10)", event)
+        await fan_out(admin, event)
         await admin.execute(
             "insert into annex.mails (workspace_id, notification_id, user_id, recipient)"
             " select workspace_id, id, user_id, 'b@example.com' from annex.notifications"

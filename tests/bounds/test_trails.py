@@ -32,6 +32,7 @@ async def rename(connection: "asyncpg.Connection[Any]", workspace: UUID, most: i
     return most
 
 
+@pytest.mark.timeout(180)
 async def test_beyond_it_changes_wait_and_what_ends_something_does_not(short: TestDatabase) -> None:
     async with running(short) as server:
         callers = Callers(server)
@@ -77,7 +78,7 @@ async def test_an_hour_later_it_begins_anew_and_leaves_no_rows(short: TestDataba
             assert 10 < await rename(connection, workspace, 200) < 100
             await admin.execute("update annex.trails set hour = hour - interval '1 hour'")
             await connection.execute(RENAME, workspace, "again")
-        rows, spent = await admin.fetchrow(SPENT, workspace)
+        [(rows, spent)] = await admin.fetch(SPENT, workspace)
         assert rows == 1
         assert spent < 2048
 
@@ -96,7 +97,7 @@ async def test_a_transaction_that_is_open_holds_up_nobody(short: TestDatabase) -
             async with first.transaction():
                 await first.execute(invite, workspace, owner)
                 await second.execute(put, workspace, "guest")
-        rows, _ = await admin.fetchrow(SPENT, workspace)
+        rows = await admin.fetchval(SPENT, workspace)
         assert rows == 2
 
 
@@ -109,4 +110,4 @@ async def test_an_operator_and_sql_of_ones_own_are_not_counted(
         role = "annex_api" if claims else "postgres"
         async with short.connect(role, claims) as connection:
             assert await rename(connection, workspace, 100) == 100
-        assert (await admin.fetchrow(SPENT, workspace))[0] == 0
+        assert await admin.fetchval(SPENT, workspace) == 0
