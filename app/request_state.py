@@ -21,12 +21,12 @@ class RequestState(msgspec.Struct):
     """The server's own `send`: a stream's messages pass hooks and middleware by."""
     principal: Principal | None = None
     """The caller, once it is known."""
-    refused: str | None = None
-    """The code of a limit of the database's that refused it."""
     headers: dict[str, str] = {}
     """Sent with every answer, unless the answer has set them."""
     ending: list[Callable[[], None]] = []
     """Called in reverse order when the answer is over, also when it was cut off."""
+    refused: str | None = None
+    """The code of a limit of the database's that refused it."""
 
 
 def state_of(scope: Any) -> RequestState:

@@ -180,8 +180,7 @@ grant execute on function annex.unfollow_topic(uuid, text, integer[]) to annex_a
 
 -- Subscribe members to a topic, and unsubscribe others: all or nothing, at most 1,000 in a call. What a member set for
 -- themselves stays: to add one who follows already changes nothing, and only what was added, and is not muted, is taken
--- away. Draws one event, for events:audit, if anything changed. Returns how many subscriptions came and went. Raises not_found,
--- forbidden, limit_reached or too_many_changes.
+-- away. Returns how many subscriptions came and went. Raises not_found, forbidden or limit_reached.
 create function annex.set_subscribers(workspace_id uuid, topic text, add uuid[], remove uuid[])
 returns table (added integer, removed integer)
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
@@ -189,9 +188,6 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   more uuid[] := coalesce(set_subscribers.add, '{}');
   less uuid[] := coalesce(set_subscribers.remove, '{}');
-  left_out uuid[];
-  taken_in uuid[];
-  told jsonb;
 begin
   perform annex.require(set_subscribers.workspace_id, 'subscriptions:manage');
   if cardinality(more) + cardinality(less) > 1000 then
@@ -206,29 +202,18 @@ begin
     delete from annex.subscriptions s
     where s.workspace_id = set_subscribers.workspace_id and s.topic = set_subscribers.topic and s.user_id = any (less)
       and s.user_id <> all (more) and s.reason = 'added' and not s.is_muted
-    returning s.user_id
+    returning 1
   )
-  select coalesce(array_agg(g.user_id order by g.user_id), '{}') into left_out from gone g;
+  select count(*) into removed from gone;
   with came as (
     insert into annex.subscriptions (workspace_id, topic, user_id, reason)
     select distinct set_subscribers.workspace_id, set_subscribers.topic, u, 'added' from unnest(more) u order by u
     on conflict (workspace_id, topic, user_id) do nothing
-    returning user_id
+    returning 1
   )
-  select coalesce(array_agg(c.user_id order by c.user_id), '{}') into taken_in from came c;
-  added := cardinality(taken_in);
-  removed := cardinality(left_out);
+  select count(*) into added from came;
   if added > 0 then
     perform annex.check_subscriptions(set_subscribers.workspace_id, more);
-  end if;
-  -- What one decides for others is in the trail; what members decide for themselves is nobody else's to read.
-  if added + removed > 0 then
-    told := jsonb_build_object('topic', set_subscribers.topic, 'added', to_jsonb(taken_in), 'removed', to_jsonb(left_out));
-    perform annex.spend_trail(set_subscribers.workspace_id, told);
-    perform annex.append_event(
-      set_subscribers.workspace_id, 'annex.subscribers.updated', 'topic:' || set_subscribers.topic, told,
-      permission => 'events:audit'
-    );
   end if;
   return next;
 end

@@ -268,23 +268,6 @@ async def test_a_server_subscribes_members_all_or_nothing(
     assert gone.json() == {"added": 0, "removed": 1}
 
 
-async def test_what_one_decides_for_others_is_in_the_trail_and_what_one_follows_is_not(
-    callers: Callers, tenant: Tenant, member: Caller
-) -> None:
-    key = await callers.key(tenant.id, "subscriptions:manage")
-    path, me = f"{tenant.path}/topics/t/subscribers", str(member.user_id)
-    for change in ({"add": [me]}, {"add": [me]}, {"remove": [me]}, {"remove": [me]}):
-        assert (await key.client.put(path, json=change)).status_code == 200
-    await member.client.put(f"{SUBSCRIPTIONS}/own", params={"workspace": tenant.id}, json={})
-    events = f"{tenant.path}/events?types=annex.subscribers.*"
-    listed = (await tenant.owner.client.get(events)).json()["data"]
-    assert [(e["subject"], e["data"], e["principal"]) for e in listed] == [
-        ("topic:t", {"topic": "t", "added": [], "removed": [me]}, f"api_key:{key.claims['sub']}"),
-        ("topic:t", {"topic": "t", "added": [me], "removed": []}, f"api_key:{key.claims['sub']}"),
-    ]
-    assert (await member.client.get(events)).json()["data"] == []
-
-
 async def test_what_one_call_or_member_may_have_is_bounded(
     server: Running, tenant: Tenant, member: Caller
 ) -> None:
