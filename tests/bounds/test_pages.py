@@ -38,7 +38,7 @@ async def made_workspace(_: Callers, tenant: Tenant) -> str:
 
 async def made_event_type(callers: Callers, _: Tenant) -> str:
     name = f"pages.t{uuid4().hex[:8]}"
-    body = {"description": "x"}
+    body = {"category": "general"}
     answer = await callers.operator().client.put(f"/api/v1/event-types/{name}", json=body)
     assert answer.status_code == 201, answer.text
     return name
