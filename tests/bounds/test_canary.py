@@ -122,7 +122,7 @@ async def test_no_output_and_no_answer_holds_a_secret(
     process = Process(own_database, tmp_path, **urls, **mail, log_level="debug")
     worker_log = tmp_path / "worker.log"
     try:
-        server = await process.started()
+        server = await process.started(90)
         async with (
             working(own_database, worker_log, **urls, **mail),
             calling(server) as callers,

@@ -19,7 +19,7 @@ HOLD_ONE_KEY = (
     "select count(pg_advisory_lock((1095653376::bigint + n) << 32)) from generate_series(0, 20) n"
 )
 WORK: dict[str, Callable[[Any], bool]] = {
-    "select annex.roll_partitions(24)": lambda made: made > 10,
+    "select annex.roll_partitions(4)": lambda made: made == 1,
     "select is_last from annex.expire_events(null, 30)": lambda is_last: is_last is True,
     "select annex.queue_notification_mails(600, 10, 10)": lambda looked: looked == 0,
     "select count(*) from annex.lease_mails(10, 60, 10)": lambda leased: leased == 1,
@@ -53,7 +53,7 @@ async def test_who_holds_every_advisory_lock_delays_nothing(own_database: TestDa
                 answer = await tenant.owner.client.post(
                     f"{tenant.path}/events", json={"type": "x"}, headers=keyed
                 )
-                assert answer.status_code == 201
+                assert answer.status_code == 201, answer.text
             assert answer.headers["Idempotent-Replayed"] == "true"
             await callers.close()
 
