@@ -10,10 +10,11 @@ from uuid import UUID
 import rich_click as click
 
 from app import __version__
-from app.settings import SettingsError, read_settings
+from app.settings import SettingsError, environment, read_settings
 
 DATA = Path(".data")
 PORT = click.IntRange(0, 65535)
+MIGRATE_URL = "ANNEX_MIGRATE_URL"
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -92,11 +93,11 @@ def serve(host: str, port: int, workers: int) -> None:
 
 @annex.command()
 def worker() -> None:
-    """Keep the database in order beside `annex serve`, and send its mails.
+    """Notify users, send mails and keep the database in order, beside `annex serve`.
 
-    It makes and drops partitions, and deletes expired events and answers. On SIGINT or SIGTERM it
-    finishes the batch that it has begun, for 8 s at most, and exits with 0. Run at least one;
-    several share the work.
+    It puts events into inboxes, makes and drops partitions, and deletes what has expired. On SIGINT
+    or SIGTERM it finishes the batch that it has begun, for 8 s at most, and exits with 0. Run at
+    least one; several share the work.
     """
     from app.server import check
     from app.worker.housekeeping import work
@@ -106,8 +107,7 @@ def worker() -> None:
 
     async def keep() -> None:
         await check(settings)
-        click.echo("Annex keeps house, every hour; Ctrl-C stops it.", err=True)
-        await work(settings)
+        await work(settings, lambda: click.echo("Annex works; Ctrl-C stops it.", err=True))
 
     asyncio.run(until_told(keep()))
 
@@ -169,8 +169,8 @@ def is_uuid(text: str) -> bool:
 )
 @click.option(
     "--database",
-    envvar="ANNEX_MIGRATE_URL",
-    help="URL of the project's database: says what `annex migrate` has applied there already.",
+    help="URL of the project's database: says what `annex migrate` has applied there already. "
+    "ANNEX_MIGRATE_URL may hold it.",
 )
 def install(into: Path, database: str | None) -> None:
     """Copy Annex's migrations into your project, beside its own.
@@ -191,7 +191,8 @@ def install(into: Path, database: str | None) -> None:
     if not done.added:
         click.echo(f"Nothing to add: {into} has all of Annex's migrations.")
     copies = [*done.present, *done.added]
-    repaired = asyncio.run(to_repair(database, copies)) if database else []
+    url = database or environment().get(MIGRATE_URL)
+    repaired = asyncio.run(to_repair(url, copies)) if url else []
     click.echo(next_steps([copy.version for copy in repaired], bool(done.added)))
 
 
@@ -214,34 +215,46 @@ def next_steps(versions: list[str], has_new: bool) -> str:
 
 
 @annex.command()
-@click.argument("url", envvar="ANNEX_MIGRATE_URL")
-def migrate(url: str) -> None:
+@click.argument("url", required=False)
+def migrate(url: str | None) -> None:
     """Apply Annex's migrations to a database, without the Supabase CLI.
 
-    URL is of a role that may create roles, such as Supabase's `postgres`; ANNEX_MIGRATE_URL may
-    hold it. What the database has, whoever applied it, is skipped. Each migration is one
-    transaction.
+    URL is of a role that may create roles, such as Supabase's `postgres`. ANNEX_MIGRATE_URL, in the
+    environment or in .env, may hold it, so that no password is on the command line. What the
+    database has, whoever applied it, is skipped. Each migration is one transaction.
     """
     from app.database.migrations import carried
     from app.installation.database import migrate
 
+    if not (url := url or environment().get(MIGRATE_URL)):
+        raise click.UsageError(f"Name the database's URL, or set {MIGRATE_URL}.")
     if not asyncio.run(migrate(url, carried(), click.echo)):
         click.echo("Nothing to apply: the database is up to date.")
 
 
 @annex.command()
-@click.argument("url", envvar="ANNEX_MIGRATE_URL", required=False)
-def uninstall(url: str | None) -> None:
-    """Print the SQL that removes Annex from a database; runs nothing.
+@click.argument("url", required=False)
+@click.option(
+    "--into",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of your project's own migrations, to write the SQL into as the newest of them.",
+)
+def uninstall(url: str | None, into: Path | None) -> None:
+    """Print the SQL that removes Annex from a database, or write it; runs nothing.
 
-    With a URL, it also lists what of your own refers to Annex and would go along.
+    With a URL, or with ANNEX_MIGRATE_URL, it also lists what of your own refers to Annex and would
+    go along.
     """
+    from app.installation.folder import remove
     from app.installation.removal import dependents, removal
 
-    if url is not None:
+    if url := url or environment().get(MIGRATE_URL):
         for name in asyncio.run(dependents(url)):
             click.echo(f"Goes along: {name}", err=True)
-    click.echo(removal(), nl=False)
+    if into is None:
+        click.echo(removal(), nl=False)
+    else:
+        click.echo(f"Added {remove(into, removal(), datetime.now(UTC))}")
 
 
 @annex.command()
@@ -286,6 +299,11 @@ def main() -> NoReturn:
         annex(standalone_mode=True)
     except (SettingsError, DevError, InstallationError) as error:
         click.echo(f"annex: {error}", err=True)
+        sys.exit(1)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        click.echo(f"annex: {error.filename} cannot be used: {error.strerror}.", err=True)
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)

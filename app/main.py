@@ -118,7 +118,7 @@ async def lifespan(settings: Settings, app: Litestar) -> AsyncIterator[None]:
         ]
         metrics = Metrics(hub, tail, tasks, refused, app.connections, watchdog, database)
         tasks.append(Supervised("metrics", metrics.keep_copying))
-        app.state.runtime = Runtime(
+        app.runtime = Runtime(
             settings=settings,
             database=database,
             hub=hub,

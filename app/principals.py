@@ -30,12 +30,12 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     key_hash: str | None = None
     """An operator key's, by which it is looked up again in the settings."""
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The same name that annex.principal() gives it in SQL."""
         return f"{self.kind}:{self.id}"
 
-    @property
+    @cached_property
     def turn(self) -> str:
         """Whose turn at the database, and budget, it takes: keys of one workspace share theirs."""
         return self.name if self.workspace_id is None else f"workspace:{self.workspace_id}"

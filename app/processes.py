@@ -113,7 +113,7 @@ def serve_together(
                     has_started = True
                     ready(url_of(host, port))
         finally:
-            stop(processes)
+            stop(processes, settings.stop_seconds)
 
 
 def watch(
@@ -143,11 +143,11 @@ def watch(
     return said
 
 
-def stop(processes: list[ServerProcess]) -> None:
-    """End every process, each with its streams drained."""
+def stop(processes: list[ServerProcess], stop_seconds: float) -> None:
+    """End every process, each with its streams drained; `stop_seconds` as in the settings."""
     for each in processes:
         each.process.terminate()
-    deadline = time.monotonic() + KILL_SECONDS
+    deadline = time.monotonic() + KILL_SECONDS + stop_seconds
     for each in processes:
         each.process.join(max(0.0, deadline - time.monotonic()))
         if each.process.is_alive():

@@ -21,8 +21,8 @@ class RequestState(msgspec.Struct):
     """The server's own `send`: a stream's messages pass hooks and middleware by."""
     principal: Principal | None = None
     """The caller, once it is known."""
-    headers: dict[str, str] = {}
-    """Sent with every answer, unless the answer has set them."""
+    headers: list[tuple[bytes, bytes]] = []
+    """Sent with every answer, unless the answer has set them; names are in lower case."""
     ending: list[Callable[[], None]] = []
     """Called in reverse order when the answer is over, also when it was cut off."""
     refused: str | None = None

@@ -49,5 +49,5 @@ def runtime_of(connection: ASGIConnection[Any, Any, Any, Any]) -> Runtime:
 
 def runtime_in(scope: Any) -> Runtime:
     """Return the runtime of the application that a scope names."""
-    found: Runtime = scope["litestar_app"].state.runtime
+    found: Runtime = scope["litestar_app"].runtime
     return found

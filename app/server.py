@@ -7,6 +7,7 @@ import resource
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from types import FrameType
 
 import uvicorn
 
@@ -15,6 +16,7 @@ from app.database.pools import Database
 from app.http.application import Application
 from app.http.protocol import protocol_with
 from app.main import create_app
+from app.runtime import Runtime
 from app.settings import Settings, SettingsError
 
 GRACE_SECONDS = 5
@@ -45,6 +47,9 @@ class Server(uvicorn.Server):
         self.ready = ready
         self.leave_with = leave_with
         self.began = asyncio.Event()
+        self.hurried = asyncio.Event()
+        self.beside: list[asyncio.Future[None]] = []
+        """What runs on the application's connections, and ends before they do."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -77,12 +82,31 @@ class Server(uvicorn.Server):
                 self.ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take no more, let every stream end and resume elsewhere, then stop as uvicorn does."""
+        """Tell load balancers, take no more, let every stream end, then stop as uvicorn does."""
+        runtime: Runtime | None = getattr(self.app, "runtime", None)
+        if runtime is not None:
+            runtime.hub.is_leaving = True
+            await self.linger(runtime.settings.stop_seconds)
         for server in self.servers:
             server.close()
-        if runtime := getattr(self.app.state, "runtime", None):
+        if runtime is not None:
             await runtime.hub.drain()
+        for task in self.beside:
+            task.cancel()
+        await asyncio.gather(*self.beside, return_exceptions=True)
         await super().shutdown(sockets)
+
+    async def linger(self, seconds: float) -> None:
+        """Go on serving for so long, or until a second SIGINT."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.hurried.wait()
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop; a second SIGINT waits for nothing."""
+        super().handle_exit(sig, frame)
+        if self.force_exit:
+            self.hurried.set()
 
 
 def bind(host: str, port: int, *, is_shared: bool = False) -> socket.socket:
@@ -192,11 +216,9 @@ async def run(
     await asyncio.wait({serving, began}, return_when=asyncio.FIRST_COMPLETED)
     began.cancel()
     settle()
-    tasks = [asyncio.ensure_future(b(app.state.runtime.database)) for b in beside if server.started]
+    if server.started:
+        server.beside = [asyncio.ensure_future(b(app.runtime.database)) for b in beside]
     await serving
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def settle() -> None:

@@ -31,6 +31,8 @@ LIBPQ_WORDS = {
     "host", "port", "dbname", "user", "password",
     "sslmode", "sslrootcert", "sslcert", "sslkey", "sslcrl", "target_session_attrs",
 }  # fmt: skip
+LIBPQ_FILES = {"sslrootcert", "sslcert", "sslkey", "sslcrl"}
+SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 LIBPQ_HINTS = {
     "pgbouncer": "take it out and set ANNEX_TRANSACTION_POOLER=true for a transaction pooler",
     "connect_timeout": "take it out; a connection is given up after 5 s",
@@ -109,6 +111,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """A client that takes an answer or a stream more slowly is cut off; 0: none is."""
     keep_alive_seconds: Annotated[int, msgspec.Meta(ge=1, le=3600)] = 65
     """A connection without a request stays open so long; longer than a proxy before it keeps it."""
+    stop_seconds: Annotated[float, msgspec.Meta(ge=0, le=60)] = 0
+    """How long a process that is told to stop goes on serving while it is no longer ready."""
     max_streams_per_principal: Annotated[int, msgspec.Meta(ge=1)] = 20
     max_streams_per_workspace: Annotated[int, msgspec.Meta(ge=1)] = 2000
     max_streams_per_address: Annotated[int, msgspec.Meta(ge=1)] = 200
@@ -311,22 +315,39 @@ def mail_mistakes(settings: Settings) -> Iterator[str]:
 
 
 def database_url(name: str, value: str) -> URL:
+    """Read a setting's libpq-style URL; raises `SettingsError` naming the setting."""
+    try:
+        return read_database_url(value)
+    except ValueError as error:
+        raise SettingsError(f"{PREFIX}{name} {error}.") from None
+
+
+def read_database_url(value: str) -> URL:
     """Read a libpq-style URL; a driver that its scheme names is left out.
 
-    Raises `SettingsError` naming the setting, also for a parameter that has no meaning here.
+    Raises `ValueError` with what is wrong of it, and never with a part that may be of its password.
     """
     try:
-        url = make_url(value)
+        url = make_url(value.strip())
         scheme = url.drivername.split("+")[0]
     except (ArgumentError, ValueError):
         scheme = ""
     if scheme not in ("postgresql", "postgres"):
-        raise SettingsError(
-            f"{PREFIX}{name} is not a Postgres URL; write postgresql://user:password@host:5432/database."
+        raise ValueError(
+            "is not a Postgres URL; write postgresql://user:password@host:5432/database, with "
+            "special characters of the password percent-encoded"
         )
+    if "@" in (url.host or ""):
+        raise ValueError("has two @; write an @ of the password as %40")
+    if not 0 < (url.port or 5432) < 65536:
+        raise ValueError("names no port that can be; Postgres has 5432")
     query = {k: v for k, v in url.query.items() if v not in DROPPED.get(k, ())}
-    for word in query:
+    for word, given in query.items():
         if word not in LIBPQ_WORDS:
             hint = LIBPQ_HINTS.get(word, f"known are {', '.join(sorted(LIBPQ_WORDS))}")
-            raise SettingsError(f"{PREFIX}{name} has the parameter {word[:40]!r}; {hint}.")
+            raise ValueError(f"has the parameter {word[:40]!r}; {hint}")
+        if word in LIBPQ_FILES and not (isinstance(given, str) and Path(given).is_file()):
+            raise ValueError(f"names as {word} a file that is not there")
+        if word == "sslmode" and given not in SSL_MODES:
+            raise ValueError(f"has no sslmode that is known; write one of {', '.join(SSL_MODES)}")
     return url.set(drivername="postgresql", query=query)

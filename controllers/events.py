@@ -53,7 +53,7 @@ class EventController(Controller):
             limit,
             NEWEST_FIRST,
             where=None if wanted is EVERYTHING else wanted,
-            more=lambda access: {"stream_cursor": stand(access.workspace_id)},
+            more=lambda workspace_id: {"stream_cursor": stand(workspace_id)},
         )
 
     @post(

@@ -49,7 +49,7 @@ class ServiceController(Controller):
         """Tell whether requests and streams can be served now."""
         runtime = runtime_of(request)
         tail = runtime.tail
-        if runtime.hub.is_closed:
+        if runtime.hub.is_leaving or runtime.hub.is_closed:
             raise Unavailable("This server is about to stop; ask another one.")
         if not tail.is_following:
             raise Unavailable("The log is not being followed; streams would stand still.")

@@ -1,4 +1,3 @@
-import contextlib
 import time
 from functools import partial
 from typing import Annotated, Any
@@ -9,11 +8,10 @@ from litestar.datastructures import Cookie
 from litestar.params import FromPath, HeaderParameter, JSONBody, QueryParameter
 from litestar.response import Response
 
-from app.auth.dependencies import Caller, authenticate, may, refresh
+from app.auth.dependencies import Caller, identify, may, refresh
 from app.auth.tickets import COOKIE
-from app.auth.tickets import Ticket as Used
 from app.database.statements import Scope
-from app.errors import NotFound, Problem, RateLimited, Unauthorized, Unavailable
+from app.errors import NotFound, Problem, RateLimited, Unavailable
 from app.filters import EVERYTHING, Filter, Topics, Types, Where
 from app.permissions import Permission
 from app.principals import Principal
@@ -172,21 +170,6 @@ async def follow(
 def at_once(content: bytes) -> Response[Any]:
     """Answer with a stream that is over as soon as it has begun."""
     return Response(content, media_type="text/event-stream", headers=HEADERS)
-
-
-async def identify(
-    request: Request[Any, Any, Any], ticket: str | None, *, is_reconnect: bool
-) -> tuple[Principal, Used | None]:
-    """Return the reader, by a valid bearer credential or else its ticket, and that ticket."""
-    if ticket is None:
-        return await authenticate(request), None
-    if "authorization" in request.headers:
-        with contextlib.suppress(Unauthorized):
-            return await authenticate(request), None
-    tickets = runtime_of(request).tickets
-    used = tickets.read(ticket, request.scope["path"], is_reconnect=is_reconnect)
-    runtime_of(request).limiter.check(used.principal.name, used.principal.turn)
-    return await refresh(request, used.principal), used
 
 
 def cookie_of(made: s.StreamTicket, path: str) -> Cookie:

@@ -2,7 +2,7 @@
 
 from db_models.api_keys import ApiKey
 from db_models.base import Base, ReadOnlyMapping
-from db_models.event_types import EventType
+from db_models.event_types import EventType, EventTypeChange
 from db_models.events import Event, EventKey
 from db_models.idempotency import IdempotencyKey
 from db_models.invitations import Invitation, Removal
@@ -27,6 +27,7 @@ __all__ = [
     "Event",
     "EventKey",
     "EventType",
+    "EventTypeChange",
     "Fanout",
     "IdempotencyKey",
     "Inbox",

@@ -2,7 +2,7 @@ from datetime import datetime
 from typing import Any, Self
 from uuid import UUID
 
-from sqlalchemy import CheckConstraint, Select, UniqueConstraint, select, text
+from sqlalchemy import CheckConstraint, Index, Select, UniqueConstraint, select, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from db_models.base import Base
@@ -57,3 +57,16 @@ class EventType(Base):
     def catalogue(cls) -> Select[Self]:
         """Select all of them; they are no workspace's."""
         return select(cls)
+
+
+class EventTypeChange(Base):
+    """A change of the catalogue, and who made it."""
+
+    __tablename__ = "event_type_changes"
+    __table_args__ = (Index("event_type_changes_name_idx", "name", "id"),)
+    id: Mapped[UUID] = mapped_column(primary_key=True, server_default=text("annex.uuid7()"))
+    name: Mapped[str]
+    actor: Mapped[str]
+    previous: Mapped[dict[str, Any] | None]
+    record: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(server_default=text("now()"))

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 from uuid import UUID, uuid4
@@ -419,6 +420,11 @@ async def add_member(callers: Callers, tenant: Tenant, role: str) -> Caller:
             role,
         )
     return member
+
+
+def tomorrow() -> str:
+    """Write the time in a day, as RFC 3339 has it; a fixed date would pass some day."""
+    return f"{datetime.now(UTC) + timedelta(days=1):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def encode(value: Any) -> str:

@@ -12,12 +12,15 @@ from pathlib import Path
 import click
 import pytest
 
+from app.dev.demo import demo_settings
+from app.http.protocol import Protocol
+from app.main import create_app
 from app.realtime.messages import chunk
+from app.server import configure
 from tests.bench.realtime import measures
 from tests.bench.realtime.clients import Clients, Counts, build, connecting
-from tests.conftest import ROOT
-
-pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="written in C: install gcc")
+from tests.bench.servers import config_of
+from tests.conftest import ROOT, SECRETS
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 GREETING = chunk(b"retry: 1\n")
@@ -83,6 +86,8 @@ class Driven:
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Compile the load generator."""
+    if shutil.which("cc") is None:
+        pytest.skip("written in C: install gcc")
     return build(tmp_path_factory.mktemp("bench"))
 
 
@@ -171,6 +176,16 @@ async def test_who_was_refused_comes_again_and_who_was_cut_resumes(program: Path
         assert (counts.live, counts.lost) == (1, 0)
         resumed = ["Last-Event-ID: c1\r\n" in request.decode() for request in it.server.requests]
         assert resumed == [False, False, True]
+
+
+def test_make_bench_serves_annex_as_annex_serve_does() -> None:
+    settings = demo_settings(SECRETS, "postgresql://a@b/c", "postgresql://a@b/c")
+    app = create_app(settings)
+    measured, shipped = (vars(made(app, settings)) for made in (config_of, configure))
+    # Of each application, a class of its own.
+    assert issubclass(measured.pop("http"), Protocol)
+    assert issubclass(shipped.pop("http"), Protocol)
+    assert measured == shipped
 
 
 @pytest.mark.timeout(180)

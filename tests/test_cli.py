@@ -165,6 +165,29 @@ def test_a_database_that_cannot_be_migrated_is_one_sentence_without_its_password
     assert "hidden" not in said
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("install", "--into", "/proc/annex"), "/proc/annex cannot be used: "),
+        (("uninstall", "--into", "/proc/annex"), "/proc/annex cannot be used: "),
+        (("serve",), ".env cannot be used: Is a directory."),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_one_sentence(
+    tmp_path: Path, arguments: tuple[str, ...], said: str
+) -> None:
+    (tmp_path / ".env").mkdir()
+    ended = annex(*arguments, cwd=tmp_path)
+    assert said in sentence(ended)
+
+
+def test_the_url_to_migrate_may_stand_in_the_settings_file(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("ANNEX_MIGRATE_URL=postgresql://postgres@127.0.0.1:9/x\n")
+    for command in ("migrate", "uninstall"):
+        assert "('127.0.0.1', 9)" in sentence(annex(command, cwd=tmp_path))
+    assert "set ANNEX_MIGRATE_URL" in annex("migrate", cwd=ROOT / "docs").err
+
+
 def uvicorn(env: dict[str, str], cwd: Path) -> subprocess.Popen[str]:
     """Start the server as somebody would who does not know our own runner."""
     command = [UVICORN, "app.main:app", "--port", "0"]
@@ -214,7 +237,9 @@ def dev(data: Path, *args: str) -> Iterator[Dev]:
             process.send_signal(signal.SIGINT)
             process.wait(20)
     assert process.returncode == 0
-    assert "Traceback" not in log.read_text()
+    said = log.read_text()
+    assert "Traceback" not in said
+    assert "background task" not in said, said
 
 
 def wait_for(condition: Callable[[], object], seconds: float = 30) -> None:

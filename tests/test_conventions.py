@@ -16,6 +16,7 @@ from app.auth.keys import Key
 from app.dev.migrations import apply
 from app.dev.postgres import THROWAWAY, EmbeddedPostgres
 from app.http.limits import Limiter
+from app.main import create_app
 from tests.conftest import (
     MIGRATING_ROLE,
     ROOT,
@@ -81,6 +82,19 @@ async def test_a_body_without_a_length_is_limited_too(callers: Callers) -> None:
     async with httpx.AsyncClient(base_url=client.base_url, headers=client.headers) as plain:
         response = await plain.post(WORKSPACES, content=chunks(), headers=JSON)
     assert (response.status_code, response.json()["code"]) == (413, "too_large")
+
+
+def test_a_stranger_sends_no_large_body() -> None:
+    """What is parsed before anybody is known is small."""
+    app = create_app(make_settings())
+    handlers = {h for r in app.routes for h in getattr(r, "route_handlers", ())}
+    public = {
+        h
+        for h in handlers
+        if h.opt.get("permission") == "public" and h.http_methods & {"POST", "PUT", "PATCH"}
+    }
+    assert {h.operation_id for h in public} == {"unsubscribe"}
+    assert {h.resolve_request_max_body_size() for h in public} == {1024}
 
 
 @pytest.mark.parametrize(("path", "allowed"), [("/health", {"GET"}), (WORKSPACES, {"GET", "POST"})])
@@ -305,8 +319,8 @@ def limited(server: Running, monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     few = make_settings(rate_limit_requests=2, rate_limit_window_seconds=10)
     limiter = Limiter(few, clock)
-    runtime = msgspec.structs.replace(server.app.state.runtime, limiter=limiter)
-    monkeypatch.setitem(server.app.state._state, "runtime", runtime)
+    runtime = msgspec.structs.replace(server.app.runtime, limiter=limiter)
+    monkeypatch.setattr(server.app, "runtime", runtime)
     return clock
 
 
@@ -341,9 +355,7 @@ async def test_an_unexpected_failure_is_logged_and_not_told(
     own_database: TestDatabase, log: pytest.CaptureFixture[str]
 ) -> None:
     async with running(own_database) as live:
-        runtime = live.app.state.runtime
-        broken = msgspec.structs.replace(runtime, tokens=None)
-        live.app.state._state["runtime"] = broken
+        live.app.runtime = msgspec.structs.replace(live.app.runtime, tokens=None)
         callers = Callers(live)
         user = await callers.user()
         response = await user.client.get(WORKSPACES, headers={"X-Request-Id": "find-me"})

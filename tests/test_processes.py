@@ -27,7 +27,7 @@ def test_a_process_that_cannot_start_is_tried_again_ever_more_slowly(
             said.add(watch(processes, start, forgotten.append))
             rounds += 1
     finally:
-        stop(processes)
+        stop(processes, 0)
     assert started == [0, 1, 2]
     assert len(forgotten) == 2
     assert "does not answer" in "".join(said)

@@ -1,29 +1,38 @@
 """What a handler may ask for: its caller, and the caller's ways to the database."""
 
+import contextlib
 import hashlib
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 from litestar import Request
 from litestar.di import NamedDependency
 
 from app.auth import keys
+from app.auth.tickets import Ticket
 from app.database.reads import Read
 from app.database.statements import Scope
 from app.database.work import Write
 from app.errors import (
+    AddressNotAllowed,
     InvalidKey,
     InvalidRequest,
     KeyRequired,
     MissingCredentials,
     OperatorRequired,
+    Unauthorized,
     UserRequired,
 )
 from app.http.links import link_next
 from app.principals import Principal
 from app.request_state import state_of
 from app.runtime import runtime_of
+
+Verify: TypeAlias = Callable[
+    [Request[Any, Any, Any], bytes, bytes, Principal | None], Awaitable[Principal]
+]
 
 
 def may(permission: str, **others: Any) -> dict[str, Any]:
@@ -43,31 +52,76 @@ async def authenticate(request: Request[Any, Any, Any]) -> Principal:
     Raises an `Unauthorized` that says what is wrong with it, and `RateLimited` before the database
     is asked for a caller who has spent their requests.
     """
-    if len(request.headers.getall("authorization", [])) > 1:
+    sent = [value for name, value in request.scope["headers"] if name == b"authorization"]
+    if len(sent) > 1:
         raise InvalidRequest("Send one Authorization header.")
-    scheme, _, credential = request.headers.get("authorization", "").partition(" ")
+    scheme, _, credential = sent[0].partition(b" ") if sent else (b"", b"", b"")
     credential = credential.strip()
-    if scheme.lower() != "bearer" or not credential:
+    if scheme.lower() != b"bearer" or not credential:
         raise MissingCredentials("Send `Authorization: Bearer <access token or key>`.")
+    return await attempt(request, credential, verify)
+
+
+async def identify(
+    request: Request[Any, Any, Any], ticket: str | None, *, is_reconnect: bool
+) -> tuple[Principal, Ticket | None]:
+    """Return a stream's reader, by a valid bearer credential or else its ticket, and that ticket.
+
+    Raises what `authenticate` raises, and `InvalidTicket`.
+    """
+    if ticket is None:
+        return await authenticate(request), None
+    if "authorization" in request.headers:
+        with contextlib.suppress(Unauthorized):
+            return await authenticate(request), None
     runtime = runtime_of(request)
+    used = runtime.tickets.read(ticket, request.scope["path"], is_reconnect=is_reconnect)
+    principal = used.principal
+    runtime.limiter.check(principal)
+    if principal.prefix is None:
+        return await refresh(request, principal), used
+    # Each of a key's tickets is the same key again: one that is refused costs a look-up.
+    return (
+        await attempt(request, principal.prefix.encode(), lambda *_: refresh(request, principal)),
+        used,
+    )
+
+
+async def attempt(request: Request[Any, Any, Any], credential: bytes, verify: Verify) -> Principal:
+    """Let a credential be verified, within the failures that its address may have."""
+    runtime = runtime_of(request)
+    source = runtime.connections.addresses.of(request.scope)
+    digest = hashlib.sha256(credential).digest()
+    known = runtime.failures.begin(source, digest)
+    try:
+        found = await verify(request, credential, digest, known)
+    except (Unauthorized, AddressNotAllowed):
+        runtime.failures.fail(source, digest)
+        raise
+    runtime.failures.succeed(source, digest, found)
+    return found
+
+
+async def verify(
+    request: Request[Any, Any, Any], credential: bytes, digest: bytes, known: Principal | None
+) -> Principal:
+    """Verify a token or a key, whose SHA-256 `digest` is; `known` is whose it was lately."""
+    runtime, text = runtime_of(request), credential.decode("latin-1")
+    if not text.startswith("annex_"):
+        principal = await runtime.tokens.verify(text, digest)
+        if principal.kind == "api_key":
+            runtime.limiter.check(principal)
+            principal = await refresh(request, principal)
+        return principal
+    key = keys.Key.read(text)
+    if key.kind == "op":
+        return keys.operator(key.prefix, digest, runtime.settings.operator_key_hashes)
+    if known is not None:
+        runtime.limiter.check(known)
     addresses = runtime.connections.addresses
-    source = addresses.of(request.scope)
-    digest = hashlib.sha256(credential.encode("utf-8", "surrogatepass")).digest()
-    with runtime.failures.attempt(source, digest) as attempt:
-        if attempt.name is not None:
-            runtime.limiter.check(attempt.name, attempt.turn)
-        if credential.startswith("annex_"):
-            key = keys.Key.read(credential)
-            if key.kind == "op":
-                return keys.operator(key.prefix, digest, runtime.settings.operator_key_hashes)
-            address, whose = addresses.client(request.scope), attempt.turn or source
-            found = await keys.look_up(runtime.database.api, key.prefix, address, whose, digest)
-        else:
-            verified = await runtime.tokens.verify(credential, digest)
-            runtime.limiter.check(verified.name, verified.turn)
-            found = await refresh(request, verified)
-        attempt.succeed(found)
-        return found
+    whose = addresses.of(request.scope) if known is None else known.turn
+    address = addresses.client(request.scope)
+    return await keys.look_up(runtime.database.api, key.prefix, address, whose, digest)
 
 
 async def refresh(request: Request[Any, Any, Any], principal: Principal) -> Principal:

@@ -5,7 +5,7 @@ import asyncio
 import asyncpg
 
 from app import __version__
-from app.database.migrations import applied, carried, listed
+from app.database.migrations import START_ANEW, applied, carried, edited, listed
 from app.database.pools import POOLER_HINT, Database, Pool, is_poolers
 from app.errors import Unavailable
 from app.settings import SettingsError
@@ -49,7 +49,9 @@ async def check_database(database: Database) -> None:
 
 
 async def check_migrations(pool: Pool) -> None:
-    """Refuse a schema that lacks a migration which this version carries; a newer one will do.
+    """Refuse a schema that lacks a migration of this version, or has another state of one.
+
+    A newer schema will do.
 
     Raises `SettingsError` with the migrations' names.
     """
@@ -62,6 +64,10 @@ async def check_migrations(pool: Pool) -> None:
         raise SettingsError(
             f"The database lacks the {word} {listed(missing)}, which Annex {__version__} needs; "
             f"{HOW_TO_MIGRATE}."
+        )
+    if names := edited(recorded, carried()):
+        raise SettingsError(
+            f"Edited after the database had applied it: {listed(names)}; {START_ANEW}."
         )
 
 

@@ -1,11 +1,14 @@
 """Which migrations this version of Annex carries, and which of them a database has.
 
 A migration is known by the name that its last statement writes into annex.migrations. Its file may
-have any name: in a user's project it bears the time at which it was copied.
+have any name: in a user's project it bears the time at which it was copied. The statement of a copy
+writes the file's checksum beside the name, so that a later edit of the migration is told.
 """
 
 import re
+from collections.abc import Iterable, Mapping
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +19,13 @@ from app.database.pools import Driver
 from app.resources import resource
 
 LEDGER_LINE = re.compile(
-    r"^insert into annex\.migrations \(name\) values \('([0-9]{2,3}_[a-z0-9_]{1,60})'\);\s*\Z",
+    r"^insert into annex\.migrations \(name(?:, checksum)?\)"
+    r" values \('([0-9]{2,3}_[a-z0-9_]{1,60})'(?:, '([0-9a-f]{64})')?\);\s*\Z",
     re.MULTILINE,
+)
+START_ANEW = (
+    "there is no upgrade of an edited migration: run what `annex uninstall` prints, which deletes "
+    "all that Annex keeps, and install again (`annex dev --fresh` does both)"
 )
 HAS_LEDGER = """
 select n.oid is not null as has_schema, c.oid is not null as has_ledger
@@ -38,6 +46,35 @@ class Migration(msgspec.Struct, frozen=True):
         """Its file's content."""
         return self.path.read_bytes().decode()
 
+    @property
+    def checksum(self) -> str:
+        """What identifies its content."""
+        return checksum_of(self.sql)
+
+
+def checksum_of(sql: str) -> str:
+    """Return the SHA-256 of a file of ours, in hex.
+
+    Neither line ends nor the checksum in its last statement count.
+    """
+    text = sql.replace("\r\n", "\n").strip()
+    found = LEDGER_LINE.search(text)
+    return sha256(text[: found.start() if found else None].encode()).hexdigest()
+
+
+def with_checksum(sql: str) -> str:
+    """Let the last statement of a file of ours record its checksum; others stay as they are."""
+    if (found := LEDGER_LINE.search(sql)) is None:
+        return sql
+    record = "insert into annex.migrations (name, checksum)"
+    return f"{sql[: found.start()]}{record} values ('{found[1]}', '{checksum_of(sql)}');\n"
+
+
+def claimed_checksum(sql: str) -> str:
+    """Return the checksum that a file's last statement records, or else its own."""
+    found = LEDGER_LINE.search(sql)
+    return (found and found[2]) or checksum_of(sql)
+
 
 def name_in(sql: str) -> str | None:
     """Return the name that a file's last statement records; None for a file that is not ours."""
@@ -57,16 +94,27 @@ def carried() -> tuple[Migration, ...]:
     return read_folder(resource("supabase/migrations"))
 
 
-async def applied(connection: "asyncpg.Connection[Any] | Driver") -> set[str] | None:
-    """Return the names that the database records; None without Annex' schema.
+async def applied(connection: "asyncpg.Connection[Any] | Driver") -> dict[str, str | None] | None:
+    """Return the names that the database records, with their checksums; None without our schema.
 
-    A schema without a record is one that was made before there was one: an empty set.
+    A schema without a record is one that was made before there was one: no names.
     """
     found = await connection.fetchrow(HAS_LEDGER)
     assert found is not None
     if not found["has_ledger"]:
-        return set() if found["has_schema"] else None
-    return {row[0] for row in await connection.fetch("select * from annex.applied_migrations()")}
+        return {} if found["has_schema"] else None
+    rows = await connection.fetch("select * from annex.applied_migrations()")
+    # A schema from before there were checksums returns names alone; its first migration was edited.
+    return {row[0]: row[1] if len(row) > 1 else "" for row in rows}
+
+
+def edited(recorded: Mapping[str, str | None] | None, migrations: Iterable[Migration]) -> list[str]:
+    """Name the migrations that were edited after the database had applied them.
+
+    Says nothing of one that was recorded without a checksum: it came from a checkout.
+    """
+    known = recorded or {}
+    return [m.name for m in migrations if known.get(m.name) not in (None, m.checksum)]
 
 
 def listed(names: list[str]) -> str:

@@ -99,6 +99,7 @@ class Pool:
         slow_seconds: float = 0.0,
     ) -> None:
         self.slow_seconds = slow_seconds
+        self.lent = 0
         self.slow = 0
         """Statements that took longer than `slow_seconds`, if that is not 0."""
         self.url = database_url(setting, url)
@@ -144,8 +145,8 @@ class Pool:
 
     @property
     def in_use(self) -> int:
-        """How many of its connections are lent."""
-        return self.pool.get_size() - self.pool.get_idle_size()
+        """How many of its connections are lent, or are being opened for that."""
+        return self.lent
 
     @property
     def waiting(self) -> int:
@@ -171,7 +172,7 @@ class Pool:
         `whose` is the principal it is for, if there is one. Raises `Unavailable` when none is free
         within 10 s or the server does not answer.
         """
-        return Loan(self.pool, self.turns, whose)
+        return Loan(self, whose)
 
 
 class Probe:
@@ -208,24 +209,25 @@ class Loan:
     A class and not a generator, because it is part of every request and costs half as much so.
     """
 
-    __slots__ = ("driver", "pool", "turns", "whose")
+    __slots__ = ("driver", "pool", "whose")
 
-    def __init__(self, pool: "asyncpg.Pool[Any]", turns: Turns, whose: str | None) -> None:
+    def __init__(self, pool: Pool, whose: str | None) -> None:
         self.pool = pool
-        self.turns = turns
         self.whose = whose
 
     async def __aenter__(self) -> Driver:
-        if self.whose is not None and not self.turns.take_now(self.whose):
+        pool = self.pool
+        if self.whose is not None and not pool.turns.take_now(self.whose):
             try:
                 async with asyncio.timeout(ACQUIRE_SECONDS):
-                    await self.turns.take(self.whose)
+                    await pool.turns.take(self.whose)
             except TimeoutError:
                 raise busy() from None
         # A free connection is there at once, and a new one has a time limit of its own.
-        wait = None if self.pool.get_idle_size() else ACQUIRE_SECONDS
+        wait = None if pool.lent < pool.size else ACQUIRE_SECONDS
+        pool.lent += 1
         try:
-            self.driver: Driver = await self.pool.acquire(timeout=wait)
+            self.driver: Driver = await pool.pool.acquire(timeout=wait)
         except BaseException as error:
             self.give()
             if isinstance(error, TimeoutError):
@@ -237,8 +239,9 @@ class Loan:
 
     def give(self) -> None:
         """Give the principal's turn back."""
+        self.pool.lent -= 1
         if self.whose is not None:
-            self.turns.give(self.whose)
+            self.pool.turns.give(self.whose)
 
     async def __aexit__(self, _: object, error: BaseException | None, trace: object) -> None:
         is_unreachable = error is not None and (isinstance(error, UNREACHABLE) or is_lost(error))
@@ -249,7 +252,7 @@ class Loan:
         ):
             give_up(self.driver)
         try:
-            await self.pool.release(self.driver)  # shields itself from a cancellation
+            await self.pool.pool.release(self.driver)  # shields itself from a cancellation
         finally:
             self.give()
         if is_unreachable:
@@ -305,7 +308,6 @@ async def let_json_through(driver: "asyncpg.Connection[Any]") -> None:
 
 async def keep(_: "asyncpg.Connection[Any]") -> None:
     """Give a connection back as it is: statements and transactions of ours leave nothing behind."""
-    await asyncio.sleep(0)
 
 
 def is_poolers(error: BaseException) -> bool:

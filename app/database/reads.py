@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cache, partial
 from types import GenericAlias, MappingProxyType
-from typing import Annotated, Any, Protocol, TypeVar, get_args
+from typing import Annotated, Any, Protocol, TypeVar, cast, get_args
 from uuid import UUID
 
 import msgspec
@@ -30,7 +30,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 import db_models as m
 from app.database.pools import Pool
-from app.database.statements import Access, AnySelect, Scope, run
+from app.database.statements import AnySelect, Scope, run
 from app.errors import InvalidCursor, NotFound
 from app.schemas.pages import Page
 
@@ -86,14 +86,14 @@ class Read:
         limit: int,
         by: Sequence[Attribute],
         where: Condition | None = None,
-        more: Callable[[Access], dict[str, Any]] | None = None,
+        more: Callable[[UUID], dict[str, Any]] | None = None,
     ) -> PageT:
         """Read one page, in descending order of `by`, whose last column is unique.
 
         Reads limit + 1 rows, so that the last page knows that it is. A page ends at 1 MiB, and with
         `where`, it looks at 10,000 rows at most: it may then hold fewer items than asked for and
-        still have a next one. `more` gives the page's other fields. Raises `InvalidCursor`, and
-        what `Scope.access` raises.
+        still have a next one. `more` gives the page's other fields, of the workspace. Raises
+        `InvalidCursor`, and what `Scope.access` raises.
         """
         item, keys = item_type(page_type), tuple(by)
         values = {"limit_": limit + 1}
@@ -103,9 +103,9 @@ class Read:
             values |= where.values
         narrowed = None if where is None else where.shape
         shape = page_of(of, item, keys, narrowed, is_first=cursor is None)
-        access, rows = await self.rows(shape, values)
-        items, following = self.cut(rows, item, limit, keys)
-        others = more(access) if more is not None and access is not None else {}
+        workspace_id, rows = await self.rows(shape, values)
+        items, following = self.cut(rows, item, limit, keys, is_filtered=where is not None)
+        others = more(workspace_id) if more is not None and workspace_id is not None else {}
         return page_type(data=items, page=following, **others)
 
     def cut(
@@ -114,9 +114,14 @@ class Read:
         item: type[StructT],
         limit: int,
         by: Sequence[Attribute],
+        *,
+        is_filtered: bool,
     ) -> tuple[list[StructT], Page]:
         """Make a page of the rows of `build_page`: its items, and where the next one begins."""
-        items = [item(*row[:-1]) for row in rows if not row[-1]]
+        if is_filtered:
+            items = [item(*row[:-1]) for row in rows if not row[-1]]
+        else:
+            items = [item(*row) for row in rows]
         # Where a filtered page stopped to look.
         end = item(*rows[-1][:-1]) if len(items) < len(rows) else None
         return self.fit(items, limit, by, end)
@@ -130,16 +135,18 @@ class Read:
     ) -> tuple[list[StructT], Page]:
         """Cut a list, of which one more than the limit was asked for, to `limit` and 1 MiB.
 
-        Returns it, and where the next page begins: after its last item, or after `end`.
+        Returns it, and where the next page begins: after its last item, or after `end`. The items
+        are written as JSON here, once: to see that they are no more than 1 MiB.
         """
         last = end
         if len(items) > limit:
             items.pop()
             last = items[-1]
-        if (fitting := count_fitting(items)) < len(items):
+        written = msgspec.json.encode(items)
+        if len(written) > MAX_PAGE_BYTES and (fitting := count_fitting(items)) < len(items):
             del items[fitting:]
-            last = items[-1]
-        return items, self.page_after(last, by)
+            last, written = items[-1], msgspec.json.encode(items)
+        return cast(list[StructT], msgspec.Raw(written)), self.page_after(last, by)
 
     def page_after(self, last: Any, by: Sequence[Attribute]) -> Page:
         """Say where the page after an item begins, in the answer and its Link; None is the end."""
@@ -160,8 +167,8 @@ class Read:
 
     async def rows(
         self, build: Of, values: dict[str, Any]
-    ) -> tuple[Access | None, list[Sequence[Any]]]:
-        """Run a statement; returns access, of a path with a workspace, and the rows."""
+    ) -> tuple[UUID | None, list[Sequence[Any]]]:
+        """Run a statement; returns the id of the path's workspace, and the rows."""
         return await run(self.pool, self.scope, build, values)
 
 
@@ -189,14 +196,14 @@ def build_page(
     is_first: bool,
     workspace_id: ColumnElement[UUID],
 ) -> Select[Any]:
-    """Order by the keyset, after the cursor's; the last column says where a scan stopped."""
+    """Order by the keyset, after the cursor's; a filtered page's last column ends the scan."""
     ordered = selected(item, of(workspace_id)).order_by(*(a.desc() for a in by))
     if not is_first:
         places = [bindparam(f"after_{a.key}", type_=a.type) for a in by]
         ordered = ordered.where(tuple_(*by) < tuple_(*places))
     limit = bindparam("limit_", type_=BigInteger)
     if where is None:
-        return ordered.add_columns(false().label("is_end")).limit(limit)
+        return ordered.limit(limit)
     scanned = ordered.limit(MAX_SCANNED).subquery("scanned")
     page = select(*scanned.c, false().label("is_end")).where(*where.conditions(scanned.c))
     end = ordered.add_columns(true().label("is_end")).offset(MAX_SCANNED - 1).limit(1)
@@ -229,9 +236,6 @@ def build_one(
 
 def count_fitting(items: Sequence[msgspec.Struct]) -> int:
     """Count the first items that are 1 MiB of JSON together; at least one, if there are any."""
-    # All at once: nearly every page is small.
-    if len(msgspec.json.encode(items)) <= MAX_PAGE_BYTES:
-        return len(items)
     size = 0
     for n, item in enumerate(items):
         size += len(msgspec.json.encode(item)) + 1

@@ -57,23 +57,8 @@ class Compiled:
         return [values[n] if n in values else self.constants[n] for n in self.names]
 
 
-class Access(msgspec.Struct, frozen=True):
-    """A workspace in the caller's sight, and the caller's permissions in it."""
-
-    workspace_id: UUID
-    permissions: frozenset[str]
-    needs_aal2: bool = False
-    """A second factor is missing: only `workspace:read` is left."""
-
-    def require(self, permission: str) -> None:
-        """Raise `SecondFactorRequired` or `Forbidden` without a permission."""
-        if permission in self.permissions:
-            return
-        if self.needs_aal2:
-            raise SecondFactorRequired(
-                "This workspace asks for a second factor; raise the session to aal2."
-            )
-        raise Forbidden(f"The caller lacks the permission {permission} in this workspace.")
+HELD = literal_column("a.permissions", ARRAY(Text))
+"""What the caller holds in the path's workspace, for a statement that needs all of it."""
 
 
 class Scope(msgspec.Struct, frozen=True):
@@ -97,11 +82,22 @@ class Scope(msgspec.Struct, frozen=True):
         """Return the scope of a workspace that a query or a body names, by a permission there."""
         return Scope(self.principal, ws, permission)
 
-    def access(self, row: Sequence[Any]) -> Access:
-        """Read what annex.access said; raises `NotFound`, `Forbidden`, `SecondFactorRequired`."""
-        found = Access(row[0], frozenset(row[1]), row[2])
-        found.require(self.permission)
-        return found
+    def access(self, rows: Sequence[Sequence[Any]]) -> UUID:
+        """Read access from a statement's first row; returns the workspace's id.
+
+        Raises `NotFound` where the workspace is out of sight, `SecondFactorRequired`, `Forbidden`.
+        """
+        if not rows:
+            raise out_of_sight()
+        row = rows[0]
+        if row[1]:
+            found: UUID = row[0]
+            return found
+        if row[2]:
+            raise SecondFactorRequired(
+                "This workspace asks for a second factor; raise the session to aal2."
+            )
+        raise Forbidden(f"The caller lacks the permission {self.permission} in this workspace.")
 
 
 def out_of_sight() -> NotFound:
@@ -126,7 +122,10 @@ def accessed(claims: CTE) -> CTE:
         column("needs_aal2", Boolean),
         name="x",
     )
-    return materialized(select(access).select_from(claims.join(access, true())), "a")
+    # Granted or not, once: a page's rows need not carry what the caller holds.
+    is_granted = bindparam("permission", type_=Text) == any_(access.c.permissions)
+    held = select(access, is_granted.label("is_granted"))
+    return materialized(held.select_from(claims.join(access, true())), "a")
 
 
 def materialized(statement: Select[Any], name: str) -> CTE:
@@ -143,12 +142,12 @@ def in_workspace(build: Build) -> Select[Any]:
     access = accessed(claimed())
     # By name and not by column: SQLAlchemy would join `a` again in every subquery of the builder's.
     inner = build(literal_column("a.workspace_id", Uuid)).where(
-        bindparam("permission", type_=Text) == any_(literal_column("a.permissions", ARRAY(Text)))
+        literal_column("a.is_granted", Boolean)
     )
     found = inner.add_columns(true().label("is_there")).lateral("p")
     return select(
         access.c.workspace_id,
-        access.c.permissions,
+        access.c.is_granted,
         access.c.needs_aal2,
         found.c.is_there,
         *own(found),
@@ -180,12 +179,12 @@ def compiled(build: Build, *, has_workspace: bool) -> Compiled:
 def access_alone() -> Compiled:
     """Look up access, and nothing else."""
     access = accessed(claimed())
-    return Compiled(select(access.c.workspace_id, access.c.permissions, access.c.needs_aal2))
+    return Compiled(select(access.c.workspace_id, access.c.is_granted, access.c.needs_aal2))
 
 
 async def run(
     pool: Pool, scope: Scope, build: Build, values: dict[str, Any]
-) -> tuple[Access | None, list[Sequence[Any]]]:
+) -> tuple[UUID | None, list[Sequence[Any]]]:
     """Do what `run_on` does, on a connection that is lent for this statement alone."""
     async with pool.lend(scope.principal.turn) as driver:
         return await run_on(driver, scope, build, values)
@@ -193,27 +192,20 @@ async def run(
 
 async def run_on(
     driver: Driver, scope: Scope, build: Build, values: dict[str, Any]
-) -> tuple[Access | None, list[Sequence[Any]]]:
-    """Run a statement as its caller; returns access, of a path with a workspace, and the rows.
+) -> tuple[UUID | None, list[Sequence[Any]]]:
+    """Run a statement as its caller; returns the id of the path's workspace, and the rows.
 
     Raises what `Scope.access` raises: also within a transaction that has looked access up, because
     each statement sees what was committed before it.
     """
     statement = compiled(build, has_workspace=scope.ws is not None)
-    found = await driver.fetch(statement.sql, *statement.arguments({**scope.values, **values}))
+    found = await driver.fetch(statement.sql, *statement.arguments(scope.values | values))
     if scope.ws is None:
         return None, list(found)
-    return access_of(scope, found), [row[4:] for row in found if row[3]]
+    return scope.access(found), [row[4:] for row in found if row[3]]
 
 
-async def access_on(driver: Driver, scope: Scope) -> Access:
-    """Look up access to the path's workspace; raises what `Scope.access` raises."""
+async def access_on(driver: Driver, scope: Scope) -> UUID:
+    """Look up access to the path's workspace; returns its id, raises what `Scope.access` raises."""
     statement = access_alone()
-    return access_of(scope, await driver.fetch(statement.sql, *statement.arguments(scope.values)))
-
-
-def access_of(scope: Scope, rows: Sequence[Any]) -> Access:
-    """Read access from a statement's first row; no row means that the workspace is out of sight."""
-    if not rows:
-        raise out_of_sight()
-    return scope.access(rows[0])
+    return scope.access(await driver.fetch(statement.sql, *statement.arguments(scope.values)))

@@ -12,7 +12,7 @@ from sqlalchemy import Insert, Update
 
 from app.database.pools import Driver, Pool, is_unsettled
 from app.database.reads import Of
-from app.database.statements import Access, AnySelect, Compiled, Scope, access_on, run, run_on
+from app.database.statements import AnySelect, Compiled, Scope, access_on, run, run_on
 
 StructT = TypeVar("StructT", bound=msgspec.Struct)
 # Both in one message, so that no time is spent between them.
@@ -20,11 +20,11 @@ BEGIN = "begin; select set_config('request.jwt.claims', E'{}', true)"
 
 
 class Work(msgspec.Struct, frozen=True):
-    """An open transaction: its connection, whose it is, and what they may do."""
+    """An open transaction: its connection, whose it is, and the path's workspace."""
 
     driver: Driver
     scope: Scope
-    access: Access | None
+    workspace_id: UUID | None
 
     async def call(self, build: Of, values: dict[str, Any]) -> Sequence[Any]:
         """Do what `Write.call` does, in this transaction."""
@@ -60,8 +60,7 @@ class Write:
 
     async def call(self, build: Of, values: dict[str, Any]) -> Sequence[Any]:
         """Call a definer function in one statement: claims, access, call. Returns its rows."""
-        access, rows = await run(self.pool, self.scope, build, values)
-        self.workspace_id = access.workspace_id if access else None
+        self.workspace_id, rows = await run(self.pool, self.scope, build, values)
         self.committed()
         return rows
 
@@ -75,7 +74,7 @@ class Write:
         async with self.pool.lend(self.scope.principal.turn) as driver:
             async with transaction(driver, self.scope) as work:
                 yield work
-                self.workspace_id = work.access.workspace_id if work.access else None
+                self.workspace_id = work.workspace_id
         self.committed()
 
 
@@ -87,8 +86,7 @@ async def transaction(driver: Driver, scope: Scope) -> AsyncIterator[Work]:
     claims = scope.principal.claims_json.replace("\\", "\\\\").replace("'", "''")
     await driver.execute(BEGIN.format(claims))
     try:
-        access = None if scope.ws is None else await access_on(driver, scope)
-        yield Work(driver, scope, access)
+        yield Work(driver, scope, None if scope.ws is None else await access_on(driver, scope))
         await driver.execute("commit")
     except Exception:
         # Shielded: a connection must not go back with its transaction open. `Pool.lend` closes it

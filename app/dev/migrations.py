@@ -13,6 +13,7 @@ from pathlib import Path
 
 import asyncpg
 
+from app.database.migrations import with_checksum
 from app.dev import DevError
 from app.installation.statements import failure, split
 
@@ -41,6 +42,9 @@ class Migration:
     version: str
     name: str
     statements: list[str]
+    """As the file has them, and as the CLI's history does."""
+    applied: list[str]
+    """The same; a file of ours also records its checksum."""
 
 
 async def apply(admin_url: str, migrations: Path, as_role: str | None = None) -> list[str]:
@@ -91,7 +95,7 @@ def _read(folder: Path) -> list[Migration]:
             raise DevError(f"Give {path.name} a timestamp of its own; {other} has the same.")
         # Bytes, since text mode would turn \r\n into \n and the record would differ from the CLI's.
         sql = path.read_bytes().decode()
-        found[version] = Migration(path, version, name, split(sql))
+        found[version] = Migration(path, version, name, split(sql), split(with_checksum(sql)))
     return list(found.values())
 
 
@@ -134,7 +138,7 @@ async def _run(connection: "asyncpg.Connection[asyncpg.Record]", migration: Migr
     number = 0
     try:
         async with connection.transaction():
-            for statement in migration.statements:
+            for statement in migration.applied:
                 number += 1
                 # fetch, unlike execute, takes one command only, as the CLI's protocol does.
                 await connection.fetch(statement)

@@ -1,6 +1,6 @@
 """Whether the schema is what the migrations made: complete, closed, with its partitions."""
 
-from app.database.migrations import applied, carried, listed
+from app.database.migrations import START_ANEW, applied, carried, edited, listed
 from app.doctor import Check, Finding, Site, advice, error, warning
 
 OURS = "from pg_class c where c.relnamespace = 'annex'::regnamespace and c.relkind in ('r', 'p')"
@@ -64,7 +64,7 @@ AGAIN = (
 async def find_missing(site: Site) -> Finding | None:
     """The schema must have what this version needs."""
     recorded = await applied(site.api)
-    missing = [m.name for m in carried() if m.name not in (recorded or set())]
+    missing = [m.name for m in carried() if m.name not in (recorded or {})]
     if not missing:
         return None
     return error(
@@ -80,12 +80,28 @@ async def find_missing(site: Site) -> Finding | None:
 async def find_unknown(site: Site) -> Finding | None:
     """A newer schema serves an older process, for one release."""
     known = {m.name for m in carried()}
-    if not (unknown := sorted((await applied(site.api) or set()) - known)):
+    if not (unknown := sorted((await applied(site.api) or {}).keys() - known)):
         return None
     return warning(
         f"The database has migrations that this version does not know: {listed(unknown)}.",
         "Upgrade Annex on this machine: a newer schema serves the release before it, and no older.",
     )
+
+
+async def find_edited(site: Site) -> Finding | None:
+    """What the database has of a migration must be what this version means by its name."""
+    recorded = await applied(site.api)
+    if names := edited(recorded, carried()):
+        return error(
+            f"Edited after the database had applied it: {listed(names)}; calls may fail.",
+            f"{START_ANEW[0].upper()}{START_ANEW[1:]}.",
+        )
+    if recorded and (unknown := [m.name for m in carried() if recorded.get(m.name, "") is None]):
+        return advice(
+            f"Without a checksum: {listed(unknown)}. A later edit of these cannot be told.",
+            "Apply migrations with `annex install` or `annex migrate`, not a checkout's own files.",
+        )
+    return None
 
 
 async def find_open_table(site: Site) -> Finding | None:
@@ -193,6 +209,7 @@ async def find_strays(site: Site) -> Finding | None:
 CHECKS = (
     Check("migrations", find_missing),
     Check("newer migrations", find_unknown),
+    Check("edited migrations", find_edited),
     Check("row level security", find_open_table),
     Check("policies", find_lost_policies),
     Check("rights of PostgREST's roles", find_rights),

@@ -17,7 +17,7 @@ from app.http.media_types import check as check_media_type
 from app.http.protocol import Connections
 from app.problems import from_msgspec
 from app.request_state import NAME, RequestState
-from app.runtime import runtime_in
+from app.runtime import Runtime, runtime_in
 from app.settings import SettingsError
 from app.watchdog import Pace
 
@@ -26,6 +26,7 @@ log = structlog.get_logger()
 ALWAYS = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff")]
 LISTS = (b"if-match", b"if-none-match")
 LAST = b"last-event-id"
+JOINED = {*LISTS, LAST}
 SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,100}")
 
 
@@ -36,6 +37,8 @@ class Application(Litestar):
     """The limits of the server's connections."""
     pace: Pace
     """What all that is cut into steps has of a turn of the loop."""
+    runtime: Runtime
+    """What requests need, from the lifespan's begin on."""
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -107,6 +110,8 @@ class StrictRequest(Request[Any, Any, Any]):
 
 def join_lists(headers: Any) -> Any:
     """Join the lines of the lists that we read (RFC 9110, section 5.3); others stay as they are."""
+    if JOINED.isdisjoint([name for name, _ in headers]):
+        return headers
     joined = [h for h in headers if h[0] not in LISTS]
     for name in LISTS:
         if lines := [value for given, value in headers if given == name]:
@@ -165,10 +170,7 @@ def finish_headers(message: Any, scope: Any, state: RequestState) -> None:
     given = {name.lower() for name, _ in headers}
     headers += [h for h in ALWAYS if h[0] not in given]
     headers.append((b"x-request-id", state.request_id.encode("latin-1")))
-    for name, value in state.headers.items():
-        written = name.lower().encode("latin-1")
-        if written not in given:
-            headers.append((written, value.encode("latin-1")))
+    headers += [h for h in state.headers if h[0] not in given]
     seconds = time.perf_counter() - state.began_at
     handler = scope.get("route_handler")
     runtime = runtime_in(scope)

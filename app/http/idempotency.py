@@ -100,11 +100,11 @@ class Once(msgspec.Struct, frozen=True):
 
     def route_of(self, work: Work) -> str:
         """Return the route, with the workspace by its id where the path names it by its slug."""
-        if work.access is None:
+        if work.workspace_id is None:
             return self.route
         # With the word before it: a slug may be a part of the path itself, such as `api`.
         before = "/workspaces/"
-        named, canonical = f"{before}{work.scope.ws}/", f"{before}{work.access.workspace_id}/"
+        named, canonical = f"{before}{work.scope.ws}/", f"{before}{work.workspace_id}/"
         return self.route.replace(named, canonical, 1)
 
     async def kept(self, work: Work) -> Response[Any] | None:

@@ -5,12 +5,16 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from typing import TypeAlias
 
-from app.errors import NotFound, RateLimited, TooManyFailures, Unauthorized
+from app.errors import NotFound, RateLimited, TooManyFailures
 from app.principals import Principal
 from app.problems import read
 from app.request_state import RequestState
 from app.settings import Settings
+
+Headers: TypeAlias = list[tuple[bytes, bytes]]
+"""Of an answer, their names in lower case."""
 
 MAX_CALLERS = 50_000
 MAX_RATES = 1000
@@ -36,18 +40,22 @@ class Buckets:
 
     def tokens(self, key: str) -> float:
         """Return how many tokens a key has now."""
-        if key not in self.found:
+        return self.tokens_at(key, self.clock())
+
+    def tokens_at(self, key: str, now: float) -> float:
+        """Return how many tokens a key has at a moment."""
+        if (found := self.found.get(key)) is None:
             return float(self.capacity)
-        tokens, then = self.found[key]
-        return min(float(self.capacity), tokens + (self.clock() - then) * self.per_second)
+        return min(float(self.capacity), found[0] + (now - found[1]) * self.per_second)
 
     def take(self, key: str, count: float = 1) -> tuple[bool, float]:
         """Take tokens; returns whether there were enough, and how many are left."""
-        tokens = self.tokens(key)
+        now = self.clock()
+        tokens = self.tokens_at(key, now)
         is_enough = tokens >= count
         tokens -= count if is_enough else 0
-        self.found.pop(key, None)
-        self.found[key] = (tokens, self.clock())
+        self.found[key] = (tokens, now)
+        self.found.move_to_end(key)
         if len(self.found) > MAX_CALLERS:
             # The one that called longest ago: its bucket is the fullest.
             self.found.popitem(last=False)
@@ -64,21 +72,51 @@ class Buckets:
         return max(1, math.ceil((min(count, self.capacity) - tokens) / self.per_second))
 
 
+class Rate(Buckets):
+    """A limit of requests with a name, as the headers have it."""
+
+    def __init__(self, name: str, count: int, window: int, clock: Callable[[], float]) -> None:
+        super().__init__(count, window, clock)
+        self.name = name
+        self.policy = f'"{name}";q={self.capacity};w={window}'
+        self.header = (b"ratelimit-policy", self.policy.encode())
+
+    def draw(self, caller: str) -> Headers:
+        """Take one of a caller's tokens; returns the headers that say how many are left.
+
+        Raises `RateLimited` when there is none.
+        """
+        is_enough, tokens = self.take(caller)
+        full_in = math.ceil((self.capacity - tokens) / self.per_second)
+        left = f'"{self.name}";r={int(tokens)};t={full_in}'
+        if not is_enough:
+            wait = self.wait(tokens)
+            raise RateLimited(
+                f"More than {self.capacity} requests; wait {wait} s.",
+                headers={
+                    "RateLimit-Policy": self.policy,
+                    "RateLimit": left,
+                    "Retry-After": str(wait),
+                },
+            )
+        return [self.header, (b"ratelimit", left.encode())]
+
+
 class Limiter:
     """Lets each caller make a number of requests at once, and all keys of a workspace together."""
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self.processes, self.clock = settings.processes, clock
-        self.window = settings.rate_limit_window_seconds
-        self.buckets = self.part(settings.rate_limit_requests, self.window)
-        self.of_workspaces = self.part(settings.rate_limit_workspace_requests, self.window)
+        window = settings.rate_limit_window_seconds
+        self.of_callers = self.rate("default", settings.rate_limit_requests, window)
+        self.of_workspaces = self.rate("workspace", settings.rate_limit_workspace_requests, window)
         """By the workspace of a key, or more keys would be more requests."""
-        self.of_rates: OrderedDict[int, Buckets] = OrderedDict()
+        self.of_rates: OrderedDict[int, Rate] = OrderedDict()
         self.refused = 0
 
-    def part(self, count: int, window: int) -> Buckets:
+    def rate(self, name: str, count: int, window: int) -> Rate:
         """Make this process's part of a limit."""
-        return Buckets(max(1, count // self.processes), window, self.clock)
+        return Rate(name, max(1, count // self.processes), window, self.clock)
 
     def take(self, principal: Principal, state: RequestState) -> None:
         """Take one token; raises `RateLimited` when there is none.
@@ -88,24 +126,23 @@ class Limiter:
         """
         is_key = principal.workspace_id is not None
         if is_key:
-            self.check(principal.name, principal.turn)
-        state.headers.update(self.spend(principal.name, principal.rate_limit_per_minute))
+            self.check(principal)
+        state.headers += self.spend(principal.name, principal.rate_limit_per_minute)
         if is_key:
             self.of_workspaces.take(principal.turn)
 
-    def check(self, caller: str, turn: str | None = None) -> None:
-        """Raise `RateLimited` if a caller or a key's workspace has no token left, and take none.
+    def check(self, principal: Principal) -> None:
+        """Raise `RateLimited` if a key or its workspace has no token left, and take none.
 
-        For what is done before the caller's own limit is known, such as a look-up of its key.
-        `turn` is the principal's.
+        For what is done before the key's own limit is known, such as a look-up of the key.
         """
-        if self.buckets.tokens(caller) < 1:
-            self.spend(caller)
-        if turn is not None and self.of_workspaces.tokens(turn) < 1:
+        if self.of_callers.tokens(principal.name) < 1:
+            self.spend(principal.name)
+        if self.of_workspaces.tokens(principal.turn) < 1:
             self.refused += 1
-            draw(self.of_workspaces, "workspace", self.window, turn)
+            self.of_workspaces.draw(principal.turn)
 
-    def spend(self, caller: str, per_minute: int | None = None) -> dict[str, str]:
+    def spend(self, caller: str, per_minute: int | None = None) -> Headers:
         """Do what `take` does for no request, of a caller alone; returns the headers."""
         try:
             return self.draw(caller, per_minute)
@@ -113,86 +150,53 @@ class Limiter:
             self.refused += 1
             raise
 
-    def draw(self, caller: str, per_minute: int | None) -> dict[str, str]:
-        headers = draw(self.buckets, "default", self.window, caller)
+    def draw(self, caller: str, per_minute: int | None) -> Headers:
+        headers = self.of_callers.draw(caller)
         if per_minute is None:
             return headers
         if per_minute not in self.of_rates:
-            self.of_rates[per_minute] = self.part(per_minute, 60)
+            self.of_rates[per_minute] = self.rate("key", per_minute, 60)
             if len(self.of_rates) > MAX_RATES:
                 self.of_rates.popitem(last=False)
-        return draw(self.of_rates[per_minute], "key", 60, caller)
-
-
-def draw(buckets: Buckets, name: str, window: int, caller: str) -> dict[str, str]:
-    """Take one of a caller's tokens; returns the headers that say how many are left.
-
-    Raises `RateLimited` when there is none.
-    """
-    is_enough, tokens = buckets.take(caller)
-    full_in = math.ceil((buckets.capacity - tokens) / buckets.per_second)
-    headers = {
-        "RateLimit-Policy": f'"{name}";q={buckets.capacity};w={window}',
-        "RateLimit": f'"{name}";r={int(tokens)};t={full_in}',
-    }
-    if not is_enough:
-        wait = buckets.wait(tokens)
-        raise RateLimited(
-            f"More than {buckets.capacity} requests; wait {wait} s.",
-            headers={**headers, "Retry-After": str(wait)},
-        )
-    return headers
-
-
-class Attempt:
-    """A credential that is verified; whose it is, if that is known before or then."""
-
-    __slots__ = ("name", "turn")
-
-    def __init__(self, name: str | None, turn: str | None) -> None:
-        self.name = name
-        self.turn = turn
-
-    def succeed(self, principal: Principal) -> None:
-        """Say whose it is."""
-        self.name, self.turn = principal.name, principal.turn
+        return self.of_rates[per_minute].draw(caller)
 
 
 class Failures:
     """Budgets failed credentials and tokens per client address, before the database is asked.
 
-    A credential that was accepted lately is tried all the same: others behind the same address must
-    not lose their access because one of them guesses.
+    A credential that was accepted there lately is tried all the same: others behind the same
+    address must not lose their access because one of them guesses.
     """
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         capacity = max(1, settings.max_failures_per_address // settings.processes)
         self.buckets = Buckets(capacity, 60, clock)
         self.clock = clock
-        self.known: OrderedDict[bytes, tuple[float, str | None, str | None]] = OrderedDict()
-        """When a credential was accepted for the last time, its principal's name and turn."""
+        self.known: OrderedDict[tuple[str, bytes], tuple[float, Principal]] = OrderedDict()
+        """When a credential was accepted from an address for the last time, and whose it was."""
         self.refused = 0
 
-    @contextlib.contextmanager
-    def attempt(self, address: str, digest: bytes) -> Iterator[Attempt]:
-        """Let the credential of a digest be verified in here; counts an `Unauthorized` of it.
+    def begin(self, address: str, digest: bytes) -> Principal | None:
+        """Let the credential of a digest be verified; returns whose it was lately, if it is known.
 
-        Yields whose it was when it was accepted lately; takes whose it is. Raises
-        `TooManyFailures` while the address has spent its budget.
+        Raises `TooManyFailures` while the address has spent its budget.
         """
-        accepted_at, name, turn = self.known.get(digest, (-math.inf, None, None))
-        is_known = self.clock() - accepted_at < KNOWN_SECONDS
-        if not is_known:
-            self.check(address)
-        attempt = Attempt(name, turn) if is_known else Attempt(None, None)
-        try:
-            yield attempt
-        except Unauthorized:
-            self.known.pop(digest, None)
-            self.buckets.take(address)
-            raise
-        self.known.pop(digest, None)
-        self.known[digest] = self.clock(), attempt.name, attempt.turn
+        found = self.known.get((address, digest))
+        if found is not None and self.clock() - found[0] < KNOWN_SECONDS:
+            return found[1]
+        self.check(address)
+        return None
+
+    def fail(self, address: str, digest: bytes) -> None:
+        """Count a credential that was refused."""
+        self.known.pop((address, digest), None)
+        self.buckets.take(address)
+
+    def succeed(self, address: str, digest: bytes, principal: Principal) -> None:
+        """Remember a credential that was accepted."""
+        key = (address, digest)
+        self.known[key] = (self.clock(), principal)
+        self.known.move_to_end(key)
         if len(self.known) > MAX_CALLERS:
             self.known.popitem(last=False)
 

@@ -2,7 +2,7 @@
 
 import re
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlencode
+from urllib.parse import quote, unquote, unquote_plus
 
 from litestar import Request
 
@@ -12,11 +12,15 @@ from app.request_state import state_of
 def link_next(request: Request[Any, Any, Any], cursor: str) -> None:
     """Add `Link: <…>; rel="next"` (RFC 8288): the request's own URL with the next page's cursor."""
     scope = request.scope
-    query = [(k, v) for k, v in parse_qsl(scope["query_string"].decode("latin-1")) if k != "cursor"]
-    url = f"{scope['path']}?{urlencode([*query, ('cursor', cursor)])}"
-    state_of(scope).headers["Link"] = f'<{url}>; rel="next"'
+    sent = quote(scope["query_string"], SENDABLE).split("&")
+    kept = [p for p in sent if p and unquote_plus(p.partition("=")[0]) != "cursor"]
+    path = quote(scope["raw_path"], SENDABLE)
+    url = f"{path}?{'&'.join([*kept, f'cursor={cursor}'])}"
+    state_of(scope).headers.append((b"link", f'<{url}>; rel="next"'.encode()))
 
 
+# What a URI may hold as it was sent (RFC 3986, section 2), so that it ends no link.
+SENDABLE = "%:/?#[]@!$&'()*+,;="
 SLASH = re.compile(rb"%2[fF]")
 
 

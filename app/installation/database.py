@@ -5,16 +5,19 @@ annex.migrations and records itself there; so several may migrate at once, also 
 transaction pooler, and what the Supabase CLI applied is known.
 """
 
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, TypeAlias
 
 import asyncpg
+from sqlalchemy.engine import URL
 
-from app.database.migrations import Migration, applied
+from app.database.migrations import START_ANEW, Migration, applied, edited, listed, with_checksum
 from app.installation import InstallationError
 from app.installation.statements import failure, split
+from app.settings import read_database_url
 
 Connection: TypeAlias = "asyncpg.Connection[Any]"
 
@@ -22,6 +25,9 @@ LOCK = "select pg_advisory_xact_lock(1095653376, 0)"
 # Long enough for an index on a large table; a lock that does not come is given up, because all
 # others would wait behind it.
 LIMITS = "set local statement_timeout = 0; set local lock_timeout = '10s'"
+# Who waits for another one who migrates waits for as long as that takes.
+PATIENCE = "set local statement_timeout = 0; set local lock_timeout = 0"
+DIRECT_HOST = re.compile(r"db\.[a-z0-9]+\.supabase\.co")
 OLDEST = 150000
 FACTS = """
 select current_setting('server_version_num')::int as version,
@@ -31,6 +37,11 @@ select current_setting('server_version_num')::int as version,
     where not exists (select from pg_roles where rolname = n)) as missing_roles,
   exists (select from pg_class c join pg_namespace s on s.oid = c.relnamespace
     where s.nspname = 'auth' and c.relname = 'users') as has_users,
+  array(select rolname from pg_roles where rolname in ('annex_owner', 'annex_api', 'annex_worker')
+    and current_setting('server_version_num')::int >= 160000
+    and not pg_has_role(oid, 'member with admin option') order by 1) as others_roles,
+  current_setting('transaction_read_only')::bool as is_read_only,
+  current_setting('server_encoding') as encoding,
   current_user::text as role
 """
 
@@ -46,7 +57,7 @@ async def migrate(
     """
     async with connected(url) as connection:
         async with connection.transaction():
-            await check(connection)
+            await check(connection, migrations)
         done = []
         for migration in migrations:
             began = time.monotonic()
@@ -60,20 +71,40 @@ async def migrate(
 async def connected(url: str) -> AsyncIterator[Connection]:
     """Connect to a database; raises `InstallationError` if that fails or breaks off."""
     try:
+        target = read_database_url(url)
+    except ValueError as error:
+        raise InstallationError(f"The database's URL {error}.") from None
+    try:
         # No cache: a statement prepared before a migration may not fit the schema after it.
-        connection = await asyncpg.connect(url, statement_cache_size=0, timeout=15)
+        connection = await asyncpg.connect(
+            target.render_as_string(hide_password=False), statement_cache_size=0, timeout=15
+        )
     except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        reason = str(error) or type(error).__name__
-        raise InstallationError(f"Cannot connect to the database: {reason}") from error
+        reason = " ".join((str(error) or type(error).__name__).split())
+        raise InstallationError(
+            f"Cannot connect to the database: {reason}{hint(target, error)}"
+        ) from error
     try:
         yield connection
     except (OSError, asyncpg.PostgresConnectionError, asyncpg.InterfaceError) as error:
         raise InstallationError(f"The connection to the database broke: {error}") from error
+    except asyncpg.PostgresError as error:
+        raise InstallationError(f"The database refuses: {error}") from error
     finally:
         connection.terminate()
 
 
-async def check(connection: Connection) -> None:
+def hint(url: URL, error: Exception) -> str:
+    """Say what else to try where a host cannot be reached; empty if there is nothing to say."""
+    if isinstance(error, OSError) and DIRECT_HOST.fullmatch(url.host or ""):
+        return (
+            "; Supabase's direct host has an IPv6 address only: take the session pooler's URL, "
+            "port 5432, where this machine has none"
+        )
+    return ""
+
+
+async def check(connection: Connection, migrations: Sequence[Migration]) -> None:
     """Refuse a database that Annex cannot be put into."""
     facts = await connection.fetchrow(FACTS)
     assert facts is not None
@@ -82,6 +113,13 @@ async def check(connection: Connection) -> None:
         raise InstallationError(
             f"This is Postgres {facts['version'] // 10000}; Annex needs 15 or newer."
         )
+    if facts["is_read_only"]:
+        raise InstallationError(
+            "This database takes no writes: it is a replica, or default_transaction_read_only is on"
+            " (Supabase sets that when the disk is full)."
+        )
+    if facts["encoding"] != "UTF8":
+        raise InstallationError(f"This database's encoding is {facts['encoding']}, not UTF8.")
     if facts["missing_roles"] or not facts["has_users"]:
         lacking = [f"the role {name}" for name in facts["missing_roles"]]
         lacking += [] if facts["has_users"] else ["the table auth.users"]
@@ -94,9 +132,21 @@ async def check(connection: Connection) -> None:
             f"{facts['role']} may not make roles and schemas here; connect as Supabase's `postgres`"
             " or another role with CREATEROLE and CREATE on the database."
         )
+    if not recorded and facts["others_roles"]:
+        others = ", ".join(facts["others_roles"])
+        raise InstallationError(
+            f"{others} exist on this server, and {facts['role']} may not use them. Connect as the "
+            f"role that made them, or run `grant {others} to {facts['role']} with admin option` as "
+            "a superuser."
+        )
+    if names := edited(recorded, migrations):
+        raise InstallationError(
+            f"Edited after this database had applied it: {listed(names)}. Nothing was applied; "
+            f"{START_ANEW}."
+        )
 
 
-async def applied_here(connection: Connection) -> set[str]:
+async def applied_here(connection: Connection) -> dict[str, str | None]:
     """Return what the database records; raises `InstallationError` if the role may not read it."""
     try:
         recorded = await applied(connection)
@@ -104,22 +154,24 @@ async def applied_here(connection: Connection) -> set[str]:
         raise InstallationError(
             "This role may not read annex.migrations; connect as the role that migrated before."
         ) from error
-    if recorded == set():
+    if recorded == {}:
         raise InstallationError(
-            "The schema annex was made by a version that kept no record of its migrations, or by "
-            "somebody else; remove it with `annex uninstall` and migrate again."
+            "The schema annex is not one that these migrations made. Rename it if it is your own "
+            "(`alter schema annex rename to …`); if it is of an Annex that kept no record yet, "
+            "remove it with `annex uninstall`."
         )
-    return recorded or set()
+    return recorded or {}
 
 
 async def apply(connection: Connection, migration: Migration) -> bool:
     """Apply one migration unless it is there; returns whether it was applied."""
-    statements = split(migration.sql)
+    statements = split(with_checksum(migration.sql))
     number = 0
     try:
         async with connection.transaction():
-            await connection.execute(LIMITS)
+            await connection.execute(PATIENCE)
             await connection.execute(LOCK)
+            await connection.execute(LIMITS)
             if migration.name in await applied_here(connection):
                 return False
             for statement in statements:

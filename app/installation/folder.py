@@ -5,6 +5,7 @@ older than the newest applied one, and a database with a stamp that the folder l
 stamped when it is made, after everything that is there, and keeps its stamp for ever.
 """
 
+import contextlib
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -12,7 +13,15 @@ from pathlib import Path
 
 import msgspec
 
-from app.database.migrations import Migration, name_in
+from app.database.migrations import (
+    START_ANEW,
+    Migration,
+    checksum_of,
+    claimed_checksum,
+    listed,
+    name_in,
+    with_checksum,
+)
 from app.installation import InstallationError
 
 STAMP = "%Y%m%d%H%M%S"
@@ -36,36 +45,61 @@ class Installed(msgspec.Struct, frozen=True):
     added: list[Copy]
     present: list[Copy]
     changed: list[Copy]
-    """Those of `present` whose content is not this version's."""
+    """Those of `present` that somebody edited."""
 
 
 def install(folder: Path, migrations: Sequence[Migration], now: datetime) -> Installed:
     """Copy the migrations that the folder lacks, stamped from `now` on, and never change a file.
 
     A copy is known by the name that it records, whatever its own name. Raises `InstallationError`
-    without a folder to write into.
+    for a folder that no project has or that lost a copy, and for a copy of a migration that this
+    version has edited.
     """
-    if not folder.is_dir():
-        if not folder.parent.is_dir():
-            raise InstallationError(
-                f"There is no folder {folder.parent}; run this in your project, or name the folder "
-                "of its migrations with --into."
-            )
-        folder.mkdir()
-    files = [path for path in folder.glob("*.sql") if FILE_NAME.fullmatch(path.name)]
+    files = own_files(folder)
     present = copies(files)
-    known = {copy.name for copy in present}
+    missing = [m for m in migrations if m.name not in {copy.name for copy in present}]
+    refuse_gap(migrations, missing)
     ours = {migration.name: migration for migration in migrations}
-    changed = [c for c in present if c.name in ours and settled(c.sql) != settled(ours[c.name].sql)]
+    stale = [
+        c.name
+        for c in present
+        if c.name in ours and claimed_checksum(c.sql) != ours[c.name].checksum
+    ]
+    if stale:
+        raise InstallationError(
+            f"Edited in this version after its copy into {folder}: {listed(stale)}. Nothing was "
+            f"added; {START_ANEW}. What `annex uninstall` prints can be a migration of the folder."
+        )
+    changed = [c for c in present if c.name in ours and checksum_of(c.sql) != ours[c.name].checksum]
     newest = max((version_of(path) for path in files), default="")
     added: list[Copy] = []
-    for migration in migrations:
-        if migration.name not in known:
-            newest = next_version(newest, now)
-            path = folder / f"{newest}_annex_{migration.name}.sql"
-            path.write_bytes(migration.path.read_bytes())
-            added.append(Copy(migration.name, newest, path, migration.sql))
+    for migration in missing:
+        newest = next_version(newest, now)
+        path = folder / f"{newest}_annex_{migration.name}.sql"
+        path.write_bytes(with_checksum(migration.sql).encode())
+        added.append(Copy(migration.name, newest, path, migration.sql))
     return Installed(added, present, changed)
+
+
+def own_files(folder: Path) -> list[Path]:
+    """List a project's migrations; the folder is made if only itself is missing."""
+    if not folder.parent.is_dir():
+        raise InstallationError(
+            f"There is no folder {folder.parent}; run this in your project, or name the folder "
+            "of its migrations with --into."
+        )
+    folder.mkdir(exist_ok=True)
+    return [path for path in folder.glob("*.sql") if FILE_NAME.fullmatch(path.name)]
+
+
+def refuse_gap(migrations: Sequence[Migration], missing: Sequence[Migration]) -> None:
+    """Refuse a folder that lacks a copy and has a later one: a new one would come too late."""
+    last = max((n for n, m in enumerate(migrations) if m not in missing), default=-1)
+    if lost := [m.name for m in migrations[: last + 1] if m in missing]:
+        raise InstallationError(
+            f"The folder has later migrations of Annex and lacks {listed(lost)}; bring back what "
+            "was deleted, from version control."
+        )
 
 
 def copies(files: Sequence[Path]) -> list[Copy]:
@@ -78,6 +112,14 @@ def copies(files: Sequence[Path]) -> list[Copy]:
         elif REMOVAL in sql:
             found.clear()
     return found
+
+
+def remove(folder: Path, sql: str, now: datetime) -> Path:
+    """Write what removes Annex as the folder's newest migration; returns its path."""
+    newest = max((version_of(path) for path in own_files(folder)), default="")
+    path = folder / f"{next_version(newest, now)}_remove_annex.sql"
+    path.write_text(sql)
+    return path
 
 
 def version_of(path: Path) -> str:
@@ -93,18 +135,14 @@ def next_version(newest: str, now: datetime) -> str:
     stamp = now.astimezone(UTC).strftime(STAMP)
     if stamp > newest:
         return stamp
-    try:
-        later = datetime.strptime(newest, STAMP) + timedelta(seconds=1)
-        return later.strftime(STAMP)
-    except ValueError:
-        counted = str(int(newest) + 1).zfill(len(newest))
+    with contextlib.suppress(ValueError):
+        later = (datetime.strptime(newest, STAMP) + timedelta(seconds=1)).strftime(STAMP)
+        # It also reads shorter ones, as another time than who wrote them.
+        if later > newest:
+            return later
+    counted = str(int(newest) + 1).zfill(len(newest))
     if len(counted) > len(newest):
         raise InstallationError(
             f"No stamp comes after {newest}; give that migration a stamp such as {stamp}."
         )
     return counted
-
-
-def settled(sql: str) -> str:
-    """Make two files comparable: line ends differ where git converts them."""
-    return sql.replace("\r\n", "\n").strip()

@@ -73,6 +73,8 @@ class Hub:
         """By the id of their feed."""
         self.changes = Changes()
         self.is_closed = False
+        self.is_leaving = False
+        """Whether the process will stop soon; streams go on meanwhile."""
         self.now = time.monotonic()
         self.counts = Counts()
 

@@ -21,7 +21,7 @@ from sqlalchemy.types import Text, Uuid
 
 import db_models as m
 from app.database.pools import Pool
-from app.database.statements import Scope, access_on, run
+from app.database.statements import HELD, Scope, run
 from app.errors import UserRequired
 from app.realtime.channels import MAX_CHUNK, Frame, as_event
 from app.realtime.feeds import Feed, Sight
@@ -48,8 +48,8 @@ class Source:
                 raise UserRequired("Only a signed-in user has a feed; send a user's access token.")
             _, [(grants,)] = await run(self.pool, self.scope, grants_alone, {})
             return self.of_user(grants)
-        async with self.pool.lend(self.scope.principal.turn) as driver:
-            return of_workspace(await access_on(driver, self.scope))
+        workspace_id, [(held,)] = await run(self.pool, self.scope, held_alone, {})
+        return of_workspace(workspace_id, held)
 
     async def has_changed(self, after: int) -> bool:
         """Say whether what the calling user sees may have changed after a position."""
@@ -77,11 +77,10 @@ class Source:
             values["user_id"] = UUID(self.scope.principal.id)
             _, rows = await run(self.pool, self.scope, past_of_user, values)
             feed, sight = self.of_user(rows[0][0])
-            rows = [row[1:] for row in rows]
         else:
-            access, rows = await run(self.pool, self.scope, past_of_workspace, values)
-            assert access is not None
-            feed, sight = of_workspace(access)
+            workspace_id, rows = await run(self.pool, self.scope, past_of_workspace, values)
+            feed, sight = of_workspace(workspace_id, rows[0][0])
+        rows = [row[1:] for row in rows]
         if after < (rows[0][0] or 1) - 1:
             raise Expired
         page, size = list[Frame](), 0
@@ -98,10 +97,10 @@ class Source:
         return sight, page
 
 
-def of_workspace(access: Any) -> tuple[Feed, Sight]:
+def of_workspace(workspace_id: UUID | None, held: Sequence[str]) -> tuple[Feed, Sight]:
     """Read what a caller holds in one workspace."""
-    feed = Feed("workspace", access.workspace_id)
-    return feed, Sight({access.workspace_id: access.permissions})
+    assert workspace_id is not None
+    return Feed("workspace", workspace_id), Sight({workspace_id: frozenset(held)})
 
 
 EVENT_COLUMNS = [c.name for c in m.Event.__table__.columns]
@@ -110,6 +109,11 @@ EVENT_COLUMNS = [c.name for c in m.Event.__table__.columns]
 def grants_alone(_: ColumnElement[UUID]) -> Select[Any]:
     """Select what the calling user holds everywhere."""
     return select(granted().label("grants"))
+
+
+def held_alone(_: ColumnElement[UUID]) -> Select[Any]:
+    """Select what the caller holds in the path's workspace."""
+    return select(HELD.label("held"))
 
 
 def change_of_sight(_: ColumnElement[UUID]) -> Select[Any]:
@@ -127,9 +131,10 @@ def granted() -> Any:
 
 
 def past_of_workspace(workspace_id: ColumnElement[UUID]) -> Select[Any]:
-    """Select a workspace's events between two positions, and how far they have expired."""
+    """Select a workspace's events between two positions, with what the caller holds there."""
     log = m.LogEntry
-    return past(log.workspace_id, workspace_id, log.user_id.is_(None))
+    found = past(log.workspace_id, workspace_id, log.user_id.is_(None))
+    return found.with_only_columns(HELD.label("held"), *found.selected_columns)
 
 
 def past_of_user(_: ColumnElement[UUID]) -> Select[Any]:
@@ -140,7 +145,7 @@ def past_of_user(_: ColumnElement[UUID]) -> Select[Any]:
 
 
 def past(owner: Any, feed_id: ColumnElement[UUID], condition: ColumnElement[bool]) -> Select[Any]:
-    """Select the events of a feed after a position, up to another.
+    """Select the events of a feed after a position, up to another, and how far they have expired.
 
     Compared as pairs, which only the index of the feed's entries has: planned for any parameters,
     the range of positions alone looks narrow, and a quiet feed would read everybody's.

@@ -27,8 +27,8 @@ class Trace(msgspec.Struct, frozen=True):
 
 
 class TracePage(msgspec.Struct, frozen=True):
-    """A page of recipients, and whether all of them have been looked at."""
+    """A page of recipients, and how far the event's fan-out is."""
 
     data: list[Trace]
     page: Page
-    is_complete: bool
+    state: Literal["waiting", "delivering", "complete", "given_up"]

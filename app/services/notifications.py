@@ -128,7 +128,11 @@ async def list_mine(
     _, rows = await read.rows(listing(wanted, shape, is_first=cursor is None), values)
     inboxes = INBOXES.decode(rows[0][0] or b"[]")
     items, page = read.cut(
-        [row[1:] for row in rows if row[1] is not None], s.Notification, limit, NEWEST_FIRST
+        [row[1:] for row in rows if row[1] is not None],
+        s.Notification,
+        limit,
+        NEWEST_FIRST,
+        is_filtered=narrowed is not None,
     )
     return s.NotificationPage(items, page, s.InboxCounts.of(inboxes), inboxes, stand)
 

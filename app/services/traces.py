@@ -2,7 +2,7 @@ from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Select, bindparam, column, func, select
-from sqlalchemy.types import Boolean, DateTime, Integer, Text, Uuid
+from sqlalchemy.types import DateTime, Integer, Text, Uuid
 
 import db_models as m
 from app.database.reads import Read, decode_cursor
@@ -27,7 +27,7 @@ def traced(workspace_id: ColumnElement[UUID]) -> Select[Any]:
         column("mail", Text),
         column("mail_reason", Text),
         column("at", DateTime(timezone=True)),
-        column("is_complete", Boolean),
+        column("state", Text),
         name="t",
     )
     return select(*found.c).order_by(found.c.user_id.nulls_first())
@@ -38,6 +38,6 @@ async def page(read: Read, event_id: UUID, cursor: str | None, limit: int) -> s.
     after = decode_cursor(cursor, ORDER)[0] if cursor is not None else None
     values = {"event_id": event_id, "after_id": after, "limit_": limit + 1}
     _, rows = await read.rows(traced, values)
-    # The first row is nobody's: it says whether all have been looked at.
-    is_complete, found = rows[0][-1], [s.Trace(*row[:-1]) for row in rows[1:]]
-    return s.TracePage(*read.fit(found, limit, ORDER), is_complete)
+    # The first row is nobody's: it says how far the fan-out is.
+    state, found = rows[0][-1], [s.Trace(*row[:-1]) for row in rows[1:]]
+    return s.TracePage(*read.fit(found, limit, ORDER), state)

@@ -1,6 +1,7 @@
 from typing import Any, cast
 from uuid import UUID
 
+import msgspec
 from msgspec import UNSET, Raw
 from msgspec.structs import asdict
 from sqlalchemy import (
@@ -22,7 +23,7 @@ from sqlalchemy.types import Boolean, Integer, Text, Uuid
 
 import db_models as m
 from app.database.reads import columns, selected
-from app.database.statements import out_of_sight
+from app.database.statements import access_on, out_of_sight
 from app.database.work import Write
 from app.documents import check_members, check_patch, merge
 from app.errors import SecondFactorRequired
@@ -107,10 +108,9 @@ async def change(write: Write, patch: s.WorkspacePatch, versions: list[int] | No
         check_patch(patch.metadata)
     values = {k: v for k, v in asdict(patch).items() if v is not UNSET}
     async with write.work() as work:
-        assert work.access is not None
         # The answer shows the workspace.
-        work.access.require("workspace:read")
-        mine = selected(s.Workspace, one(literal(work.access.workspace_id, Uuid)))
+        seen = msgspec.structs.replace(work.scope, permission="workspace:read")
+        mine = selected(s.Workspace, one(literal(await access_on(work.driver, seen), Uuid)))
         before = await work.one(mine.with_for_update(of=m.Workspace), s.Workspace)
         if before is None:
             raise out_of_sight()

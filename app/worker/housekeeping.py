@@ -1,6 +1,6 @@
 """The worker's job that keeps the database in order, and the list of all that it runs."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 from uuid import UUID
@@ -18,11 +18,13 @@ from app.worker.runner import Job, Runner
 log = structlog.get_logger()
 
 EVERY_SECONDS = 3600
+STATISTICS_SECONDS = 2.0
+"""How often tables that have grown are looked for; until then, plans made before are bad."""
 GRACE_DAYS = 30
 CLOSED_DAYS = 90
 NOTIFICATION_DAYS = 365
-ANSWERS = MAILS = TOKENS = SUPPRESSIONS = 10_000
-EVENTS = INVITATIONS = NOTIFICATIONS = ERASED = 1000
+ANSWERS = MAILS = TOKENS = SUPPRESSIONS = FANOUTS = 10_000
+EVENTS = INVITATIONS = NOTIFICATIONS = ERASED = INBOXES = 1000
 """Rows that one transaction deletes: tens of milliseconds, so that nothing waits for it."""
 STEP_SECONDS = 60.0
 """How long one statement may take, of the server and of the network."""
@@ -72,6 +74,7 @@ async def tidy(
         "mails_deleted": purge_mails,
         "tokens_deleted": purge_tokens,
         "suppressions_deleted": purge_suppressions,
+        "fanouts_deleted": purge_fanouts,
     }
     done = dict[str, int]()
     for name, step in steps.items():
@@ -116,6 +119,11 @@ async def purge_tokens(driver: Driver) -> int:
 async def purge_suppressions(driver: Driver) -> int:
     """Forget why users were not notified long ago; returns how many rows."""
     return await repeat(driver, "select annex.purge_suppressions($1)", SUPPRESSIONS)
+
+
+async def purge_fanouts(driver: Driver) -> int:
+    """Forget the fan-outs that were given up long ago; returns how many."""
+    return await repeat(driver, "select annex.purge_fanouts($1)", FANOUTS)
 
 
 async def finish_erasures(driver: Driver) -> int:
@@ -174,17 +182,33 @@ async def expire_notifications(driver: Driver, days: int) -> int:
 async def trim_inboxes(driver: Driver) -> int:
     """Delete what inboxes hold over their limit, in batches; returns how many notifications."""
     gone = 0
-    statement = "select annex.trim_inbox($1, $2, $3, $4)"
-    for inbox in await driver.fetch("select * from annex.full_inboxes()", timeout=STEP_SECONDS):
-        gone += await repeat(driver, statement, *inbox, NOTIFICATIONS)
+    full = "select * from annex.full_inboxes($1, $2, $3, $4)"
+    trim = "select annex.trim_inbox($1, $2, $3, $4)"
+    last: Sequence[Any] = (None, None, None)
+    # After the last one: some fill faster than they are trimmed, and others must have their turn.
+    while found := await driver.fetch(full, *last, INBOXES, timeout=STEP_SECONDS):
+        for inbox in found:
+            gone += await repeat(driver, trim, *inbox, NOTIFICATIONS)
+        last = found[-1]
     return gone
 
 
-async def work(settings: Settings) -> None:
-    """Run the worker by itself, on connections of its own, until cancelled."""
+async def refresh_statistics(database: Database) -> None:
+    """Analyze the tables that have more than doubled, which lets every session plan anew."""
+    async with database.worker.lend() as driver:
+        await driver.fetchval("select annex.refresh_statistics()", timeout=STEP_SECONDS)
+
+
+async def work(settings: Settings, ready: Callable[[], None] = lambda: None) -> None:
+    """Run the worker by itself, on connections of its own, until cancelled.
+
+    `ready` is called before it begins. Raises `SettingsError` for templates that cannot be used.
+    """
     configure_logging(settings)
     async with Database(settings, WORKER_NAME) as database:
-        await runner(database, settings).run()
+        running = runner(database, settings)
+        ready()
+        await running.run()
 
 
 def runner(database: Database, settings: Settings) -> Runner:
@@ -196,5 +220,6 @@ def runner(database: Database, settings: Settings) -> Runner:
         settings.notification_retention_days,
     )
     projector = Projector()
-    jobs = [tidying, *mailing(settings), *notifying(settings), *projector.jobs()]
+    statistics = Job("statistics", STATISTICS_SECONDS, refresh_statistics)
+    jobs = [tidying, statistics, *mailing(settings), *notifying(settings), *projector.jobs()]
     return Runner(database, [projector], jobs)

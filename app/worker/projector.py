@@ -65,42 +65,62 @@ class Projector:
 
 async def fan_out(is_begun: bool, database: Database) -> bool:
     """Fan out what is due, page by page; returns whether there was something."""
-    limit = BEGUN_EVENTS if is_begun else NEW_EVENTS
     found = False
     async with database.worker.lend() as driver:
-        while events := await driver.fetchval("select annex.due_fanouts($1, $2)", is_begun, limit):
+        while await fan_out_page(driver, is_begun):
             found = True
-            if not await deliver(driver, events):
-                break
     return found
 
 
-async def deliver(driver: Driver, events: list[UUID]) -> int:
-    """Fan out a page of these events; returns how many had their turn.
+async def fan_out_page(driver: Driver, is_begun: bool) -> int:
+    """Fan out a page of what is due; returns how many events there were.
 
     If that fails, each is tried by itself, and put aside if that fails too.
     """
+    limit = BEGUN_EVENTS if is_begun else NEW_EVENTS
     try:
-        served: int = await driver.fetchval(
-            "select annex.deliver($1, $2)", events, PAGE, timeout=PAGE_SECONDS
-        )
-        return served
+        return await deliver(driver, "annex.due_fanouts($1, $2)", is_begun, limit)
     except (asyncpg.PostgresError, TimeoutError) as error:
         if is_lost(error):
             raise
-        if len(events) == 1:
-            await put_aside(driver, events[0], error)
-            return 1
-    return sum([await deliver(driver, [event]) for event in events])
+    events = await driver.fetchval("select annex.due_fanouts($1, $2)", is_begun, limit) or []
+    for event in events:
+        try:
+            await deliver(driver, "array[$1::uuid]", event)
+        except (asyncpg.PostgresError, TimeoutError) as error:
+            if is_lost(error):
+                raise
+            await put_aside(driver, event, reason_of(error))
+    return len(events)
 
 
-async def put_aside(driver: Driver, event: UUID, error: Exception) -> None:
-    """Store why an event's fan-out failed, and log it; never with the error's message."""
+async def deliver(driver: Driver, events: str, *arguments: object) -> int:
+    """Fan out a page of the events that an expression names; returns how many there were.
+
+    Those that name a user whose inbox stays in use are put aside, and wait for nobody else.
+    """
+    served, held = await driver.fetchrow(  # type: ignore[misc]
+        f"select * from annex.deliver({events}, ${len(arguments) + 1})",
+        *arguments,
+        PAGE,
+        timeout=PAGE_SECONDS,
+    )
+    for event in held:
+        await put_aside(driver, event, "inbox in use")
+    return int(served) + len(held)
+
+
+def reason_of(error: Exception) -> str:
+    """Name an error without its message, which may hold what a user wrote."""
     parts = (
         type(error).__name__,
         *(getattr(error, n, None) for n in ("sqlstate", "constraint_name")),
     )
-    reason = " ".join(part for part in parts if part)
+    return " ".join(part for part in parts if part)
+
+
+async def put_aside(driver: Driver, event: UUID, reason: str) -> None:
+    """Store why an event's fan-out failed, and log it."""
     row = await driver.fetchrow("select * from annex.put_fanout_aside($1, $2)", event, reason)
     if row is None:
         return
@@ -114,7 +134,14 @@ async def put_aside(driver: Driver, event: UUID, error: Exception) -> None:
 
 
 async def wake(database: Database) -> None:
-    """Bring back the notifications that were snoozed until now."""
+    """Bring back the notifications that were snoozed until now; logs those that cannot be."""
     async with database.worker.lend() as driver:
-        while await driver.fetchval("select annex.wake_notifications($1)", PAGE) == PAGE:
-            pass
+        woken = PAGE
+        while woken == PAGE:
+            row = await driver.fetchrow("select * from annex.wake_notifications($1)", PAGE)
+            woken = row["woken"]  # type: ignore[index]
+            if row["put_off"]:  # type: ignore[index]
+                log.error(
+                    "snoozed notifications could not come back and are tried again",
+                    notification_ids=[*map(str, row["put_off"])],  # type: ignore[index]
+                )

@@ -1,7 +1,7 @@
 -- Notifications: from events to people. The projector fans events out into items, a page of recipients a transaction; every
 -- change of an item is a personal event as well, with the counts of its inbox.
--- The lock of all of a user's inboxes is the user's profile (`for no key update`): whoever changes an item holds it, and so
--- items arrive in the order in which they are seen, and counts never drift.
+-- Whoever changes an item holds the lock of its user's inboxes (annex.lock_inboxes_of, and annex.deliver for a page). So items
+-- arrive in the order in which they are seen, and counts never drift.
 
 set role annex_owner;
 
@@ -193,13 +193,14 @@ create function annex.inbox_json(inbox annex.inboxes) returns jsonb language sql
   )
 $$;
 
--- What an item counts for: active, unseen, unread, snoozed, archived.
+-- What an item counts for: active, unseen, unread, snoozed, archived. One expression, so that a statement takes it in.
 create function annex.counts_of(item annex.notifications) returns integer[] language sql immutable as $$
   select array[
-    a.active, a.active * (item.seen_at is null)::integer, a.active * (item.read_at is null)::integer,
+    (item.archived_at is null and item.snoozed_until is null)::integer,
+    (item.archived_at is null and item.snoozed_until is null and item.seen_at is null)::integer,
+    (item.archived_at is null and item.snoozed_until is null and item.read_at is null)::integer,
     (item.snoozed_until is not null)::integer, (item.archived_at is not null)::integer
   ]
-  from (select (item.archived_at is null and item.snoozed_until is null)::integer as active) a
 $$;
 
 -- Queue events for fan-out: those with recipients, or with a topic that somebody follows. Not of a workspace that
@@ -228,7 +229,8 @@ end
 $$;
 grant execute on function annex.queue_fanouts(uuid[]) to annex_worker;
 
--- The events whose turn it is, at most 50: new ones, or those that had a turn before. Not what another worker is at.
+-- The events whose turn it is, at most 50: new ones, or those that had a turn before. They are locked, so that another worker
+-- that asks in the same moment gets others: for use within the statement that delivers them.
 create function annex.due_fanouts(is_begun boolean, max_events integer default 50) returns uuid[]
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
@@ -246,14 +248,12 @@ $$;
 grant execute on function annex.due_fanouts(boolean, integer) to annex_worker;
 
 -- Put an event aside whose fan-out failed, with the reason: it is tried again after 1 s, 4 s, 16 s and so on up to an hour,
--- and given up after so many tries. Returns how many have failed, and if it was given up; no row if it is not queued. What
--- was given up 30 days ago is forgotten.
+-- and given up after so many tries. Returns how many have failed, and if it was given up; no row if it is not queued.
 create function annex.put_fanout_aside(event_id uuid, reason text, max_attempts integer default 12)
 returns table (attempts integer, is_given_up boolean)
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
 begin
-  delete from annex.fanouts f where f.failed_at < now() - interval '30 days';
   return query
     update annex.fanouts f
     set is_begun = true, attempts = f.attempts + 1, error = left(reason, 200),
@@ -265,109 +265,153 @@ end
 $$;
 grant execute on function annex.put_fanout_aside(uuid, text, integer) to annex_worker;
 
--- Since when an event has been due for fan-out, null if none is, and how many were given up. For metrics and `annex doctor`.
+-- Delete at most a number of fan-outs that were given up 30 days ago; returns how many.
+create function annex.purge_fanouts(max_rows integer default 10000) returns bigint
+language sql security definer set search_path = pg_catalog, pg_temp as $$
+  with gone as (
+    delete from annex.fanouts f
+    where f.event_id in (
+      select o.event_id from annex.fanouts o
+      where o.failed_at < now() - interval '30 days' order by o.failed_at limit max_rows
+    )
+    returning 1
+  )
+  select count(*) from gone
+$$;
+grant execute on function annex.purge_fanouts(integer) to annex_worker;
+
+-- Since when an event has been due for fan-out or has waited for the projector to read it, null if none does, and how many were
+-- given up. For metrics and `annex doctor`.
 create function annex.fanout_health() returns table (due_since timestamptz, given_up bigint)
 language sql stable security definer set search_path = pg_catalog, pg_temp as $$
-  select (select min(f.due_at) from annex.fanouts f where f.failed_at is null and f.due_at <= clock_timestamp()),
+  select least(
+      (select min(f.due_at) from annex.fanouts f where f.failed_at is null and f.due_at <= clock_timestamp()),
+      -- Without a worker nothing is queued: what waits is in the log.
+      (
+        select annex.uuid7_time(l.event_id) from annex.log l
+        where l.pos > coalesce((select r.pos from annex.readers r where r.name = 'projector'), 0) order by l.pos limit 1
+      )
+    ),
     (select count(*) from annex.fanouts f where f.failed_at is not null)
 $$;
 grant execute on function annex.fanout_health() to annex_worker;
 
--- Fan one event out to candidates; `locked` says whose inboxes are, and nobody else gets anything. Nothing is joined here but
--- by an index or a hash: the planner knows nothing of the sizes.
-create function annex.deliver_event(
-  event annex.events, user_ids uuid[], reasons text[], via text[], muted boolean[], locked boolean[]
+-- Fan a run of events out to candidates, by one statement for all of them: no two events of a run are of one group, and so
+-- none touches an item of another. A candidate names its event by the place in event_ids; `locked` says whose inboxes are, and
+-- nobody else gets anything. A user's items and personal events come in the order of the events, and each of those events has
+-- the counts that the whole run left. Nothing is joined here but by an index: the planner knows nothing of the sizes.
+create function annex.deliver_events(
+  event_ids uuid[], places bigint[], user_ids uuid[], reasons text[], via text[], muted boolean[], locked boolean[]
 ) returns void
 language plpgsql as $$
 #variable_conflict use_column
 declare
   moment timestamptz := clock_timestamp();
-  seen_by text := coalesce(event.permission, 'events:read');
-  said record;
   made record;
 begin
-  select d.* into said from annex.describe(event.type, event.data) d;
-  with judged as materialized (
-    select g.user_id, g.reason, g.topic,
+  with source as materialized (
+    select q.place, e.event_id, e.workspace_id, e.type, e.subject, e.actor, e.principal, e.permission, e.group_key,
+      coalesce(e.permission, 'events:read') as seen_by, coalesce(e.url, d.link) as url, d.category, d.is_critical, d.title, d.body,
+      -- A time of its own, which orders the items of a user as the events are.
+      moment + q.place * interval '1 microsecond' as arrived_at
+    from unnest(event_ids) with ordinality q (event_id, place)
+    -- `offset 0` here and below: by its key, whatever the planner thinks of a table that was empty a moment ago.
+    cross join lateral (select e.* from annex.events e where e.event_id = q.event_id offset 0) e
+    cross join lateral (select d.* from annex.describe(e.type, e.data) d offset 0) d
+  ), judged as materialized (
+    select s.*, g.user_id, g.reason, g.topic,
       case
-        when event.principal = 'user:' || g.user_id or event.actor = 'user:' || g.user_id then 'actor'
+        when s.principal = 'user:' || g.user_id or s.actor = 'user:' || g.user_id then 'actor'
         when f.refusal is not null then f.refusal
         when not g.is_locked then 'not_a_member'  -- who came, or came back, this very moment
-        when said.is_critical then null
+        when s.is_critical then null
         when g.is_muted then 'muted'
-        when g.user_id not in (
-          select w.user_id from annex.wanting(user_ids, event.workspace_id, said.category, said.is_critical, 'in_app') w
+        when not exists (
+          select from annex.wanting(array[g.user_id], s.workspace_id, s.category, s.is_critical, 'in_app')
         ) then 'preference'
       end as refusal
-    from unnest(user_ids, reasons, via, muted, locked) g (user_id, reason, topic, is_muted, is_locked)
-    cross join lateral annex.refusals(event.workspace_id, event.permission, array[g.user_id]) f
+    from unnest(places, user_ids, reasons, via, muted, locked) g (place, user_id, reason, topic, is_muted, is_locked)
+    join source s on s.place = g.place
+    cross join lateral annex.refusals(s.workspace_id, s.permission, array[g.user_id]) f
+    -- Users who are known: recipients may name anybody.
+    where exists (select from annex.profiles p where p.user_id = g.user_id offset 0)
   ), withheld as (
     insert into annex.suppressions (event_id, user_id, workspace_id, reason)
-    select event.event_id, j.user_id, event.workspace_id, j.refusal from judged j where j.refusal is not null
+    select j.event_id, j.user_id, j.workspace_id, j.refusal from judged j where j.refusal is not null
     on conflict do nothing
-  ), open as materialized (
-    select n.id, j.user_id, j.reason, j.topic, n.counted
+  ), due as materialized (
+    select j.*, o.id as open_id, o.unseen
     from judged j
-    cross join lateral (
-      select n.id, annex.counts_of(n) as counted from annex.notifications n
-      where n.user_id = j.user_id and n.workspace_id = event.workspace_id and n.group_key = event.group_key
-        and n.permission = seen_by and n.read_at is null and n.archived_at is null and not n.is_critical
+    left join lateral (
+      -- An open item counts as active and unread already, unless it is snoozed.
+      select n.id, (n.seen_at is not null and n.snoozed_until is null)::integer as unseen from annex.notifications n
+      where n.user_id = j.user_id and n.workspace_id = j.workspace_id and n.group_key = j.group_key
+        and n.permission = j.seen_by and n.read_at is null and n.archived_at is null and not n.is_critical
+        -- What is critical is an item of its own: it neither hides in an older one nor is hidden by a newer one.
+        and j.group_key is not null and not j.is_critical
       order by (n.arrived_at, n.id) desc limit 1
-    ) n
-    -- What is critical is an item of its own: it neither hides in an older one nor is hidden by a newer one.
-    where j.refusal is null and event.group_key is not null and not said.is_critical
+    ) o on true
+    where j.refusal is null
   ), collapsed as (
     update annex.notifications n
-    set event_id = event.event_id, type = event.type, subject = event.subject, actor = event.actor, reason = o.reason,
-      topic = o.topic, category = said.category, is_critical = said.is_critical, title = said.title, body = said.body,
-      url = coalesce(event.url, said.link), group_count = n.group_count + 1, arrived_at = moment, seen_at = null
+    set event_id = d.event_id, type = d.type, subject = d.subject, actor = d.actor, reason = d.reason, topic = d.topic,
+      category = d.category, is_critical = d.is_critical, title = d.title, body = d.body, url = d.url,
+      group_count = n.group_count + 1, arrived_at = d.arrived_at, seen_at = null
     -- Twice, so that no plan reads the whole table for what is not there.
-    from open o where n.id = o.id and n.id = any (array(select x.id from open x))
-    returning n.id, n.user_id, annex.counts_of(n) as counts, o.counted
+    from due d where n.id = d.open_id and n.id = any (array(select x.open_id from due x where x.open_id is not null))
+    returning n.id, n.user_id, n.workspace_id, n.permission, n.arrived_at, d.unseen
   ), added as (
     insert into annex.notifications as n (
       workspace_id, user_id, event_id, type, subject, actor, permission, category, is_critical, reason, topic, title, body,
       url, group_key, arrived_at
     )
-    select event.workspace_id, j.user_id, event.event_id, event.type, event.subject, event.actor, seen_by, said.category,
-      said.is_critical, j.reason, j.topic, said.title, said.body, coalesce(event.url, said.link), event.group_key, moment
-    from judged j
-    where j.refusal is null and j.user_id not in (select o.user_id from open o)
-    returning n.id, n.user_id
+    select d.workspace_id, d.user_id, d.event_id, d.type, d.subject, d.actor, d.seen_by, d.category, d.is_critical, d.reason,
+      d.topic, d.title, d.body, d.url, d.group_key, d.arrived_at
+    from due d where d.open_id is null
+    returning n.id, n.user_id, n.workspace_id, n.permission, n.arrived_at
   ), items as (
-    select a.id, a.user_id, 'annex.notification.created' as type, 1 as active, 1 as unseen, 1 as unread from added a
+    select a.*, 'annex.notification.created' as type, 1 as active, 1 as unseen, 1 as unread from added a
     union all
-    select c.id, c.user_id, 'annex.notification.changed', c.counts[1] - c.counted[1], c.counts[2] - c.counted[2],
-      c.counts[3] - c.counted[3]
+    select c.id, c.user_id, c.workspace_id, c.permission, c.arrived_at, 'annex.notification.changed', 0, c.unseen, 0
     from collapsed c
   ), counted as (
     insert into annex.inboxes as i (user_id, workspace_id, permission, active, unseen, unread)
-    select t.user_id, event.workspace_id, seen_by, t.active, t.unseen, t.unread from items t
+    select t.user_id, t.workspace_id, t.permission, sum(t.active), sum(t.unseen), sum(t.unread)
+    from items t group by t.user_id, t.workspace_id, t.permission
     on conflict (user_id, workspace_id, permission) do update
       set active = i.active + excluded.active, unseen = i.unseen + excluded.unseen, unread = i.unread + excluded.unread
   )
-  select array_agg(t.id) as ids, array_agg(t.type) as types into made from items t;
+  select array_agg(t.id order by t.arrived_at, t.user_id) as ids, array_agg(t.type order by t.arrived_at, t.user_id) as types
+  into made
+  from items t;
   -- By a statement of its own, which sees the counts that the first one left.
   with told as (
     insert into annex.events (event_id, workspace_id, user_id, type, source, subject, actor, principal, permission, data)
-    select annex.uuid7(), event.workspace_id, n.user_id, t.type, 'annex', 'notification:' || n.id, 'system', 'system',
-      event.permission,
-      jsonb_build_object('notification', annex.notification_json(n), 'inbox', annex.inbox_json(i))
-    from unnest(made.ids, made.types) t (id, type)
-    join annex.notifications n on n.id = t.id
-    join annex.inboxes i on i.user_id = n.user_id and i.workspace_id = n.workspace_id and i.permission = n.permission
-    returning event_id, user_id
+    select annex.uuid7(), (n.item).workspace_id, (n.item).user_id, t.type, 'annex', 'notification:' || t.id, 'system',
+      'system', nullif((n.item).permission, 'events:read'),
+      jsonb_build_object('notification', annex.notification_json(n.item), 'inbox', annex.inbox_json(b.inbox))
+    from unnest(made.ids, made.types) with ordinality t (id, type, place)
+    cross join lateral (select n as item from annex.notifications n where n.id = t.id offset 0) n
+    cross join lateral (
+      select i as inbox from annex.inboxes i
+      where i.user_id = (n.item).user_id and i.workspace_id = (n.item).workspace_id
+        and i.permission = (n.item).permission offset 0
+    ) b
+    order by t.place
+    returning event_id, workspace_id, user_id
   )
   insert into annex.pending (event_id, workspace_id, user_id, is_personal)
-  select t.event_id, event.workspace_id, t.user_id, true from told t;
+  select t.event_id, t.workspace_id, t.user_id, true from told t;
 end
 $$;
 
 -- Fan out a page of these queued events, at most 50: each gets an equal part of it, and one that has more goes to the end of
 -- the queue, so that a small one never waits for a large one. Those that another worker is at are left to it, and after a
 -- second the rest waits for the next call. Recipients come in the order of their ids, each once. Items, counts, personal
--- events and the cursor are one transaction. Returns how many events had their turn. Waits for an inbox for half a second.
-create function annex.deliver(event_ids uuid[], max_rows integer default 500) returns integer
+-- events and the cursor are one transaction. Returns how many events had their turn, and those that had none because an inbox
+-- is in use; a moment is waited for one, and the others never.
+create function annex.deliver(event_ids uuid[], max_rows integer default 500)
+returns table (served integer, held uuid[])
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 set lock_timeout = '500ms' set jit = off
 set plan_cache_mode = force_generic_plan set enable_material = off set enable_memoize = off
@@ -381,9 +425,13 @@ declare
   share integer;
   page record;
   part record;
-  event annex.events;
-  served integer := 0;
+  wanted uuid[];
+  locked uuid[];
+  missing uuid[];
+  waiting bigint[];
 begin
+  served := 0;
+  held := '{}';
   select array_agg(f.event_id order by f.event_id), array_agg(f.after_user order by f.event_id) into queued, starts
   from (
     select f.event_id, f.after_user from annex.fanouts f
@@ -391,32 +439,26 @@ begin
     order by f.event_id limit 50 for update skip locked
   ) f;
   if queued is null then
-    return 0;
+    return next;
+    return;
   end if;
   share := greatest(max_rows / cardinality(queued), 10);
-  -- Who comes next, event by event: direct recipients and the subscribers of its topics. The first of each list are enough
-  -- to know the first of them all.
+  -- Who comes next, event by event: direct recipients and the subscribers of its topics, and one more, which says that there
+  -- are more. The first of each list are enough to know the first of them all.
   with queue as materialized (
-    -- Data are unpacked here once, not for every subscriber's filter.
-    select q.event_id, q.after_user, e.workspace_id, e.recipients, e.topics, e.type, e.data || '{}' as data
-    from unnest(queued, starts) q (event_id, after_user)
-    -- `offset 0` here and below: by its key, whatever the planner thinks of a table that was empty a moment ago.
+    select q.place, q.after_user, e.workspace_id, e.recipients, e.topics, e.type, e.group_key,
+      -- Unpacked here once, not for every subscriber's filter.
+      case when e.topics <> '{}' then e.data || '{}' end as data
+    from unnest(queued, starts) with ordinality q (event_id, after_user, place)
     cross join lateral (select e.* from annex.events e where e.event_id = q.event_id offset 0) e
     where exists (select from annex.workspaces w where w.id = e.workspace_id offset 0)
-  )
-  select coalesce(array_agg(c.event_id order by c.n), '{}') as event_ids,
-    coalesce(array_agg(c.user_id order by c.n), '{}') as user_ids,
-    array_agg(c.reason order by c.n) as reasons, array_agg(c.topic order by c.n) as topics,
-    array_agg(c.is_muted order by c.n) as muted, array_agg(c.is_wanted order by c.n) as wanted,
-    array_agg(c.is_wanted and c.is_member order by c.n) as locked
-  into page
-  from (
-    select q.event_id, d.*, row_number() over (order by q.event_id, d.user_id) as n,
+  ), candidates as materialized (
+    select q.place, d.*, row_number() over (partition by q.place order by d.user_id) as nth,
       -- Whoever names strangers must not hold up their inboxes.
-      exists (
+      d.is_wanted and exists (
         select from annex.members m
         where m.workspace_id = q.workspace_id and m.user_id = d.user_id and m.status = 'active' offset 0
-      ) as is_member
+      ) as is_locked
     from queue q
     cross join lateral (
       select u.user_id,
@@ -427,7 +469,7 @@ begin
       from (
         (
           select distinct r.user_id, null::text as topic, false as is_muted, true as is_wanted
-          from unnest(q.recipients) r (user_id) where r.user_id > q.after_user order by r.user_id limit share
+          from unnest(q.recipients) r (user_id) where r.user_id > q.after_user order by r.user_id limit share + 1
         )
         union all
         select s.* from unnest(q.topics) t (topic)
@@ -439,52 +481,103 @@ begin
             select s.types = '{}' and s.clauses = '{}' or annex.matches(s.types, s.clauses, q.type, q.data) as is_match
           ) f
           where s.workspace_id = q.workspace_id and s.topic = t.topic and s.user_id > q.after_user
-          order by s.user_id limit share
+          order by s.user_id limit share + 1
         ) s
       ) u
-      group by u.user_id order by u.user_id limit share
+      group by u.user_id order by u.user_id limit share + 1
     ) d
-  ) c;
-  -- All locks at once and in order, so that two pages never wait for each other in a circle.
-  perform from annex.profiles p
-  where p.user_id = any (array(
-    select c.user_id from unnest(page.user_ids, page.locked) c (user_id, is_locked) where c.is_locked
-  ))
-  order by p.user_id for no key update;
-  for part in
-    select q.event_id, min(c.n) as first, max(c.n) as last, count(c.n) as size
-    from unnest(queued) q (event_id) left join unnest(page.event_ids) with ordinality c (event_id, n) using (event_id)
-    group by q.event_id order by q.event_id
-  loop
-    exit when clock_timestamp() > began + interval '1 second' and served > 0;
-    served := served + 1;
-    if part.size > 0 then
-      select e.* into event from annex.events e where e.event_id = part.event_id;
-      -- Users who are known: recipients may name anybody.
-      perform annex.deliver_event(
-        event, array_agg(c.user_id), array_agg(c.reason), array_agg(c.topic), array_agg(c.is_muted),
-        array_agg(c.is_locked)
-      )
-      from unnest(
-        page.user_ids[part.first : part.last], page.reasons[part.first : part.last],
-        page.topics[part.first : part.last], page.muted[part.first : part.last],
-        page.wanted[part.first : part.last], page.locked[part.first : part.last]
-      ) c (user_id, reason, topic, is_muted, is_wanted, is_locked)
-      where c.is_wanted and exists (select from annex.profiles p where p.user_id = c.user_id offset 0)
-      having count(*) > 0;
-    end if;
-    if part.size < share then
-      delete from annex.fanouts f where f.event_id = part.event_id;
-    else
-      update annex.fanouts f
-      set after_user = page.user_ids[part.last], is_begun = true, due_at = clock_timestamp(), attempts = 0, error = null
-      where f.event_id = part.event_id;
-    end if;
+  )
+  select coalesce(array_agg(c.place order by c.place, c.user_id), '{}') as places,
+    coalesce(array_agg(c.user_id order by c.place, c.user_id), '{}') as user_ids,
+    array_agg(c.reason order by c.place, c.user_id) as reasons, array_agg(c.topic order by c.place, c.user_id) as topics,
+    array_agg(c.is_muted order by c.place, c.user_id) as muted, array_agg(c.is_locked order by c.place, c.user_id) as locked,
+    array(
+      select q.workspace_id || ' ' || q.group_key
+      from generate_subscripts(queued, 1) p (place) left join queue q on q.place = p.place order by p.place
+    ) as groups,
+    array(select c.place from candidates c where c.nth > share order by c.place) as longer,
+    array(
+      select c.user_id from candidates c
+      where c.nth = share and c.place in (select l.place from candidates l where l.nth > share) order by c.place
+    ) as ends
+  into page
+  from candidates c where c.is_wanted and c.nth <= share;
+  wanted := array(
+    select distinct c.user_id from unnest(page.user_ids, page.locked) c (user_id, is_locked) where c.is_locked
+  );
+  for attempt in 1 .. 5 loop
+    waiting := '{}';
+    locked := array(
+      select p.user_id from annex.profiles p where p.user_id = any (wanted)
+      order by p.user_id for no key update skip locked
+    );
+    exit when cardinality(locked) = cardinality(wanted);
+    missing := array(
+      select w.id from unnest(wanted) w (id)
+      where w.id <> all (locked) and exists (select from annex.profiles p where p.user_id = w.id offset 0)
+    );
+    exit when missing = '{}';
+    waiting := array(
+      select distinct c.place from unnest(page.places, page.user_ids, page.locked) c (place, user_id, is_locked)
+      where c.is_locked and c.user_id = any (missing)
+    );
+    -- Whoever changes an item holds the inbox for a few milliseconds.
+    perform pg_sleep(0.01) where attempt < 5;
   end loop;
-  return served;
+  for ahead in 1 .. cardinality(queued) + 1 loop
+    -- A run ends before an event that may join an item of the run.
+    continue when ahead <= cardinality(queued)
+      and coalesce(page.groups[ahead] <> all (array_remove(page.groups[served + 1 : ahead - 1], null)), true);
+    perform annex.deliver_events(
+      queued[served + 1 : ahead - 1], array_agg(c.place - served order by c.n), array_agg(c.user_id order by c.n),
+      array_agg(c.reason order by c.n), array_agg(c.topic order by c.n), array_agg(c.is_muted order by c.n),
+      array_agg(c.is_locked order by c.n)
+    )
+    from unnest(page.places, page.user_ids, page.reasons, page.topics, page.muted, page.locked) with ordinality
+      c (place, user_id, reason, topic, is_muted, is_locked, n)
+    where c.place > served and c.place < ahead and c.place <> all (waiting)
+    having count(*) > 0;
+    served := ahead - 1;
+    exit when clock_timestamp() > began + interval '1 second';
+  end loop;
+  for part in
+    select l.place, l.user_id from unnest(page.longer, page.ends) l (place, user_id)
+    where l.place <= served and l.place <> all (waiting)
+  loop
+    update annex.fanouts f
+    set after_user = part.user_id, is_begun = true, due_at = clock_timestamp(), attempts = 0, error = null
+    where f.event_id = queued[part.place];
+  end loop;
+  delete from annex.fanouts f
+  where f.event_id = any (queued[1 : served])
+    and f.event_id <> all (array(select queued[l.place] from unnest(page.longer || waiting) l (place)));
+  held := array(select queued[w.place] from unnest(waiting) w (place) where w.place <= served order by w.place);
+  served := served - cardinality(held);
+  return next;
 end
 $$;
 grant execute on function annex.deliver(uuid[], integer) to annex_worker;
+
+-- Lock all inboxes of users, in the order of their ids so that two calls never wait for each other in a circle; the lock is
+-- that of their profiles. Returns whose are locked: without waiting, those that nobody else holds. For Annex's own functions.
+create function annex.lock_inboxes_of(user_ids uuid[], is_waiting boolean default true) returns uuid[]
+language plpgsql as $$
+declare
+  locked uuid[];
+begin
+  if is_waiting then
+    locked := array(
+      select p.user_id from annex.profiles p where p.user_id = any (user_ids) order by p.user_id for no key update
+    );
+  else
+    locked := array(
+      select p.user_id from annex.profiles p where p.user_id = any (user_ids)
+      order by p.user_id for no key update skip locked
+    );
+  end if;
+  return locked;
+end
+$$;
 
 -- Lock the calling user's inboxes; returns the user. For Annex's own functions.
 create function annex.lock_inboxes() returns uuid
@@ -492,12 +585,13 @@ language plpgsql as $$
 declare
   caller uuid := annex.require_user();
 begin
-  perform from annex.profiles p where p.user_id = caller for no key update;
+  perform annex.lock_inboxes_of(array[caller]);
   return caller;
 end
 $$;
 
--- Add to the counts of an inbox that is locked, and tell its user what was changed. For Annex's own functions.
+-- Add to the counts of an inbox that is locked, and tell its user what was changed; of an inbox that a purge took there is
+-- nothing to tell. For Annex's own functions.
 create function annex.tell_inbox(
   user_id uuid, workspace_id uuid, permission text, delta integer[], type text, subject text, data jsonb
 ) returns void
@@ -512,6 +606,9 @@ begin
   where i.user_id = tell_inbox.user_id and i.workspace_id = tell_inbox.workspace_id
     and i.permission = tell_inbox.permission
   returning i.* into inbox;
+  if not found then
+    return;
+  end if;
   perform annex.append_event(
     tell_inbox.workspace_id, tell_inbox.type, tell_inbox.subject,
     tell_inbox.data || jsonb_build_object('inbox', annex.inbox_json(inbox)),
@@ -607,7 +704,6 @@ declare
   caller uuid := annex.lock_inboxes();
   most constant integer := 10000;
   target record;
-  changed_before record;
   done record;
 begin
   if coalesce(action not in ('seen', 'read', 'archived'), true) then
@@ -658,39 +754,45 @@ end
 $$;
 grant execute on function annex.mark_notifications(text, timestamptz, uuid, text) to annex_api, authenticated;
 
--- Bring back snoozed items whose time has come, as new ones; returns how many. Users whose inbox is in use come next time.
-create function annex.wake_notifications(max_rows integer default 500) returns integer
+-- Bring back snoozed items whose time has come, as new ones; returns how many, and those that could not be: they stay away for
+-- ten minutes more, and stop no other. Users whose inbox is in use come next time.
+create function annex.wake_notifications(max_rows integer default 500)
+returns table (woken integer, put_off uuid[])
 language plpgsql security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
 declare
   due uuid[];
   owners uuid[];
   before annex.notifications;
   item annex.notifications;
-  woken integer := 0;
 begin
+  woken := 0;
+  put_off := '{}';
   select array_agg(d.id), array_agg(distinct d.user_id) into due, owners
   from (
     select n.id, n.user_id from annex.notifications n where n.snoozed_until <= now() order by n.snoozed_until limit max_rows
   ) d;
-  owners := array(
-    select p.user_id from annex.profiles p where p.user_id = any (owners) order by p.user_id for no key update skip locked
-  );
+  owners := annex.lock_inboxes_of(owners, is_waiting => false);
   for before in
     select n.* from annex.notifications n
     where n.id = any (due) and n.user_id = any (owners) and n.snoozed_until <= now() order by n.snoozed_until, n.id
   loop
-    update annex.notifications n
-    set snoozed_until = null, arrived_at = clock_timestamp(), seen_at = null, read_at = null
-    where n.id = before.id returning n.* into item;
-    perform annex.tell_inbox(
-      item.user_id, item.workspace_id, item.permission,
-      array(select x - y from unnest(annex.counts_of(item), annex.counts_of(before)) u (x, y)),
-      'annex.notification.changed', 'notification:' || item.id,
-      jsonb_build_object('notification', annex.notification_json(item))
-    );
-    woken := woken + 1;
+    begin
+      update annex.notifications n
+      set snoozed_until = null, arrived_at = clock_timestamp(), seen_at = null, read_at = null
+      where n.id = before.id returning n.* into item;
+      perform annex.tell_inbox(
+        item.user_id, item.workspace_id, item.permission,
+        array(select x - y from unnest(annex.counts_of(item), annex.counts_of(before)) u (x, y)),
+        'annex.notification.changed', 'notification:' || item.id,
+        jsonb_build_object('notification', annex.notification_json(item))
+      );
+      woken := woken + 1;
+    exception when others then
+      update annex.notifications n set snoozed_until = now() + interval '10 minutes' where n.id = before.id;
+      put_off := put_off || before.id;
+    end;
   end loop;
-  return woken;
+  return next;
 end
 $$;
 grant execute on function annex.wake_notifications(integer) to annex_worker;
@@ -757,11 +859,7 @@ begin
     where n.id > coalesce(after_id, '00000000-0000-0000-0000-000000000000') and n.id < annex.uuid7_floor(cutoff)
     order by n.id limit max_rows
   ) o;
-  with locked as (
-    select p.user_id from annex.profiles p where p.user_id = any (owners)
-    order by p.user_id for no key update skip locked
-  )
-  select array_agg(l.user_id) into owners from locked l;
+  owners := annex.lock_inboxes_of(owners, is_waiting => false);
   last_id := coalesce(old[cardinality(old)], after_id);
   is_last := cardinality(old) < max_rows;
   -- Asked again under the lock: an item may have come back, or been snoozed.
@@ -774,15 +872,19 @@ end
 $$;
 grant execute on function annex.expire_notifications(uuid, integer, integer) to annex_worker;
 
--- Inboxes that hold more than annex.limits allows. Items that are snoozed do not count: they are few, by their user's own hand.
-create function annex.full_inboxes(max_rows integer default 10000)
-returns table (user_id uuid, workspace_id uuid, permission text)
+-- Inboxes that hold more than annex.limits allows, in the order of their users, workspaces and permissions, after one of them.
+-- Items that are snoozed do not count: they are few, by their user's own hand.
+create function annex.full_inboxes(
+  after_user uuid default null, after_workspace uuid default null, after_permission text default null,
+  max_rows integer default 1000
+) returns table (user_id uuid, workspace_id uuid, permission text)
 language sql stable security definer set search_path = pg_catalog, pg_temp as $$
   select i.user_id, i.workspace_id, i.permission from annex.inboxes i
   where i.active + i.archived > (select l.value from annex.limits l where l.name = 'notifications_per_inbox')
+    and (after_user is null or (i.user_id, i.workspace_id, i.permission) > (after_user, after_workspace, after_permission))
   order by i.user_id, i.workspace_id, i.permission limit max_rows
 $$;
-grant execute on function annex.full_inboxes(integer) to annex_worker;
+grant execute on function annex.full_inboxes(uuid, uuid, text, integer) to annex_worker;
 
 -- Delete one batch of what an inbox holds over its limit, oldest first: what is archived, then what is active. Returns how many
 -- went, 0 if there is nothing over it or the inbox stays in use for a second: a full one mostly is, for moments.
@@ -798,7 +900,7 @@ declare
   excess integer;
 begin
   begin
-    perform from annex.profiles p where p.user_id = trim_inbox.user_id for no key update;
+    perform annex.lock_inboxes_of(array[trim_inbox.user_id]);
   exception when lock_not_available then
     return 0;
   end;

@@ -237,6 +237,35 @@ create table annex.event_types (
 );
 create trigger event_types_touch before update on annex.event_types for each row execute function annex.touch();
 
+-- Who changed the catalogue, and how. Events belong to workspaces, and the catalogue to none: so its own trail.
+create table annex.event_type_changes (
+  id uuid not null default annex.uuid7(),
+  name text not null,
+  actor text not null,
+  previous jsonb,
+  record jsonb not null,
+  created_at timestamptz not null default now(),
+  constraint event_type_changes_pkey primary key (id)
+);
+create index event_type_changes_name_idx on annex.event_type_changes (name, id);
+
+-- AFTER trigger of the catalogue: writes its trail, whoever writes. A large schema is told by its size and hash.
+create function annex.record_event_type() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  insert into annex.event_type_changes (name, actor, previous, record)
+  values (
+    new.name, annex.principal(), annex.digest_documents(case when tg_op = 'UPDATE' then to_jsonb(old) end),
+    annex.digest_documents(to_jsonb(new))
+  );
+  return null;
+end
+$$;
+create trigger event_types_record_insert after insert on annex.event_types
+  for each row execute function annex.record_event_type();
+create trigger event_types_record_update after update on annex.event_types
+  for each row when (old.* is distinct from new.*) execute function annex.record_event_type();
+
 -- Raise unless an event's data fit its type's schema, or where a strict workspace meets a type that is not in the catalogue.
 -- `within` is the pointer to the event. For publishing, which calls it for such types alone. Returns true.
 create function annex.check_type(name text, is_known boolean, schema jsonb, data jsonb, within text) returns boolean
@@ -323,17 +352,25 @@ grant execute on function
   annex.put_event_type(text, text, text, boolean, text, text, text, jsonb, integer[], boolean) to annex_api;
 
 -- What an event says to people: its category, whether nobody can mute it, and its texts. Plain text, never HTML. A type that
--- is not in the catalogue is `general`, and its title is its name.
+-- is not in the catalogue is `general`, and its title is its name. A text without a place to fill is not looked into: to call
+-- for one costs more than all the rest.
 create function annex.describe(type text, data jsonb)
 returns table (category text, is_critical boolean, title text, body text, link text)
-language sql stable set search_path = pg_catalog, pg_temp as $$
+language sql stable as $$
   select coalesce(t.category, 'general'), coalesce(t.is_critical, false),
-    coalesce(nullif(btrim(annex.fill_template(t.title, describe.data, 200)), ''), describe.type),
-    coalesce(annex.fill_template(t.body, describe.data, 2000), ''),
-    annex.fill_template(t.link, describe.data, 2000, true)
+    coalesce(
+      nullif(btrim(
+        case when t.title like '%{{%' then annex.fill_template(t.title, describe.data, 200) else t.title end
+      ), ''),
+      describe.type
+    ),
+    coalesce(case when t.body like '%{{%' then annex.fill_template(t.body, describe.data, 2000) else t.body end, ''),
+    case when t.link like '%{{%' then annex.fill_template(t.link, describe.data, 2000, true) else t.link end
   from (select) as one left join annex.event_types t on t.name = describe.type
 $$;
 
+alter table annex.event_type_changes enable row level security, force row level security;
+create policy event_type_changes_owner on annex.event_type_changes to annex_owner using (true) with check (true);
 alter table annex.event_types enable row level security, force row level security;
 create policy event_types_owner on annex.event_types to annex_owner using (true) with check (true);
 -- The same for every workspace: who may call at all may read it.

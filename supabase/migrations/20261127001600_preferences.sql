@@ -45,7 +45,7 @@ create table annex.preferences (
 create index preferences_workspace_id_idx on annex.preferences (workspace_id, user_id);
 
 create trigger preferences_touch before update on annex.preferences for each row execute function annex.touch();
--- A workspace's default alone: what a user mutes is nobody else's to read.
+-- A workspace's default alone: what a user chose is in no event. Whether an event reached them, its trace tells auditors.
 create trigger preferences_record after insert or update on annex.preferences
   for each row when (new.user_id is null)
   execute function annex.record_change('preferences', 'created', 'updated', 'deleted', 'workspace:read', '');
@@ -148,7 +148,8 @@ end
 $$;
 grant execute on function annex.find_preferences(text, boolean) to annex_api, authenticated;
 
--- Change preferences by merge patches (RFC 7396): null leaves, a JSON null clears. Returns them as find_preferences does, and
+-- Change preferences: null leaves, a JSON null clears. Categories are a merge patch (RFC 7396); quiet hours are one value, and
+-- so replaced whole. Returns them as find_preferences does, and
 -- raises what it raises, and precondition_failed; to change a workspace's default takes preferences:manage.
 create function annex.patch_preferences(
   ws text,
@@ -175,7 +176,7 @@ begin
   else
     insert into annex.profiles (user_id, email) values (caller, nullif(annex.claims() ->> 'email', ''))
     on conflict (user_id) do nothing;
-    perform from annex.profiles p where p.user_id = caller for no key update;
+    perform annex.lock_inboxes_of(array[caller]);
   end if;
   select p.* into before from annex.preferences p
   where p.workspace_id is not distinct from found_id and p.user_id is not distinct from caller;

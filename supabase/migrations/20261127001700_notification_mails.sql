@@ -66,9 +66,11 @@ begin
     else coalesce(
       (select r.refusal from annex.refusals(item.workspace_id, item.permission, array[item.user_id]) r),
       case
-        when not item.is_critical and exists (
-          select from annex.subscriptions s
-          where s.workspace_id = item.workspace_id and s.user_id = item.user_id and s.topic = item.topic and s.is_muted
+        -- As a fan-out has it: one muted topic of the event's is enough, and an event that names its user is not muted.
+        when not item.is_critical and item.reason = 'subscription' and exists (
+          select from annex.events e
+          join annex.subscriptions s on s.workspace_id = e.workspace_id and s.user_id = item.user_id and s.topic = any (e.topics)
+          where e.event_id = item.event_id and s.is_muted and annex.matches(s.types, s.clauses, e.type, e.data)
         ) then 'muted'
         when not annex.wants(item.user_id, item.workspace_id, item.category, item.is_critical, 'email') then 'preference'
         when not exists (
@@ -164,8 +166,10 @@ $$;
 grant execute on function annex.lease_notification_mails(integer, integer) to annex_worker;
 
 -- What a leased mail says, just before it is sent. Everything is asked again: who may not or does not want it any more is
--- skipped, with the reason; quiet hours that have begun since make it wait. No row then, nor where the lease is lost. Stores
--- the hash of the mail's new unsubscribe token; what is critical has none, as nobody can end it.
+-- skipped, with the reason; quiet hours that have begun since make it wait. No row then, nor where the lease is lost. A mailbox
+-- gets so many in 24 hours; a third of these are kept for each creator of workspaces whatever others send, up to twice the limit.
+-- What is critical is counted by itself, so that nothing else uses up its place. Stores the hash of the mail's new unsubscribe
+-- token; what is critical has none, as nobody can end it.
 create function annex.prepare_notification_mail(mail_id uuid, lease_id uuid, new_hash bytea, mailbox_limit integer)
 returns table (
   recipient text, workspace_name text, title text, body text, url text, group_count integer, locale text, is_critical boolean
@@ -175,6 +179,9 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   mail annex.mails;
   item annex.notifications;
+  tenant uuid;
+  of_all integer;
+  of_theirs integer;
   address text;
   refusal text;
   quiet_until timestamptz;
@@ -187,16 +194,20 @@ begin
   end if;
   select n.* into item from annex.notifications n where n.id = mail.notification_id;
   select u.email into address from annex.find_user(mail.user_id) u;
+  select coalesce(w.created_by, w.id) into tenant from annex.workspaces w where w.id = mail.workspace_id;
+  -- Whatever was tried counts: the mail may have arrived.
+  select count(*), count(*) filter (where coalesce(w.created_by, w.id) = tenant) into of_all, of_theirs
+  from annex.mails x
+  join annex.notifications n on n.id = x.notification_id and n.is_critical = item.is_critical
+  join annex.workspaces w on w.id = x.workspace_id
+  where annex.mailbox(x.recipient) = annex.mailbox(mail.recipient) and x.id <> mail.id
+    and x.skip_reason is null and x.leased_until > now() - interval '24 hours'
+    and (x.sent_at is not null or x.id < mail.id);
   refusal := coalesce(
     annex.mail_refusal(item),
     case when address <> mail.recipient then 'address_changed' end,
-    -- Whatever was tried counts: the mail may have arrived.
-    case when mailbox_limit <= (
-      select count(*) from annex.mails x
-      where annex.mailbox(x.recipient) = annex.mailbox(mail.recipient) and x.id <> mail.id
-        and x.notification_id is not null and x.skip_reason is null and x.leased_until > now() - interval '24 hours'
-        and (x.sent_at is not null or x.id < mail.id)
-    ) then 'limit' end
+    case when of_all >= 2 * mailbox_limit or of_all >= mailbox_limit and of_theirs >= greatest(mailbox_limit / 3, 1)
+      then 'limit' end
   );
   if refusal is not null then
     update annex.mails m set failed_at = now(), skip_reason = refusal, lease_id = null, leased_until = null
@@ -234,7 +245,7 @@ begin
     raise exception 'The link is not valid, or no longer.' using errcode = 'no_data_found', constraint = 'not_found';
   end if;
   -- As patch_preferences locks; and one who has left has nothing to end.
-  perform from annex.profiles p where p.user_id = token.user_id for no key update;
+  perform annex.lock_inboxes_of(array[token.user_id]);
   perform from annex.members m
   where m.workspace_id = token.workspace_id and m.user_id = token.user_id for key share;
   if not found then
@@ -265,13 +276,35 @@ language sql security definer set search_path = pg_catalog, pg_temp as $$
 $$;
 grant execute on function annex.purge_unsubscribe_tokens(integer) to annex_worker;
 
+-- How far an event's fan-out is: `waiting` until the projector has read the event, `delivering`, `given_up` after too many
+-- failures, or `complete`. Of what a workspace published and nobody has read, 10,000 events are looked at; what is beyond them
+-- is told by its id. For Annex's own functions.
+create function annex.fanout_state(workspace_id uuid, event_id uuid) returns text
+language sql stable as $$
+  select case
+    when f.event_id is not null then case when f.failed_at is null then 'delivering' else 'given_up' end
+    when exists (select from annex.pending p where p.event_id = fanout_state.event_id)
+      or (
+        select bool_or(u.event_id = fanout_state.event_id)
+          or count(*) = 10000 and fanout_state.event_id > (array_agg(u.event_id order by u.pos desc))[1]
+        from (
+          select l.pos, l.event_id from annex.log l
+          where l.workspace_id = fanout_state.workspace_id and l.user_id is null
+            and l.pos > coalesce((select r.pos from annex.readers r where r.name = 'projector'), 0)
+          order by l.pos limit 10000
+        ) u
+      ) then 'waiting'
+    else 'complete'
+  end
+  from (select) as one left join annex.fanouts f on f.event_id = fanout_state.event_id
+$$;
+
 -- What became of an event, recipient by recipient, in the order of their ids: delivered to an inbox or not, and why, and what
--- became of the mail. The first row is nobody's and says whether all have been looked at. Raises not_found and forbidden;
--- who reads it must see the event.
+-- became of the mail. The first row is nobody's and says how far the fan-out is. Raises not_found and forbidden; who reads it
+-- must see the event.
 create function annex.trace_event(workspace_id uuid, event_id uuid, after_id uuid, max_rows integer)
 returns table (
-  user_id uuid, outcome text, reason text, notification_id uuid, mail text, mail_reason text, at timestamptz,
-  is_complete boolean
+  user_id uuid, outcome text, reason text, notification_id uuid, mail text, mail_reason text, at timestamptz, state text
 )
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
@@ -281,7 +314,7 @@ declare
   event annex.events;
   -- No user has this id; a condition that may be absent would read the recipients from the start with each page.
   after uuid := coalesce(after_id, '00000000-0000-0000-0000-000000000000');
-  is_done boolean := not exists (select from annex.fanouts f where f.event_id = trace_event.event_id);
+  state_now text := annex.fanout_state(trace_event.workspace_id, trace_event.event_id);
 begin
   perform annex.require(trace_event.workspace_id, 'events:audit');
   select e.* into event from annex.events e
@@ -290,14 +323,14 @@ begin
     raise exception 'There is no such thing here, or it is not yours to see.'
       using errcode = 'no_data_found', constraint = 'not_found';
   end if;
-  return query select null::uuid, null, null, null::uuid, null, null, null::timestamptz, is_done;
+  return query select null::uuid, null, null, null::uuid, null, null, null::timestamptz, state_now;
   return query
     select t.user_id, t.outcome, t.reason, t.notification_id,
       case
         when m.id is null then 'none' when m.sent_at is not null then 'sent' when m.skip_reason is not null then 'skipped'
         when m.failed_at is not null then 'failed' else 'queued'
       end,
-      m.skip_reason, t.at, is_done
+      m.skip_reason, t.at, state_now
     from (
       (
         select n.user_id, 'delivered' as outcome, n.reason, n.id as notification_id, n.arrived_at as at

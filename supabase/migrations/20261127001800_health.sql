@@ -1,4 +1,5 @@
--- What `annex doctor` asks about work that waits; it connects as annex_worker, which reads no table of it.
+-- What `annex doctor` asks about work that waits; it connects as annex_worker, which reads no table of it. And what keeps plans
+-- good while tables grow.
 
 set role annex_owner;
 
@@ -16,7 +17,12 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
     ),
     (
       select to_timestamp(('x' || translate(left(min(p.event_id::text), 13), '-', ''))::bit(48)::bigint / 1000.0)
-      from annex.pending p
+      from (
+        -- The first of each lane, however long they are.
+        (select f.event_id from annex.pending f where f.is_personal order by f.id limit 1)
+        union all
+        (select f.event_id from annex.pending f where not f.is_personal order by f.id limit 1)
+      ) p
     ),
     (
       select min(m.next_attempt_at) from annex.mails m
@@ -29,6 +35,29 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
   from annex.log_state s
 $$;
 grant execute on function annex.health() to annex_worker;
+
+-- Analyze the tables that have more than doubled since they were analyzed; returns how many. A session plans a statement once,
+-- and again when a table of it was analyzed. Of a table that is a page long, one index is as good as any other, also one that
+-- would be read from its start for each row when the table has grown, and autovacuum comes a minute later at the earliest.
+create function annex.refresh_statistics() returns integer
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+declare
+  grown regclass;
+  refreshed integer := 0;
+begin
+  for grown in
+    select c.oid from pg_class c join pg_stat_all_tables s on s.relid = c.oid
+    where c.relnamespace = 'annex'::regnamespace and c.relkind = 'r'
+      and s.n_live_tup > 100 + 2 * greatest(c.reltuples, 0)
+    order by c.oid
+  loop
+    execute format('analyze (skip_locked) %s', grown);
+    refreshed := refreshed + 1;
+  end loop;
+  return refreshed;
+end
+$$;
+grant execute on function annex.refresh_statistics() to annex_worker;
 
 reset role;
 

@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from app.metrics import FOLDER, shared_by_processes
 from tests.conftest import ROOT, Callers, Running, TestDatabase, running
+from tests.inbox.conftest import projected, settled
 from tests.realtime.reader import calling, follow, new_tenant, number
 
 ANNEX = str(Path(sys.executable).parent / "annex")
@@ -61,11 +62,28 @@ async def test_what_streams_do_is_counted(live: Running) -> None:
         assert now["annex_stream_connections"] == 2
         assert now["annex_stream_deliveries_total"] - before["annex_stream_deliveries_total"] == 6
         assert now["annex_stream_resets_total"] == 1
-        assert now["annex_tail_head"] == live.app.state.runtime.hub.head
+        assert now["annex_tail_head"] == live.app.runtime.hub.head
         assert 0 <= now["annex_tail_lag_seconds"] < 30
         assert now["annex_log_gap_total"] == 0
         assert now["process_resident_memory_bytes"] > 10_000_000
         assert now["process_cpu_seconds_total"] > before["process_cpu_seconds_total"] > 0
+
+
+async def test_without_a_worker_the_lag_of_notifications_grows(live: Running) -> None:
+    async with calling(live) as callers:
+        tenant, operator = await new_tenant(callers), callers.operator()
+        await number(tenant, "1")
+        await asyncio.sleep(0.2)
+        before = (await scrape(operator.client))["annex_fanout_lag_seconds"]
+        await asyncio.sleep(0.2)
+        assert 0 < before < (await scrape(operator.client))["annex_fanout_lag_seconds"]
+        async with projected(live.database):
+            await settled(live.database)
+            assert (await scrape(operator.client))["annex_fanout_lag_seconds"] == 0
+        # And one that stands still, whatever is queued.
+        await number(tenant, "2")
+        await asyncio.sleep(0.2)
+        assert (await scrape(operator.client))["annex_fanout_lag_seconds"] > 0
 
 
 async def test_requests_are_counted_by_operation_and_status(live: Running) -> None:
@@ -195,7 +213,7 @@ async def test_a_slow_statement_is_logged_and_counted_without_its_parameters(
     own_database: TestDatabase, capsys: pytest.CaptureFixture[str]
 ) -> None:
     async with running(own_database, slow_query_seconds=0.05, log_level="warning") as made:
-        async with made.app.state.runtime.database.api.lend() as driver:
+        async with made.app.runtime.database.api.lend() as driver:
             await driver.fetchval("select 1")
             await driver.fetchval("select pg_sleep($1), $2::text", 0.1, "a parameter")
         async with calling(made) as callers:

@@ -41,6 +41,30 @@ async def test_an_older_schema_is_refused_by_the_names_of_what_it_lacks(
         await check(settings_for(own_database))
 
 
+@pytest.mark.parametrize(
+    "edit",
+    [
+        "update annex.migrations set checksum = repeat('0', 64) where name = '03_workspaces'",
+        # What the function was before there were checksums.
+        "drop function annex.applied_migrations(); create function annex.applied_migrations()"
+        " returns setof text language sql security definer set search_path = pg_catalog, pg_temp"
+        " as 'select name from annex.migrations'",
+    ],
+)
+async def test_a_migration_that_was_edited_after_it_was_applied_is_refused(
+    own_database: TestDatabase, edit: str
+) -> None:
+    await execute(own_database.url("postgres"), edit)
+    said = "after the database had applied it: .*03_workspaces.*; there is no upgrade .* uninstall"
+    with pytest.raises(SettingsError, match=said):
+        await check(settings_for(own_database))
+
+
+async def test_a_migration_from_a_checkout_is_served(own_database: TestDatabase) -> None:
+    await execute(own_database.url("postgres"), "update annex.migrations set checksum = null")
+    await check(settings_for(own_database))
+
+
 async def test_a_newer_schema_is_served(own_database: TestDatabase) -> None:
     later = "insert into annex.migrations (name) values ('99_of_a_later_release')"
     await execute(own_database.url("postgres"), later)

@@ -125,7 +125,7 @@ async def server(pooled: Pooled) -> AsyncIterator[Running]:
 
 async def test_transactions_of_one_connection_run_on_several_servers(server: Running) -> None:
     """What the tests below rely on."""
-    assert await changes_servers(server.app.state.runtime.database.api, "DATABASE_URL")
+    assert await changes_servers(server.app.runtime.database.api, "DATABASE_URL")
 
 
 async def test_everything_works(pooled: Pooled, server: Running, callers: Callers) -> None:
@@ -174,7 +174,7 @@ async def test_tenants_at_once_never_see_each_others_rows(
 
 async def test_no_claims_are_left_on_a_server(server: Running, callers: Callers) -> None:
     tenant = await new_tenant(callers)
-    pool = server.app.state.runtime.database.api
+    pool = server.app.runtime.database.api
 
     async def count() -> int:
         async with pool.lend() as driver:

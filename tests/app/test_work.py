@@ -25,7 +25,7 @@ async def test_rights_that_are_lost_before_a_call_refuse_it(
 ) -> None:
     admin = await add_member(callers, tenant, "admin")
     caller = Principal(kind="user", id=str(admin.user_id), email=admin.email)
-    pool: Pool = callers.server.app.state.runtime.database.api
+    pool: Pool = callers.server.app.runtime.database.api
     write = Write(pool, Scope(caller, tenant.id, "roles:manage"), lambda: None)
 
     async def delete() -> None:

@@ -1,4 +1,9 @@
-"""The servers that are compared, each in a process of its own: `python -m tests.bench.servers`."""
+"""The servers that are compared, each in a process of its own: `python -m tests.bench.servers`.
+
+Annex is served as `annex serve` does it: by its own protocol, with all limits of connections,
+headers and bodies. The peers are served by uvicorn, as their documentation says, without its access
+log. None of them has to collect what was made before its first request (`settle`).
+"""
 
 import asyncio
 import socket
@@ -9,8 +14,9 @@ import msgspec
 import uvicorn
 import uvloop
 
+from app.http.application import Application
 from app.main import create_app
-from app.server import Server, run, settle
+from app.server import Server, configure, run, settle
 from app.settings import Settings
 from tests.bench.peers.fastapi_orm import create_peer
 from tests.bench.peers.raw_asyncpg import create_raw
@@ -36,22 +42,24 @@ async def serve_canned(listener: socket.socket, answer: bytes) -> None:
     await server.serve_forever()
 
 
+def config_of(app: Any, settings: Settings) -> uvicorn.Config:
+    """Say how a variant is served."""
+    if isinstance(app, Application):
+        return configure(app, settings)
+    return uvicorn.Config(app, loop="uvloop", http="httptools", log_config=None, access_log=False)
+
+
 def serve(variant: str, settings: Settings, listener: socket.socket) -> None:
-    """Serve a variant on uvicorn with the same options, without access logs."""
-
-    def configure(app: Any) -> uvicorn.Config:
-        return uvicorn.Config(
-            app, loop="uvloop", http="httptools", log_config=None, access_log=False
-        )
-
+    """Serve a variant until ended."""
     if variant == "annex":
         app = create_app(settings)
-        uvloop.run(run(Server(app, configure(app)), app, listener, ()))
+        server = Server(app, config_of(app, settings))
+        uvloop.run(run(server, app, listener, ()))  # settles once it has begun
         return
-    if variant == "raw":
-        settle()  # as Annex does: the limit of this stack has the same collector
     create = {"fastapi": create_peer, "raw": create_raw}[variant]
-    uvicorn.Server(configure(create(settings))).run([listener])
+    config = config_of(create(settings), settings)
+    settle()
+    uvicorn.Server(config).run([listener])
 
 
 if __name__ == "__main__":

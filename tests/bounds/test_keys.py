@@ -22,7 +22,7 @@ def lent(server: Running, monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
     found, lend = list[str | None](), Pool.lend
 
     def note(pool: Pool, whose: str | None = None) -> Loan:
-        if pool is server.app.state.runtime.database.api:
+        if pool is server.app.runtime.database.api:
             found.append(whose)
         return lend(pool, whose)
 

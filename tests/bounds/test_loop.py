@@ -108,7 +108,7 @@ async def test_2000_streams_with_200_filters_and_batches_of_500_leave_no_long_tu
 ) -> None:
     callers = Callers(server)
     tenant = await new_tenant(callers)
-    runtime = server.app.state.runtime
+    runtime = server.app.runtime
     batches = 4
     with crowd(server, tenant) as readers:
         while len(runtime.hub.waiting()) < STREAMS:

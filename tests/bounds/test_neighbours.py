@@ -63,14 +63,14 @@ async def scene(postgres: EmbeddedPostgres, template: str) -> AsyncIterator[Scen
         async with running(database, **LIMITS) as server:
             callers = Callers(server)
             quiet, loud = [await new_tenant(callers) for _ in range(2)]
-            await server.app.state.runtime.tail.catch_up()
+            await server.app.runtime.tail.catch_up()
             cursor = cursor_at_head(server, loud)
             async with database.connect("postgres") as admin:
                 batch = [{"type": "x", "source": "s", "data": {"n": n}} for n in range(500)]
                 for _ in range(40):
                     text = msgspec.json.encode(batch).decode()
                     await admin.execute("select annex.publish_events($1, $2)", UUID(loud.id), text)
-            await server.app.state.runtime.tail.catch_up(30)
+            await server.app.runtime.tail.catch_up(30)
             token = loud.owner.client.headers["authorization"].removeprefix("Bearer ")
             attackers = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "tests.bounds.attacks"),
@@ -138,13 +138,13 @@ def p99(times: list[float]) -> float:
 
 @pytest.mark.parametrize("name", ATTACKS)
 async def test_a_neighbour_does_not_notice(name: str, scene: Scene) -> None:
-    runtime = scene.server.app.state.runtime
+    runtime = scene.server.app.runtime
     # Each attack is judged by itself: what a tenant or address spent before is given back.
-    runtime.limiter.buckets.found.clear()
+    runtime.limiter.of_callers.found.clear()
     runtime.failures.buckets.found.clear()
     # What the first attack of a kind leaves is the allocator's and caches'; the next adds nothing.
     await begin(name, scene, 1)
-    runtime.limiter.buckets.found.clear()
+    runtime.limiter.of_callers.found.clear()
     runtime.failures.buckets.found.clear()
     before = memory()
     attack = begin(name, scene, SECONDS + 0.5)

@@ -137,7 +137,7 @@ async def test_a_body_that_dribbles_is_refused_and_holds_nothing(limited: Runnin
         asyncio.create_task(ask(limited, head + b"{", *[b" "] * 9, pause=0.25)) for _ in range(20)
     ]
     await asyncio.sleep(0.3)
-    pool = limited.app.state.runtime.database.api
+    pool = limited.app.runtime.database.api
     for _ in range(10):
         assert (await tenant.owner.client.get(f"{tenant.path}/events")).status_code == 200
         assert lent(pool) == 0

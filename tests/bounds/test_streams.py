@@ -57,7 +57,7 @@ async def test_a_stream_that_gets_no_turn_at_the_database_is_told_to_come_back(
 ) -> None:
     async with running(database) as server, calling(server) as callers:
         tenant = await new_tenant(callers)
-        queries = server.app.state.runtime.hub.queries
+        queries = server.app.runtime.hub.queries
         monkeypatch.setattr("app.realtime.streams.ANSWER_SECONDS", 0.2)
         others = [f"another {n}" for n in range(queries.free)]
         for whose in others:
@@ -75,7 +75,7 @@ async def test_a_stream_that_ended_gives_its_place_back(database: TestDatabase) 
     settings = {"max_streams_per_principal": 1}
     async with running(database, **settings) as server, calling(server) as callers:
         tenant = await new_tenant(callers)
-        runtime = server.app.state.runtime
+        runtime = server.app.runtime
         for _ in range(3):
             async with opened(tenant) as response:
                 assert response.status_code == 200

@@ -61,11 +61,11 @@ async def test_a_ticket_that_was_found_later_shows_nothing_of_before_it(
 ) -> None:
     before = cursor_at_head(server, tenant)
     await number(tenant, "past")
-    await server.app.state.runtime.tail.catch_up()
+    await server.app.runtime.tail.catch_up()
     later(monkeypatch)
     ticket = (await issue(tenant)).json()["ticket"]
     stranger, path = callers.client(), f"{tenant.path}/stream"
-    for cursor in (before, None, "garbled", server.app.state.runtime.hub.stand()(UUID(int=7))):
+    for cursor in (before, None, "garbled", server.app.runtime.hub.stand()(UUID(int=7))):
         async with follow(stranger, path, cursor, ticket=ticket) as reader:
             assert problem_of(await reader.message()) == "invalid_ticket"
     # Its own reader comes back with a cursor that its stream gave.
@@ -81,7 +81,7 @@ async def test_of_several_cursors_the_last_one_counts(
 ) -> None:
     first = cursor_at_head(server, tenant)
     await number(tenant, "a")
-    await server.app.state.runtime.tail.catch_up()
+    await server.app.runtime.tail.catch_up()
     last = cursor_at_head(server, tenant)
     await number(tenant, "b")
     values = [f"{first}, {last}"] if is_joined else [first, last]

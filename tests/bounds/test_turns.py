@@ -70,7 +70,7 @@ async def test_slow_statements_of_one_principal_leave_connections_to_others(
     async with running(database, pool_size=4, max_statements_per_principal=3) as server:
         callers = Callers(server)
         loud, quiet = [await new_tenant(callers) for _ in range(2)]
-        pool = server.app.state.runtime.database.api
+        pool = server.app.runtime.database.api
         principal = f"user:{loud.owner.user_id}"
 
         async def hold() -> None:
@@ -104,7 +104,7 @@ async def test_keys_of_one_workspace_share_a_turn(database: TestDatabase) -> Non
         other = await callers.key(quiet.id, "workspace:read", "events:read")
         for key in keys:
             assert (await key.client.get(f"{loud.path}/events")).status_code == 200
-        turns = server.app.state.runtime.database.api.turns
+        turns = server.app.runtime.database.api.turns
         while turns.take_now(f"workspace:{loud.id}"):
             pass
         waiting = [asyncio.create_task(k.client.get(f"{loud.path}/events")) for k in keys]
@@ -139,7 +139,7 @@ async def test_strangers_who_ask_if_a_server_is_ready_cost_one_question_together
     database: TestDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with running(database) as server:
-        probe, asked = server.app.state.runtime.database.probe, 0
+        probe, asked = server.app.runtime.database.probe, 0
         ask = type(probe).ask
 
         async def count(self: Probe) -> str | None:

@@ -414,3 +414,23 @@ async def test_a_workspaces_id_in_the_answer_of_a_refusal_is_never_anothers(
     )
     # Says where, and nothing of what stood there.
     assert "secret-value" not in answer.text
+
+
+async def test_every_change_of_the_catalogue_says_who_made_it(callers: Callers) -> None:
+    name, operator = new_name(), callers.operator()
+    await put(operator, name)
+    await put(operator, name)
+    await put(operator, name, is_critical=True)
+    async with callers.server.database.admin() as admin:
+        await admin.execute("update annex.event_types set title = 'By hand' where name = $1", name)
+        trail = await admin.fetch(
+            "select actor, previous ->> 'is_critical' as previous, record ->> 'is_critical' as now"
+            " from annex.event_type_changes where name = $1 order by id",
+            name,
+        )
+    made = "operator:oooooooooooo"
+    assert [tuple(row) for row in trail] == [
+        (made, None, "false"),
+        (made, "false", "true"),
+        ("system", "true", "true"),
+    ]

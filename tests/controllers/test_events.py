@@ -508,7 +508,10 @@ async def test_the_list_says_where_to_open_the_stream(
     callers: Callers, tenant: Tenant, key: Caller
 ) -> None:
     await publish(key, tenant, {"type": "x"})
-    await callers.server.app.state.runtime.tail.catch_up()
-    head = callers.server.app.state.runtime.hub.head
+    runtime = callers.server.app.runtime
+    await runtime.tail.catch_up()
+    head = runtime.hub.head
     cursor = (await key.client.get(f"{tenant.path}/events")).json()["stream_cursor"]
-    assert callers.server.app.state.runtime.hub.cursors.read(UUID(tenant.id), cursor).pos >= head
+    position = runtime.hub.cursors.read(UUID(tenant.id), cursor)
+    assert position is not None
+    assert position.pos >= head

@@ -5,7 +5,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from tests.conftest import Caller, Callers, Running, Tenant, add_member, new_tenant
+from tests.conftest import Caller, Callers, Running, Tenant, add_member, new_tenant, tomorrow
 from tests.database.conftest import fan_out
 from tests.test_isolation import OUTSIDERS
 
@@ -65,8 +65,9 @@ async def test_an_item_shows_its_event_and_goes_through_its_states(
     assert read["seen_at"] == seen["seen_at"]
     unseen = await change(member, item, is_seen=False)
     assert (unseen["seen_at"], unseen["read_at"]) == (None, None)
-    snoozed = await change(member, item, snoozed_until="2027-01-01T00:00:00Z")
-    assert snoozed["snoozed_until"] == "2027-01-01T00:00:00Z"
+    until = tomorrow()
+    snoozed = await change(member, item, snoozed_until=until)
+    assert snoozed["snoozed_until"] == until
     assert (await listed(member))["data"] == []
     assert len((await listed(member, snoozed=True))["data"]) == 1
     archived = await change(member, item, is_archived=True)
@@ -119,7 +120,7 @@ async def test_counts_are_the_lengths_of_the_lists(
         {"is_read": True},
         {"is_seen": True},
         {"is_archived": True},
-        {"snoozed_until": "2027-01-01T00:00:00Z"},
+        {"snoozed_until": tomorrow()},
     ]
     for item, patch in zip(items, patches, strict=False):
         await change(member, item, **patch)
@@ -266,6 +267,16 @@ async def test_a_server_subscribes_members_all_or_nothing(
     assert found["reason"] == "added"
     gone = await key.client.put(path, json={"remove": [str(member.user_id)]})
     assert gone.json() == {"added": 0, "removed": 1}
+    # Two changes, two events for auditors; who was meant is in neither.
+    trail = (
+        await tenant.owner.client.get(f"{tenant.path}/events?types=annex.subscribers.changed")
+    ).json()["data"]
+    assert [(e["data"]["added"], e["data"]["removed"]) for e in trail] == [(0, 1), (1, 0)]
+    assert {(e["actor"], e["data"]["topic"], e["permission"]) for e in trail} == {
+        (f"api_key:{key.claims['sub']}", "t", "events:audit")
+    }
+    assert str(member.user_id) not in str(trail)
+    assert (await member.client.get(f"{tenant.path}/events/{trail[0]['id']}")).status_code == 404
 
 
 async def test_what_one_call_or_member_may_have_is_bounded(

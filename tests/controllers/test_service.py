@@ -1,8 +1,10 @@
 import asyncio
+import contextlib
 import re
 from base64 import b64encode
 from hashlib import sha256
 
+import httpx
 import msgspec
 import pytest
 import yaml
@@ -10,7 +12,7 @@ import yaml
 from app import __version__
 from app.errors import Problem, subclasses
 from app.guides import GUIDES
-from tests.conftest import CONTRACT, Callers, TestDatabase, running
+from tests.conftest import CONTRACT, NO_TLS, Callers, Client, TestDatabase, running
 from tests.realtime.reader import until
 
 
@@ -31,7 +33,7 @@ async def test_a_server_that_follows_its_log_is_ready(callers: Callers) -> None:
 
 async def test_a_server_that_is_about_to_stop_is_not_ready(own_database: TestDatabase) -> None:
     async with running(own_database) as live:
-        live.app.state.runtime.hub.close()
+        live.app.runtime.hub.close()
         async with Callers(live).client() as client:
             response = await client.get("/health/ready")
     assert (response.status_code, response.json()["code"]) == (503, "unavailable")
@@ -39,7 +41,7 @@ async def test_a_server_that_is_about_to_stop_is_not_ready(own_database: TestDat
 
 async def test_a_server_that_reads_the_log_late_is_not_ready(own_database: TestDatabase) -> None:
     async with running(own_database) as live, Callers(live).client() as client:
-        tail = live.app.state.runtime.tail
+        tail = live.app.runtime.tail
         async with tail.read_finished:  # for which the tail waits, once it has read
             last = tail.ended_at
             await until(lambda: tail.ended_at > last)
@@ -55,7 +57,7 @@ async def test_a_server_that_cannot_ask_the_database_is_not_ready(
     own_database: TestDatabase,
 ) -> None:
     async with running(own_database, pool_size=1) as live, Callers(live).client() as client:
-        async with live.app.state.runtime.database.api.lend():
+        async with live.app.runtime.database.api.lend():
             response = await client.get("/health/ready")
             assert (response.status_code, response.json()["code"]) == (503, "unavailable")
         assert (await client.get("/health/ready")).status_code == 200
@@ -149,3 +151,23 @@ async def test_the_type_of_every_problem_leads_to_its_explanation(
 
 async def test_an_unknown_code_has_no_explanation(callers: Callers) -> None:
     assert (await callers.client().get("/problems/nonsense")).status_code == 404
+
+
+async def test_a_server_that_stops_says_so_first_and_serves_meanwhile(
+    own_database: TestDatabase,
+) -> None:
+    stack = contextlib.AsyncExitStack()
+    live = await stack.enter_async_context(running(own_database, stop_seconds=2))
+    stopping = asyncio.create_task(stack.aclose())
+
+    async def ask(path: str) -> int:
+        # On a connection of its own, as a load balancer's probe.
+        async with Client(base_url=live.url, verify=NO_TLS) as client:
+            return (await client.get(path)).status_code
+
+    while await ask("/health/ready") != 503:
+        assert not stopping.done()
+    assert await ask("/health") == 200
+    await stopping
+    with pytest.raises(httpx.ConnectError):
+        await ask("/health")

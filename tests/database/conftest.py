@@ -121,6 +121,54 @@ async def new_event(admin: Connection, workspace: UUID, **columns: Any) -> UUID:
     return await insert(admin, "events", "event_id", workspace_id=workspace, **columns)
 
 
+async def new_invitation(admin: Connection, workspace: UUID) -> None:
+    """Make an invitation in the outbox, a removed user and a joining rule."""
+    address = f"{uuid4().hex[:12]}@example.org"
+    owned: dict[str, Any] = {"workspace_id": workspace}
+    invited = await insert(
+        admin,
+        "invitations",
+        email=address,
+        role="viewer",
+        token_hash=uuid4().bytes * 2,
+        expires_at=await admin.fetchval("select now() + interval '1 day'"),
+        **owned,
+    )
+    await insert(admin, "mails", invitation_id=invited, recipient=address, **owned)
+    await insert(admin, "removals", "user_id", user_id=await new_user(admin), **owned)
+    await insert(admin, "join_rules", kind="sso", value=str(uuid4()), role="viewer", **owned)
+
+
+async def new_preferences(admin: Connection, workspace: UUID, member: UUID) -> None:
+    """Make what a workspace's members get, what one of them wants, and a mail's way to end it."""
+    for user_id in (None, member):
+        await insert(admin, "preferences", workspace_id=workspace, user_id=user_id)
+    token: dict[str, Any] = {"token_hash": uuid4().bytes * 2, "category": "news"}
+    await insert(
+        admin, "unsubscribe_tokens", "user_id", workspace_id=workspace, user_id=member, **token
+    )
+    await admin.execute(
+        "insert into annex.mail_state (after_id) values (annex.uuid7()) on conflict do nothing"
+    )
+
+
+async def new_items(admin: Connection, workspace: UUID, member: UUID, event: UUID) -> UUID:
+    """Make a subscription, an item in an inbox, an event that is fanned out and one withheld.
+
+    Returns the item's id.
+    """
+    owned: dict[str, Any] = {"workspace_id": workspace, "user_id": member}
+    await insert(admin, "subscriptions", "topic", topic="t:1", reason="added", **owned)
+    await insert(admin, "inboxes", "user_id", permission="events:read", **owned)
+    told = {"type": "test.made", "actor": "system", "category": "general", "title": "Made"}
+    item = await insert(
+        admin, "notifications", event_id=event, reason="recipient", body="", **told, **owned
+    )
+    await insert(admin, "suppressions", "event_id", event_id=event, reason="actor", **owned)
+    await insert(admin, "fanouts", "event_id", event_id=event)
+    return item
+
+
 async def fan_out(connection: Connection, *events: UUID, rows: int = 500) -> None:
     """Queue events and fan them out to the end, as the worker does."""
     await connection.execute("select annex.queue_fanouts($1)", [*events])

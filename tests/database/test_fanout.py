@@ -1,9 +1,9 @@
 """Who is told of an event, decided when it is told; nothing is lost, doubled or seen by others."""
 
+import json
 from typing import Any
 from uuid import UUID, uuid4
 
-import asyncpg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -269,17 +269,74 @@ async def test_whoever_names_strangers_does_not_wait_for_their_inboxes(
     assert await withheld(admin, event) == {stranger: "not_a_member", suspended: "suspended"}
 
 
-async def test_a_page_waits_for_an_inbox_for_a_moment_only(
+async def test_an_event_whose_inbox_stays_in_use_is_left_and_the_others_go_on(
     admin: Connection, database: TestDatabase, workspace: UUID
 ) -> None:
-    who = await member(admin, workspace)
-    event = await publish(admin, workspace, recipients=[who])
-    async with database.connect("postgres") as other, other.transaction():
-        await other.execute("select from annex.profiles where user_id = $1 for no key update", who)
-        with pytest.raises(asyncpg.LockNotAvailableError):
-            await fan_out(admin, event)
-    await admin.execute("select annex.deliver($1)", [event])
-    assert await told(admin, event) == {who}
+    who, other = [await member(admin, workspace) for _ in range(2)]
+    events = [await publish(admin, workspace, recipients=[u]) for u in (other, who, other)]
+    await admin.execute("select annex.queue_fanouts($1)", events)
+    async with database.connect("postgres") as holder, holder.transaction():
+        await holder.execute("select from annex.profiles where user_id = $1 for no key update", who)
+        row = await first(admin, "select * from annex.deliver($1)", events)
+        assert (row["served"], row["held"]) == (2, [events[1]])
+    assert [await told(admin, e) for e in events] == [{other}, set(), {other}]
+    row = await first(admin, "select * from annex.deliver($1)", events)
+    assert (row["served"], row["held"]) == (1, [])
+    assert await told(admin, events[1]) == {who}
+
+
+async def test_users_are_told_in_the_order_of_the_events_and_of_all_counts_at_once(
+    admin: Connection, workspace: UUID
+) -> None:
+    people = [await member(admin, workspace) for _ in range(3)]
+    groups = [None, "a", None, "a", "b", "a", None, "b"]
+    events = [
+        await publish(admin, workspace, recipients=people, **({"group_key": g} if g else {}))
+        for g in groups
+    ]
+    await admin.execute("select annex.queue_fanouts($1)", events)
+    [row] = await admin.fetch("select * from annex.deliver($1)", events)
+    assert row["served"] == len(events)
+    for who in people:
+        rows = await admin.fetch(
+            "select e.type, e.data, e.event_id from annex.pending p join annex.events e"
+            " using (event_id) where p.user_id = $1 order by p.id",
+            who,
+        )
+        told_of = [(r["type"], json.loads(r["data"])) for r in rows]
+        assert [d["notification"]["event_id"] for _, d in told_of] == [str(e) for e in events]
+        assert [r["event_id"] for r in rows] == sorted(r["event_id"] for r in rows)
+        arrived = [d["notification"]["arrived_at"] for _, d in told_of]
+        assert arrived == sorted({*arrived})
+        assert [t.rpartition(".")[2] for t, _ in told_of] == [
+            *("created", "created", "created", "changed"),
+            *("created", "changed", "created", "changed"),
+        ]
+        # Each tells what was true after the run that it belongs to; the last, what is true now.
+        inboxes = [d["inbox"] for _, d in told_of]
+        versions = [i["version"] for i in inboxes]
+        assert versions == sorted(versions)
+        by_version = {i["version"]: i for i in inboxes}
+        assert all(by_version[i["version"]] == i for i in inboxes)
+        kept = await first(admin, "select * from annex.inboxes where user_id = $1", who)
+        shown = {name: inboxes[-1][name] for name in ("active", "unseen", "unread", "version")}
+        assert shown == {name: kept[name] for name in shown}
+        assert kept["active"] == 5
+
+
+async def test_an_event_with_as_many_recipients_as_its_share_is_done_in_one_turn(
+    admin: Connection, workspace: UUID
+) -> None:
+    people = [await member(admin, workspace) for _ in range(11)]
+    events = [await publish(admin, workspace, recipients=people[:n]) for n in (10, 11)]
+    await admin.execute("select annex.queue_fanouts($1)", events)
+    await admin.execute("select annex.deliver($1, 20)", events)
+    left = await admin.fetch("select event_id, is_begun from annex.fanouts")
+    assert [tuple(row) for row in left] == [(events[1], True)]
+    assert [len(await told(admin, e)) for e in events] == [10, 10]
+    await admin.execute("select annex.deliver($1, 20)", events)
+    assert await told(admin, events[1]) == {*people}
+    assert not await admin.fetchval("select exists (select from annex.fanouts)")
 
 
 async def test_a_call_takes_fifty_events_at_most(admin: Connection, workspace: UUID) -> None:
@@ -287,7 +344,7 @@ async def test_a_call_takes_fifty_events_at_most(admin: Connection, workspace: U
     events = [await publish(admin, workspace, recipients=[who]) for _ in range(60)]
     await admin.execute("select annex.queue_fanouts($1)", events)
     assert len(await admin.fetchval("select annex.due_fanouts(false, 1000)")) == 50
-    assert await admin.fetchval("select annex.deliver($1)", events) <= 50
+    assert await admin.fetchval("select served from annex.deliver($1)", events) <= 50
     await fan_out(admin)
     assert [await told(admin, e) == {who} for e in events] == [True] * 60
 
@@ -314,7 +371,7 @@ async def test_what_failed_waits_longer_each_time_and_is_given_up(
         pauses.append(int(kept["pause"]))
         assert kept["error"] == "SomeError 22003"
     assert pauses == [1, 4, 16, 64, 256, 1024, *[3600] * 6]
-    assert not await admin.fetchval("select annex.deliver($1)", [event])
+    assert not await admin.fetchval("select served from annex.deliver($1)", [event])
     assert (await first(admin, "select * from annex.fanout_health()"))["given_up"] == 1
     # An operator lets it begin again.
     await admin.execute(
@@ -324,12 +381,6 @@ async def test_what_failed_waits_longer_each_time_and_is_given_up(
     )
     await fan_out(admin)
     assert await told(admin, event) == {who}
-    await admin.execute(
-        "insert into annex.fanouts (event_id, failed_at) values ($1, now() - interval '31 days')",
-        uuid4(),
-    )
-    await admin.execute("select annex.put_fanout_aside($1, 'x')", event)
-    assert not await admin.fetchval("select exists (select from annex.fanouts)")
 
 
 async def test_a_large_fan_out_is_paged_and_does_not_hold_up_a_small_one(
@@ -366,7 +417,7 @@ async def test_a_large_fan_out_is_paged_and_does_not_hold_up_a_small_one(
     assert (len(await told(admin, large)), await told(admin, small)) == (100, {who})
     assert await admin.fetchval("select annex.due_fanouts(true)") == [large]
     pages = 0
-    while await admin.fetchval("select annex.deliver($1, 200)", [large]):
+    while await admin.fetchval("select served from annex.deliver($1, 200)", [large]):
         pages += 1
     assert pages == -(-(members - 100) // 200)
     assert len(await told(admin, large)) == members

@@ -144,7 +144,7 @@ async def test_a_snoozed_item_comes_back_and_has_its_time_anew(
     # Due, and not yet woken.
     await expire(worker, 365)
     assert await left(admin, who) == {item}
-    assert await worker.fetchval("select annex.wake_notifications()") >= 1
+    assert await worker.fetchval("select woken from annex.wake_notifications()") >= 1
     await expire(worker, 365)
     assert await left(admin, who) == {item}
 
@@ -225,10 +225,24 @@ async def test_of_a_full_inbox_the_oldest_go_archived_ones_first(
     )
 
 
+async def test_a_workspace_that_is_being_purged_tells_nothing_of_its_items(
+    admin: Connection, database: TestDatabase, workspace: UUID
+) -> None:
+    who = await member(admin, workspace)
+    item = await add(admin, workspace, who, timedelta(hours=1), "snoozed")
+    await admin.execute("delete from annex.inboxes where user_id = $1", who)
+    await admin.execute("update annex.notifications set snoozed_until = now() where id = $1", item)
+    async with database.connect("annex_worker") as session:
+        await session.execute("select annex.wake_notifications()")
+    told_of = "select count(*) from annex.events where user_id = $1"
+    assert await admin.fetchval(told_of, who) == 0
+
+
 async def test_housekeeping_expires_and_trims_in_batches(
     own_database: TestDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.worker.housekeeping.NOTIFICATIONS", 2)
+    monkeypatch.setattr("app.worker.housekeeping.INBOXES", 1)
     async with (
         own_database.connect("postgres") as admin,
         Database(settings_for(own_database)) as pools,
@@ -243,8 +257,21 @@ async def test_housekeeping_expires_and_trims_in_batches(
         await admin.execute(
             "update annex.limits set value = 4 where name = 'notifications_per_inbox'"
         )
+        # Two more: each has its turn, however many there are before it.
+        others = [await member(admin, workspace) for _ in range(2)]
+        for other in others:
+            for n in range(6):
+                await add(admin, workspace, other, timedelta(days=n))
+        await admin.execute(
+            "insert into annex.fanouts (event_id, failed_at) values"
+            " (gen_random_uuid(), now() - interval '31 days'), ($1, now() - interval '29 days')",
+            workspace,
+        )
         await tidy(pools, notification_days=30)
         assert await left(admin, who) == kept
+        assert [len(await left(admin, other)) for other in others] == [4, 4]
+        # What was given up is forgotten without another failure.
+        assert await admin.fetchval("select array_agg(event_id) from annex.fanouts") == [workspace]
 
 
 async def test_a_mail_that_waits_goes_with_its_item(

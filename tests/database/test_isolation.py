@@ -19,7 +19,10 @@ from tests.database.conftest import (
     join,
     key,
     new_event,
+    new_invitation,
+    new_items,
     new_key,
+    new_preferences,
     new_user,
     new_workspace,
     postgrest,
@@ -63,6 +66,8 @@ class Tenants(NamedTuple):
                 return "principal", f"user:{self.them}"
             case "fanouts":
                 return "event_id", self.events[self.theirs]
+            case "event_type_changes":
+                return "name", "test.isolated"
             case "log_state" | "mail_state":
                 return "id", 1
             case "retentions":
@@ -105,6 +110,10 @@ async def tenants(admin: Connection) -> Tenants:
         made.events[workspace] = event
     await admin.execute("insert into annex.readers (name) values ('test') on conflict do nothing")
     await admin.execute("insert into annex.locks (name) values ('expiry') on conflict do nothing")
+    await admin.execute(
+        "insert into annex.event_types (name, category) values ('test.isolated', 'general')"
+        " on conflict do nothing"
+    )
     for owner in (me, them):
         await remember(admin, f"user:{owner}")
         await insert(admin, "erasures", "user_id", user_id=owner)
@@ -115,50 +124,6 @@ async def new_role(admin: Connection, workspace: UUID, key: str, *permissions: s
     """Make a workspace's own role."""
     named = {"key": key, "name": key, "permissions": list(permissions)}
     await insert(admin, "roles", "id", workspace_id=workspace, **named)
-
-
-async def new_invitation(admin: Connection, workspace: UUID) -> None:
-    """Make an invitation in the outbox, a removed user and a joining rule."""
-    address = f"{uuid4().hex[:12]}@example.org"
-    owned: dict[str, Any] = {"workspace_id": workspace}
-    invited = await insert(
-        admin,
-        "invitations",
-        email=address,
-        role="viewer",
-        token_hash=uuid4().bytes * 2,
-        expires_at=await admin.fetchval("select now() + interval '1 day'"),
-        **owned,
-    )
-    await insert(admin, "mails", invitation_id=invited, recipient=address, **owned)
-    await insert(admin, "removals", "user_id", user_id=await new_user(admin), **owned)
-    await insert(admin, "join_rules", kind="sso", value=str(uuid4()), role="viewer", **owned)
-
-
-async def new_preferences(admin: Connection, workspace: UUID, member: UUID) -> None:
-    """Make what a workspace's members get, what one of them wants, and a mail's way to end it."""
-    for user_id in (None, member):
-        await insert(admin, "preferences", workspace_id=workspace, user_id=user_id)
-    token: dict[str, Any] = {"token_hash": uuid4().bytes * 2, "category": "news"}
-    await insert(
-        admin, "unsubscribe_tokens", "user_id", workspace_id=workspace, user_id=member, **token
-    )
-    await admin.execute(
-        "insert into annex.mail_state (after_id) values (annex.uuid7()) on conflict do nothing"
-    )
-
-
-async def new_items(admin: Connection, workspace: UUID, member: UUID, event: UUID) -> None:
-    """Make a subscription, an item in an inbox, an event that is fanned out and one withheld."""
-    owned: dict[str, Any] = {"workspace_id": workspace, "user_id": member}
-    await insert(admin, "subscriptions", "topic", topic="t:1", reason="added", **owned)
-    await insert(admin, "inboxes", "user_id", permission="events:read", **owned)
-    told = {"type": "test.made", "actor": "system", "category": "general", "title": "Made"}
-    await insert(
-        admin, "notifications", event_id=event, reason="recipient", body="", **told, **owned
-    )
-    await insert(admin, "suppressions", "event_id", event_id=event, reason="actor", **owned)
-    await insert(admin, "fanouts", "event_id", event_id=event)
 
 
 async def remember(connection: Connection, principal: str) -> None:

@@ -5,7 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from app.database.migrations import carried, name_in
+from app.database.migrations import (
+    carried,
+    checksum_of,
+    claimed_checksum,
+    name_in,
+    with_checksum,
+)
 from tests.conftest import ROOT, TestDatabase
 
 FILES = sorted((ROOT / "supabase" / "migrations").glob("*.sql"))
@@ -34,3 +40,15 @@ async def test_the_database_knows_what_it_has(database: TestDatabase) -> None:
     async with database.connect("annex_api") as connection:
         found = await connection.fetch("select * from annex.applied_migrations() order by 1")
     assert [row[0] for row in found] == [m.name for m in carried()] == [expected(f) for f in FILES]
+    assert [row[1] for row in found] == [m.checksum for m in carried()]
+
+
+def test_a_checksum_is_of_the_content_alone() -> None:
+    for migration in carried():
+        copy = with_checksum(migration.sql)
+        assert name_in(copy) == migration.name
+        assert claimed_checksum(copy) == checksum_of(copy) == migration.checksum
+        assert with_checksum(copy) == copy
+        assert checksum_of(copy.replace("\n", "\r\n")) == migration.checksum
+        assert checksum_of("-- edited\n" + migration.sql) != migration.checksum
+    assert with_checksum("select 1;") == "select 1;"

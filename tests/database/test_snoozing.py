@@ -14,7 +14,7 @@ from tests.database.test_fanout import first, member, publish, subscribe, told
 SNOOZE = """
 select n.* from annex.change_notification($1, snoozed_until => $2, is_snooze_given => true) n
 """
-WAKE = "select annex.wake_notifications($1)"
+WAKE = "select woken from annex.wake_notifications($1)"
 COUNTS = "select active, unseen, unread, snoozed, archived from annex.inboxes where user_id = $1"
 
 
@@ -138,6 +138,27 @@ async def test_many_are_woken_in_batches_each_once(
     for who, item in made:
         assert (await shown(admin, item))["snoozed_until"] is None
         assert await counts(admin, who) == (1, 1, 1, 0, 0)
+
+
+async def test_an_item_that_cannot_come_back_stops_no_other(
+    admin: Connection, database: TestDatabase, workspace: UUID
+) -> None:
+    (bad, broken), (good, item) = [await snoozed(admin, database, workspace, -n) for n in (2, 1)]
+    # As drift would leave it: the counts say that nothing is snoozed, and may not go below.
+    await admin.execute("update annex.inboxes set snoozed = 0 where user_id = $1", bad)
+    async with database.connect("annex_worker") as worker:
+        row = await first(worker, "select * from annex.wake_notifications()")
+    assert row["woken"] >= 1
+    assert broken in row["put_off"]
+    assert (await shown(admin, item))["snoozed_until"] is None
+    assert await counts(admin, good) == (1, 1, 1, 0, 0)
+    left = await shown(admin, broken)
+    assert left["snoozed_until"] > await admin.fetchval("select now() + interval '9 minutes'")
+    await admin.execute("update annex.inboxes set snoozed = 1 where user_id = $1", bad)
+    await admin.execute(
+        "update annex.notifications set snoozed_until = now() where id = $1", broken
+    )
+    assert await wake(database) == 1
 
 
 async def test_what_somebody_plants_for_others_silences_nobody(

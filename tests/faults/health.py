@@ -16,7 +16,7 @@ async def healthy(server: Running, seconds: float = 15) -> AsyncIterator[None]:
 
     Nothing kept: no channel, place, waiting reader, task, pending future or pool's connection.
     """
-    state = server.app.state.runtime
+    state = server.app.runtime
     # What a server opens at its start, and keeps, is not what a fault left behind.
     await until(lambda: lent(state.database.worker) == len(state.tail.tasks()), seconds)
     await until(lambda: bool(state.tail.is_following), seconds)

@@ -132,7 +132,7 @@ async def test_nothing_is_left_of_clients_that_reset_their_connections(
     async with running(own_database) as server, healthy(server), calling(server) as callers:
         tenant = await new_tenant(callers)
         headers, path = tenant.owner.client.headers, f"{tenant.path}/stream"
-        hub = server.app.state.runtime.hub
+        hub = server.app.runtime.hub
         cursor = cursor_at_head(server, tenant).encode()
         await publish_large(tenant, own_database, 0, 100)
         for _ in range(4 * SCALE):
@@ -152,7 +152,7 @@ async def test_nothing_is_left_of_clients_that_fell_silent(own_database: TestDat
     async with running(own_database) as server, healthy(server), calling(server) as callers:
         tenant = await new_tenant(callers)
         headers, path = tenant.owner.client.headers, f"{tenant.path}/stream"
-        hub = server.app.state.runtime.hub
+        hub = server.app.runtime.hub
         cursor = cursor_at_head(server, tenant).encode()
         await publish_large(tenant, own_database, 0, 100)
         async with crowd(headers, 90) as readers, crowd(headers, 1) as [staying]:

@@ -13,7 +13,7 @@ from tests.realtime.reader import calling, follow, new_tenant, number
 
 def cursors(server: Running, feed: UUID) -> dict[str, str]:
     """Write cursors of every kind that a server cannot continue from."""
-    hub = server.app.state.runtime.hub
+    hub = server.app.runtime.hub
     written, epoch, head = partial(hub.cursors.write, feed), hub.epoch, hub.head
     good = written(epoch, head)
     return {
@@ -45,13 +45,13 @@ async def test_a_cursor_that_cannot_be_kept_is_answered_with_a_reset(
     async with running(own_database) as first, calling(first) as callers:
         tenant = await new_tenant(callers)
         await number(tenant, *(str(n) for n in range(10)))
-        await first.app.state.runtime.tail.catch_up()
-        head = first.app.state.runtime.hub.head
+        await first.app.runtime.tail.catch_up()
+        head = first.app.runtime.hub.head
     async with own_database.connect("postgres") as admin:
         await admin.execute("delete from annex.log where pos < $1", head - 3)
         await admin.execute("update annex.log_state set retained_from = $1", head - 3)
     async with running(own_database) as server, healthy(server), calling(server) as callers:
-        hub, path = server.app.state.runtime.hub, f"{tenant.path}/stream"
+        hub, path = server.app.runtime.hub, f"{tenant.path}/stream"
         client = callers.client(
             tenant.owner.client.headers["authorization"].removeprefix("Bearer ")
         )
@@ -83,8 +83,8 @@ async def test_a_reset_in_mid_load_is_followed_by_all_that_comes_after(
         async with load_and_readers(own_database, [server], 1) as (load, _):
             await load.more(100)
             for _ in range(20):
-                cursor = server.app.state.runtime.hub.cursors.write(
-                    UUID(tenant.id), server.app.state.runtime.hub.epoch, 2**47
+                cursor = server.app.runtime.hub.cursors.write(
+                    UUID(tenant.id), server.app.runtime.hub.epoch, 2**47
                 )
                 path = f"{tenant.path}/stream"
                 async with follow(tenant.owner.client, path, cursor, types="test.*") as reader:

@@ -94,9 +94,9 @@ async def test_a_listener_that_alone_falls_silent_is_replaced_and_its_tail_polls
                 listeners()[-1].go_dark()
                 got = len(readers[0].got)
                 while len(listeners()) == silenced:
-                    writing.app.state.runtime.tail.wake()  # what it would hear
+                    writing.app.runtime.tail.wake()  # what it would hear
                     if silenced % 2:
-                        server.app.state.runtime.tail.wake()  # what it would say
+                        server.app.runtime.tail.wake()  # what it would say
                     await load.more(1)
                 assert len(readers[0].got) > got
                 await load.more(EVENTS)
@@ -113,12 +113,10 @@ async def test_a_network_that_is_down_for_a_while_is_waited_for(
             await load.more(EVENTS)
             # Nothing is refused and nothing is answered, not even a new connection.
             proxy.go_dark()
-            await until(
-                lambda: not server.app.state.runtime.tail.is_following, SILENCE_SECONDS + 20
-            )
+            await until(lambda: not server.app.runtime.tail.is_following, SILENCE_SECONDS + 20)
             await load.more(EVENTS)
             proxy.lighten()
-            await until(lambda: bool(server.app.state.runtime.tail.is_following), 30)
+            await until(lambda: bool(server.app.runtime.tail.is_following), 30)
         proxy.forget()
 
 
@@ -173,7 +171,7 @@ async def test_cursors_from_before_a_dump_and_restore_are_reset(
             # Past the positions of what was lost, so that an old cursor would look like a good one.
             for n in range(10):
                 await number(tenant, f"new {n}")
-            await server.app.state.runtime.tail.catch_up()
+            await server.app.runtime.tail.catch_up()
             async with contextlib.AsyncExitStack() as stack:
                 readers = [
                     await stack.enter_async_context(
@@ -210,7 +208,7 @@ async def test_readers_of_a_data_folder_that_was_set_back_are_reset(crashable: C
                 status = source.stat()
                 os.chown(copy / source.relative_to(cluster), status.st_uid, status.st_gid)
             crashable.start()
-            await until(lambda: bool(server.app.state.runtime.tail.is_following), 20)
+            await until(lambda: bool(server.app.runtime.tail.is_following), 20)
             await number(tenant, "lost 1", "lost 2")
             await reader.names(2)
             old = reader.cursor
@@ -254,7 +252,7 @@ async def test_a_silent_network_before_both_pools_costs_requests_their_deadline_
     ):
         tenant = await new_tenant(callers)
         client, path = tenant.owner.client, tenant.path
-        size = server.app.state.runtime.database.api.size
+        size = server.app.runtime.database.api.size
 
         def ask(n: int) -> Awaitable[httpx.Response]:
             # A read, a write of one statement, and transactions.
@@ -297,7 +295,7 @@ async def test_a_silent_network_before_both_pools_costs_requests_their_deadline_
 
         async def is_back() -> bool:
             answers = await asyncio.gather(*(ask(n) for n in range(size)))
-            tail = server.app.state.runtime.tail
+            tail = server.app.runtime.tail
             return bool(all(a.is_success for a in answers) and tail.is_following)
 
         while not await is_back():

@@ -104,7 +104,7 @@ async def test_an_event_at_any_point_from_replay_to_live_comes_once_and_in_order
     async with running(own_database) as server, healthy(server), calling(server) as callers:
         stepping, tail, loop = (
             Stepping(monkeypatch),
-            server.app.state.runtime.tail,
+            server.app.runtime.tail,
             get_running_loop(),
         )
         loop.set_task_factory(stepping.make_task)  # type: ignore[arg-type]

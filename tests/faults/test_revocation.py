@@ -147,7 +147,7 @@ async def prepare(server: Running, callers: Callers, kind: str) -> Scene:
     else:
         role = "seeing" if kind.startswith("role loses") else "viewer"
         reader = await add_member(callers, tenant, role)
-    await server.app.state.runtime.tail.catch_up()
+    await server.app.runtime.tail.catch_up()
     return Scene(server, callers, tenant, reader)
 
 

@@ -74,7 +74,7 @@ def worker(programs: Path, cwd: Path, settings: dict[str, str]) -> Iterator[None
         )
     try:
         until = time.monotonic() + 60
-        while "keeps house" not in (cwd / "log").read_text():
+        while "Annex works" not in (cwd / "log").read_text():
             assert process.poll() is None, (cwd / "log").read_text()
             assert time.monotonic() < until
             time.sleep(0.1)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from app.database.migrations import Migration
 from app.installation import InstallationError
 from app.installation.folder import Copy, install, next_version
 from app.installation.removal import removal
@@ -31,7 +32,12 @@ def test_copies_are_stamped_now_and_in_order(folder: Path) -> None:
     assert names == [copy.path.name for copy in done.added]
     assert stamps(done.added) == sorted(set(stamps(done.added)))
     for copy, migration in zip(done.added, CARRIED, strict=True):
-        assert copy.path.read_bytes() == migration.path.read_bytes()
+        original, made = migration.sql.splitlines(), copy.path.read_text().splitlines()
+        assert made[:-1] == original[:-1]
+        assert made[-1] == (
+            "insert into annex.migrations (name, checksum)"
+            f" values ('{copy.name}', '{migration.checksum}');"
+        )
 
 
 def test_a_second_run_adds_nothing_and_touches_nothing(folder: Path) -> None:
@@ -48,10 +54,16 @@ def test_a_copy_is_known_by_its_content_whatever_its_name(folder: Path) -> None:
     assert install(folder, CARRIED, NOW).added == []
 
 
-def test_one_that_is_gone_is_added_anew(folder: Path) -> None:
+def test_one_that_is_gone_before_others_is_said(folder: Path) -> None:
     install(folder, CARRIED, NOW).added[3].path.unlink()
+    with pytest.raises(InstallationError, match=rf"lacks {CARRIED[3].name}; bring back"):
+        install(folder, CARRIED, NOW)
+
+
+def test_the_last_one_that_is_gone_is_added_anew(folder: Path) -> None:
+    install(folder, CARRIED, NOW).added[-1].path.unlink()
     (added,) = install(folder, CARRIED, NOW).added
-    assert added.name == CARRIED[3].name
+    assert added.name == CARRIED[-1].name
     assert added.path == max(folder.iterdir())
 
 
@@ -61,6 +73,24 @@ def test_one_that_was_changed_is_said_and_left(folder: Path) -> None:
     done = install(folder, CARRIED, NOW)
     assert [copy.path for copy in done.changed] == [path]
     assert path.read_text().startswith("-- mine")
+
+
+@pytest.mark.parametrize("has_checksum", [True, False])
+def test_a_copy_of_a_migration_that_this_version_edited_stops_the_install(
+    folder: Path, tmp_path: Path, has_checksum: bool
+) -> None:
+    path = install(folder, CARRIED[:3], NOW).added[2].path
+    if not has_checksum:  # a copy from before there were checksums
+        path.write_bytes(CARRIED[2].path.read_bytes())
+    newer = tmp_path / CARRIED[2].path.name
+    newer.write_text("-- edited\n" + CARRIED[2].sql)
+    release = [*CARRIED[:2], Migration(CARRIED[2].name, newer), *CARRIED[3:]]
+    before = sorted(folder.iterdir())
+    with pytest.raises(InstallationError, match=r"03_workspaces\. Nothing was added; .*uninstall"):
+        install(folder, release, NOW)
+    assert sorted(folder.iterdir()) == before
+    (folder / "20280101000000_remove_annex.sql").write_text(removal())
+    assert len(install(folder, release, NOW).added) == len(CARRIED)
 
 
 def test_line_ends_that_git_converted_are_no_change(folder: Path) -> None:
@@ -80,6 +110,9 @@ def test_line_ends_that_git_converted_are_no_change(folder: Path) -> None:
         ("20279999999998", "20279999999999"),
         ("3000", "3001"),
         ("0001", FIRST),
+        ("2027030113", "2027030114"),
+        ("20270301235", "20270301236"),
+        ("202703012359", "202703012360"),
     ],
 )
 def test_a_stamp_follows_the_newest_one(newest: str, following: str) -> None:

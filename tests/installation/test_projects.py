@@ -116,6 +116,29 @@ async def test_migrate_applies_as_supabases_postgres_and_skips_what_is_there(
     assert len(await project.push(hosted)) == 1
 
 
+async def test_an_edited_migration_is_said_by_migrate_and_by_a_start_whoever_applied_it(
+    project: Project, hosted: TestDatabase, tmp_path: Path
+) -> None:
+    newer = later_release(tmp_path / "release")
+    project.install(NOW, newer)
+    await project.push(hosted)
+    other = await project.new()
+    await migrate(own_url(other), [*CARRIED, newer], lambda _: None)
+    newer.path.write_text(newer.sql.replace("hello", "good morning"))
+    for database in (hosted, other):
+        before = await shape(database)
+        with pytest.raises(
+            InstallationError,
+            match=r"Edited after this database had applied it: 90_greetings\. Nothing was applied;",
+        ):
+            await migrate(own_url(database), [*CARRIED, newer], print)
+        assert await shape(database) == before
+        # The printed cure.
+        await execute(own_url(database), removal())
+        await migrate(own_url(database), [*CARRIED, newer], lambda _: None)
+        await check(settings_for(database))
+
+
 async def test_what_was_pushed_is_known_to_migrate(project: Project, hosted: TestDatabase) -> None:
     project.install(NOW)
     await project.push(hosted)
@@ -187,6 +210,37 @@ async def test_a_database_that_is_not_supabases_is_told_what_it_lacks(
 async def test_a_role_without_createrole_is_told_so(hosted: TestDatabase) -> None:
     with pytest.raises(InstallationError, match="authenticator may not make roles"):
         await migrate(hosted.url("authenticator"), CARRIED, print)
+
+
+async def test_a_database_that_takes_no_writes_is_said(
+    project: Project, hosted: TestDatabase
+) -> None:
+    only = f"alter database {hosted.name} set default_transaction_read_only = on"
+    await execute(hosted.url("postgres"), only)
+    with pytest.raises(InstallationError, match=r"takes no writes: .* when the disk is full"):
+        await migrate(own_url(hosted), CARRIED, print)
+
+
+async def test_a_schema_of_the_projects_own_is_left_alone(hosted: TestDatabase) -> None:
+    own = "create schema annex; create table annex.own (id int)"
+    await execute(hosted.url("postgres"), own)
+    with pytest.raises(InstallationError, match="Rename it if it is your own"):
+        await migrate(own_url(hosted), CARRIED, print)
+
+
+async def test_roles_that_somebody_else_made_are_said(tmp_path: Path) -> None:
+    with EmbeddedPostgres(tmp_path / "data", chosen(), THROWAWAY) as server:
+        alone = TestDatabase(server, "postgres")
+        await execute(alone.url("postgres"), PLATFORM.read_text())
+        await execute(alone.url("postgres"), "create role annex_owner")
+        connection = await asyncpg.connect(alone.url("postgres"))
+        # Up to 15, CREATEROLE is a right on all roles.
+        if connection.get_server_version().major >= 16:
+            with pytest.raises(InstallationError, match="grant annex_owner to supabase_postgres"):
+                await migrate(own_url(alone), CARRIED, print)
+            await connection.execute("grant annex_owner to supabase_postgres with admin option")
+        await connection.close()
+        assert await migrate(own_url(alone), CARRIED, lambda _: None) == NAMES
 
 
 async def test_uninstall_leaves_the_projects_own_and_says_what_goes_along(

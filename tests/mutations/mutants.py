@@ -26,7 +26,9 @@ CONDITIONS = {
     r"invitation\.uses < invitation\.max_uses": "max_uses",
     r"u\.email = invitation\.email": "approve",
     r"u\.email_confirmed_at is not null": "confirmed",
-    r"j\.value = annex\.email_domain\(matching_rules\.email\)": "domain",
+    r"j\.value = u\.value": "domain",
+    r"coalesce\(annex\.email_domain\([^()]*\) = any \(\w+\.allowed_\w+\), true\)": "domain",
+    r"annex\.removed_at\([^()]*\) is null": "removed",
     r"'invitations:manage' = any \(g\.permissions\)": "inviter",
     r"given\.permissions <@ permissions": "above",
     r"m\.user_id <> old\.user_id": "last_owner",
@@ -93,7 +95,7 @@ async def mutants(connection: "asyncpg.Connection[Any]") -> list[Mutant]:
             )
     for policy, table, using, check in await connection.fetch(POLICIES):
         for clause, kept in (("using", using), ("with check", check)):
-            if kept is not None:
+            if kept not in (None, "true"):
                 alter = f"alter policy {policy} on {table} {clause}"
                 words = [policy.rsplit("_", 1)[0], "isolation", table.split(".")[1]]
                 made.append(

@@ -93,14 +93,14 @@ def problem_of(message: ServerSentEvent) -> str:
 async def new_tenant(callers: Callers) -> Tenant:
     """Make a workspace, and wait until the log has the events of that."""
     tenant = await conftest.new_tenant(callers)
-    await callers.server.app.state.runtime.tail.catch_up()
+    await callers.server.app.runtime.tail.catch_up()
     return tenant
 
 
 async def add_member(callers: Callers, tenant: Tenant, role: str) -> Caller:
     """Add a member, and wait until the log has the event of that."""
     member = await conftest.add_member(callers, tenant, role)
-    await callers.server.app.state.runtime.tail.catch_up()
+    await callers.server.app.runtime.tail.catch_up()
     return member
 
 
@@ -122,7 +122,7 @@ def elsewhere(tenant: Tenant, callers: Callers) -> Tenant:
 
 def cursor_at_head(server: Running, tenant: Tenant) -> str:
     """Write a cursor of a workspace's feed, for all that is not in the log yet."""
-    cursor: str = server.app.state.runtime.hub.stand()(UUID(tenant.id))
+    cursor: str = server.app.runtime.hub.stand()(UUID(tenant.id))
     return cursor
 
 

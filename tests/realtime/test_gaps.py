@@ -38,7 +38,7 @@ async def give_positions(database: TestDatabase) -> None:
 
 
 async def test_a_gap_is_counted_and_every_reader_is_reset_behind_it(live: Running) -> None:
-    tail, hub = live.app.state.runtime.tail, live.app.state.runtime.hub
+    tail, hub = live.app.runtime.tail, live.app.runtime.hub
     async with calling(live) as callers:
         tenant = await new_tenant(callers)
         path = f"{tenant.path}/stream"
@@ -63,7 +63,7 @@ async def test_a_gap_is_counted_and_every_reader_is_reset_behind_it(live: Runnin
 
 
 async def test_a_log_that_begins_after_what_was_read_is_a_gap(live: Running) -> None:
-    tail, hub = live.app.state.runtime.tail, live.app.state.runtime.hub
+    tail, hub = live.app.runtime.tail, live.app.runtime.hub
     async with calling(live) as callers:
         tenant = await new_tenant(callers)
         async with follow(tenant.owner.client, f"{tenant.path}/stream") as reader:
@@ -84,7 +84,7 @@ async def test_a_log_that_begins_after_what_was_read_is_a_gap(live: Running) -> 
 
 
 async def test_whats_no_longer_kept_is_learnt_while_following(live: Running) -> None:
-    tail, hub = live.app.state.runtime.tail, live.app.state.runtime.hub
+    tail, hub = live.app.runtime.tail, live.app.runtime.hub
     async with calling(live) as callers:
         tenant = await new_tenant(callers)
         async with follow(tenant.owner.client, f"{tenant.path}/stream") as reader:
@@ -104,7 +104,7 @@ async def test_whats_no_longer_kept_is_learnt_while_following(live: Running) -> 
 
 
 async def test_another_epoch_behind_the_same_connection_is_noticed(live: Running) -> None:
-    tail, hub = live.app.state.runtime.tail, live.app.state.runtime.hub
+    tail, hub = live.app.runtime.tail, live.app.runtime.hub
     async with calling(live) as callers:
         tenant = await new_tenant(callers)
         async with follow(tenant.owner.client, f"{tenant.path}/stream") as reader:

@@ -47,7 +47,7 @@ async def test_a_tail_rests_by_what_it_read(
             with monkeypatch.context() as patched:
                 patched.setattr("app.realtime.tail.asyncio.sleep", spy)
                 await number(tenant, *map(str, range(count)))
-                await server.app.state.runtime.tail.catch_up()
+                await server.app.runtime.tail.catch_up()
                 # A read begins only when the rest after the one before is over.
-                await server.app.state.runtime.tail.catch_up()
+                await server.app.runtime.tail.catch_up()
             assert pytest.approx(rest) in rests

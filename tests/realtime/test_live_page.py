@@ -192,7 +192,7 @@ async def test_a_server_without_room_is_said_and_asked_again_later(
             await expect(page.get_by_role("alert")).to_contain_text("The server is full")
         async with asyncio.timeout(20):
             # The page's bell may have taken one place of the two by itself.
-            while server.app.state.runtime.hub.counts.connections > 1:
+            while server.app.runtime.hub.counts.connections > 1:
                 await asyncio.sleep(0.05)
         await press(page, "Connect")
         await is_now(page, "live")

@@ -71,7 +71,7 @@ async def test_a_personal_feed_is_followed_through_cuts_over_two_servers(
         credential = user.client.headers["authorization"].removeprefix("Bearer ")
         places = [user.client, others.client(credential)]
         for app in (one.app, two.app):
-            await app.state.runtime.tail.catch_up()
+            await app.runtime.tail.catch_up()
 
         async def write() -> None:
             for n in range(count):
@@ -121,7 +121,7 @@ async def test_who_is_no_member_gets_nothing_of_a_workspace_until_they_are_again
     server: Running, callers: Callers, how: str
 ) -> None:
     leave, join = LEAVES[how]
-    database, tail = server.database, server.app.state.runtime.tail
+    database, tail = server.database, server.app.runtime.tail
     left, kept = await new_tenant(callers), await new_tenant(callers)
     user = await add_member(callers, left, "viewer")
     await change(database, LEAVES["leaves"][1], kept, user)
@@ -137,8 +137,9 @@ async def test_who_is_no_member_gets_nothing_of_a_workspace_until_they_are_again
         await tell(database, kept, user, "elsewhere")
         assert await reader.names(1) == ["elsewhere"]
         # Nor by replay: what lies before is out of sight now, too.
-        server.app.state.runtime.hub.channels[user.user_id].forget(
-            server.app.state.runtime.hub.head, server.app.state.runtime.hub.head
+        assert user.user_id is not None
+        server.app.runtime.hub.channels[user.user_id].forget(
+            server.app.runtime.hub.head, server.app.runtime.hub.head
         )
         async with follow(user.client, PATH, start) as replayed:
             assert (await replayed.message()).event == "reset"

@@ -130,7 +130,7 @@ async def test_a_recipe_for_browsers_gets_every_event_once(
         token = tenant.owner.client.headers["authorization"].removeprefix("Bearer ")
         was_before = [] if recipe == "follow-fetch.js" else ["0"]
         await number(tenant, "0")
-        await server.app.state.runtime.tail.catch_up()
+        await server.app.runtime.tail.catch_up()
         for tab in tabs:
             await tab.goto(origin)
             await tab.evaluate(STARTS[recipe], [server.url, tenant.slug, token])
@@ -138,7 +138,7 @@ async def test_a_recipe_for_browsers_gets_every_event_once(
         await number(tenant, "1", "2")
         for tab in tabs:
             await got(tab, "list", *was_before, "1", "2")
-        assert server.app.state.runtime.hub.counts.connections == 1
+        assert server.app.runtime.hub.counts.connections == 1
     await publish_in_sql(own_database, tenant, "3")
     port = int(server.url.rpartition(":")[2])
     async with (
@@ -196,7 +196,7 @@ async def test_the_browsers_recipe_loads_the_list_again_after_a_reset(
         await number(tenant, "1")
         await got(page, "list", "1")
         await page.evaluate("got = []")
-        hub = server.app.state.runtime.hub
+        hub = server.app.runtime.hub
         hub.restart(hub.epoch + 1, hub.head, hub.retained_from)
         await got(page, "list", "1")
 
@@ -215,7 +215,7 @@ async def test_the_browsers_recipe_misses_nothing_between_the_list_and_the_strea
             asked += 1
             if asked == 2:  # the list has been read, the ticket has not been made
                 await number(tenant, "between")
-                await server.app.state.runtime.tail.catch_up()
+                await server.app.runtime.tail.catch_up()
             return token
 
         await page.expose_function("give", give)
@@ -233,7 +233,7 @@ async def test_the_browsers_recipe_hands_an_event_of_both_list_and_stream_over_o
         client = tenant.owner.client
         cursor = (await client.get(f"{tenant.path}/events")).json()["stream_cursor"]
         await number(tenant, "1")
-        await server.app.state.runtime.tail.catch_up()
+        await server.app.runtime.tail.catch_up()
         page = await context.new_page()
 
         async def older(route: Route) -> None:
@@ -322,7 +322,7 @@ async def test_a_recipe_for_programs_gets_every_event_once(
             "ANNEX_WORKSPACE": tenant.slug,
             "ANNEX_KEY": key.client.headers["authorization"].removeprefix("Bearer "),
         }
-        hub, cursor = server.app.state.runtime.hub, tmp_path / f"{recipe}.cursor"
+        hub, cursor = server.app.runtime.hub, tmp_path / f"{recipe}.cursor"
         async with process(tmp_path, program, recipe, env=env) as lines:
             # An admitted stream does not stand in the log yet; one that waits does.
             await until(lambda: bool(hub.waiting()), 20)
@@ -340,7 +340,7 @@ async def test_a_recipe_for_programs_gets_every_event_once(
                 lambda: hub.cursors.read(UUID(tenant.id), cursor.read_text())
                 == (hub.epoch, hub.head)
             )
-            await server.app.state.runtime.tail.catch_up()
+            await server.app.runtime.tail.catch_up()
             port = int(server.url.rpartition(":")[2])
             hub.close()
     async with process(tmp_path, program, recipe, env=env) as lines:

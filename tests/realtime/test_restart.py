@@ -43,11 +43,11 @@ async def test_a_stream_outlives_a_restart_of_postgres_and_loses_nothing(
             assert await reader.names(1) == ["before"]
             for n in range(2):
                 own_postgres.stop()
-                await until(lambda: not live.app.state.runtime.tail.is_following)
+                await until(lambda: not live.app.runtime.tail.is_following)
                 health = await callers.client().get("/health/ready")
                 assert health.status_code == 503
                 own_postgres.start()
-                await until(lambda: live.app.state.runtime.tail.is_following, 10)
+                await until(lambda: live.app.runtime.tail.is_following, 10)
                 await number(tenant, str(n))
                 assert await reader.names(1) == [str(n)]
         async with follow(tenant.owner.client, f"{tenant.path}/stream", reader.cursor) as reader:

@@ -13,6 +13,7 @@ from app.dev.demo import mint_token
 from app.errors import Unavailable
 from app.realtime.feeds import Sight
 from app.realtime.replay import Source
+from app.realtime.streams import Stream
 from app.server import GRACE_SECONDS
 from controllers.stream import look_again
 from tests.conftest import (
@@ -67,7 +68,7 @@ async def test_an_event_arrives_as_its_own_address_shows_it(tenant: Tenant) -> N
 
 async def test_a_stream_without_a_cursor_begins_with_one(server: Running, tenant: Tenant) -> None:
     await number(tenant, "before")
-    await server.app.state.runtime.tail.catch_up()
+    await server.app.runtime.tail.catch_up()
     async with follow(tenant.owner.client, f"{tenant.path}/stream") as reader:
         first = await reader.message()
         await number(tenant, "after")
@@ -152,8 +153,8 @@ async def test_a_reader_slower_than_the_ring_misses_nothing(
     async with follow(tenant.owner.client, f"{tenant.path}/stream") as reader:
         await reader.message()
         await sql(server, MANY, UUID(tenant.id))
-        await server.app.state.runtime.tail.catch_up()
-        assert not server.app.state.runtime.hub.waiting()
+        await server.app.runtime.tail.catch_up()
+        assert not server.app.runtime.hub.waiting()
         assert await reader.names(1000) == [*range(1, 1001)]
 
 
@@ -284,7 +285,7 @@ async def test_rights_that_change_while_they_are_looked_up_are_looked_up_again(
         if len(looked) == 1:
             await sql(server, "delete from annex.members where user_id = $1", member.user_id)
             await number(tenant, "too late")
-            await server.app.state.runtime.tail.catch_up()
+            await server.app.runtime.tail.catch_up()
         return looked[-1]
 
     monkeypatch.setattr("controllers.stream.look_again", look)
@@ -384,10 +385,10 @@ async def test_a_quiet_reader_is_told_the_head_as_a_heartbeat(
     async with follow(tenant.owner.client, f"{tenant.path}/stream") as reader:
         first = await reader.message()
         await number(other, "elsewhere")
-        await server.app.state.runtime.tail.catch_up()
+        await server.app.runtime.tail.catch_up()
         _, beat = await reader.message(), await reader.message()
         assert beat.id != first.id
-        hub = server.app.state.runtime.hub
+        hub = server.app.runtime.hub
         assert (beat.event, hub.cursors.read(UUID(tenant.id), beat.id)) == (
             "cursor",
             (hub.epoch, hub.head),
@@ -422,7 +423,7 @@ async def test_a_reader_whose_filter_matches_nothing_gets_heartbeats_in_a_busy_w
 async def test_a_cursor_that_cannot_be_continued_is_answered_with_a_reset(
     server: Running, tenant: Tenant, cursor: str
 ) -> None:
-    hub = server.app.state.runtime.hub
+    hub = server.app.runtime.hub
     feed = UUID(tenant.id)
     cursor = {
         "future": hub.cursors.write(feed, hub.epoch, hub.head + 1000),
@@ -431,7 +432,7 @@ async def test_a_cursor_that_cannot_be_continued_is_answered_with_a_reset(
         "other feed": hub.cursors.write(uuid4(), hub.epoch, hub.head),
     }.get(cursor, cursor)
     await number(tenant, "before")
-    await server.app.state.runtime.tail.catch_up()
+    await server.app.runtime.tail.catch_up()
     async with follow(tenant.owner.client, f"{tenant.path}/stream", cursor) as reader:
         reset = await reader.message()
         assert (reset.event, reset.json()) == ("reset", {"cursor": reset.id})
@@ -446,7 +447,7 @@ async def test_a_cursor_older_than_the_log_is_answered_with_a_reset(
 ) -> None:
     async with running(own_database) as first, calling(first) as callers:
         tenant = await new_tenant(callers)
-        hub, feed = first.app.state.runtime.hub, UUID(tenant.id)
+        hub, feed = first.app.runtime.hub, UUID(tenant.id)
         await number(tenant, "1", "2", "3")
         await until(lambda: hub.head >= 5)
         head = hub.head
@@ -560,7 +561,7 @@ async def retry_of(client: httpx.AsyncClient, path: str) -> int:
 async def test_a_full_server_sends_readers_away_for_a_while_and_keeps_no_place(
     callers: Callers, server: Running, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    hub, client, path = server.app.state.runtime.hub, tenant.owner.client, f"{tenant.path}/stream"
+    hub, client, path = server.app.runtime.hub, tenant.owner.client, f"{tenant.path}/stream"
     await until(lambda: hub.counts.connections == 0)  # what earlier tests opened is gone
     monkeypatch.setattr(hub, "capacity", 1)
     async with follow(client, path) as reader:
@@ -594,12 +595,12 @@ async def test_an_eventsource_that_meets_trouble_of_ours_is_told_to_come_back(
 async def test_readers_that_come_back_together_find_the_past_without_the_database(
     server: Running, tenant: Tenant
 ) -> None:
-    hub, client, path = server.app.state.runtime.hub, tenant.owner.client, f"{tenant.path}/stream"
+    hub, client, path = server.app.runtime.hub, tenant.owner.client, f"{tenant.path}/stream"
     async with follow(client, path) as reader:
         await reader.message()
     await until(lambda: not hub.channels[UUID(tenant.id)].groups)
     await number(tenant, "meanwhile")
-    await server.app.state.runtime.tail.catch_up()
+    await server.app.runtime.tail.catch_up()
     replays = hub.counts.replays
     for _ in range(3):
         async with follow(client, path, reader.cursor) as again:
@@ -612,10 +613,12 @@ async def test_a_reader_that_waits_is_sent_to_without_being_woken(
 ) -> None:
     async with follow(tenant.owner.client, f"{tenant.path}/stream") as reader:
         await reader.message()
-        (group,) = server.app.state.runtime.hub.channels[UUID(tenant.id)].groups.values()
+        (group,) = server.app.runtime.hub.channels[UUID(tenant.id)].groups.values()
         await until(lambda: bool(group.parked))
         (stream,) = group.parked
+        assert isinstance(stream, Stream)
         waiter = stream.waiter
+        assert waiter is not None
         await number(tenant, "1")
         await number(tenant, "2")
         assert await reader.names(2) == ["1", "2"]
@@ -626,7 +629,7 @@ async def test_a_reader_that_waits_is_sent_to_without_being_woken(
 async def test_a_reader_that_comes_while_events_are_read_misses_none(
     server: Running, tenant: Tenant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tail, read, may_go_on = server.app.state.runtime.tail, asyncio.Event(), asyncio.Event()
+    tail, read, may_go_on = server.app.runtime.tail, asyncio.Event(), asyncio.Event()
     read_events = tail.read_events
 
     async def wait(driver: Any, entries: Any) -> Any:
@@ -640,12 +643,12 @@ async def test_a_reader_that_comes_while_events_are_read_misses_none(
     await read.wait()
     async with follow(tenant.owner.client, f"{tenant.path}/stream") as reader:
         assert (await reader.message()).event == "cursor"
-        replays = server.app.state.runtime.hub.counts.replays
+        replays = server.app.runtime.hub.counts.replays
         may_go_on.set()
         await number(tenant, "after")
         # Nobody followed when it was asked what to read: the reader looks in the database.
         assert await reader.names(2) == ["before", "after"]
-        assert server.app.state.runtime.hub.counts.replays == replays + 1
+        assert server.app.runtime.hub.counts.replays == replays + 1
 
 
 async def test_another_members_change_makes_nobody_look_their_rights_up(
@@ -686,8 +689,8 @@ async def test_an_operators_ticket_goes_with_the_key(
     async with follow(callers.client(), made.json()["url"]) as reader:
         assert (await reader.message()).event == "cursor"
     rotated = msgspec.structs.replace(server.settings, operator_key_hashes=["0" * 64])
-    runtime = msgspec.structs.replace(server.app.state.runtime, settings=rotated)
-    monkeypatch.setattr(server.app.state, "runtime", runtime)
+    runtime = msgspec.structs.replace(server.app.runtime, settings=rotated)
+    monkeypatch.setattr(server.app, "runtime", runtime)
     async with follow(callers.client(), made.json()["url"]) as reader:
         assert problem_of((await reader.rest())[0]) == "invalid_key"
 
@@ -710,11 +713,11 @@ async def drop(reader: Reader) -> None:
 
 
 async def test_nothing_is_left_of_clients_that_went_away(server: Running, tenant: Tenant) -> None:
-    hub, path = server.app.state.runtime.hub, f"{tenant.path}/stream"
+    hub, path = server.app.runtime.hub, f"{tenant.path}/stream"
     tasks = len(asyncio.all_tasks())
     cursor = cursor_at_head(server, tenant)
     await sql(server, MANY, UUID(tenant.id))
-    await server.app.state.runtime.tail.catch_up()
+    await server.app.runtime.tail.catch_up()
     for _ in range(4):
         async with contextlib.AsyncExitStack() as stack:
             # Parked, replaying, and stuck in a send that nobody reads.
@@ -729,13 +732,13 @@ async def test_nothing_is_left_of_clients_that_went_away(server: Running, tenant
     await until(lambda: not hub.channels[UUID(tenant.id)].groups)
     assert hub.counts.connections == 0
     await until(lambda: len(asyncio.all_tasks()) <= tasks + 1)
-    assert lent(server.app.state.runtime.database.api) == 0
+    assert lent(server.app.runtime.database.api) == 0
 
 
 async def test_a_reader_that_leaves_in_any_moment_costs_no_connection(
     server: Running, tenant: Tenant
 ) -> None:
-    hub, path = server.app.state.runtime.hub, f"{tenant.path}/stream"
+    hub, path = server.app.runtime.hub, f"{tenant.path}/stream"
     start = cursor_at_head(server, tenant)
     await number(tenant, *(str(n) for n in range(500)))
 
@@ -749,7 +752,7 @@ async def test_a_reader_that_leaves_in_any_moment_costs_no_connection(
         for task in reading:
             task.cancel()
         await asyncio.gather(*reading, return_exceptions=True)
-    pool = server.app.state.runtime.database.api
+    pool = server.app.runtime.database.api
     await until(lambda: lent(pool) == 0)
     await until(lambda: not hub.channels[UUID(tenant.id)].groups)
     await until(lambda: hub.counts.connections == 0)
@@ -790,17 +793,17 @@ async def test_a_cursor_ahead_of_this_servers_head_is_waited_for(
         async with running(own_database) as two, calling(two) as others:
             client = elsewhere(tenant, others).owner.client
             # The second server's tail cannot finish a read for a while.
-            tail = two.app.state.runtime.tail
+            tail = two.app.runtime.tail
             await tail.read_finished.acquire()
             async with follow(tenant.owner.client, path) as reader:
                 await reader.message()
                 await number(tenant, "1", "2")
                 await reader.names(1)
-            behind = two.app.state.runtime.hub.head
+            behind = two.app.runtime.hub.head
             asyncio.get_running_loop().call_later(0.3, tail.read_finished.release)
             async with follow(client, path, reader.cursor) as reader:
                 assert await reader.names(1) == ["2"]
-            assert behind < one.app.state.runtime.hub.head
+            assert behind < one.app.runtime.hub.head
 
 
 async def test_a_server_that_stops_lets_its_readers_go_on_elsewhere(
@@ -838,7 +841,7 @@ async def test_a_new_epoch_resets_open_streams_and_looks_their_rights_up_again(
         tenant = await new_tenant(callers)
         member = await add_member(callers, tenant, "viewer")
         await number(tenant, *(str(n) for n in range(50)))
-        await until(lambda: live.app.state.runtime.hub.head > 50)
+        await until(lambda: live.app.runtime.hub.head > 50)
         async with follow(member.client, f"{tenant.path}/stream") as reader:
             old = (await reader.message()).id
             # Set back to an earlier state, as by a restored disk: same server, same database.

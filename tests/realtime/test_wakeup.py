@@ -43,7 +43,7 @@ async def two_servers(database: TestDatabase) -> AsyncIterator[Two]:
         tenant = await new_tenant(callers)
         await listening(database)
         # The tenant's own events, or streams there would begin with them.
-        await other.app.state.runtime.tail.catch_up()
+        await other.app.runtime.tail.catch_up()
         yield Two(one, other, tenant, elsewhere(tenant, others).owner.client)
 
 
@@ -98,7 +98,7 @@ async def test_a_lost_listener_loses_nothing_and_comes_back(
                 assert await reader.names(1) == ["polled"]
             await listening(own_database, tuple(gone))
             monkeypatch.setattr("app.realtime.tail.WAITS", ASLEEP)
-            for tail in (two.one.app.state.runtime.tail, two.other.app.state.runtime.tail):
+            for tail in (two.one.app.runtime.tail, two.other.app.runtime.tail):
                 await tail.catch_up()  # so that none still waits as long as before
             await asyncio.sleep(FALL_ASLEEP_SECONDS)
             await number(two.tenant, "notified")
@@ -110,7 +110,7 @@ async def test_many_commits_are_told_once_and_empty(own_database: TestDatabase) 
     async with two_servers(own_database) as two, own_database.connect("postgres") as admin:
         await admin.add_listener("annex_log", lambda *args: told.append(args[3]))
         for _ in range(100):
-            two.one.app.state.runtime.tail.wake()
+            two.one.app.runtime.tail.wake()
         await until(lambda: bool(told))
         # Notifications come in the order of their commits.
         await admin.execute("select pg_notify('annex_log', 'end')")
@@ -121,8 +121,8 @@ async def test_many_commits_are_told_once_and_empty(own_database: TestDatabase) 
 async def test_from_one_process_to_a_reader_of_another(own_database: TestDatabase) -> None:
     """Print how long it takes, with wake-ups and without; a time limit would test the machine."""
     async with two_servers(own_database) as two:
-        for name, others in (("woken", two.one.app.state.runtime.tail.others), ("polling", None)):
-            two.one.app.state.runtime.tail.others = others
+        for name, others in (("woken", two.one.app.runtime.tail.others), ("polling", None)):
+            two.one.app.runtime.tail.others = others
             found = list[float]()
             async with follow(two.client, f"{two.tenant.path}/stream") as reader:
                 await reader.message()

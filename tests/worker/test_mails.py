@@ -634,7 +634,7 @@ class Tree(html.parser.HTMLParser):
 
 def letter(name: str, locale: str = "en") -> Any:
     """Write a mail in which everything is called so, and parse what goes over the wire."""
-    facts = Facts(name, name, name, "https://app.example.com/join#token=t", "2026-12-01")
+    facts = Facts(name, name, name, "https://app.example.com/join#token=t", "2026-01-01")
     written = write(Letters.read().of(locale), facts, "Acme <a@acme.example>", "b@example.org")
     return email.message_from_bytes(written.as_bytes(), policy=email.policy.default)
 

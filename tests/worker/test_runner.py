@@ -187,7 +187,7 @@ async def test_a_task_that_is_down_is_counted_and_turns_readiness_off(
     async with running(own_database) as server, calling(server) as callers:
         client = callers.client()
         assert (await client.get("/health/ready")).status_code == 200
-        runtime = server.app.state.runtime
+        runtime = server.app.runtime
         task = Supervised("reader recorder", Following(runtime.database, reader).run)
         runtime.tasks.append(task)
         keeping = asyncio.create_task(task.keep())

@@ -135,7 +135,7 @@ async def test_a_worker_killed_when_a_mail_was_taken_sends_it_once_more_and_no_m
 async def test_a_worker_that_rests_ends_at_once(own_database: TestDatabase, tmp_path: Path) -> None:
     log = tmp_path / "log"
     with worker(log, environment(settings_for(own_database))) as child:
-        await until(lambda: "keeps house" in log.read_text(), 30)
+        await until(lambda: "Annex works" in log.read_text(), 30)
         async with asyncio.timeout(30), own_database.connect("postgres") as admin:
             while not await admin.fetchval(RESTING):
                 await asyncio.sleep(0.01)
