@@ -380,6 +380,10 @@ class Unavailable(Problem):
     always = MappingProxyType({"Retry-After": "1"})
 
 
+KEPT_IN_SQL = (LimitReached, TooManyWorkspaces, TooManyMails, TooManyChanges)
+"""Limits that the database keeps, so that no budget of ours counts what they refused."""
+
+
 def subclasses(of: type[Problem] = Problem) -> Iterator[type[Problem]]:
     """Yield every kind of problem, in the order of the tree above."""
     for kind in of.__subclasses__():

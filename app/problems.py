@@ -9,6 +9,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException, InternalServerException, ValidationException
 
 from app.errors import (
+    KEPT_IN_SQL,
     InternalError,
     InvalidRequest,
     InvalidToken,
@@ -254,6 +255,8 @@ def has_left(error: Exception) -> bool:
 def to_problem(request: Request[Any, Any, Any], error: Exception) -> Response[ProblemBody]:
     """Answer any exception as `application/problem+json`; the one handler."""
     problem = read(error)
+    if isinstance(problem, KEPT_IN_SQL):
+        state_of(request.scope).refused = problem.code
     if isinstance(problem, InternalError) and not has_left(error):
         request_id = state_of(request.scope).request_id
         log.error("unexpected", path=request.scope["path"], request_id=request_id, exc_info=error)

@@ -253,6 +253,21 @@ async def test_a_workspace_by_its_slug_is_the_same_route(tenant: Tenant) -> None
     assert len({a.json()["id"] for a in answers}) == 1
 
 
+@pytest.mark.parametrize("slug", ["api", "v1", "workspaces"])
+async def test_a_slug_that_is_a_part_of_every_path_is_the_same_route(
+    callers: Callers, slug: str
+) -> None:
+    tenant = await new_tenant(callers, slug=slug)
+    answers = [
+        await tenant.owner.client.post(
+            f"/api/v1/workspaces/{name}/events", json={"type": "x"}, headers=keyed("k")
+        )
+        for name in (tenant.slug, tenant.id)
+    ]
+    assert len({a.json()["id"] for a in answers}) == 1
+    await tenant.owner.client.delete(tenant.path)
+
+
 async def test_a_key_can_be_used_again_when_its_day_is_over(callers: Callers) -> None:
     user = await callers.user()
     first = await user.client.post(WORKSPACES, json=BODY, headers=keyed("k"))

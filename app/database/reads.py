@@ -119,20 +119,31 @@ class Read:
         *,
         is_filtered: bool,
     ) -> tuple[list[StructT], Page]:
-        """Make a page of the rows of `build_page`: its items, and where the next one begins.
-
-        The items are written as JSON here, once: to see that they are no more than 1 MiB.
-        """
+        """Make a page of the rows of `build_page`: its items, and where the next one begins."""
         if is_filtered:
             items = [item(*row[:-1]) for row in rows if not row[-1]]
         else:
             items = [item(*row) for row in rows]
-        last = None
+        # Where a filtered page stopped to look.
+        end = item(*rows[-1][:-1]) if len(items) < len(rows) else None
+        return self.fit(items, limit, by, end)
+
+    def fit(
+        self,
+        items: list[StructT],
+        limit: int,
+        by: Sequence[Attribute],
+        end: StructT | None = None,
+    ) -> tuple[list[StructT], Page]:
+        """Cut a list, of which one more than the limit was asked for, to `limit` and 1 MiB.
+
+        Returns it, and where the next page begins: after its last item, or after `end`. The items
+        are written as JSON here, once: to see that they are no more than 1 MiB.
+        """
+        last = end
         if len(items) > limit:
             items.pop()
             last = items[-1]
-        elif len(items) < len(rows):
-            last = item(*rows[-1][:-1])  # where a filtered page stopped to look
         written = msgspec.json.encode(items)
         if len(written) > MAX_PAGE_BYTES and (fitting := count_fitting(items)) < len(items):
             del items[fitting:]

@@ -63,6 +63,8 @@ class Application(Litestar):
         try:
             await super().__call__(scope, receive, send_finished)
         finally:
+            if state.refused is not None:
+                self.connections.refused[state.refused] += 1
             # The answer may have been cut off. Its stream gives back what it holds now, because
             # the collector may come late.
             for end in reversed(state.ending):

@@ -4,7 +4,8 @@ set role annex_owner;
 
 -- Add one of Annex's own events and put it in line for the log. For Annex's functions and triggers; nobody else may call
 -- it. With a user_id it is personal to that user. rights_of says whose rights the event changes: a principal's name, '*'
--- for everybody's in the workspace, null for nobody's.
+-- for everybody's in the workspace, null for nobody's. What is the workspace's own counts to its audit trail, unless it
+-- ends something.
 create function annex.append_event(
   workspace_id uuid,
   type text,
@@ -12,13 +13,17 @@ create function annex.append_event(
   data jsonb,
   permission text default null,
   rights_of text default null,
-  user_id uuid default null
+  user_id uuid default null,
+  is_end boolean default false
 ) returns uuid
 language plpgsql as $$
 declare
   new_id uuid := annex.uuid7();
   caller text := annex.principal();
 begin
+  if append_event.user_id is null and not is_end then
+    perform annex.spend_trail(append_event.workspace_id, append_event.data);
+  end if;
   insert into annex.events (event_id, workspace_id, user_id, type, source, subject, topics, actor, principal, permission, data)
   values (new_id, append_event.workspace_id, append_event.user_id, append_event.type, 'annex', append_event.subject,
     array[append_event.subject], caller, caller, append_event.permission, append_event.data);
@@ -315,7 +320,6 @@ declare
   verb text;
   was jsonb := '{}';
   row_now jsonb;
-  told jsonb;
   ws uuid;
   subject text;
 begin
@@ -347,16 +351,9 @@ begin
     else tg_argv[2]
   end;
   subject := noun || ':' || (row_now ->> case noun when 'member' then 'user_id' else 'id' end);
-  told := jsonb_build_object('record', annex.digest_documents(row_now), 'previous', annex.digest_documents(was));
-  -- To end something is never refused, or who spends the hour's bytes could not be put out. It needs no count: what ends
-  -- was made or begun before.
-  if verb not in ('deleted', 'removed', 'accepted', 'declined', 'revoked', 'expired') and not coalesce(
-    was ? 'revoked_at' or was ? 'status' and row_now ->> 'status' = 'suspended', false
-  ) then
-    perform annex.spend_trail(ws, told);
-  end if;
   perform annex.append_event(
-    ws, 'annex.' || noun || '.' || verb, subject, told,
+    ws, 'annex.' || noun || '.' || verb, subject,
+    jsonb_build_object('record', annex.digest_documents(row_now), 'previous', annex.digest_documents(was)),
     permission => tg_argv[4],
     rights_of => case when tg_op <> 'UPDATE' or was ?| string_to_array(tg_argv[5], ' ') then
       case noun
@@ -365,7 +362,11 @@ begin
         when 'workspace' then '*'
         when 'role' then '*'
       end
-    end
+    end,
+    -- Never refused, or who spends the hour's bytes could not be put out. It needs no count: what ends was made or begun.
+    is_end => verb in ('deleted', 'removed', 'accepted', 'declined', 'revoked', 'expired') or coalesce(
+      was ? 'revoked_at' or was ? 'status' and row_now ->> 'status' = 'suspended', false
+    )
   );
   return null;
 end

@@ -470,7 +470,11 @@ begin
           when invitation.email is null then '-infinity'
           -- When it was sent for the last time: who sends it again invites again.
           else invitation.expires_at - make_interval(hours => invitation.lifetime_hours)
-        end, true
+        end
+      -- Who is suspended is told that they are a member.
+      or exists (
+        select from annex.members m where m.workspace_id = invitation.workspace_id and m.user_id = is_open.user_id
+      ), true
     ), false
   );
 end

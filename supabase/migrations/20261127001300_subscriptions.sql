@@ -181,8 +181,7 @@ grant execute on function annex.unfollow_topic(uuid, text, integer[]) to annex_a
 -- Subscribe members to a topic, and unsubscribe others: all or nothing, at most 1,000 in a call. What a member set for
 -- themselves stays: to add one who follows already changes nothing, and only what was added, and is not muted, is taken
 -- away. Returns how many subscriptions came and went; where any did, an event says so. It names nobody, so that an erased user
--- is not left in it. Raises not_found, forbidden, limit_reached or
--- too_many_changes.
+-- is not left in it. Raises not_found, forbidden, limit_reached or too_many_changes.
 create function annex.set_subscribers(workspace_id uuid, topic text, add uuid[], remove uuid[])
 returns table (added integer, removed integer)
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
@@ -190,7 +189,6 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   more uuid[] := coalesce(set_subscribers.add, '{}');
   less uuid[] := coalesce(set_subscribers.remove, '{}');
-  told jsonb;
 begin
   perform annex.require(set_subscribers.workspace_id, 'subscriptions:manage');
   if cardinality(more) + cardinality(less) > 1000 then
@@ -221,10 +219,9 @@ begin
   end if;
   -- What one decides for others is in the trail; what members decide for themselves is nobody else's to read.
   if added + removed > 0 then
-    told := jsonb_build_object('topic', set_subscribers.topic, 'added', added, 'removed', removed);
-    perform annex.spend_trail(set_subscribers.workspace_id, told);
     perform annex.append_event(
-      set_subscribers.workspace_id, 'annex.subscribers.changed', 'topic:' || set_subscribers.topic, told,
+      set_subscribers.workspace_id, 'annex.subscribers.changed', 'topic:' || set_subscribers.topic,
+      jsonb_build_object('topic', set_subscribers.topic, 'added', added, 'removed', removed),
       permission => 'events:audit'
     );
   end if;

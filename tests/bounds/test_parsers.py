@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import db_models as m
 from app.auth.keys import Key
 from app.auth.tickets import Tickets
-from app.auth.tokens import as_user
+from app.auth.tokens import as_key, as_user
 from app.database.reads import decode_cursor
 from app.documents import check_patch
 from app.errors import Problem
@@ -87,6 +87,9 @@ def test_claims_are_a_user_or_refused(claims: dict[str, Any]) -> None:
     said = {"role": "authenticated", "sub": "0190b000-0000-7000-8000-0000000000ff", **claims}
     with contextlib.suppress(Problem):
         as_user(said).claims_json.encode()
+    key = {"id": said["sub"], "prefix": "x", "workspace_id": said["sub"]}
+    with contextlib.suppress(Problem):
+        as_key({**said, "annex_key": key}).claims_json.encode()
 
 
 @settings(max_examples=200)
@@ -127,6 +130,9 @@ SECRETS = [
     "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ4In0.c2lnbmF0dXJl",
     "Bearer some-opaque-credential",
     "?ticket=abcdef",
+    "annex_ticket=abcdef",
+    "refresh_token=abcdef",
+    "smtp_password=pass-word",
     "postgresql://annex_api:pass-word@db/x",
     "person@example.com",
     "sb_secret_abcdef",

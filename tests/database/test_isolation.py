@@ -74,6 +74,8 @@ class Tenants(NamedTuple):
                 return "feed_id", self.theirs
             case "readers":
                 return "name", "test"
+            case "locks":
+                return "name", "expiry"
             case "limits":
                 return "name", "workspaces_per_user"
             case "migrations":
@@ -99,12 +101,15 @@ async def tenants(admin: Connection) -> Tenants:
         head = await admin.fetchval("select coalesce(max(pos), 0) from annex.log")
         await insert(admin, "log", "event_id", pos=head + 1, **owned)
         await insert(admin, "retentions", "feed_id", feed_id=workspace, retained_from=1)
+        hour = await admin.fetchval("select now()")
+        await insert(admin, "trails", workspace_id=workspace, hour=hour, bytes=1)
         await new_invitation(admin, workspace)
         member = me if workspace == made.mine else them
         await new_preferences(admin, workspace, member)
         await new_items(admin, workspace, member, event)
         made.events[workspace] = event
     await admin.execute("insert into annex.readers (name) values ('test') on conflict do nothing")
+    await admin.execute("insert into annex.locks (name) values ('expiry') on conflict do nothing")
     await admin.execute(
         "insert into annex.event_types (name, category) values ('test.isolated', 'general')"
         " on conflict do nothing"
