@@ -89,7 +89,7 @@ class Mixed:
         """Read the newest unread notification of somebody."""
         who = drawn.randrange(MEMBERS)
         clients = [members[who].client for members in self.members]
-        listed = await insist(clients, "GET", f"{INBOX}?state=unread&limit=1")
+        listed = await insist(clients, "GET", f"{INBOX}?unread=true&limit=1")
         for item in listed.json()["data"]:
             await insist(clients, "PATCH", f"{INBOX}/{item['id']}", {"is_read": True})
             self.marked.append(item["id"])

@@ -254,6 +254,7 @@ async def test_what_was_acknowledged_stays_and_nothing_is_stuck(
             # Each fault once before any comes again, in a drawn order.
             for fault in [f for _ in range(FAULTS // 6) for f in drawn.sample(faults, 6)]:
                 wanted = len(acknowledged) + POSTS
+                assert not mixing.done(), mixing
                 await load.more(EVENTS, RECOVERY_SECONDS)
                 await until(lambda: len(acknowledged) >= wanted, RECOVERY_SECONDS)  # noqa: B023
                 await asyncio.sleep(drawn.random() * 0.2)
