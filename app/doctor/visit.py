@@ -9,7 +9,20 @@ import httpx
 import msgspec
 
 from app.database.pools import CONNECT_SECONDS
-from app.doctor import Check, Finding, Site, connections, error, outside, rights, schema, work
+from app.doctor import (
+    Check,
+    Finding,
+    Site,
+    addresses,
+    connections,
+    error,
+    objects,
+    outside,
+    rights,
+    schema,
+    server,
+    work,
+)
 from app.errors import Unavailable
 from app.settings import Settings, SettingsError, database_url, read_settings
 
@@ -52,13 +65,13 @@ async def visit(settings: Settings) -> list[Result]:
         site = Site(settings, http, tuple(opened))
         if len(opened) == 2:
             results.append(Result("connection", None))
-            results += [await run(check, site) for check in connections.CHECKS]
+            results += [await run(c, site) for c in (*connections.CHECKS, *server.CHECKS)]
             found = [await run(check, site) for check in schema.CHECKS]
             results += found
             results += [await run(check, site) for check in rights.CHECKS]
             if found[0].finding is None:  # without the schema there is no work to look at
-                results += [await run(check, site) for check in work.CHECKS]
-        results += [await run(check, site) for check in outside.CHECKS]
+                results += [await run(c, site) for c in (*objects.CHECKS, *work.CHECKS)]
+        results += [await run(c, site) for c in (*outside.CHECKS, *addresses.CHECKS)]
     return results
 
 
