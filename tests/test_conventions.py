@@ -83,7 +83,9 @@ async def test_a_body_without_a_length_is_limited_too(callers: Callers) -> None:
     assert (response.status_code, response.json()["code"]) == (413, "too_large")
 
 
-@pytest.mark.parametrize(("path", "allowed"), [("/health", {"GET"}), (WORKSPACES, {"GET", "POST"})])
+@pytest.mark.parametrize(
+    ("path", "allowed"), [("/health", {"GET", "HEAD"}), (WORKSPACES, {"GET", "HEAD", "POST"})]
+)
 async def test_a_405_names_the_methods_of_the_path(
     callers: Callers, path: str, allowed: set[str]
 ) -> None:
@@ -237,6 +239,17 @@ async def test_a_workspace_by_its_slug_is_the_same_route(tenant: Tenant) -> None
     ]
     assert ["idempotent-replayed" in a.headers for a in answers] == [False, True, True]
     assert len({a.json()["id"] for a in answers}) == 1
+
+
+async def test_a_workspace_named_like_a_part_of_the_path_is_the_same_route(
+    callers: Callers,
+) -> None:
+    owner = await callers.user()
+    made = await owner.client.post(WORKSPACES, json={"name": "API"})
+    names = (made.json()["slug"], made.json()["id"])
+    paths = [f"{WORKSPACES}/{name}/events" for name in names]
+    answers = [await owner.client.post(p, json={"type": "x"}, headers=keyed("k")) for p in paths]
+    assert [a.headers.get("idempotent-replayed") for a in answers] == [None, "true"]
 
 
 async def test_a_key_can_be_used_again_when_its_day_is_over(callers: Callers) -> None:
