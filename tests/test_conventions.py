@@ -97,7 +97,9 @@ def test_a_stranger_sends_no_large_body() -> None:
     assert {h.resolve_request_max_body_size() for h in public} == {1024}
 
 
-@pytest.mark.parametrize(("path", "allowed"), [("/health", {"GET"}), (WORKSPACES, {"GET", "POST"})])
+@pytest.mark.parametrize(
+    ("path", "allowed"), [("/health", {"GET", "HEAD"}), (WORKSPACES, {"GET", "HEAD", "POST"})]
+)
 async def test_a_405_names_the_methods_of_the_path(
     callers: Callers, path: str, allowed: set[str]
 ) -> None:
