@@ -9,7 +9,7 @@ import httpx
 from app.doctor import Check, Finding, Site, error, warning
 from app.settings import SettingsError, database_url
 from app.worker.letters import Letters
-from app.worker.notification_mails import Stationery
+from app.worker.notification_mails import Templates
 
 DIRECT = re.compile(r"db\.([a-z0-9]{20})\.supabase\.co")
 POOLED = re.compile(r"annex_(?:api|worker)\.([a-z0-9]{20})")
@@ -75,7 +75,7 @@ async def find_templates(site: Site) -> Finding | None:
     """A template that cannot be used keeps the worker from starting."""
     try:
         Letters.read(site.settings.mail_templates)
-        Stationery.read(site.settings.mail_templates)
+        Templates.read(site.settings.mail_templates)
     except SettingsError as wrong:
         return error(str(wrong), "Correct the file; `annex worker` does not start without it.")
     return None
