@@ -17,6 +17,7 @@ from app.worker.housekeeping import runner
 from tests.conftest import MIGRATING_ROLE, TestDatabase, execute
 from tests.doctor.conftest import Deployment
 from tests.doctor.faults import DUE_MAIL, FAULTS, Fault
+from tests.doctor.schema_faults import SCHEMA_FAULTS
 from tests.worker.mailbox import mailbox, settings_of
 
 POSTGREST = """
@@ -28,7 +29,9 @@ select * from annex.workspace_ids('events:read')
 """
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=lambda f: f"{f.check}: {f.wrong[:40]}")
+@pytest.mark.parametrize(
+    "fault", [*SCHEMA_FAULTS, *FAULTS], ids=lambda f: f"{f.check}: {f.wrong[:40]}"
+)
 async def test_is_found_and_cured(fault: Fault, deployment: Deployment) -> None:
     before = await rights_in(deployment.database)
     try:
