@@ -24,9 +24,11 @@ where c.relnamespace = 'annex'::regnamespace
 """
 
 FIND_USER = """
-select pg_get_userbyid(p.proowner) as owner from pg_proc p
+select pg_get_userbyid(p.proowner) as owner
+from pg_proc p, pg_class c join pg_namespace n on n.oid = c.relnamespace
 where p.pronamespace = 'annex'::regnamespace and p.proname = 'find_user'
-  and not has_table_privilege(p.proowner, 'auth.users'::regclass::oid, 'select')
+  and n.nspname = 'auth' and c.relname = 'users'
+  and not has_table_privilege(p.proowner, c.oid, 'select')
 """
 
 
