@@ -68,8 +68,9 @@ class Mail(Base):
         Index(
             "mails_notified_idx",
             "workspace_id",
+            "skip_reason",
             "created_at",
-            postgresql_where=text("notification_id is not null and skip_reason is null"),
+            postgresql_where=text("notification_id is not null"),
         ),
         Index(
             "mails_mailbox_idx",

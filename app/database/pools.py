@@ -29,8 +29,8 @@ PROBE_SECONDS, PROBE_ANSWER_SECONDS = 1.0, 2.0
 """Between two questions whether the server answers, and how long it has for that."""
 API_NAME, WORKER_NAME = "annex", "annex worker"
 """How `annex serve` and `annex worker` call themselves in pg_stat_activity."""
-WORKERS = 8
-"""Connections for the tail, its wake-ups, readers and jobs."""
+WORKERS = 10
+"""Connections for the tail, wake-ups, readers and jobs."""
 # What a Postgres that is not there raises, from the socket up.
 UNREACHABLE = (
     OSError,

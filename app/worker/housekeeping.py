@@ -19,7 +19,7 @@ log = structlog.get_logger()
 
 EVERY_SECONDS = 3600
 STATISTICS_SECONDS = 2.0
-"""How often tables that have grown are looked for; until then, plans made before are bad."""
+"""How often tables that have grown are looked for; plans are bad until then."""
 GRACE_DAYS = 30
 CLOSED_DAYS = 90
 NOTIFICATION_DAYS = 365

@@ -11,7 +11,8 @@ import msgspec
 import structlog
 
 from app.database.pools import Database, Driver
-from app.supervision import Supervised
+from app.realtime.wakeup import Wakeup
+from app.supervision import Supervised, using
 
 log = structlog.get_logger()
 
@@ -24,6 +25,20 @@ FOLLOW_SECONDS = 1.0
 """How often a reader that is not the leader asks again."""
 FINISH_SECONDS = 8.0
 """How long a batch may go on when the worker is told to stop; containers are killed after 10 s."""
+LOOK = """
+select exists (
+  select from annex.readers r, annex.read_log(r.pos, 1) where r.name = $1
+)
+"""
+# The commit waits for no disk. A crash loses what it wrote together with the cursor, or neither. A
+# position, by which readers see an event, is committed after it and does wait.
+READ = """
+select r.pos as after_pos, l.* from (
+  select pos, set_config('synchronous_commit', 'off', true) from annex.readers
+  where name = $1 for update skip locked
+) r
+left join lateral annex.read_log(r.pos, $2) l on true
+"""
 Result = TypeVar("Result")
 
 
@@ -111,12 +126,21 @@ class Runner:
         self, database: Database, readers: Sequence[Reader] = (), jobs: Sequence[Job] = ()
     ) -> None:
         self.database = database
+        following = [Following(database, reader) for reader in readers]
         self.tasks = [
-            *(Supervised(f"reader {r.name}", Following(database, r).run) for r in readers),
+            *(Supervised(f"reader {f.reader.name}", f.run) for f in following),
             *(Supervised(f"job {j.name}", Repeating(database, j).run) for j in jobs),
         ]
         if not readers:
             self.tasks.append(Supervised("sequencer", Sequencing(database).run))
+        elif not database.is_pooled:
+
+            def wake() -> None:
+                for one in following:
+                    one.pause.woken.set()
+
+            listening = Wakeup(wake)
+            self.tasks.append(Supervised("wakeup", using(database.worker, listening.follow)))
 
     async def run(self) -> None:
         """Run until cancelled."""
@@ -171,10 +195,12 @@ class Following:
     def __init__(self, database: Database, reader: Reader) -> None:
         self.database = database
         self.reader = reader
+        self.pause = Pause()
+        self.is_quiet = False
+        """The last batch was empty."""
 
     async def run(self) -> None:
         """Handle batch after batch, as long as this process leads; wait while another one does."""
-        pause = Pause()
         async with self.database.worker.lend() as driver:
             await driver.execute(
                 "insert into annex.readers (name) values ($1) on conflict (name) do nothing",
@@ -187,7 +213,7 @@ class Following:
             if handled is None:
                 await asyncio.sleep(FOLLOW_SECONDS)
             else:
-                await pause.after(handled > 0)
+                await self.pause.after(handled > 0)
 
     async def batch(self) -> int | None:
         """Give positions to what is pending, then do what `step` does."""
@@ -195,25 +221,26 @@ class Following:
             # By itself in autocommit, before the batch: a position must be committed when it is
             # seen.
             await driver.fetchval("select annex.sequence($1)", 1000)
-            return await self.step(driver)
+            if self.is_quiet and not await driver.fetchval(LOOK, self.reader.name):
+                return 0  # without a transaction, as mostly
+            size = await self.step(driver)
+            self.is_quiet = size == 0
+            return size
 
     async def step(self, driver: Driver) -> int | None:
         """Handle one batch in one transaction; returns its size, None when another one leads."""
         async with driver.transaction():
-            row = await driver.fetchrow(
-                "select pos from annex.readers where name = $1 for update skip locked",
-                self.reader.name,
-            )
-            if row is None:
+            batch = await driver.fetch(READ, self.reader.name, BATCH)
+            if not batch:
                 return None
-            batch = await driver.fetch("select * from annex.read_log($1, $2)", row["pos"], BATCH)
-            if batch:
-                await self.reader.handle(driver, batch)
-                await driver.execute(
-                    "update annex.readers set pos = $2, updated_at = now() where name = $1",
-                    self.reader.name,
-                    batch[-1]["pos"],
-                )
+            if batch[0]["pos"] is None:
+                return 0
+            await self.reader.handle(driver, batch)
+            await driver.execute(
+                "update annex.readers set pos = $2, updated_at = now() where name = $1",
+                self.reader.name,
+                batch[-1]["pos"],
+            )
             return len(batch)
 
 
@@ -222,9 +249,14 @@ class Pause:
 
     def __init__(self) -> None:
         self.quiet = 0
+        self.woken = asyncio.Event()
+        """Set by a process that has committed something; it ends the wait."""
 
     async def after(self, found: bool) -> None:
         """Wait as long as the last reads call for."""
-        self.quiet = 0 if found else self.quiet + 1
+        self.quiet = 0 if found or self.woken.is_set() else self.quiet + 1
         if not found:
-            await asyncio.sleep(WAITS[min(self.quiet // QUIET_READS, len(WAITS) - 1)])
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(WAITS[min(self.quiet // QUIET_READS, len(WAITS) - 1)]):
+                    await self.woken.wait()
+        self.woken.clear()

@@ -432,6 +432,9 @@ declare
 begin
   served := 0;
   held := '{}';
+  -- The commit waits for no disk: a crash loses it with its cursor, and a position, which makes a personal event visible, is
+  -- committed after it and does wait.
+  perform set_config('synchronous_commit', 'off', true);
   select array_agg(f.event_id order by f.event_id), array_agg(f.after_user order by f.event_id) into queued, starts
   from (
     select f.event_id, f.after_user from annex.fanouts f

@@ -9,9 +9,8 @@ alter table annex.mails
   -- At most one for an item, however often it collapses.
   add constraint mails_notification_id_key unique (notification_id);
 
--- For the budget of a workspace.
-create index mails_notified_idx on annex.mails (workspace_id, created_at)
-  where notification_id is not null and skip_reason is null;
+-- For the budget of a workspace: what was queued, and what was beyond it.
+create index mails_notified_idx on annex.mails (workspace_id, skip_reason, created_at) where notification_id is not null;
 -- For the trace.
 create index notifications_event_id_idx on annex.notifications (event_id, user_id);
 
@@ -83,13 +82,16 @@ end
 $$;
 
 -- Queue the mails of items that are so old and were not read: to users who want them, after their quiet hours unless it is
--- critical. A workspace gets so many in 24 hours; more are skipped, as the items are in the inbox. One worker at a time;
--- returns how many items it looked at. The first call begins with items that are to come, and one
+-- critical. A workspace gets so many in 24 hours; more are skipped, as the items are in the inbox, and of those as many again
+-- keep a row that says so. An item or a user that is being deleted gets none. One worker at a time; returns how many items it
+-- looked at. The first call begins with items that are to come, and one
 -- after a long pause with those of the day before: nobody wants a month of mails at once.
 create function annex.queue_notification_mails(delay_seconds integer, workspace_limit integer, max_rows integer)
 returns integer
 language plpgsql security definer set search_path = pg_catalog, pg_temp
-set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+-- As in annex.deliver: planned once a session, for tables of any size.
+set plan_cache_mode = force_generic_plan set enable_material = off set enable_memoize = off
+set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
 as $$
 #variable_conflict use_column
 declare
@@ -98,7 +100,9 @@ declare
   looked integer := 0;
   item annex.notifications;
   sent jsonb := '{}';
+  kept jsonb := '{}';
   used integer;
+  beyond integer;
 begin
   if not annex.try_lock('mails_of_items') then
     return 0;
@@ -122,6 +126,17 @@ begin
         limit workspace_limit
       ) m
     ));
+    beyond := case when used >= workspace_limit then coalesce((kept ->> item.workspace_id::text)::integer, (
+      select count(*) from (
+        select from annex.mails m
+        where m.workspace_id = item.workspace_id and m.created_at > now() - interval '24 hours'
+          and m.notification_id is not null and m.skip_reason = 'limit'
+        limit workspace_limit
+      ) m
+    )) end;
+    sent := sent || jsonb_build_object(item.workspace_id, used);
+    kept := kept || jsonb_strip_nulls(jsonb_build_object(item.workspace_id, beyond));
+    continue when beyond >= workspace_limit;
     insert into annex.mails (
       workspace_id, notification_id, user_id, recipient, next_attempt_at, failed_at, skip_reason
     )
@@ -130,8 +145,15 @@ begin
         else annex.after_quiet_hours(item.user_id, item.workspace_id, now()) end,
       case when used >= workspace_limit then now() end, case when used >= workspace_limit then 'limit' end
     from annex.find_user(item.user_id) u
+    -- Locked, as the foreign keys would lock them, but never waited for: that could be in a circle.
+    where exists (select from annex.profiles p where p.user_id = item.user_id for key share skip locked)
+      and exists (select from annex.notifications n where n.id = item.id for key share skip locked)
     on conflict do nothing;
-    sent := sent || jsonb_build_object(item.workspace_id, used + found::integer);
+    if beyond is null then
+      sent := sent || jsonb_build_object(item.workspace_id, used + found::integer);
+    else
+      kept := kept || jsonb_build_object(item.workspace_id, beyond + found::integer);
+    end if;
   end loop;
   update annex.mail_state s set after_id = began;
   return looked;
