@@ -7,7 +7,7 @@ UV_VERSION := 0.13.9
 SHELL := /bin/sh
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help run postgres-15 postgres-17 test clients test-bounds test-faults chaos check mutants drift drift-live preflight fix bench bench-realtime bench-writers bench-inbox bench-lists bench-drift docs-ui clean sync
+.PHONY: help run postgres-15 postgres-17 test clients test-bounds test-faults chaos check mutants drift drift-live preflight fix bench bench-realtime bench-writers bench-inbox bench-lists bench-drift docs-ui pictures clean sync
 
 # A uv of the user's will do; without one, ours goes into a folder that git ignores.
 UV := $(or $(shell command -v uv 2>/dev/null),.tools/uv/bin/uv)
@@ -106,6 +106,9 @@ docs-ui: ## Fetch what /docs shows anew (needs npm)
 	@npm install --silent --no-save --no-fund --no-audit --ignore-scripts --prefix .tools/docs-ui \
 	  @scalar/api-reference@1.76.0
 	@gzip -9n -c .tools/docs-ui/node_modules/@scalar/api-reference/dist/browser/standalone.js > app/static/docs/scalar.js.gz
+
+pictures: .venv/.synced ## Draw the pictures of /live and /docs anew, while `make run FRESH=1` runs (needs chromium)
+	@$(BIN)/python -m tests.guides.picture
 
 clean: ## Remove what was installed and cached; databases stay (make run FRESH=1)
 	rm -rf .venv .tools .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,4 +1,4 @@
-"""JSON that is not ours: checked, merged and handed on as it was sent, never decoded to floats."""
+"""JSON that is not ours: checked and handed on as it was sent, never decoded to floats."""
 
 import re
 from typing import TypeAlias
@@ -80,40 +80,13 @@ def check_patch(patch: Document) -> None:
             "The metadata is larger than 16 KiB.", errors=[FieldError("/metadata", "over 16 KiB")]
         )
     check_members(patch, "/metadata")
-    merge(Raw(b"{}"), patch)
+    check_depth(patch, MAX_DEPTH)
 
 
-def merge(target: Raw, patch: Document | None) -> Raw:
-    """Apply a merge patch that was checked (RFC 7396, section 2); None clears the target.
-
-    What the patch does not name keeps every byte. Raises `InvalidRequest` for a patch of more than
-    100 levels.
-    """
-    if patch is None:
-        return Raw(b"{}")
-    return merged(target, Raw(msgspec.json.encode(patch)), MAX_DEPTH)
-
-
-def merged(target: Raw, patch: Raw, depth: int) -> Raw:
-    """Merge one level, undecoded."""
-    if not is_object(patch):
-        return patch
-    if not depth:
-        raise InvalidRequest("The metadata is nested too deeply.")
-    members = members_of(target) if is_object(target) else {}
-    for name, value in members_of(patch).items():
-        if bytes(value) == b"null":
-            members.pop(name, None)
-        else:
-            members[name] = merged(members.get(name, Raw(b"null")), value, depth - 1)
-    return Raw(msgspec.json.encode(members))
-
-
-def members_of(document: Raw) -> Document:
-    """Tell the members of an object apart."""
-    return msgspec.json.decode(document, type=Document)
-
-
-def is_object(document: Raw) -> bool:
-    """Say whether a document is an object; decoded values have no space before them."""
-    return bytes(document)[:1] == b"{"
+def check_depth(patch: Document, levels: int) -> None:
+    """Raise `InvalidRequest` for a merge patch with objects below so many levels."""
+    for value in patch.values():
+        if bytes(value)[:1] == b"{":  # decoded values have no space before them
+            if not levels:
+                raise InvalidRequest("The metadata is nested too deeply.")
+            check_depth(msgspec.json.decode(value, type=Document), levels - 1)

@@ -92,8 +92,9 @@ class Unauthorized(Problem):
 
     status, code = 401, "unauthorized"
 
-    def __init__(self, detail: str) -> None:
-        super().__init__(detail, headers={"WWW-Authenticate": 'Bearer realm="annex"'})
+    always: ClassVar[Mapping[str, str]] = MappingProxyType(
+        {"WWW-Authenticate": 'Bearer realm="annex"'}
+    )
 
 
 class MissingCredentials(Unauthorized):
@@ -377,6 +378,10 @@ class Unavailable(Problem):
 
     status, code = 503, "unavailable"
     always = MappingProxyType({"Retry-After": "1"})
+
+
+KEPT_IN_SQL = (LimitReached, TooManyWorkspaces, TooManyMails, TooManyChanges)
+"""Limits that the database keeps, so that no budget of ours counts what they refused."""
 
 
 def subclasses(of: type[Problem] = Problem) -> Iterator[type[Problem]]:

@@ -9,6 +9,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException, InternalServerException, ValidationException
 
 from app.errors import (
+    KEPT_IN_SQL,
     InternalError,
     InvalidRequest,
     InvalidToken,
@@ -34,6 +35,15 @@ log = structlog.get_logger()
 GONE = "client disconnected prematurely"
 """How Litestar says that the client is no more; it has no class for it."""
 INVALID = "The request is not valid; `errors` says where."
+NOT_UTF_8 = "The body is not UTF-8."
+HEADERS = {
+    "if_match": "If-Match",
+    "if_none_match": "If-None-Match",
+    "idempotency_key": "Idempotency-Key",
+    "last_event_id": "Last-Event-ID",
+}
+TRUNCATED = "Input data was truncated"
+"""What msgspec says of a body that ends too early, and of half a surrogate pair."""
 
 LARGE_METADATA = InvalidRequest(
     "The metadata is larger than 16 KiB.", errors=[FieldError("/metadata", "over 16 KiB")]
@@ -122,6 +132,7 @@ CONSTRAINTS: dict[str, Problem] = {
     ),
 }
 
+KINDS = {kind.code: kind for kind in subclasses()}
 # What Postgres' own time limits raise: lock_timeout, statement_timeout and those of transactions.
 TIMED_OUT = (
     asyncpg.LockNotAvailableError,
@@ -145,15 +156,18 @@ def from_database(error: asyncpg.PostgresError) -> Problem | None:
     if known := CONSTRAINTS.get(constraint):
         return known
     # Our own functions raise with a problem's code in a constraint's place.
-    for kind in subclasses():
-        if kind.code == constraint:
-            # Of a body, also where it is wrong: a pointer in a column's place.
-            pointer, wrong = getattr(error, "column_name", None), getattr(error, "detail", None)
-            fields = [FieldError(pointer, wrong)] if pointer and wrong else []
-            # When it is over, in seconds.
-            hint = getattr(error, "hint", None)
-            headers = {"Retry-After": hint} if hint and issubclass(kind, RateLimited) else None
-            return kind(error.args[0], errors=fields, headers=headers)
+    if (kind := KINDS.get(constraint)) is not None:
+        # Of a body, also where it is wrong: a pointer in a column's place.
+        pointer, wrong = getattr(error, "column_name", None), getattr(error, "detail", None)
+        fields = [FieldError(pointer, wrong)] if pointer and wrong else []
+        # When it is over, in seconds.
+        hint = getattr(error, "hint", None)
+        headers = {"Retry-After": hint} if hint and issubclass(kind, RateLimited) else None
+        return kind(error.args[0], errors=fields, headers=headers)
+    if isinstance(
+        error, asyncpg.UntranslatableCharacterError | asyncpg.CharacterNotInRepertoireError
+    ):
+        return InvalidRequest("A text holds U+0000 (`\\u0000` in JSON), which cannot be stored.")
     # Only the server's own have a severity: asyncpg raises the same for arguments we made wrong.
     if isinstance(error, asyncpg.DataError) and getattr(error, "severity", None):
         # Not Postgres' own words, which quote the value.
@@ -194,7 +208,7 @@ def read(error: Exception) -> Problem:
             return kind(detail, headers=cause.headers)
         # Only what a caller sends is decoded from bytes, or followed to any depth.
         if isinstance(cause, UnicodeDecodeError):
-            return InvalidRequest("The body is not UTF-8.")
+            return InvalidRequest(NOT_UTF_8)
     return InternalError("Something failed here; tell support the request_id.")
 
 
@@ -210,7 +224,9 @@ def from_validation(error: ValidationException) -> Problem:
         if is_body:
             errors.append(field_error(message, as_pointer(key.removeprefix("data"))))
         else:
-            errors.append(FieldError(key, in_json_words(message)))
+            # Litestar names a header as the handler does.
+            name = HEADERS.get(key, key) if source == "header" else key
+            errors.append(FieldError(name, in_json_words(message)))
     return InvalidRequest(INVALID, errors=errors)
 
 
@@ -219,7 +235,11 @@ def from_msgspec(error: Exception, within: str = "") -> "InvalidRequest":
     message, _, path = str(error).partition(" - at `")
     if isinstance(error, RecursionError):
         return InvalidRequest("The request is nested too deeply.")
+    if isinstance(error, UnicodeDecodeError):
+        return InvalidRequest(NOT_UTF_8)
     if not isinstance(error, msgspec.ValidationError):
+        if message == TRUNCATED:
+            message = "it is empty, or ends too early, or has half of a surrogate pair"
         return InvalidRequest(f"The body is not JSON: {message}.")
     wrong = field_error(message, within + as_pointer(path.rstrip("`")))
     return InvalidRequest(INVALID, errors=[wrong])
@@ -254,6 +274,8 @@ def has_left(error: Exception) -> bool:
 def to_problem(request: Request[Any, Any, Any], error: Exception) -> Response[ProblemBody]:
     """Answer any exception as `application/problem+json`; the one handler."""
     problem = read(error)
+    if isinstance(problem, KEPT_IN_SQL):
+        state_of(request.scope).refused = problem.code
     if isinstance(problem, InternalError) and not has_left(error):
         request_id = state_of(request.scope).request_id
         log.error("unexpected", path=request.scope["path"], request_id=request_id, exc_info=error)

@@ -25,6 +25,8 @@ class RequestState(msgspec.Struct):
     """Sent with every answer, unless the answer has set them; names are in lower case."""
     ending: list[Callable[[], None]] = []
     """Called in reverse order when the answer is over, also when it was cut off."""
+    refused: str | None = None
+    """The code of a limit of the database's that refused it."""
 
 
 def state_of(scope: Any) -> RequestState:

@@ -107,6 +107,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """A request's body must have arrived after these, counted while the server reads."""
     body_bytes_per_second: Annotated[int, msgspec.Meta(ge=0)] = 1024
     """A body that arrives more slowly is refused."""
+    answer_bytes_per_second: Annotated[int, msgspec.Meta(ge=0)] = 1024
+    """A client that takes an answer or a stream more slowly is cut off; 0: none is."""
     keep_alive_seconds: Annotated[int, msgspec.Meta(ge=1, le=3600)] = 65
     """A connection without a request stays open so long; longer than a proxy before it keeps it."""
     stop_seconds: Annotated[float, msgspec.Meta(ge=0, le=60)] = 0

@@ -58,7 +58,9 @@ class WorkspaceController(Controller):
         self, write: Writing, data: JSONBody[s.WorkspacePatch], if_match: IfMatch = None
     ) -> Response[s.Workspace]:
         """Change a workspace."""
-        return tagged(await workspaces.change(write, data, expected_versions(if_match)))
+        change = workspaces.change(data, expected_versions(if_match))
+        [row] = await write.call(workspaces.updated, change)
+        return tagged(s.Workspace(*row))
 
     @delete("/{ws:str}", operation_id="deleteWorkspace", opt=may(Permission.WORKSPACE_DELETE))
     async def delete_workspace(self, write: Writing, if_match: IfMatch = None) -> None:

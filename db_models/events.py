@@ -98,4 +98,5 @@ class EventKey(Base):
     workspace_id: Mapped[UUID] = mapped_column(primary_key=True)
     source: Mapped[str] = mapped_column(primary_key=True)
     key: Mapped[str] = mapped_column(primary_key=True)
+    publisher: Mapped[str] = mapped_column(primary_key=True, server_default=text("''"))
     event_id: Mapped[UUID]

@@ -16,9 +16,11 @@ from typing import Any, NamedTuple
 
 import httpx
 import httpx_sse
+import jwt
 import psutil  # type: ignore[import-untyped]
 import pytest
 
+from app.dev.demo import Secrets
 from app.dev.postgres import EmbeddedPostgres
 from tests.conftest import ROOT, SECRETS, TestDatabase, execute
 
@@ -65,6 +67,38 @@ def sentence(result: Result) -> str:
     assert all(step.endswith("…") for step in progress), result.err
     assert line.startswith("annex: ")
     return line
+
+
+@pytest.mark.parametrize(
+    ("command", "part"),
+    [
+        (("dev", "--port", "99999"), "99999"),
+        (("token", "nobody"), "nobody"),
+        (("token", "owner", "--data", "elsewhere"), "There are no secrets in elsewhere"),
+    ],
+)
+def test_a_command_of_development_that_cannot_run_says_why(
+    tmp_path: Path, command: tuple[str, ...], part: str
+) -> None:
+    Secrets.of(tmp_path / ".data")
+    result = annex(*command, cwd=tmp_path)
+    assert result.code != 0
+    assert part in result.err
+    assert "Traceback" not in result.err
+
+
+def test_a_token_is_signed_with_what_the_development_server_reads(tmp_path: Path) -> None:
+    secret = "a-secret-of-the-customers-own-project-0001"
+    Secrets.of(tmp_path / ".data")
+    (tmp_path / ".env").write_text(f"ANNEX_JWT_SECRET={secret}\n")
+    token = annex("token", "owner", cwd=tmp_path).out.strip()
+    assert jwt.decode(token, secret, ["HS256"], audience="authenticated")["email"]
+
+
+def test_settings_are_checked_before_a_development_server_starts_anything(tmp_path: Path) -> None:
+    result = annex("dev", "--port", "0", env={"ANNEX_SIGNING_KEY": "x"}, cwd=tmp_path)
+    assert sentence(result).startswith("annex: ANNEX_SIGNING_KEY is not usable")
+    assert "Postgres" not in result.err
 
 
 def test_every_missing_setting_is_named_at_once(tmp_path: Path) -> None:

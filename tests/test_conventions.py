@@ -97,7 +97,9 @@ def test_a_stranger_sends_no_large_body() -> None:
     assert {h.resolve_request_max_body_size() for h in public} == {1024}
 
 
-@pytest.mark.parametrize(("path", "allowed"), [("/health", {"GET"}), (WORKSPACES, {"GET", "POST"})])
+@pytest.mark.parametrize(
+    ("path", "allowed"), [("/health", {"GET", "HEAD"}), (WORKSPACES, {"GET", "HEAD", "POST"})]
+)
 async def test_a_405_names_the_methods_of_the_path(
     callers: Callers, path: str, allowed: set[str]
 ) -> None:
@@ -251,6 +253,21 @@ async def test_a_workspace_by_its_slug_is_the_same_route(tenant: Tenant) -> None
     ]
     assert ["idempotent-replayed" in a.headers for a in answers] == [False, True, True]
     assert len({a.json()["id"] for a in answers}) == 1
+
+
+@pytest.mark.parametrize("slug", ["api", "v1", "workspaces"])
+async def test_a_slug_that_is_a_part_of_every_path_is_the_same_route(
+    callers: Callers, slug: str
+) -> None:
+    tenant = await new_tenant(callers, slug=slug)
+    answers = [
+        await tenant.owner.client.post(
+            f"/api/v1/workspaces/{name}/events", json={"type": "x"}, headers=keyed("k")
+        )
+        for name in (tenant.slug, tenant.id)
+    ]
+    assert len({a.json()["id"] for a in answers}) == 1
+    await tenant.owner.client.delete(tenant.path)
 
 
 async def test_a_key_can_be_used_again_when_its_day_is_over(callers: Callers) -> None:

@@ -1,17 +1,22 @@
 """What a newcomer's first requests meet: examples that work, and refusals that say what to do."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from uuid import UUID, uuid4
 
+import httpx
 import pytest
+import yaml
 
 from app.auth.keys import Key
 from app.dev.demo import USERS, WORKSPACE, mint_token, seed
 from app.dev.server import SUPABASE
 from app.field_errors import as_pointer, field_error
+from app.http.application import SINGLE
 from app.http.preconditions import expected_versions
 from tests.conftest import (
+    CONTRACT,
     MIGRATING_ROLE,
     SECRETS,
     Callers,
@@ -187,6 +192,83 @@ async def test_a_filter_that_no_event_can_match_is_refused(
     response = await tenant.owner.client.get(f"{tenant.path}/events", params=query)
     assert response.status_code == 400
     assert [e["pointer"] for e in response.json()["errors"]] == [*query]
+
+
+def in_queries(node: Any) -> Iterator[tuple[str, str]]:
+    """Find the contract's query parameters with their types."""
+    if isinstance(node, dict) and node.get("in") == "query":
+        yield node["name"], node["schema"]["type"]
+    for child in (
+        node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+    ):
+        yield from in_queries(child)
+
+
+def test_every_parameter_that_counts_once_is_known() -> None:
+    lenient = {"last_event_id", "ticket"}  # an EventSource would give up on a 400
+    named = {n for n, kind in in_queries(yaml.safe_load(CONTRACT.read_text())) if kind != "array"}
+    assert {name.decode() for name in SINGLE} == named - lenient
+
+
+@pytest.mark.parametrize("query", ["types=a.b&types=c.d", "limit=1&limit=2", "topics=a&topics=b"])
+async def test_a_parameter_that_counts_once_is_refused_twice(tenant: Tenant, query: str) -> None:
+    response = await tenant.owner.client.get(f"{tenant.path}/events?{query}")
+    assert response.status_code == 400
+    assert [e["pointer"] for e in response.json()["errors"]] == [query.partition("=")[0]]
+
+
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        (
+            b"",
+            "The body is not JSON: it is empty, or ends too early",
+        ),
+        (b'{"type": "a', "ends too early"),
+        (b'{"type": "a", "subject": "\\ud800"}', "half of a surrogate pair"),
+        (b'{"type": "a", "subject": "\xff"}', "The body is not UTF-8."),
+        (b'{"type": "a", "data": {"x": "\\u0000"}}', "A text holds U+0000"),
+        (b'{"type": "a", "data": {"\\u0000": 1}}', "A text holds U+0000"),
+    ],
+)
+async def test_what_is_no_json_that_can_be_kept_is_said_in_its_own_words(
+    tenant: Tenant, body: bytes, detail: str
+) -> None:
+    # Not our client, which sends only what the contract allows.
+    client = tenant.owner.client
+    async with httpx.AsyncClient(base_url=client.base_url, headers=client.headers) as plain:
+        answer = await plain.post(
+            f"{tenant.path}/events", content=body, headers={"Content-Type": "application/json"}
+        )
+    assert answer.status_code == 400
+    assert detail in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("name", ["If-Match", "Idempotency-Key"])
+async def test_a_header_is_named_as_the_contract_names_it(tenant: Tenant, name: str) -> None:
+    client = tenant.owner.client
+    async with httpx.AsyncClient(base_url=client.base_url, headers=client.headers) as plain:
+        headers = {name: "x" * 256}
+        path = f"{tenant.path}/api-keys/{uuid4()}/rotate"
+        answer = await plain.post(path, json={}, headers=headers)
+    assert [e["pointer"] for e in answer.json()["errors"]] == [name]
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1"])
+async def test_a_stream_says_one_thing_of_its_connection(tenant: Tenant, version: str) -> None:
+    url = tenant.owner.client.base_url
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    lines = [
+        f"GET {tenant.path}/stream HTTP/{version}",
+        f"Host: {url.host}",
+        f"Authorization: {tenant.owner.client.headers['authorization']}",
+        "Connection: close",
+    ]
+    writer.write("\r\n".join([*lines, "", ""]).encode())
+    head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+    writer.close()
+    assert head.count("\r\nconnection:") == 1
+    assert "\r\nconnection: close" in head
 
 
 @pytest.mark.parametrize("path", ["/api/v1/me", "/api/v1/workspaces", "/api/v1/workspaces/acme"])

@@ -41,9 +41,21 @@ async def check_database(database: Database) -> None:
             )
         if found["rolname"] != role:
             raise SettingsError(f"{setting} connects as {found['rolname']}; connect as {role}.")
+        if found["acts_as"]:
+            raise SettingsError(
+                f"{role} may act as {listed(found['acts_as'])}, which lets it around row level "
+                f"security or into the schema annex as its owner; run "
+                f"`{'; '.join(found['memberships'])}`."
+            )
         if found["may_ddl"]:
             raise SettingsError(
-                f"{role} may change the schema annex or act as its owner; revoke that right."
+                f"{role} may change the schema annex; run "
+                f"`revoke create on schema annex from {role}` (or from public)."
+            )
+        if found["owns"]:
+            raise SettingsError(
+                f"{role} owns {listed(found['owns'])}, and an owner is above row level security; "
+                "`annex doctor` prints what gives it back to annex_owner."
             )
     await check_migrations(database.api)
 
@@ -100,11 +112,27 @@ async def changes_servers(pool: Pool, setting: str) -> bool:
 
 
 PID = "select pg_backend_pid()"
+# What a role may act as counts as its own: by SET ROLE, or by inheriting its rights.
 WHO = """
+with above as (
+  select o.oid, o.rolname from pg_roles o
+  where o.rolsuper or o.rolbypassrls or o.rolname = 'annex_owner'
+)
 select r.rolname, r.rolsuper, r.rolbypassrls,
-  exists (select from pg_namespace n where n.nspname = 'annex' and has_schema_privilege(n.oid,
-  'create')) or exists (select from pg_roles o where o.rolname = 'annex_owner' and
-  pg_has_role(o.oid, 'member')) as may_ddl
+  array(select a.rolname from above a where pg_has_role(r.oid, a.oid, 'member')
+    and a.oid <> r.oid order by 1)::text[] as acts_as,
+  array(select format('revoke %I from %I', pg_get_userbyid(m.roleid), r.rolname)
+      || case when current_setting('server_version_num')::int >= 160000
+        then format(' granted by %I', pg_get_userbyid(m.grantor)) else '' end
+    from pg_auth_members m
+    where m.member = r.oid
+      and exists (select from above a where pg_has_role(m.roleid, a.oid, 'member'))
+    order by 1) as memberships,
+  exists (select from pg_namespace n where n.nspname = 'annex'
+    and has_schema_privilege(n.oid, 'create')) as may_ddl,
+  array(select c.oid::regclass::text from pg_class c join pg_namespace n on n.oid = c.relnamespace
+    where n.nspname = 'annex' and c.relowner = r.oid and c.relkind in ('r', 'p', 'v', 'm')
+    order by 1) as owns
 from pg_roles r where r.rolname = session_user
 """
 HOW_TO_MIGRATE = (

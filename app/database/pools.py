@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import sys
 import time
 from typing import Any, Self, TypeAlias
 
@@ -106,12 +107,16 @@ class Pool:
         self.dsn = self.url.render_as_string(hide_password=False)
         self.size = size
         self.turns = Turns(size, size if each is None else each)
-        """Connections are lent by turns of the principals; one of them leaves some to others."""
+        """By turns of workspaces and principals, each of which leaves some to others."""
         self.pool = asyncpg.create_pool(
             self.dsn,
             min_size=0,
             max_size=size,
             max_inactive_connection_lifetime=300,
+            # A connection plans each statement once, and is not replaced while it is in use: of
+            # itself, asyncpg forgets plans after 5 minutes, and a connection after 50,000 queries.
+            max_cached_statement_lifetime=0,
+            max_queries=sys.maxsize,
             init=self.prepare,
             reset=keep,
             timeout=CONNECT_SECONDS,
@@ -151,7 +156,7 @@ class Pool:
     @property
     def waiting(self) -> int:
         """How many wait for their turn to get one."""
-        return sum(len(queue) for queue in self.turns.waiting.values())
+        return sum(len(q) for queues in self.turns.waiting.values() for q in queues.values())
 
     @property
     def host(self) -> str:
@@ -166,13 +171,14 @@ class Pool:
         """Close every connection, also those that are lent."""
         self.pool.terminate()
 
-    def lend(self, whose: str | None = None) -> "Loan":
+    def lend(self, whose: str | None = None, group: str | None = None) -> "Loan":
         """Lend a connection for as long as the `async with` lasts.
 
-        `whose` is the principal it is for, if there is one. Raises `Unavailable` when none is free
+        `whose` is the principal it is for, and `group` the workspace it is about, if there is one.
+        Raises `Unavailable` when none is free
         within 10 s or the server does not answer.
         """
-        return Loan(self, whose)
+        return Loan(self, whose, group)
 
 
 class Probe:
@@ -209,18 +215,19 @@ class Loan:
     A class and not a generator, because it is part of every request and costs half as much so.
     """
 
-    __slots__ = ("driver", "pool", "whose")
+    __slots__ = ("driver", "group", "pool", "whose")
 
-    def __init__(self, pool: Pool, whose: str | None) -> None:
+    def __init__(self, pool: Pool, whose: str | None, group: str | None) -> None:
         self.pool = pool
         self.whose = whose
+        self.group = group
 
     async def __aenter__(self) -> Driver:
         pool = self.pool
-        if self.whose is not None and not pool.turns.take_now(self.whose):
+        if self.whose is not None and not pool.turns.take_now(self.whose, self.group):
             try:
                 async with asyncio.timeout(ACQUIRE_SECONDS):
-                    await pool.turns.take(self.whose)
+                    await pool.turns.take(self.whose, self.group)
             except TimeoutError:
                 raise busy() from None
         # A free connection is there at once, and a new one has a time limit of its own.
@@ -241,7 +248,7 @@ class Loan:
         """Give the principal's turn back."""
         self.pool.lent -= 1
         if self.whose is not None:
-            self.pool.turns.give(self.whose)
+            self.pool.turns.give(self.whose, self.group)
 
     async def __aexit__(self, _: object, error: BaseException | None, trace: object) -> None:
         is_unreachable = error is not None and (isinstance(error, UNREACHABLE) or is_lost(error))

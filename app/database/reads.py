@@ -43,7 +43,7 @@ Attribute = InstrumentedAttribute[Any]
 Of = Callable[[ColumnElement[UUID]], AnySelect]
 """A model's `of`: selects what one workspace may see."""
 
-MAX_SCANNED = 10_000
+MAX_SCANNED = 2000
 """Rows that a filtered page looks at; what matches further on comes with the next cursor."""
 MAX_PAGE_BYTES = 1024 * 1024
 """A page with more items than fit ends early, with a cursor; one item may be larger."""
@@ -72,7 +72,9 @@ class Condition(Protocol):
 class Read:
     """A handler's way to read: as its caller, in the workspace of its path."""
 
-    def __init__(self, pool: Pool, scope: Scope, link: Callable[[str], None]) -> None:
+    def __init__(
+        self, pool: Pool, scope: Scope, link: Callable[[str], None] = lambda _: None
+    ) -> None:
         self.pool = pool
         self.scope = scope
         self.link = link
@@ -91,7 +93,7 @@ class Read:
         """Read one page, in descending order of `by`, whose last column is unique.
 
         Reads limit + 1 rows, so that the last page knows that it is. A page ends at 1 MiB, and with
-        `where`, it looks at 10,000 rows at most: it may then hold fewer items than asked for and
+        `where`, it looks at 2,000 rows at most: it may then hold fewer items than asked for and
         still have a next one. `more` gives the page's other fields, of the workspace. Raises
         `InvalidCursor`, and what `Scope.access` raises.
         """
@@ -117,20 +119,31 @@ class Read:
         *,
         is_filtered: bool,
     ) -> tuple[list[StructT], Page]:
-        """Make a page of the rows of `build_page`: its items, and where the next one begins.
-
-        The items are written as JSON here, once: to see that they are no more than 1 MiB.
-        """
+        """Make a page of the rows of `build_page`: its items, and where the next one begins."""
         if is_filtered:
             items = [item(*row[:-1]) for row in rows if not row[-1]]
         else:
             items = [item(*row) for row in rows]
-        last = None
+        # Where a filtered page stopped to look.
+        end = item(*rows[-1][:-1]) if len(items) < len(rows) else None
+        return self.fit(items, limit, by, end)
+
+    def fit(
+        self,
+        items: list[StructT],
+        limit: int,
+        by: Sequence[Attribute],
+        end: StructT | None = None,
+    ) -> tuple[list[StructT], Page]:
+        """Cut a list, of which one more than the limit was asked for, to `limit` and 1 MiB.
+
+        Returns it, and where the next page begins: after its last item, or after `end`. The items
+        are written as JSON here, once: to see that they are no more than 1 MiB.
+        """
+        last = end
         if len(items) > limit:
             items.pop()
             last = items[-1]
-        elif len(items) < len(rows):
-            last = item(*rows[-1][:-1])  # where a filtered page stopped to look
         written = msgspec.json.encode(items)
         if len(written) > MAX_PAGE_BYTES and (fitting := count_fitting(items)) < len(items):
             del items[fitting:]

@@ -70,6 +70,11 @@ class Scope(msgspec.Struct, frozen=True):
     permission: str = Permission.WORKSPACE_READ
 
     @property
+    def group(self) -> str | None:
+        """What it is about, for turns: the path's workspace, whose two names are two groups."""
+        return self.ws and self.ws.lower()
+
+    @property
     def values(self) -> dict[str, Any]:
         """The parameters that stand before every statement's own."""
         return {
@@ -186,7 +191,7 @@ async def run(
     pool: Pool, scope: Scope, build: Build, values: dict[str, Any]
 ) -> tuple[UUID | None, list[Sequence[Any]]]:
     """Do what `run_on` does, on a connection that is lent for this statement alone."""
-    async with pool.lend(scope.principal.turn) as driver:
+    async with pool.lend(scope.principal.turn, scope.group) as driver:
         return await run_on(driver, scope, build, values)
 
 

@@ -2,19 +2,17 @@
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any
 from uuid import UUID
 
 import anyio
 import msgspec
 from litestar.di import NamedDependency
-from sqlalchemy import Insert, Update
 
 from app.database.pools import Driver, Pool, is_unsettled
 from app.database.reads import Of
-from app.database.statements import AnySelect, Compiled, Scope, access_on, run, run_on
+from app.database.statements import Compiled, Scope, access_on, run, run_on
 
-StructT = TypeVar("StructT", bound=msgspec.Struct)
 # Both in one message, so that no time is spent between them.
 BEGIN = "begin; select set_config('request.jwt.claims', E'{}', true)"
 
@@ -34,17 +32,6 @@ class Work(msgspec.Struct, frozen=True):
     async def fetch(self, statement: Compiled, values: dict[str, Any]) -> Sequence[Any]:
         """Run a statement that was compiled before; returns its rows."""
         return await self.driver.fetch(statement.sql, *statement.arguments(values))
-
-    async def rows(self, statement: AnySelect | Insert | Update) -> Sequence[Any]:
-        """Run a statement of the models' and return its rows."""
-        return await self.fetch(Compiled(statement), {})
-
-    async def one(
-        self, statement: AnySelect | Insert | Update, struct: type[StructT]
-    ) -> StructT | None:
-        """Run a statement; returns its only row as a struct, None if there is none."""
-        rows = await self.rows(statement)
-        return struct(*rows[0]) if rows else None
 
 
 class Write:
@@ -71,7 +58,7 @@ class Write:
         Open it when the body has been read and decoded: whoever sends slowly must not hold a
         connection. Raises `Unavailable`, and what `Scope.access` raises.
         """
-        async with self.pool.lend(self.scope.principal.turn) as driver:
+        async with self.pool.lend(self.scope.principal.turn, self.scope.group) as driver:
             async with transaction(driver, self.scope) as work:
                 yield work
                 self.workspace_id = work.workspace_id

@@ -15,9 +15,18 @@ from jwt.algorithms import ECAlgorithm
 
 from app.auth.keys import Key
 from app.dev import DevError
-from app.settings import Settings, SettingsError, environment, read_given, read_settings
+from app.settings import (
+    Settings,
+    SettingsError,
+    environment,
+    mistakes,
+    read_given,
+    read_settings,
+)
 
 ISSUER = "annex-dev"
+SOMEWHERE = "postgresql://localhost/annex"
+"""Of settings with which nothing is opened."""
 # What `annex dev` decides itself, whatever the environment says.
 OWN = {"database_url", "worker_database_url", "transaction_pooler", "environment"}
 TOKEN_SECONDS = 24 * 3600
@@ -52,8 +61,10 @@ class Secrets(msgspec.Struct, frozen=True):
             new_signing_key(),
         )
         data.mkdir(parents=True, exist_ok=True)
-        file.touch(mode=0o600)
-        file.write_bytes(msgspec.json.encode(drawn))
+        new = file.with_suffix(".new")  # whole or not at all
+        new.touch(mode=0o600)
+        new.write_bytes(msgspec.json.encode(drawn))
+        new.replace(file)
         return drawn
 
 
@@ -63,10 +74,12 @@ def new_signing_key() -> str:
     return msgspec.json.encode({**private, "kid": str(uuid4()), "alg": "ES256"}).decode()
 
 
-def local_settings(drawn: Secrets, api_url: str, worker_url: str) -> Settings:
+def local_settings(
+    drawn: Secrets, api_url: str = SOMEWHERE, worker_url: str = SOMEWHERE
+) -> Settings:
     """Make the settings of `annex dev`: the demo's, under what the environment and `.env` set.
 
-    The database is the embedded one, and it stays a development server.
+    The database is the embedded one, and it stays a development server. Raises `SettingsError`.
     """
     read, wrong = read_given(environment())
     if wrong:
@@ -78,7 +91,10 @@ def local_settings(drawn: Secrets, api_url: str, worker_url: str) -> Settings:
         *demo.operator_key_hashes,
         *given.get("operator_key_hashes", []),
     ]
-    return msgspec.structs.replace(demo, **given)
+    settings = msgspec.structs.replace(demo, **given)
+    if unusable := [*mistakes(settings, environment())]:
+        raise SettingsError("\n".join(unusable))
+    return settings
 
 
 def demo_settings(drawn: Secrets, api_url: str, worker_url: str, **others: Any) -> Settings:
@@ -181,20 +197,19 @@ def admin_url(found: dict[str, Any]) -> str:
 
 
 def token_settings(data: Path) -> Settings:
-    """Find the settings to sign a token with: the environment's, else those of a data folder.
+    """Find the settings to sign a token with: those of `annex dev` in a data folder, else the
+    environment's.
 
-    Raises `DevError` when neither is there.
+    Raises `DevError` when neither is there, `SettingsError` for a setting that is not usable.
     """
+    if (data / "secrets.json").exists():
+        return local_settings(Secrets.of(data))
     try:
         return read_settings()
     except SettingsError:
-        if not (data / "secrets.json").exists():
-            raise DevError(
-                f"There are no secrets in {data}; run `annex dev --data {data}` first."
-            ) from None
-        return demo_settings(
-            Secrets.of(data), "postgresql://localhost/annex", "postgresql://localhost/annex"
-        )
+        raise DevError(
+            f"There are no secrets in {data}; run `annex dev --data {data}` first."
+        ) from None
 
 
 def greeting(found: dict[str, Any]) -> str:

@@ -50,6 +50,7 @@ THROWAWAY: Mapping[str, str] = MappingProxyType(
 )
 """Settings for the database of a test run: fast, and lost when the machine crashes."""
 
+LOG = "postgres.log"
 _NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -111,6 +112,11 @@ class EmbeddedPostgres:
         self._settings = settings
         self._port = port
         self._server: _Server | None = None
+
+    @property
+    def log(self) -> Path:
+        """Where the server writes what it logs."""
+        return self._data / LOG
 
     def start(self) -> None:
         """Start the server and wait until it answers, creating the cluster if there is none.
@@ -242,7 +248,7 @@ def _launch(data: Path, binaries: Path, settings: Mapping[str, str], port: int |
                     *(f"--{name}={value}" for name, value in settings.items()),
                 ],
                 cluster,
-                data / "postgres.log",
+                data / LOG,
                 identity,
                 port,
             )

@@ -73,9 +73,10 @@ def run(
     if is_fresh:
         postgres.erase()
         (data / "secrets.json").unlink(missing_ok=True)
+    drawn = Secrets.of(data)
+    local_settings(drawn)  # says what is wrong before anything is started
     say(f"Starting Postgres in {os.path.relpath(data)} …")
     with postgres:
-        drawn = Secrets.of(data)
         api_key = Key.read(drawn.api_key)
         for name in asyncio.run(prepare(postgres, api_key)):
             say(f"Applied {name}")

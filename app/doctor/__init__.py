@@ -20,6 +20,8 @@ class Finding(msgspec.Struct, frozen=True):
     """An error keeps Annex from working or from being safe, a warning will; advice may be meant."""
     wrong: str
     cure: str
+    sql: tuple[str, ...] = ()
+    """The statements of the cure, if SQL alone is one."""
 
 
 class Site(msgspec.Struct, frozen=True):
@@ -48,16 +50,16 @@ class Check(msgspec.Struct, frozen=True):
     find: Callable[[Site], Awaitable[Finding | None]]
 
 
-def error(wrong: str, cure: str) -> Finding:
+def error(wrong: str, cure: str, *sql: str) -> Finding:
     """Make a finding that keeps Annex from working or from being safe."""
-    return Finding("error", wrong, cure)
+    return Finding("error", wrong, cure, sql)
 
 
-def warning(wrong: str, cure: str) -> Finding:
+def warning(wrong: str, cure: str, *sql: str) -> Finding:
     """Make a finding that will do harm."""
-    return Finding("warning", wrong, cure)
+    return Finding("warning", wrong, cure, sql)
 
 
-def advice(wrong: str, cure: str) -> Finding:
+def advice(wrong: str, cure: str, *sql: str) -> Finding:
     """Make a finding that may be meant."""
-    return Finding("advice", wrong, cure)
+    return Finding("advice", wrong, cure, sql)

@@ -6,12 +6,16 @@ from datetime import UTC, datetime
 import asyncpg
 
 from app.database.check import WHO, changes_servers
+from app.database.migrations import listed
 from app.database.pools import WORKERS, Database
 from app.doctor import Check, Finding, Site, advice, error, warning
+from app.doctor.promises import role_setting
 
 OLDEST = 150000
 SKEW_SECONDS, LEEWAY_SECONDS = 3.0, 20.0
 ROLES = (("annex_api", "ANNEX_DATABASE_URL"), ("annex_worker", "ANNEX_WORKER_DATABASE_URL"))
+IS_REPLICA = "select pg_is_in_recovery()"
+OURS = {role for role, _ in ROLES}
 SAME = """
 select format('%s on a server started at %s', current_database(),
   pg_postmaster_start_time() at time zone 'UTC')
@@ -39,16 +43,26 @@ async def find_powers(site: Site) -> Finding | None:
         assert found is not None
         role = found["rolname"]
         if found["rolsuper"] or found["rolbypassrls"]:
+            powers = [
+                power
+                for power, is_held in (
+                    ("superuser", found["rolsuper"]),
+                    ("bypassrls", found["rolbypassrls"]),
+                )
+                if is_held
+            ]
             return error(
                 f"{setting} connects as {role}, which bypasses row level security.",
-                "Connect as annex_api and annex_worker; if one of them got the right, run "
-                f"`alter role {role} nosuperuser nobypassrls`.",
+                "Connect as annex_api and annex_worker. If one of them got the right, run, as a "
+                "superuser (Supabase: as `postgres`):",
+                *(f"alter role {name} no{power}" for name in {role} & OURS for power in powers),
             )
-        if found["may_ddl"]:
+        if found["acts_as"]:
             return error(
-                f"{role} may change the schema annex or act as its owner.",
-                f"Run `revoke create on schema annex from {role}` and "
-                f"`revoke annex_owner from {role}`.",
+                f"{role} may act as {listed(found['acts_as'])}, which lets it around row level "
+                "security or into the schema annex as its owner.",
+                "Run this as the role that granted it, or as a superuser:",
+                *found["memberships"],
             )
     return None
 
@@ -99,7 +113,7 @@ async def find_version(site: Site) -> Finding | None:
 
 async def find_replica(site: Site) -> Finding | None:
     """A replica cannot be written."""
-    if not await site.worker.fetchval("select pg_is_in_recovery()"):
+    if not await site.worker.fetchval(IS_REPLICA):
         return None
     return error(
         "The database is a read replica; nothing can be published or sequenced there.",
@@ -117,7 +131,8 @@ async def find_time_limits(site: Site) -> Finding | None:
                 return warning(
                     f"The role {role} has lost its {name}; a statement may now hold a connection "
                     "and locks for ever.",
-                    f"Set it again, as docs/datamodel.md says: `alter role {role} set {name} = …`.",
+                    "Set it again, as the role that migrated; new connections will have it:",
+                    role_setting(role, name),
                 )
     return None
 
@@ -131,7 +146,8 @@ async def find_connection_limit(site: Site) -> Finding | None:
             return error(
                 f"The role {row['rolname']} may have {row['rolconnlimit']} connections, and one "
                 f"process takes {wanted[row['rolname']]}.",
-                f"Run `alter role {row['rolname']} connection limit -1`, or lower ANNEX_POOL_SIZE.",
+                "Lower ANNEX_POOL_SIZE, or run this as the role that migrated:",
+                f"alter role {row['rolname']} connection limit -1",
             )
     return None
 
@@ -176,7 +192,9 @@ async def find_time_zone(site: Site) -> Finding | None:
         return None
     return advice(
         f"The database's time zone is {zone}; what it logs and prints is not in UTC.",
-        "Run `alter database … set timezone = 'UTC'`; Annex itself depends on none.",
+        "Annex itself depends on none; for what annex_worker prints, run, as the role that "
+        "migrated:",
+        "alter role annex_worker set timezone = 'UTC'",
     )
 
 

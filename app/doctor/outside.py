@@ -155,17 +155,20 @@ async def find_environment(site: Site) -> Finding | None:
 async def find_bounds(site: Site) -> Finding | None:
     """Limits that contradict each other."""
     s = site.settings
+    all_streams = s.max_streams * s.processes
+    whole = f"ANNEX_MAX_STREAMS ({s.max_streams})"
+    if s.processes > 1:
+        whole += f" of all {s.processes} processes, {all_streams}"
     pairs = (
         ("MAX_STREAMS_PER_PRINCIPAL", s.max_streams_per_principal),
         ("MAX_STREAMS_PER_WORKSPACE", s.max_streams_per_workspace),
         ("MAX_STREAMS_PER_ADDRESS", s.max_streams_per_address),
     )
     for name, value in pairs:
-        if value > s.max_streams * s.processes:
+        if value > all_streams:
             return warning(
-                f"ANNEX_{name} ({value}) is above ANNEX_MAX_STREAMS ({s.max_streams}): one of them "
-                "can take the whole server.",
-                f"Set ANNEX_{name} well below ANNEX_MAX_STREAMS.",
+                f"ANNEX_{name} ({value}) is above {whole}: one of them can take all.",
+                f"Set ANNEX_{name} well below that number.",
             )
     if s.max_statements_per_principal >= s.pool_size > 1:
         return warning(

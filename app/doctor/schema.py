@@ -5,44 +5,38 @@ from app.doctor import Check, Finding, Site, advice, error, warning
 
 OURS = "from pg_class c where c.relnamespace = 'annex'::regnamespace and c.relkind in ('r', 'p')"
 OPEN = f"select c.relname {OURS} and not (c.relrowsecurity and c.relforcerowsecurity) order by 1"
-POLICIES_LOST = """
-select c.relname from pg_class c
-where c.relnamespace = 'annex'::regnamespace and c.relkind in ('r', 'p') and not c.relispartition
-  and not exists (select from pg_policy p where p.polrelid = c.oid) order by 1
-"""
-RIGHTS = """
-select c.relname, coalesce(nullif(a.grantee, 0)::regrole::text, 'PUBLIC') as role, a.privilege_type
-from pg_class c, aclexplode(c.relacl) a
-where c.relnamespace = 'annex'::regnamespace and c.relkind in ('r', 'p', 'v', 'm')
-  and (a.grantee = 0
-    or a.grantee in (select oid from pg_roles where rolname in ('anon', 'service_role'))
-    -- A user may see whole rows of some tables, never of one that holds hashes.
-    or a.grantee in (select oid from pg_roles where rolname = 'authenticated') and (
-      a.privilege_type <> 'SELECT' or exists (
-        select from pg_attribute h where h.attrelid = c.oid and h.attname like '%\\_hash'
-      )
-    ))
-order by 1, 2
-"""
-FUNCTIONS = """
-select p.proname, coalesce(nullif(a.grantee, 0)::regrole::text, 'PUBLIC') as role
-from pg_proc p, aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) a
-where p.pronamespace = 'annex'::regnamespace
-  and (a.grantee = 0 or a.grantee in (select oid from pg_roles where rolname = 'anon'))
-order by 1
-"""
-FOREIGN = """
-select c.relname, pg_get_userbyid(c.relowner) as owner
-from pg_class c where c.relnamespace = 'annex'::regnamespace and c.relkind in ('r', 'p', 'v', 'm')
-  and pg_get_userbyid(c.relowner) <> 'annex_owner' order by 1
-"""
 TRIGGERS_OFF = """
 select t.tgname, c.relname from pg_trigger t join pg_class c on c.oid = t.tgrelid
 where c.relnamespace = 'annex'::regnamespace and t.tgenabled <> 'O' order by 1
 """
+# One for all tables cannot be narrowed, so it is made anew, with its options, for those of others.
 PUBLISHED = """
-select pubname, count(*) as tables from pg_publication_tables
-where schemaname = 'annex' group by 1 order by 1
+with tables as (
+  select pubname, schemaname = 'annex' as is_ours, format('%I.%I', schemaname, tablename) as name
+  from pg_publication_tables
+)
+select p.pubname as name, case
+  when p.puballtables then array[
+    format('drop publication %I', p.pubname),
+    format('create publication %I%s with (publish = %L, publish_via_partition_root = %s)',
+      p.pubname,
+      ' for table ' || (select string_agg(t.name, ', ' order by t.name) from tables t
+        where t.pubname = p.pubname and not t.is_ours),
+      concat_ws(', ', case when p.pubinsert then 'insert' end, case when p.pubupdate then 'update'
+        end, case when p.pubdelete then 'delete' end, case when p.pubtruncate then 'truncate' end),
+      p.pubviaroot::text)]
+  else array(
+    select format('alter publication %I drop tables in schema annex', p.pubname)
+    from pg_publication_namespace n
+    where n.pnpubid = p.oid and n.pnnspid = 'annex'::regnamespace
+    union all
+    select format('alter publication %I drop table %s', p.pubname, r.prrelid::regclass)
+    from pg_publication_rel r join pg_class c on c.oid = r.prrelid
+    where r.prpubid = p.oid and c.relnamespace = 'annex'::regnamespace)
+  end as cure
+from pg_publication p
+where exists (select from tables t where t.pubname = p.pubname and t.is_ours)
+order by 1
 """
 EXPOSED = """
 select split_part(s, '=', 2) from pg_db_role_setting g
@@ -56,9 +50,6 @@ from unnest(array[now(), date_trunc('month', now() at time zone 'UTC') at time z
   + interval '35 days']) m
 where to_regclass('annex.events_' || to_char(m at time zone 'UTC', 'YYYY_MM')) is null
 """
-AGAIN = (
-    "Run the statement of the migration again, as the role that migrated: see supabase/migrations."
-)
 
 
 async def find_missing(site: Site) -> Finding | None:
@@ -84,7 +75,8 @@ async def find_unknown(site: Site) -> Finding | None:
         return None
     return warning(
         f"The database has migrations that this version does not know: {listed(unknown)}.",
-        "Upgrade Annex on this machine: a newer schema serves the release before it, and no older.",
+        "Upgrade Annex on this machine: a newer schema serves the release before it, and no older. "
+        "Rights and policies are compared by the newer version alone.",
     )
 
 
@@ -110,64 +102,36 @@ async def find_open_table(site: Site) -> Finding | None:
         return None
     return error(
         f"Row level security is off, or not forced, on annex.{listed(tables)}.",
-        f"Run `alter table annex.{tables[0]} enable row level security, force row level security`.",
+        "Run this as the role that migrated:",
+        *(
+            f"alter table annex.{table} enable row level security, force row level security"
+            for table in tables
+        ),
     )
-
-
-async def find_lost_policies(site: Site) -> Finding | None:
-    """Without its policies a table is closed to everybody, Annex's own functions included."""
-    if not (tables := [row[0] for row in await site.api.fetch(POLICIES_LOST)]):
-        return None
-    return error(f"annex.{listed(tables)} has no policy any more; nobody can read it.", AGAIN)
-
-
-async def find_rights(site: Site) -> Finding | None:
-    """PostgREST's roles have column grants at most; anon has nothing."""
-    for row in await site.api.fetch(RIGHTS):
-        return error(
-            f"{row['role']} has {row['privilege_type']} on the whole table annex.{row['relname']}; "
-            "PostgREST offers it to the internet.",
-            f"Run `revoke all on annex.{row['relname']} from {row['role']}`; column grants stay.",
-        )
-    for row in await site.api.fetch(FUNCTIONS):
-        return error(
-            f"{row['role']} may execute annex.{row['proname']}, which PostgREST then offers.",
-            f"Run `revoke execute on function annex.{row['proname']} from {row['role']}`.",
-        )
-    return None
-
-
-async def find_owner(site: Site) -> Finding | None:
-    """annex_owner owns every table, so that definer functions reach it."""
-    for row in await site.api.fetch(FOREIGN):
-        return error(
-            f"annex.{row['relname']} belongs to {row['owner']}; Annex's functions cannot use it.",
-            f"Run `alter table annex.{row['relname']} owner to annex_owner`.",
-        )
-    return None
 
 
 async def find_disabled_trigger(site: Site) -> Finding | None:
     """Triggers keep the audit trail and the rules; a restore may leave them off."""
-    for row in await site.api.fetch(TRIGGERS_OFF):
-        return error(
-            f"The trigger {row['tgname']} on annex.{row['relname']} is off; rules and the audit "
-            "trail have gaps.",
-            f"Run `alter table annex.{row['relname']} enable trigger {row['tgname']}`.",
-        )
-    return None
+    if not (rows := await site.api.fetch(TRIGGERS_OFF)):
+        return None
+    return error(
+        f"Triggers are off: {listed([f'{row[0]} on annex.{row[1]}' for row in rows])}; rules and "
+        "the audit trail have gaps.",
+        "Run this as the role that migrated:",
+        *(f"alter table annex.{row[1]} enable trigger {row[0]}" for row in rows),
+    )
 
 
 async def find_publication(site: Site) -> Finding | None:
     """Realtime and replicas get what a publication holds; hashes of keys are no part of it."""
-    for row in await site.api.fetch(PUBLISHED):
-        return warning(
-            f"The publication {row['pubname']} holds {row['tables']} table(s) of annex, hashes of "
-            "keys and tokens included if all are in it; its subscribers see them.",
-            f"Run `alter publication {row['pubname']} drop table …`, or, if it is for all tables, "
-            "make it anew for the schemas that are meant.",
-        )
-    return None
+    if not (rows := await site.worker.fetch(PUBLISHED)):
+        return None
+    return warning(
+        f"Tables of annex are published by {listed([row['name'] for row in rows])}, hashes of keys "
+        "and tokens included if all are; subscribers see them.",
+        "Run this as the owner of the publication, in one transaction:",
+        *(statement for row in rows for statement in row["cure"]),
+    )
 
 
 async def find_exposure(site: Site) -> Finding | None:
@@ -178,8 +142,9 @@ async def find_exposure(site: Site) -> Finding | None:
     return advice(
         f"PostgREST serves {schemas} and not annex: `supabase.schema('annex')` answers 406.",
         "If browsers are to read there, add annex to the exposed schemas (on supabase.com: API "
-        f"settings), or run `alter role authenticator set pgrst.db_schemas = '{schemas}, annex'` "
-        "and `notify pgrst, 'reload config'`.",
+        "settings), or run:",
+        f"alter role authenticator set pgrst.db_schemas = '{schemas}, annex'",
+        "notify pgrst, 'reload config'",
     )
 
 
@@ -190,7 +155,8 @@ async def find_partition(site: Site) -> Finding | None:
         return None
     return warning(
         f"There is no partition events_{missing[0]}; its events would go into events_default.",
-        "Run `annex worker`, which makes it within the hour; or `select annex.roll_partitions()`.",
+        "Run `annex worker`, which makes it within the hour; or, as the role that migrated:",
+        "select annex.roll_partitions()",
     )
 
 
@@ -211,9 +177,6 @@ CHECKS = (
     Check("newer migrations", find_unknown),
     Check("edited migrations", find_edited),
     Check("row level security", find_open_table),
-    Check("policies", find_lost_policies),
-    Check("rights of PostgREST's roles", find_rights),
-    Check("owner", find_owner),
     Check("triggers", find_disabled_trigger),
     Check("publications", find_publication),
     Check("exposure in PostgREST", find_exposure),

@@ -9,11 +9,25 @@ import httpx
 import msgspec
 
 from app.database.pools import CONNECT_SECONDS
-from app.doctor import Check, Finding, Site, connections, error, outside, schema, work
+from app.doctor import (
+    Check,
+    Finding,
+    Site,
+    addresses,
+    connections,
+    error,
+    objects,
+    outside,
+    rights,
+    schema,
+    server,
+    work,
+)
+from app.errors import Unavailable
 from app.settings import Settings, SettingsError, database_url, read_settings
 
 CHECK_SECONDS = 30.0
-UNKNOWN = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError)
+UNKNOWN = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError, Unavailable)
 
 
 class Result(msgspec.Struct, frozen=True):
@@ -51,12 +65,13 @@ async def visit(settings: Settings) -> list[Result]:
         site = Site(settings, http, tuple(opened))
         if len(opened) == 2:
             results.append(Result("connection", None))
-            results += [await run(check, site) for check in connections.CHECKS]
+            results += [await run(c, site) for c in (*connections.CHECKS, *server.CHECKS)]
             found = [await run(check, site) for check in schema.CHECKS]
             results += found
+            results += [await run(check, site) for check in rights.CHECKS]
             if found[0].finding is None:  # without the schema there is no work to look at
-                results += [await run(check, site) for check in work.CHECKS]
-        results += [await run(check, site) for check in outside.CHECKS]
+                results += [await run(c, site) for c in (*objects.CHECKS, *work.CHECKS)]
+        results += [await run(c, site) for c in (*outside.CHECKS, *addresses.CHECKS)]
     return results
 
 
@@ -93,11 +108,12 @@ def exit_code(results: list[Result]) -> int:
 
 
 def lines(results: list[Result]) -> list[str]:
-    """Write the report: a line for what is well, three for what is not."""
+    """Write the report: a line for what is well; what is not, with its cure and its SQL."""
     written = []
     for result in results:
         if (found := result.finding) is None:
             written.append(f"ok       {result.check}")
         else:
             written += [f"{found.level:8} {result.check}: {found.wrong}", f"{'':9}{found.cure}"]
+            written += [f"{'':11}{statement};" for statement in found.sql]
     return written

@@ -84,8 +84,9 @@ async def find_reader(site: Site) -> Finding | None:
         return error(
             f"The reader {row['name']} is at {row['pos']} of {head} and has not moved for "
             f"{ago(seconds_since(row['updated_at']))}.",
-            f"{START} For a reader that is gone for good: `delete from annex.readers where name = "
-            f"'{row['name']}'`, as annex_owner; retention waits for it for a week otherwise.",
+            f"{START} If the reader is gone for good, run this as the role that migrated; "
+            "retention waits for it for a week otherwise:",
+            f"delete from annex.readers where name = '{row['name']}'",
         )
     return None
 
@@ -123,8 +124,10 @@ async def find_fanouts(site: Site) -> Finding | None:
     if row["given_up"]:
         return warning(
             f"The fan-out of {row['given_up']} event(s) was given up: not everybody was notified.",
-            "`select event_id, error from annex.fanouts where failed_at is not null` says why; "
-            "docs/operations.md, Fan-out, how to begin again.",
+            "`select event_id, error from annex.fanouts where failed_at is not null` says why. "
+            "When the cause is gone, run this as the role that migrated, and each begins again:",
+            "update annex.fanouts set attempts = 0, failed_at = null, due_at = now()"
+            " where failed_at is not null",
         )
     return None
 

@@ -2,7 +2,9 @@
 
 import re
 import time
+from collections import Counter
 from typing import Any
+from urllib.parse import parse_qsl
 from uuid import uuid4
 
 import msgspec
@@ -10,7 +12,7 @@ import structlog
 from litestar import Litestar, Request
 from litestar.types import Message
 
-from app.errors import NotFound, UnsupportedMediaType, causes
+from app.errors import InvalidRequest, NotFound, UnsupportedMediaType, causes
 from app.http.links import SLASH, routed_path
 from app.http.media_types import JSON
 from app.http.media_types import check as check_media_type
@@ -18,6 +20,7 @@ from app.http.protocol import Connections
 from app.problems import from_msgspec
 from app.request_state import NAME, RequestState
 from app.runtime import Runtime, runtime_in
+from app.schemas.problems import FieldError
 from app.settings import SettingsError
 from app.watchdog import Pace
 
@@ -27,6 +30,12 @@ ALWAYS = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff
 LISTS = (b"if-match", b"if-none-match")
 LAST = b"last-event-id"
 JOINED = {*LISTS, LAST}
+SINGLE = {b"types", b"topics", b"cursor", b"limit", b"q", b"role", b"status", b"workspace"}
+SINGLE |= {b"category", b"token", b"seen", b"unread", b"archived", b"snoozed"}
+"""Query parameters that are refused when they are repeated.
+
+Not a stream's `last_event_id` and `ticket`: an EventSource would give up for good on a 400.
+"""
 SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,100}")
 
 
@@ -63,6 +72,8 @@ class Application(Litestar):
         try:
             await super().__call__(scope, receive, send_finished)
         finally:
+            if state.refused is not None:
+                self.connections.refused[state.refused] += 1
             # The answer may have been cut off. Its stream gives back what it holds now, because
             # the collector may come late.
             for end in reversed(state.ending):
@@ -155,6 +166,12 @@ def methods(scope: Any) -> list[str]:
     return []
 
 
+def with_head(allow: bytes) -> bytes:
+    """Name HEAD among the methods of a path that has a GET."""
+    named = {m.strip() for m in allow.split(b",")}
+    return b", ".join(sorted(named | ({b"HEAD"} if b"GET" in named else set())))
+
+
 def finish_headers(message: Any, scope: Any, state: RequestState) -> None:
     """Add what every answer carries, count the request and log it.
 
@@ -165,6 +182,9 @@ def finish_headers(message: Any, scope: Any, state: RequestState) -> None:
         # Litestar's own names only the methods of the handler that was registered last.
         headers[:] = [h for h in headers if h[0].lower() != b"allow"]
         headers.append((b"allow", ", ".join(named).encode("latin-1")))
+    elif message["status"] == 405:
+        # Litestar does not know that a HEAD is answered here.
+        headers[:] = [(n, with_head(v) if n.lower() == b"allow" else v) for n, v in headers]
     given = {name.lower() for name, _ in headers}
     headers += [h for h in ALWAYS if h[0] not in given]
     headers.append((b"x-request-id", state.request_id.encode("latin-1")))
@@ -187,11 +207,24 @@ def finish_headers(message: Any, scope: Any, state: RequestState) -> None:
     )
 
 
+def check_repeated(query: bytes) -> None:
+    """Refuse a parameter that counts once and was given twice: one of its values would be lost."""
+    if query.count(b"=") < 2:
+        return
+    given = Counter(name for name, _ in parse_qsl(query, keep_blank_values=True))
+    if repeated := sorted(name for name in SINGLE if given[name] > 1):
+        raise InvalidRequest(
+            "Give each parameter once; several types or topics are separated by commas.",
+            errors=[FieldError(name.decode(), "given more than once") for name in repeated],
+        )
+
+
 async def check_request(request: Request[Any, Any, Any]) -> None:
     """Refuse a path with a slash at its end and a body of a type that the handler does not take."""
     path = request.scope["raw_path"]
     if path != b"/" and path.endswith(b"/"):
         raise NotFound("There is nothing at this path; leave the slash at its end out.")
+    check_repeated(request.scope["query_string"])
     if request.method not in ("POST", "PUT", "PATCH"):
         return
     if request.headers.get("content-encoding", "identity").strip().lower() != "identity":

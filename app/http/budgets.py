@@ -71,6 +71,14 @@ class StreamBudget:
         return leave
 
 
+def one_spelling(ws: str) -> str:
+    """Return the one name that a workspace has by its id or slug.
+
+    An id is taken in any case, and would otherwise have thousands of names.
+    """
+    return ws.lower()
+
+
 def drop(counter: "Counter[tuple[str, str]] | Counter[Hashable]", key: Hashable) -> None:
     """Count one less, and forget what is no more."""
     counter[key] -= 1  # type: ignore[index]
@@ -95,7 +103,7 @@ class PublishBudget:
 
     def check(self, principal: str, ws: str) -> None:
         """Raise `TooManyEvents` while the workspace is in debt."""
-        workspace_id = self.known.get((principal, ws))
+        workspace_id = self.known.get((principal, one_spelling(ws)))
         if workspace_id is None:
             return  # nobody learns of a workspace that is not theirs
         for buckets, what in ((self.events, "events"), (self.bytes, "bytes of events")):
@@ -113,8 +121,9 @@ class PublishBudget:
         """Count what was published."""
         self.events.spend(str(workspace_id), events)
         self.bytes.spend(str(workspace_id), size)
-        self.known.pop((principal, ws), None)
-        self.known[principal, ws] = workspace_id
+        name = (principal, one_spelling(ws))
+        self.known.pop(name, None)
+        self.known[name] = workspace_id
         if len(self.known) > MAX_CALLERS:
             self.known.popitem(last=False)
 

@@ -1,6 +1,7 @@
 """The same POST sent twice is done once (draft-ietf-httpapi-idempotency-key-header)."""
 
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
@@ -56,6 +57,8 @@ def keep() -> Insert:
     )
 
 
+# By its place, as a workspace may be named like any other part of a path.
+WORKSPACE = re.compile(r"(?<=/api/v1)(/workspaces/)[^/]+")
 TAKE, FIND, KEEP = Compiled(take()), Compiled(find()), Compiled(keep())
 Answer = Callable[[Sequence[Any]], Response[Any]]
 """Makes the answer of a call's rows."""
@@ -102,10 +105,7 @@ class Once(msgspec.Struct, frozen=True):
         """Return the route, with the workspace by its id where the path names it by its slug."""
         if work.workspace_id is None:
             return self.route
-        # With the word before it: a slug may be a part of the path itself, such as `api`.
-        before = "/workspaces/"
-        named, canonical = f"{before}{work.scope.ws}/", f"{before}{work.workspace_id}/"
-        return self.route.replace(named, canonical, 1)
+        return WORKSPACE.sub(rf"\g<1>{work.workspace_id}", self.route)
 
     async def kept(self, work: Work) -> Response[Any] | None:
         """Take the key for this transaction; returns the answer of before, if there is one."""

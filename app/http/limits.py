@@ -17,8 +17,6 @@ Headers: TypeAlias = list[tuple[bytes, bytes]]
 """Of an answer, their names in lower case."""
 
 MAX_CALLERS = 50_000
-MAX_RATES = 1000
-"""Different limits of keys that are counted at once; the one that came first is forgotten."""
 KNOWN_SECONDS = 600.0
 """How long a credential that was accepted is let past the failures of others."""
 
@@ -111,7 +109,8 @@ class Limiter:
         self.of_callers = self.rate("default", settings.rate_limit_requests, window)
         self.of_workspaces = self.rate("workspace", settings.rate_limit_workspace_requests, window)
         """By the workspace of a key, or more keys would be more requests."""
-        self.of_rates: OrderedDict[int, Rate] = OrderedDict()
+        self.of_keys: OrderedDict[str, Rate] = OrderedDict()
+        """By the key that has a limit of its own, and not by the limit: nobody makes others' go."""
         self.refused = 0
 
     def rate(self, name: str, count: int, window: int) -> Rate:
@@ -154,11 +153,14 @@ class Limiter:
         headers = self.of_callers.draw(caller)
         if per_minute is None:
             return headers
-        if per_minute not in self.of_rates:
-            self.of_rates[per_minute] = self.rate("key", per_minute, 60)
-            if len(self.of_rates) > MAX_RATES:
-                self.of_rates.popitem(last=False)
-        return self.of_rates[per_minute].draw(caller)
+        fresh = self.rate("key", per_minute, 60)
+        own = self.of_keys.pop(caller, fresh)
+        if own.capacity != fresh.capacity:
+            own = fresh  # the limit was changed
+        self.of_keys[caller] = own
+        if len(self.of_keys) > MAX_CALLERS:
+            self.of_keys.popitem(last=False)
+        return own.draw(caller)
 
 
 class Failures:

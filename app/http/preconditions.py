@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from litestar import Response
 from litestar.params import HeaderParameter
 
-from app.errors import InvalidRequest, PreconditionFailed
+from app.errors import InvalidRequest
 
 ETAG = re.compile(r'(?:W/)?"([^"]*)"')
 # A list may have empty members (RFC 9110, section 5.6.1), a tag may have commas.
@@ -46,10 +46,3 @@ def expected_versions(if_match: str | None) -> list[int] | None:
     tags = [found.group() for found in ETAG.finditer(if_match)]
     digits = [t.strip('"') for t in tags if not t.startswith("W/")]
     return [int(d) for d in digits if d.isascii() and d.isdigit() and len(d) < 10]
-
-
-def stale() -> PreconditionFailed:
-    """Say that a resource is no longer what If-Match expects."""
-    return PreconditionFailed(
-        "The resource has changed since; read it again and repeat the change."
-    )

@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import (
 
 from app.errors import HeadersTooLarge, InvalidRequest, Problem, RequestTimeout, TooManyConnections
 from app.http.addresses import Addresses
-from app.http.unread import Unread
+from app.http.unread import Pace, Unread
 from app.problems import describe_at
 from app.settings import Settings
 
@@ -45,6 +45,7 @@ class Connections:
         self.header_seconds = settings.header_seconds
         self.body_seconds = settings.body_seconds
         self.body_rate = settings.body_bytes_per_second
+        self.answer_rate = settings.answer_bytes_per_second
         self.per_address = max(1, settings.max_connections_per_address // settings.processes)
         self.open = Counter[str]()
         self.unread = dict[str | None, Unread[Protocol]]()
@@ -130,6 +131,7 @@ class Protocol(HttpToolsProtocol):
         self.body_began_at = self.body_checked_at = 0.0
         self.fault: Problem | None = None
         self.unread_by: str | None = None
+        self.pace = Pace(self, self.limits.answer_rate, self.cut_off)
         self.timer: asyncio.TimerHandle | None = None
         if self.limits.enter(self.address):
             self.watch(self.limits.header_seconds)
@@ -145,6 +147,7 @@ class Protocol(HttpToolsProtocol):
         """Give back what the connection held."""
         self.limits.leave(self.address)
         self.unwatch()
+        self.pace.stop()
         self.limits.let_go(self, self.unread_by)
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
@@ -284,12 +287,19 @@ class Protocol(HttpToolsProtocol):
         # A trusted proxy's connection counts for the client whose request it forwarded.
         scope = self.cycle.scope if self.has_begun else None
         self.unread_by = self.address if scope is None else self.limits.addresses.of(scope)
+        self.pace.start()
         self.limits.hold(self, self.unread_by)
 
     def resume_writing(self) -> None:
         """Go on: the client took it."""
         super().resume_writing()
+        self.pace.stop()
         self.limits.let_go(self, self.unread_by)
+
+    def cut_off(self) -> None:
+        """End an answer that the client takes too slowly."""
+        self.limits.refused["unread"] += 1
+        self.transport.abort()
 
     def watch(self, seconds: float) -> None:
         """Check in so many seconds what has arrived by then."""

@@ -1,9 +1,13 @@
-"""What one client does not read of its answers, over all of its connections, is bounded."""
+"""What one client does not read of its answers is bounded in bytes, and in time."""
 
+import asyncio
+from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
 MAX_UNREAD_BYTES = 16 * 1024 * 1024
 """Of answers that one client does not take, over all of its connections."""
+PACE_SECONDS = 30.0
+"""How often the rate is checked at which a client takes an answer."""
 
 
 class Connection(Protocol):
@@ -49,3 +53,33 @@ class Unread(Generic[ConnectionT]):
             found.append(next(iter(self.sizes)))
             self.remove(found[-1])
         return found
+
+
+class Pace:
+    """Ends an answer that its client takes too slowly, while the server waits to write more."""
+
+    def __init__(self, connection: Connection, rate: int, end: Callable[[], None]) -> None:
+        self.connection = connection
+        self.rate = rate
+        """In bytes a second, over `PACE_SECONDS`."""
+        self.end = end
+        self.unread_bytes = 0
+        self.timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Begin to watch. Nothing is written meanwhile, so what waits only becomes less."""
+        self.unread_bytes = self.connection.unread_bytes
+        self.timer = asyncio.get_running_loop().call_later(PACE_SECONDS, self.check)
+
+    def stop(self) -> None:
+        """Watch no more."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+
+    def check(self) -> None:
+        """End the answer, or go on to watch it."""
+        if self.unread_bytes - self.connection.unread_bytes < self.rate * PACE_SECONDS:
+            self.end()
+        else:
+            self.start()

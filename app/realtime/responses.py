@@ -24,6 +24,8 @@ class EventStream(ServerSentEvent):
 
     def __init__(self, stream: Stream) -> None:
         super().__init__((), headers=HEADERS)
+        # Of the connection the server decides; HTTP/1.0 and HEAD would be told two things.
+        self.headers.pop("Connection", None)
         self.stream = stream
 
     def to_asgi_response(self, *_: Any, **options: Any) -> ASGIStreamingResponse:

@@ -42,7 +42,7 @@ class ChannelsPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class PreferencesPatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A change to preferences (RFC 7396)."""
+    """A change to preferences: categories are merged (RFC 7396), quiet hours replaced."""
 
     categories: (
         Annotated[dict[Category, ChannelsPatch | None], Meta(max_length=100)] | UnsetType | None

@@ -216,9 +216,7 @@ async def list_mine(read: Read, cursor: str | None, limit: int) -> s.InvitationO
     order = [m.Invitation.id]
     after_id = None if cursor is None else decode_cursor(cursor, order)[0]
     _, rows = await read.rows(mine, {"after_id": after_id, "limit_": limit + 1})
-    offers = [s.InvitationOffer(*row) for row in rows[:limit]]
-    page = read.page_after(offers[-1] if len(rows) > limit else None, order)
-    return s.InvitationOfferPage(offers, page)
+    return s.InvitationOfferPage(*read.fit([s.InvitationOffer(*row) for row in rows], limit, order))
 
 
 def response(given: s.InvitationResponse) -> tuple[Of, dict[str, Any]]:

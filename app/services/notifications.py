@@ -124,7 +124,7 @@ async def list_mine(
     if narrowed is not None:
         values |= narrowed.values
     shape = None if narrowed is None else narrowed.shape
-    stand = stream_cursor()
+    follow_from = stream_cursor()  # before the read, so that nothing is missed
     _, rows = await read.rows(listing(wanted, shape, is_first=cursor is None), values)
     inboxes = INBOXES.decode(rows[0][0] or b"[]")
     items, page = read.cut(
@@ -134,7 +134,7 @@ async def list_mine(
         NEWEST_FIRST,
         is_filtered=narrowed is not None,
     )
-    return s.NotificationPage(items, page, s.InboxCounts.of(inboxes), inboxes, stand)
+    return s.NotificationPage(items, page, s.InboxCounts.of(inboxes), inboxes, follow_from)
 
 
 def narrowing(wanted: Filter, category: str | None) -> Narrowed | None:

@@ -81,7 +81,7 @@ async def find_default(read: Read) -> s.Preferences:
 async def change_mine(
     write: Write, workspace: str | None, patch: s.PreferencesPatch, versions: list[int] | None
 ) -> s.Preferences:
-    """Change the caller's preferences (RFC 7396), for one workspace or for all.
+    """Change the caller's preferences, for one workspace or for all; quiet hours as a whole.
 
     `versions` are those that If-Match accepts.
     """

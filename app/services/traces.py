@@ -40,5 +40,4 @@ async def page(read: Read, event_id: UUID, cursor: str | None, limit: int) -> s.
     _, rows = await read.rows(traced, values)
     # The first row is nobody's: it says how far the fan-out is.
     state, found = rows[0][-1], [s.Trace(*row[:-1]) for row in rows[1:]]
-    last = found[limit - 1] if len(found) > limit else None
-    return s.TracePage(found[:limit], read.page_after(last, ORDER), state)
+    return s.TracePage(*read.fit(found, limit, ORDER), state)

@@ -1,12 +1,11 @@
-from typing import Any, cast
+from typing import Any
 from uuid import UUID
 
-import msgspec
-from msgspec import UNSET, Raw
 from msgspec.structs import asdict
 from sqlalchemy import (
     Column,
     ColumnElement,
+    Function,
     Select,
     bindparam,
     column,
@@ -16,19 +15,13 @@ from sqlalchemy import (
     null,
     select,
     true,
-    update,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.types import Boolean, Integer, Text, Uuid
 
 import db_models as m
-from app.database.reads import columns, selected
-from app.database.statements import access_on, out_of_sight
-from app.database.work import Write
-from app.documents import check_members, check_patch, merge
-from app.errors import SecondFactorRequired
-from app.http.preconditions import stale
-from app.principals import Principal
+from app.database.reads import columns
+from app.documents import check_members, check_patch
 from app.schemas import workspaces as s
 
 
@@ -77,9 +70,7 @@ def created(_: ColumnElement[UUID]) -> Select[Any]:
     )
     # Its creator is its owner.
     others = {"role": literal("owner", Text), "permissions": func.annex.permissions()}
-    fields = [c for c in columns(s.Workspace, m.Workspace, others=others) if isinstance(c, Column)]
-    row = made.table_valued(*(column(c.name, c.type) for c in fields), name="made")
-    return select(*columns(s.Workspace, others={**row.c, **others}))
+    return select(*row_of(made, others))
 
 
 def creation(new: s.WorkspaceCreate) -> dict[str, Any]:
@@ -92,43 +83,34 @@ def creation(new: s.WorkspaceCreate) -> dict[str, Any]:
     return {name: value or None for name, value in asdict(new).items()}
 
 
+def updated(workspace_id: ColumnElement[UUID]) -> Select[Any]:
+    """Call annex.update_workspace; its parameters are `change`."""
+    changed = func.annex.update_workspace(
+        workspace_id, bindparam("patch", type_=JSONB), bindparam("versions", type_=ARRAY(Integer))
+    )
+    held = rights(workspace_id)
+    row = row_of(changed, {"role": held.c.role, "permissions": held.c.permissions})
+    return select(*row).join(held, true())
+
+
+def change(patch: s.WorkspacePatch, versions: list[int] | None) -> dict[str, Any]:
+    """Return the parameters of `updated`; `versions` are those that If-Match accepts.
+
+    Raises `InvalidRequest` for metadata that is too large, too deep or has a number out of range.
+    """
+    if patch.metadata:
+        check_patch(patch.metadata)
+    return {"patch": patch, "versions": versions}
+
+
+def row_of(call: Function[Any], others: dict[str, Any]) -> list[ColumnElement[Any]]:
+    """Read the row that a function returns as a workspace, with what it says of the caller."""
+    fields = [c for c in columns(s.Workspace, m.Workspace, others=others) if isinstance(c, Column)]
+    row = call.table_valued(*(column(c.name, c.type) for c in fields), name="row")
+    return columns(s.Workspace, others={**row.c, **others})
+
+
 def deleted(workspace_id: ColumnElement[UUID]) -> Select[Any]:
     """Call annex.delete_workspace; `versions` are those that If-Match accepts."""
     versions = bindparam("versions", type_=ARRAY(Integer))
     return select(func.annex.delete_workspace(workspace_id, versions).label("deleted"))
-
-
-async def change(write: Write, patch: s.WorkspacePatch, versions: list[int] | None) -> s.Workspace:
-    """Change a workspace (RFC 7396) under its row's lock.
-
-    `versions` are those that If-Match accepts.
-    """
-    check_own_factor(write.scope.principal, patch.require_aal2)
-    if patch.metadata:
-        check_patch(patch.metadata)
-    values = {k: v for k, v in asdict(patch).items() if v is not UNSET}
-    async with write.work() as work:
-        # The answer shows the workspace.
-        seen = msgspec.structs.replace(work.scope, permission="workspace:read")
-        mine = selected(s.Workspace, one(literal(await access_on(work.driver, seen), Uuid)))
-        before = await work.one(mine.with_for_update(of=m.Workspace), s.Workspace)
-        if before is None:
-            raise out_of_sight()
-        if versions is not None and before.version not in versions:
-            raise stale()
-        if "metadata" in values:
-            values["metadata"] = merge(cast(Raw, before.metadata), values["metadata"])
-        if not values:
-            return before
-        # `metadata` is taken by SQLAlchemy, so the attribute is `metadata_`.
-        named = {"metadata_" if k == "metadata" else k: v for k, v in values.items()}
-        await work.rows(update(m.Workspace).where(m.Workspace.id == before.id).values(named))
-        after = await work.one(mine, s.Workspace)
-    assert after is not None
-    return after
-
-
-def check_own_factor(principal: Principal, require_aal2: Any) -> None:
-    """Refuse a demand for a second factor by a user without one: they would lock themselves out."""
-    if require_aal2 is True and principal.kind == "user" and principal.aal != "aal2":
-        raise SecondFactorRequired("Raise your own session to aal2 before you demand it of others.")

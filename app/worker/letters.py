@@ -22,11 +22,11 @@ from app.settings import SettingsError
 
 FOLDER = Path(__file__).parent / "templates"
 FALLBACK = "en"
-NEWS = {"workspace", "title", "body", "count", "url"}
+ITEM_NAMES = {"workspace", "title", "body", "count", "url"}
 NAMES = {
     "invitation": {"workspace", "inviter", "role", "url", "expires"},
-    "notification": {*NEWS, "unsubscribe"},
-    "critical": NEWS,
+    "notification": {*ITEM_NAMES, "unsubscribe"},
+    "critical": ITEM_NAMES,
 }
 """What a template of each kind may name as `$name`."""
 SUBJECT = "Subject: "
@@ -93,7 +93,7 @@ class Letters(msgspec.Struct, frozen=True):
 
 
 class Told(Protocol):
-    """What a mail tells."""
+    """What a mail tells of: an invitation or an item."""
 
     def names(self) -> dict[str, str]:
         """Return what a template's names stand for, safe to show."""
@@ -119,7 +119,7 @@ class Facts(msgspec.Struct, frozen=True):
         }
 
 
-class News(msgspec.Struct, frozen=True):
+class ItemFacts(msgspec.Struct, frozen=True):
     """What a notification tells, as publishers wrote it; URLs are ours."""
 
     workspace: str

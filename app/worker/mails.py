@@ -93,22 +93,38 @@ def mailing(settings: Settings, seconds: float = EVERY_SECONDS) -> list[Job]:
 
 
 async def send_due(settings: Settings, letters: Letters, database: Database) -> None:
-    """Send what is due, batch after batch; a batch that was begun is sent to its end."""
-    while await finished(send_batch(settings, letters, database)):
+    """Send the invitations' mails that are due."""
+    await empty(
+        settings, database, partial(lease, settings), partial(prepare, settings, letters, database)
+    )
+
+
+async def empty(
+    settings: Settings,
+    database: Database,
+    lease: Callable[[Database], Awaitable[Sequence[LeasedT]]],
+    prepare: Callable[[LeasedT], Awaitable[EmailMessage | None]],
+) -> None:
+    """Send what is due of one kind, batch after batch; a batch that was begun is sent to its end.
+
+    `lease` leases a batch; `prepare` writes a mail, or returns None for one that is not sent.
+    """
+    while await finished(send_batch(settings, database, lease, prepare)):
         pass
 
 
-async def send_batch(settings: Settings, letters: Letters, database: Database) -> int:
-    """Send a batch; returns how many mails were due."""
-    batch = await lease(settings, database)
-    return await deliver_all(batch, partial(deliver, settings, letters, database))
-
-
-async def deliver_all(
-    batch: Sequence[LeasedT], deliver: Callable[[LeasedT], Awaitable[None]]
+async def send_batch(
+    settings: Settings,
+    database: Database,
+    lease: Callable[[Database], Awaitable[Sequence[LeasedT]]],
+    prepare: Callable[[LeasedT], Awaitable[EmailMessage | None]],
 ) -> int:
-    """Deliver a batch at once; one mail's failure is no other's. Returns how many there were."""
-    ends = await asyncio.gather(*map(deliver, batch), return_exceptions=True)
+    """Send a batch at once; one mail's failure is no other's. Returns how many mails were due."""
+    batch = await lease(database)
+    ends = await asyncio.gather(
+        *(hand_over(settings, database, mail, prepare(mail)) for mail in batch),
+        return_exceptions=True,
+    )
     for mail, error in zip(batch, ends, strict=True):
         if error is not None:
             # Its lease ends, and then it is tried again.
@@ -124,15 +140,10 @@ async def lease(settings: Settings, database: Database) -> list[Mail]:
     return [Mail(*row) for row in rows]
 
 
-async def deliver(settings: Settings, letters: Letters, database: Database, mail: Mail) -> None:
-    """Make the token, store its hash, send, and say how it fared."""
-    await hand_over(settings, database, mail, prepare(settings, letters, database, mail))
-
-
 async def prepare(
     settings: Settings, letters: Letters, database: Database, mail: Mail
 ) -> EmailMessage | None:
-    """Write a mail; one whose invitation is over is finished and not written."""
+    """Store a new token's hash and write a mail; one whose invitation is over is finished."""
     token = new_token()
     minted = "select annex.mint_invitation($1, $2, $3)"
     async with database.worker.lend() as driver:

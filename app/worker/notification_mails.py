@@ -16,25 +16,24 @@ from app.database.pools import Database
 from app.services.invitations import hash_of, new_token
 from app.services.unsubscriptions import PREFIX, unsubscribe_url
 from app.settings import Settings
-from app.worker.letters import Letters, News, write
+from app.worker.letters import ItemFacts, Letters, write
 from app.worker.mails import (
     AT_ONCE,
     EVERY_SECONDS,
     LEASE_SECONDS,
-    deliver_all,
-    hand_over,
+    empty,
     identified,
     writing,
 )
-from app.worker.runner import Job, finished
+from app.worker.runner import Job
 
 LOOKED_AT_ONCE = 500
 """Items that one transaction looks at."""
 STEP_SECONDS = 60.0
 
 
-class Mail(msgspec.Struct, frozen=True):
-    """A leased mail: a row of annex.lease_notification_mails."""
+class Leased(msgspec.Struct, frozen=True):
+    """A row of annex.lease_notification_mails."""
 
     id: UUID
     lease_id: UUID
@@ -54,7 +53,7 @@ class Content(msgspec.Struct, frozen=True):
     is_critical: bool
 
 
-class Stationery(msgspec.Struct, frozen=True):
+class Templates(msgspec.Struct, frozen=True):
     """The templates of notifications, and of those that nobody can end."""
 
     usual: Letters
@@ -73,22 +72,15 @@ def notifying(settings: Settings, seconds: float = EVERY_SECONDS) -> list[Job]:
     """
     if settings.smtp_url is None or settings.public_url is None:
         return []
-    stationery = Stationery.read(settings.mail_templates)
-    return [Job("notification mails", seconds, partial(send_due, settings, stationery))]
+    templates = Templates.read(settings.mail_templates)
+    return [Job("notification mails", seconds, partial(send_due, settings, templates))]
 
 
-async def send_due(settings: Settings, stationery: Stationery, database: Database) -> None:
-    """Queue and send what is due, batch after batch; one mail's failure is no other's."""
+async def send_due(settings: Settings, templates: Templates, database: Database) -> None:
+    """Queue the notifications' mails that are due, and send them."""
     while await queue(settings, database) == LOOKED_AT_ONCE:
         pass
-    while await finished(send_batch(settings, stationery, database)):
-        pass
-
-
-async def send_batch(settings: Settings, stationery: Stationery, database: Database) -> int:
-    """Send a batch; returns how many mails were due."""
-    batch = await lease(database)
-    return await deliver_all(batch, partial(deliver, settings, stationery, database))
+    await empty(settings, database, lease, partial(prepare, settings, templates, database))
 
 
 async def queue(settings: Settings, database: Database) -> int:
@@ -102,24 +94,17 @@ async def queue(settings: Settings, database: Database) -> int:
         return looked
 
 
-async def lease(database: Database) -> list[Mail]:
+async def lease(database: Database) -> list[Leased]:
     """Lease a batch; none while another worker takes its own."""
     statement = "select * from annex.lease_notification_mails($1, $2)"
     async with database.worker.lend() as driver:
-        return [Mail(*row) for row in await driver.fetch(statement, AT_ONCE, LEASE_SECONDS)]
-
-
-async def deliver(
-    settings: Settings, stationery: Stationery, database: Database, mail: Mail
-) -> None:
-    """Ask again, store the new token's hash, send, and say how it fared."""
-    await hand_over(settings, database, mail, prepare(settings, stationery, database, mail))
+        return [Leased(*row) for row in await driver.fetch(statement, AT_ONCE, LEASE_SECONDS)]
 
 
 async def prepare(
-    settings: Settings, stationery: Stationery, database: Database, mail: Mail
+    settings: Settings, templates: Templates, database: Database, mail: Leased
 ) -> EmailMessage | None:
-    """Write a mail; one that is skipped or waits is let go."""
+    """Ask again, store the new token's hash and write; None for a mail that is skipped or waits."""
     token = new_token(PREFIX)
     statement = "select * from annex.prepare_notification_mail($1, $2, $3, $4)"
     async with database.worker.lend() as driver:
@@ -132,7 +117,7 @@ async def prepare(
         content = Content(*row)
         assert settings.mail_from is not None
         unsubscribe = None if content.is_critical else unsubscribe_url(settings, token)
-        news = News(
+        facts = ItemFacts(
             workspace=content.workspace_name,
             title=content.title,
             body=content.body,
@@ -140,9 +125,9 @@ async def prepare(
             url=page_of(settings, content.url),
             unsubscribe=unsubscribe,
         )
-        letters = stationery.critical if content.is_critical else stationery.usual
+        letters = templates.critical if content.is_critical else templates.usual
         message = write(
-            letters.of(content.locale), news, settings.mail_from, content.recipient, unsubscribe
+            letters.of(content.locale), facts, settings.mail_from, content.recipient, unsubscribe
         )
         return identified(message, mail.id)
 

@@ -21,6 +21,7 @@ BATCH = 500
 WAITS = (0.005, 0.025, 0.1)
 """Seconds to wait after a read that found nothing: short after activity, then longer."""
 QUIET_READS = 20
+"""Reads that find nothing before the next of WAITS is taken."""
 FOLLOW_SECONDS = 1.0
 """How often a reader that is not the leader asks again."""
 FINISH_SECONDS = 8.0

@@ -105,6 +105,20 @@ create function annex.is_operator() returns boolean language sql stable parallel
 $$;
 grant execute on function annex.is_operator() to annex_api, annex_worker, authenticated, service_role;
 
+-- The calling user; raises for every other caller. For Annex's own functions.
+create function annex.require_user() returns uuid
+language plpgsql stable as $$
+declare
+  caller uuid := annex.user_id();
+begin
+  if caller is null then
+    raise exception 'Only a signed-in user can do this; send a user''s access token.'
+      using errcode = 'insufficient_privilege', constraint = 'user_required';
+  end if;
+  return caller;
+end
+$$;
+
 -- Names the caller for the audit trail and for idempotency: user:<id>, api_key:<id>, operator:<id> or system.
 create function annex.principal() returns text language sql stable parallel safe as $$
   select case
@@ -201,6 +215,17 @@ begin
 end
 $$;
 
+-- Raise unless a row has one of the versions that the caller knows; with none given, any will do. For Annex's own functions.
+create function annex.require_version(version integer, versions integer[]) returns void
+language plpgsql immutable as $$
+begin
+  if versions is not null and not coalesce(version = any (versions), false) then
+    raise exception 'The resource has changed since; read it again and repeat the change.'
+      using errcode = 'check_violation', constraint = 'precondition_failed';
+  end if;
+end
+$$;
+
 -- What has been applied, whoever did it: `annex migrate`, the Supabase CLI, psql. The last statement of each migration adds
 -- its row, and a process refuses to start where one is missing that it needs. `annex install` and `annex migrate` add the
 -- checksum of the file, so that a migration which was edited after it had been applied is told, too.
@@ -260,6 +285,18 @@ begin
       from jsonb_each(patch) p where p.value <> 'null'
     ) m
   );
+end
+$$;
+
+-- Raise unless a merge patch is an object that names nothing but these members. For Annex's own functions.
+create function annex.require_members(patch jsonb, members text[]) returns void
+language plpgsql immutable set search_path = pg_catalog, pg_temp as $$
+begin
+  perform annex.refuse_size(patch);
+  if (case jsonb_typeof(patch) when 'object' then patch - members <> '{}' else true end) then
+    raise exception 'A patch is an object with some of these members: %.', array_to_string(members, ', ')
+      using errcode = 'invalid_parameter_value', constraint = 'invalid_request';
+  end if;
 end
 $$;
 

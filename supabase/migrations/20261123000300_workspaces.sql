@@ -192,7 +192,7 @@ begin
     if (select count(*) from annex.members m where m.workspace_id = new.workspace_id and m.user_id <> new.user_id) >= seats
     then
       raise exception 'The workspace has as many members as it may have: %.', seats
-        using errcode = 'check_violation', constraint = 'limit_reached';
+        using errcode = 'program_limit_exceeded', constraint = 'limit_reached';
     end if;
   end if;
   return new;
@@ -338,39 +338,14 @@ begin
 end
 $$;
 
--- Raise unless a row has one of the versions that the caller knows; with none given, any will do. For Annex's own functions.
-create function annex.require_version(version integer, versions integer[]) returns void
-language plpgsql immutable as $$
-begin
-  if versions is not null and not coalesce(version = any (versions), false) then
-    raise exception 'The resource has changed since; read it again and repeat the change.'
-      using errcode = 'check_violation', constraint = 'precondition_failed';
-  end if;
-end
-$$;
-
 -- Raise if a list is longer than a number of items. For Annex's own functions.
 create function annex.require_few(items text[], most integer) returns void
 language plpgsql immutable as $$
 begin
   if cardinality(items) > most then
     raise exception 'A list has more than % items.', most
-      using errcode = 'program_limit_exceeded', constraint = 'invalid_request';
+      using errcode = 'invalid_parameter_value', constraint = 'invalid_request';
   end if;
-end
-$$;
-
--- The calling user; raises for every other caller. For Annex's own functions.
-create function annex.require_user() returns uuid
-language plpgsql stable as $$
-declare
-  caller uuid := annex.user_id();
-begin
-  if caller is null then
-    raise exception 'Only a signed-in user can do this; send a user''s access token.'
-      using errcode = 'insufficient_privilege', constraint = 'user_required';
-  end if;
-  return caller;
 end
 $$;
 
@@ -454,6 +429,17 @@ end
 $$;
 grant execute on function annex.access(text) to annex_api;
 
+-- Refuse a demand for a second factor by a user without one, because they would lock themselves out. For Annex's own functions.
+create function annex.require_own_factor(require_aal2 boolean) returns void
+language plpgsql stable as $$
+begin
+  if require_aal2 and annex.user_id() is not null and annex.claims() ->> 'aal' is distinct from 'aal2' then
+    raise exception 'Raise your own session to aal2 before you demand it of others.'
+      using errcode = 'insufficient_privilege', constraint = 'second_factor_required';
+  end if;
+end
+$$;
+
 -- Create a workspace whose owner is the calling user. A definer function, as the caller is no member before it.
 -- Without a slug one is made from the name: its Latin letters without their marks. A taken one gets a random ending.
 create function annex.create_workspace(
@@ -474,10 +460,7 @@ declare
   made text := coalesce(create_workspace.slug, stem, 'workspace');
   created annex.workspaces;
 begin
-  if coalesce(create_workspace.require_aal2, false) and annex.claims() ->> 'aal' is distinct from 'aal2' then
-    raise exception 'Raise your own session to aal2 before you demand it of others.'
-      using errcode = 'insufficient_privilege', constraint = 'second_factor_required';
-  end if;
+  perform annex.require_own_factor(create_workspace.require_aal2);
   if create_workspace.slug is null and made ~ '^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$' then
     made := 'workspace-' || made;  -- a slug is never shaped like an id
   end if;
@@ -507,6 +490,47 @@ end
 $$;
 grant execute on function annex.create_workspace(text, text, text, jsonb, boolean, integer, text[])
   to annex_api, authenticated;
+
+-- Change a workspace by a merge patch (RFC 7396) of its settings; takes workspace:update, and workspace:read for the answer.
+-- With versions, only one of those is changed. Returns its row. Raises not_found, forbidden, second_factor_required,
+-- invalid_request, operator_required for another member_limit, precondition_failed, and the constraints of the table.
+create function annex.update_workspace(workspace_id uuid, patch jsonb, versions integer[] default null)
+returns annex.workspaces
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+#variable_conflict use_column
+declare
+  workspace annex.workspaces;
+  changed annex.workspaces;
+begin
+  perform annex.require(update_workspace.workspace_id, 'workspace:update');
+  perform annex.require(update_workspace.workspace_id, 'workspace:read');
+  perform annex.require_members(patch, array[
+    'name', 'slug', 'external_id', 'metadata', 'require_aal2', 'event_retention_days', 'member_limit',
+    'allowed_email_domains', 'strict_event_types'
+  ]);
+  perform annex.require_own_factor((patch ->> 'require_aal2')::boolean);
+  workspace := annex.lock_workspace(update_workspace.workspace_id);
+  if workspace.id is null then
+    -- Deleted meanwhile, and so out of sight by now.
+    perform annex.require(update_workspace.workspace_id, 'workspace:update');
+  end if;
+  perform annex.require_version(workspace.version, versions);
+  if patch = '{}' then
+    return workspace;
+  end if;
+  changed := jsonb_populate_record(workspace, patch - 'metadata');
+  update annex.workspaces w
+  set name = changed.name, slug = changed.slug, external_id = changed.external_id, require_aal2 = changed.require_aal2,
+    event_retention_days = changed.event_retention_days, member_limit = changed.member_limit,
+    allowed_email_domains = changed.allowed_email_domains, strict_event_types = changed.strict_event_types,
+    metadata = case patch -> 'metadata' when 'null' then '{}'
+      else annex.merge_patch(w.metadata, coalesce(patch -> 'metadata', '{}')) end
+  where w.id = workspace.id
+  returning w.* into changed;
+  return changed;
+end
+$$;
+grant execute on function annex.update_workspace(uuid, jsonb, integer[]) to annex_api, authenticated;
 
 -- Soft-delete a workspace: a definer function, as the row leaves the caller's sight while being written. With versions,
 -- only one of those is deleted. Raises precondition_failed when the workspace has another version by now.
@@ -541,7 +565,7 @@ begin
   select m.* into locked from annex.members m
   where m.workspace_id = lock_member.workspace_id and m.user_id = member_id for update;
   if not found then
-    raise exception 'There is no such member here.' using errcode = 'foreign_key_violation', constraint = 'not_found';
+    raise exception 'There is no such member here.' using errcode = 'insufficient_privilege', constraint = 'not_found';
   end if;
   perform annex.require_version(locked.version, versions);
   return locked;
@@ -662,7 +686,7 @@ begin
     perform annex.require_grantable(put_role.workspace_id, put_role.key);
   elsif (select count(*) from annex.roles r where r.workspace_id = put_role.workspace_id) >= 100 then
     raise exception 'A workspace has at most 100 roles of its own.'
-      using errcode = 'check_violation', constraint = 'limit_reached';
+      using errcode = 'program_limit_exceeded', constraint = 'limit_reached';
   end if;
   -- Where it is there and should be new, or the other way round, no version will do.
   perform annex.require_version(before.version, case when is_new = (before.id is not null) then '{}' else versions end);
@@ -703,7 +727,7 @@ declare
   before annex.roles := annex.lock_role(delete_role.workspace_id, delete_role.key);
 begin
   if before.id is null then
-    raise exception 'There is no such role here.' using errcode = 'foreign_key_violation', constraint = 'not_found';
+    raise exception 'There is no such role here.' using errcode = 'insufficient_privilege', constraint = 'not_found';
   end if;
   perform annex.require_grantable(delete_role.workspace_id, delete_role.key);
   perform annex.require_version(before.version, versions);
@@ -735,7 +759,8 @@ declare
 begin
   perform annex.require(check_permissions.workspace_id, 'workspace:read');
   if jsonb_array_length(questions) not between 1 and 20 then
-    raise exception '1 to 20 questions at once' using errcode = 'program_limit_exceeded';
+    raise exception '1 to 20 questions at once.'
+      using errcode = 'invalid_parameter_value', constraint = 'invalid_request';
   end if;
   if exists (
     select from jsonb_array_elements(questions) q where (q.value ->> 'user_id')::uuid is distinct from caller
@@ -794,9 +819,7 @@ create policy profiles_select on annex.profiles for select to annex_api, authent
   );
 create policy workspaces_select on annex.workspaces for select to annex_api, authenticated
   using (deleted_at is null and id = any (array(select annex.workspace_ids('workspace:read'))));
-create policy workspaces_update on annex.workspaces for update to annex_api
-  using (deleted_at is null and id = any (array(select annex.workspace_ids('workspace:update'))));
-create policy workspaces_operator on annex.workspaces to annex_api
+create policy workspaces_operator on annex.workspaces for select to annex_api
   using (deleted_at is null and (select annex.is_operator()));
 
 create policy roles_select on annex.roles for select to annex_api, authenticated
@@ -804,9 +827,7 @@ create policy roles_select on annex.roles for select to annex_api, authenticated
 create policy roles_operator on annex.roles for select to annex_api
   using ((select annex.is_operator()));
 
-grant select, update (slug, name, external_id, metadata, require_aal2, event_retention_days, member_limit,
-  allowed_email_domains, strict_event_types) on annex.workspaces to annex_api;
-grant select on annex.roles, annex.members to annex_api;
+grant select on annex.workspaces, annex.roles, annex.members to annex_api;
 
 grant select (
   id, slug, name, external_id, metadata, require_aal2, event_retention_days, member_limit, allowed_email_domains,

@@ -105,7 +105,7 @@ begin
   select k.* into locked from annex.api_keys k
   where k.workspace_id = lock_api_key.workspace_id and k.id = lock_api_key.id for update;
   if not found then
-    raise exception 'There is no such key here.' using errcode = 'foreign_key_violation', constraint = 'not_found';
+    raise exception 'There is no such key here.' using errcode = 'insufficient_privilege', constraint = 'not_found';
   end if;
   perform annex.require_version(locked.version, versions);
   return locked;
@@ -183,7 +183,7 @@ begin
       and (k.expires_at is null or k.expires_at > now())
   ) >= 200 then
     raise exception 'A workspace has at most 200 keys in use; revoke one.'
-      using errcode = 'check_violation', constraint = 'limit_reached';
+      using errcode = 'program_limit_exceeded', constraint = 'limit_reached';
   end if;
   made.workspace_id := create_api_key.workspace_id;
   made.name := create_api_key.name;

@@ -53,13 +53,15 @@ create table annex.events (
 create index events_workspace_id_idx on annex.events (workspace_id, event_id);
 create index events_user_id_idx on annex.events (user_id, event_id desc) where user_id is not null;
 
--- One event for one (source, key) of a workspace, however often and by however many writers it is published.
+-- One event for one (source, key) of a workspace, however often and by however many writers it is published. Servers (API keys,
+-- operators, SQL) are one publisher; each user is another, or a member could take a server's next event away.
 create table annex.event_keys (
   workspace_id uuid not null,
   source text not null,
   key text not null,
+  publisher text not null default '',
   event_id uuid not null,
-  constraint event_keys_pkey primary key (workspace_id, source, key)
+  constraint event_keys_pkey primary key (workspace_id, source, key, publisher)
 );
 
 alter table annex.events enable row level security, force row level security;

@@ -4,7 +4,8 @@ set role annex_owner;
 
 -- Add one of Annex's own events and put it in line for the log. For Annex's functions and triggers; nobody else may call
 -- it. With a user_id it is personal to that user. rights_of says whose rights the event changes: a principal's name, '*'
--- for everybody's in the workspace, null for nobody's.
+-- for everybody's in the workspace, null for nobody's. What is the workspace's own counts to its audit trail, unless it
+-- ends something.
 create function annex.append_event(
   workspace_id uuid,
   type text,
@@ -12,13 +13,17 @@ create function annex.append_event(
   data jsonb,
   permission text default null,
   rights_of text default null,
-  user_id uuid default null
+  user_id uuid default null,
+  is_end boolean default false
 ) returns uuid
 language plpgsql as $$
 declare
   new_id uuid := annex.uuid7();
   caller text := annex.principal();
 begin
+  if append_event.user_id is null and not is_end then
+    perform annex.spend_trail(append_event.workspace_id, append_event.data);
+  end if;
   insert into annex.events (event_id, workspace_id, user_id, type, source, subject, topics, actor, principal, permission, data)
   values (new_id, append_event.workspace_id, append_event.user_id, append_event.type, 'annex', append_event.subject,
     array[append_event.subject], caller, caller, append_event.permission, append_event.data);
@@ -61,7 +66,7 @@ begin
     if not exists (
       select from annex.workspaces w where w.id = check_publisher.workspace_id and w.deleted_at is null
     ) then
-      raise exception 'There is no such workspace.' using errcode = 'foreign_key_violation', constraint = 'not_found';
+      raise exception 'There is no such workspace.' using errcode = 'insufficient_privilege', constraint = 'not_found';
     end if;
     return 'system';
   end if;
@@ -70,22 +75,25 @@ begin
 end
 $$;
 
--- Claim a publisher's own id of an event; returns whose event has it: new_id, or the one that was published before.
-create function annex.claim_key(workspace_id uuid, source text, key text, new_id uuid) returns uuid
+-- Claim a publisher's own id of an event; returns whose event has it: new_id, or the one that was published before. `author`
+-- is what annex.check_publisher said.
+create function annex.claim_key(workspace_id uuid, source text, key text, author text, new_id uuid) returns uuid
 language plpgsql as $$
 #variable_conflict use_column
 declare
+  claimed_by text := case when author like 'user:%' then author else '' end;
   kept uuid;
 begin
   loop
-    insert into annex.event_keys (workspace_id, source, key, event_id)
-    values (claim_key.workspace_id, claim_key.source, claim_key.key, new_id)
+    insert into annex.event_keys (workspace_id, source, key, publisher, event_id)
+    values (claim_key.workspace_id, claim_key.source, claim_key.key, claimed_by, new_id)
     on conflict do nothing;
     if found then
       return new_id;
     end if;
     select k.event_id into kept from annex.event_keys k
-    where k.workspace_id = claim_key.workspace_id and k.source = claim_key.source and k.key = claim_key.key;
+    where k.workspace_id = claim_key.workspace_id and k.source = claim_key.source and k.key = claim_key.key
+      and k.publisher = claimed_by;
     if found then
       return kept;
     end if;
@@ -128,7 +136,7 @@ begin
     author := annex.check_publisher(publish.workspace_id);
     perform annex.check_event(publish.type, publish.source, publish.topics, publish.actor);
     if key is not null then
-      kept := annex.claim_key(publish.workspace_id, publish.source, publish.key, new_id);
+      kept := annex.claim_key(publish.workspace_id, publish.source, publish.key, author, new_id);
       if kept <> new_id then
         return kept;
       end if;
@@ -151,7 +159,7 @@ begin
       then annex.check_type(publish.type, t.name is not null, t.data_schema, coalesce(publish.data, '{}'), '')
       else true end;
   if not found then
-    raise exception 'There is no such workspace.' using errcode = 'foreign_key_violation', constraint = 'not_found';
+    raise exception 'There is no such workspace.' using errcode = 'insufficient_privilege', constraint = 'not_found';
   end if;
   return new_id;
 end
@@ -175,7 +183,8 @@ declare
   kept uuid[];
 begin
   if jsonb_array_length(batch) not between 1 and 500 then
-    raise exception 'a batch has 1 to 500 events' using errcode = 'program_limit_exceeded';
+    raise exception 'A batch has 1 to 500 events.'
+      using errcode = 'invalid_parameter_value', constraint = 'invalid_request';
   end if;
   perform annex.check_event(e.value ->> 'type', e.value ->> 'source', '{}', e.value ->> 'actor')
   from jsonb_array_elements(batch) e (value)
@@ -188,7 +197,7 @@ begin
     where e.value ->> 'key' is not null
     order by 2, 3, 1
   loop
-    kept[item.n] := annex.claim_key(publish_events.workspace_id, item.source, item.key, drawn[item.n]);
+    kept[item.n] := annex.claim_key(publish_events.workspace_id, item.source, item.key, author, drawn[item.n]);
   end loop;
   return query
     with items as (
@@ -311,7 +320,6 @@ declare
   verb text;
   was jsonb := '{}';
   row_now jsonb;
-  told jsonb;
   ws uuid;
   subject text;
 begin
@@ -343,16 +351,9 @@ begin
     else tg_argv[2]
   end;
   subject := noun || ':' || (row_now ->> case noun when 'member' then 'user_id' else 'id' end);
-  told := jsonb_build_object('record', annex.digest_documents(row_now), 'previous', annex.digest_documents(was));
-  -- To end something is never refused, or who spends the hour's bytes could not be put out. It needs no count: what ends
-  -- was made or begun before.
-  if verb not in ('deleted', 'removed', 'accepted', 'declined', 'revoked', 'expired') and not coalesce(
-    was ? 'revoked_at' or was ? 'status' and row_now ->> 'status' = 'suspended', false
-  ) then
-    perform annex.spend_trail(ws, told);
-  end if;
   perform annex.append_event(
-    ws, 'annex.' || noun || '.' || verb, subject, told,
+    ws, 'annex.' || noun || '.' || verb, subject,
+    jsonb_build_object('record', annex.digest_documents(row_now), 'previous', annex.digest_documents(was)),
     permission => tg_argv[4],
     rights_of => case when tg_op <> 'UPDATE' or was ?| string_to_array(tg_argv[5], ' ') then
       case noun
@@ -361,7 +362,11 @@ begin
         when 'workspace' then '*'
         when 'role' then '*'
       end
-    end
+    end,
+    -- Never refused, or who spends the hour's bytes could not be put out. It needs no count: what ends was made or begun.
+    is_end => verb in ('deleted', 'removed', 'accepted', 'declined', 'revoked', 'expired') or coalesce(
+      was ? 'revoked_at' or was ? 'status' and row_now ->> 'status' = 'suspended', false
+    )
   );
   return null;
 end

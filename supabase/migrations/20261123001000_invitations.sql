@@ -268,7 +268,8 @@ begin
   perform annex.require(create_invitations.workspace_id, 'invitations:manage');
   perform annex.require_grantable(create_invitations.workspace_id, create_invitations.role);
   if emails is not null and cardinality(emails) not between 1 and 100 then
-    raise exception 'between 1 and 100 addresses' using errcode = 'program_limit_exceeded';
+    raise exception 'Between 1 and 100 addresses.'
+      using errcode = 'invalid_parameter_value', constraint = 'invalid_request';
   end if;
   workspace := annex.lock_workspace(create_invitations.workspace_id);
   -- Asked again under the lock: the role may be gone, and with it what offered it.
@@ -354,7 +355,7 @@ begin
   where i.id = lock_invitation.invitation_id and i.workspace_id = lock_invitation.workspace_id for update;
   if not found then
     raise exception 'There is no such invitation here.'
-      using errcode = 'no_data_found', constraint = 'not_found';
+      using errcode = 'insufficient_privilege', constraint = 'not_found';
   end if;
   perform annex.require_version(found_one.version, versions);
   return found_one;
@@ -469,7 +470,11 @@ begin
           when invitation.email is null then '-infinity'
           -- When it was sent for the last time: who sends it again invites again.
           else invitation.expires_at - make_interval(hours => invitation.lifetime_hours)
-        end, true
+        end
+      -- Who is suspended is told that they are a member.
+      or exists (
+        select from annex.members m where m.workspace_id = invitation.workspace_id and m.user_id = is_open.user_id
+      ), true
     ), false
   );
 end
@@ -493,7 +498,7 @@ begin
   end if;
   if invitation.id is null then
     raise exception 'There is no such invitation, or a newer one has taken its place.'
-      using errcode = 'no_data_found', constraint = 'not_found';
+      using errcode = 'insufficient_privilege', constraint = 'not_found';
   elsif invitation.email is not null and invitation.email <> find_invitation.email then
     raise exception 'The invitation is to another address; sign in with the one that it was sent to.'
       using errcode = 'insufficient_privilege', constraint = 'invitation_for_another';

@@ -125,7 +125,7 @@ begin
   delete from annex.join_rules j
   where j.id = delete_join_rule.join_rule_id and j.workspace_id = delete_join_rule.workspace_id;
   if not found then
-    raise exception 'There is no such rule here.' using errcode = 'no_data_found', constraint = 'not_found';
+    raise exception 'There is no such rule here.' using errcode = 'insufficient_privilege', constraint = 'not_found';
   end if;
 end
 $$;
@@ -189,7 +189,7 @@ begin
   select j.* into rule from annex.matching_rules(caller.user_id, caller.email, caller.provider) j where j.id = rule.id;
   if rule.id is null or not exists (select from annex.find_role(rule.workspace_id, rule.role)) then
     raise exception 'There is no such rule, or it does not let you in.'
-      using errcode = 'no_data_found', constraint = 'not_found';
+      using errcode = 'insufficient_privilege', constraint = 'not_found';
   end if;
   if not rule.needs_approval then
     perform annex.admit(workspace, caller.user_id, caller.email, rule.role);

@@ -94,7 +94,7 @@ begin
   select count(*) into found_rows from locked;
   if found_rows <> wanted then
     raise exception 'A user is no member of this workspace; nothing was changed.'
-      using errcode = 'foreign_key_violation', constraint = 'not_found';
+      using errcode = 'insufficient_privilege', constraint = 'not_found';
   end if;
 end
 $$;
@@ -169,7 +169,7 @@ begin
   select s.* into before from annex.subscriptions s
   where s.workspace_id = unfollow_topic.workspace_id and s.topic = unfollow_topic.topic and s.user_id = caller for update;
   if not found then
-    raise exception 'The caller does not follow this topic.' using errcode = 'foreign_key_violation', constraint = 'not_found';
+    raise exception 'The caller does not follow this topic.' using errcode = 'insufficient_privilege', constraint = 'not_found';
   end if;
   perform annex.require_version(before.version, versions);
   delete from annex.subscriptions s
@@ -181,8 +181,7 @@ grant execute on function annex.unfollow_topic(uuid, text, integer[]) to annex_a
 -- Subscribe members to a topic, and unsubscribe others: all or nothing, at most 1,000 in a call. What a member set for
 -- themselves stays: to add one who follows already changes nothing, and only what was added, and is not muted, is taken
 -- away. Returns how many subscriptions came and went; where any did, an event says so. It names nobody, so that an erased user
--- is not left in it. Raises not_found, forbidden, limit_reached or
--- too_many_changes.
+-- is not left in it. Raises not_found, forbidden, limit_reached or too_many_changes.
 create function annex.set_subscribers(workspace_id uuid, topic text, add uuid[], remove uuid[])
 returns table (added integer, removed integer)
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
@@ -190,11 +189,11 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
   more uuid[] := coalesce(set_subscribers.add, '{}');
   less uuid[] := coalesce(set_subscribers.remove, '{}');
-  told jsonb;
 begin
   perform annex.require(set_subscribers.workspace_id, 'subscriptions:manage');
   if cardinality(more) + cardinality(less) > 1000 then
-    raise exception 'at most 1000 users in a call' using errcode = 'program_limit_exceeded';
+    raise exception 'At most 1000 users in a call.'
+      using errcode = 'invalid_parameter_value', constraint = 'invalid_request';
   end if;
   -- Those who go as well, and before any subscription: two calls that swap users would wait for each other in a circle.
   perform from annex.members m
@@ -220,10 +219,9 @@ begin
   end if;
   -- What one decides for others is in the trail; what members decide for themselves is nobody else's to read.
   if added + removed > 0 then
-    told := jsonb_build_object('topic', set_subscribers.topic, 'added', added, 'removed', removed);
-    perform annex.spend_trail(set_subscribers.workspace_id, told);
     perform annex.append_event(
-      set_subscribers.workspace_id, 'annex.subscribers.changed', 'topic:' || set_subscribers.topic, told,
+      set_subscribers.workspace_id, 'annex.subscribers.changed', 'topic:' || set_subscribers.topic,
+      jsonb_build_object('topic', set_subscribers.topic, 'added', added, 'removed', removed),
       permission => 'events:audit'
     );
   end if;

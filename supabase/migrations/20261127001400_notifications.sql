@@ -699,7 +699,7 @@ begin
     and exists (select from annex.sight(n.workspace_id) s where s.permission = n.permission);
   if not found then
     raise exception 'There is no such notification, or it is not yours to see.'
-      using errcode = 'foreign_key_violation', constraint = 'not_found';
+      using errcode = 'insufficient_privilege', constraint = 'not_found';
   end if;
   perform annex.require_version(before.version, versions);
   if change_notification.snoozed_until not between now() and now() + interval '1 year' then
@@ -772,7 +772,8 @@ declare
   done record;
 begin
   if coalesce(action not in ('seen', 'read', 'archived'), true) then
-    raise exception 'an action is seen, read or archived' using errcode = 'invalid_parameter_value';
+    raise exception 'An action is seen, read or archived.'
+      using errcode = 'invalid_parameter_value', constraint = 'invalid_request';
   elsif workspace_id is not null and not exists (select from annex.sight(mark_notifications.workspace_id)) then
     perform annex.require(mark_notifications.workspace_id, 'events:read');
   end if;

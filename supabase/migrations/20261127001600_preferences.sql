@@ -136,9 +136,9 @@ returns table (workspace_id uuid, categories jsonb, quiet_hours jsonb, updated_a
 language plpgsql stable security definer set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
 declare
-  is_theirs boolean := coalesce(is_default, false);
-  found_id uuid := case when ws is not null or is_theirs then annex.find_workspace(ws, 'workspace:read') end;
-  caller uuid := case when not is_theirs then annex.require_user() end;
+  is_of_workspace boolean := coalesce(is_default, false);
+  found_id uuid := case when ws is not null or is_of_workspace then annex.find_workspace(ws, 'workspace:read') end;
+  caller uuid := case when not is_of_workspace then annex.require_user() end;
 begin
   return query
     select found_id, coalesce(p.categories, '{}'), p.quiet_hours, p.updated_at, coalesce(p.version, 0)
@@ -161,17 +161,17 @@ create function annex.patch_preferences(
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
 declare
-  is_theirs boolean := coalesce(is_default, false);
-  found_id uuid := case when ws is not null or is_theirs then
-    annex.find_workspace(ws, case when is_theirs then 'preferences:manage' else 'workspace:read' end) end;
-  caller uuid := case when not is_theirs then annex.require_user() end;
+  is_of_workspace boolean := coalesce(is_default, false);
+  found_id uuid := case when ws is not null or is_of_workspace then
+    annex.find_workspace(ws, case when is_of_workspace then 'preferences:manage' else 'workspace:read' end) end;
+  caller uuid := case when not is_of_workspace then annex.require_user() end;
   before annex.preferences;
   chosen jsonb;
   hours jsonb;
 begin
   perform annex.refuse_size(categories_patch), annex.refuse_size(hours_patch);
   -- Whoever writes the same preferences waits here, before there is a row to wait for.
-  if is_theirs then
+  if is_of_workspace then
     perform annex.lock_workspace(found_id);
   else
     insert into annex.profiles (user_id, email) values (caller, nullif(annex.claims() ->> 'email', ''))

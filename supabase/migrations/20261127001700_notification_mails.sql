@@ -278,7 +278,7 @@ declare
 begin
   select t.* into token from annex.unsubscribe_tokens t where t.token_hash = hash;
   if not found then
-    raise exception 'The link is not valid, or no longer.' using errcode = 'no_data_found', constraint = 'not_found';
+    raise exception 'The link is not valid, or no longer.' using errcode = 'insufficient_privilege', constraint = 'not_found';
   end if;
   -- As patch_preferences locks; and one who has left has nothing to end.
   perform annex.lock_inboxes_of(array[token.user_id]);
@@ -357,7 +357,7 @@ begin
   where e.event_id = trace_event.event_id and e.workspace_id = trace_event.workspace_id and e.user_id is null;
   if not found or not annex.has_permission(trace_event.workspace_id, coalesce(event.permission, 'events:audit')) then
     raise exception 'There is no such thing here, or it is not yours to see.'
-      using errcode = 'no_data_found', constraint = 'not_found';
+      using errcode = 'insufficient_privilege', constraint = 'not_found';
   end if;
   return query select null::uuid, null, null, null::uuid, null, null, null::timestamptz, state_now;
   return query

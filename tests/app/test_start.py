@@ -77,6 +77,38 @@ async def test_a_role_that_may_change_the_schema_is_refused(own_database: TestDa
         await check(settings_for(own_database))
 
 
+@pytest.mark.parametrize(
+    ("planted", "undone", "said"),
+    [
+        (
+            "grant service_role to annex_api",
+            "revoke service_role from annex_api",
+            "annex_api may act as service_role, .*; run `revoke service_role from annex_api",
+        ),
+        (
+            "create role middle; grant annex_owner to middle; grant middle to annex_worker",
+            "drop role middle",
+            "annex_worker may act as annex_owner, .*; run `revoke middle from annex_worker",
+        ),
+        (
+            "alter table annex.roles owner to annex_api",
+            "alter table annex.roles owner to annex_owner",
+            r"annex_api owns annex\.roles, .* `annex doctor` prints",
+        ),
+    ],
+)
+async def test_a_role_above_row_level_security_is_refused(
+    own_database: TestDatabase, planted: str, undone: str, said: str
+) -> None:
+    await execute(own_database.url("postgres"), planted)
+    try:
+        with pytest.raises(SettingsError, match=said):
+            await check(settings_for(own_database))
+    finally:
+        await execute(own_database.url("postgres"), undone)
+    await check(settings_for(own_database))
+
+
 async def test_a_database_that_is_not_there_is_said(database: TestDatabase) -> None:
     with pytest.raises(SettingsError, match=r'refuses ANNEX_DATABASE_URL: .*"nowhere" does not'):
         await check(settings_for(TestDatabase(database.postgres, "nowhere")))

@@ -1,5 +1,7 @@
 """A transaction: what its caller may do is asked with each of its calls."""
 
+import sys
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -37,3 +39,12 @@ async def test_rights_that_are_lost_before_a_call_refuse_it(
 
     with pytest.raises(CHANGES[change]):
         await delete()
+
+
+async def test_a_connection_keeps_its_plans_and_itself(callers: Callers) -> None:
+    pool: Any = callers.server.app.runtime.database.api
+    async with pool.lend() as driver:
+        assert pool.lent >= 1
+        # By these, asyncpg forgets a statement and a connection; nothing public tells them.
+        assert driver._con._config.max_cached_statement_lifetime == 0
+    assert pool.pool._max_queries == sys.maxsize

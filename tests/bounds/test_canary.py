@@ -122,7 +122,7 @@ async def test_no_output_and_no_answer_holds_a_secret(
     process = Process(own_database, tmp_path, **urls, **mail, log_level="debug")
     worker_log = tmp_path / "worker.log"
     try:
-        server = await process.started()
+        server = await process.started(90)
         async with (
             working(own_database, worker_log, **urls, **mail),
             calling(server) as callers,
@@ -132,7 +132,13 @@ async def test_no_output_and_no_answer_holds_a_secret(
             await asyncio.sleep(2)  # the worker tries its mails and readers meanwhile
     finally:
         process.kill()
-    said = {"api": process.said, "worker": worker_log.read_text(errors="replace")}
+    said = {
+        "api": process.said,
+        "worker": worker_log.read_text(errors="replace"),
+        # Which writes statements that fail, as it does without settings of its own.
+        "postgres": own_database.postgres.log.read_text(errors="replace"),
+    }
+    assert "STATEMENT:" in said["postgres"]
     assert {status for status, _ in answers} >= {400, 401, 403, 404, 409, 500, 503}
     assert '"path"' in said["api"] or "path=" in said["api"]
     assert len(said["worker"].splitlines()) > 3

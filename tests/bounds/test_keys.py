@@ -2,12 +2,16 @@
 
 from collections.abc import AsyncIterator
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
 
 from app.database.pools import Loan, Pool
-from tests.conftest import Callers, Running, Tenant, TestDatabase, running
+from app.errors import RateLimited
+from app.http.limits import Limiter
+from tests.conftest import Callers, Running, Tenant, TestDatabase, new_tenant, running
+from tests.factories import make_settings
 
 
 @pytest.fixture
@@ -21,10 +25,10 @@ def lent(server: Running, monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
     """For whom connections for requests are lent from now on."""
     found, lend = list[str | None](), Pool.lend
 
-    def note(pool: Pool, whose: str | None = None) -> Loan:
+    def note(pool: Pool, whose: str | None = None, group: str | None = None) -> Loan:
         if pool is server.app.runtime.database.api:
             found.append(whose)
-        return lend(pool, whose)
+        return lend(pool, whose, group)
 
     monkeypatch.setattr(Pool, "lend", note)
     return found
@@ -71,3 +75,48 @@ async def test_every_connection_is_lent_by_turns(
                 assert answer.status_code == 200
     assert lent
     assert None not in lent
+
+
+def test_a_keys_own_rate_outlasts_a_thousand_others() -> None:
+    limiter = Limiter(make_settings(), clock=lambda: 0.0)
+    limiter.spend("api_key:a", 1)
+    for n in range(2000):
+        limiter.spend(f"api_key:{n}", n + 1)
+    with pytest.raises(RateLimited):
+        limiter.spend("api_key:a", 1)
+    assert limiter.spend("api_key:a", 2)  # it was given more
+
+
+@pytest.mark.parametrize("what", ["key", "exchanged", "ticket"])
+async def test_a_key_that_its_address_may_not_use_counts_as_a_failure(
+    database: TestDatabase, what: str
+) -> None:
+    async with running(database, max_failures_per_address=3) as server:
+        callers = Callers(server)
+        tenant = await new_tenant(callers)
+        carried = await credential(callers, tenant, what)
+        async with database.admin() as admin:
+            await admin.execute(
+                "update annex.api_keys set allowed_addresses = '{192.0.2.1}'"
+                " where workspace_id = $1",
+                UUID(tenant.id),
+            )
+        path = f"{tenant.path}/stream" if what == "ticket" else tenant.path
+        answers = []
+        async with httpx.AsyncClient(base_url=server.url) as client:
+            for _ in range(5):
+                answers.append((await client.get(path, **carried)).text)
+        # A stream answers an EventSource with a reason, or with a pause, and always with 200.
+        refused = ["address_not_allowed" in text for text in answers]
+        assert refused == [True, True, True, False, False]
+        # Who was accepted here before is still: others must not lose their access.
+        assert (await tenant.owner.client.get(tenant.path)).status_code == 200
+        await callers.close()
+
+
+async def test_a_wrong_token_is_one_failure_wherever_it_is_sent(database: TestDatabase) -> None:
+    async with running(database, max_failures_per_address=3) as server:
+        headers = {"Authorization": "Bearer wrong"}
+        async with httpx.AsyncClient(base_url=server.url, headers=headers) as client:
+            answers = [(await client.get("/api/v1/me")).status_code for _ in range(4)]
+    assert answers == [401, 401, 401, 429]

@@ -205,6 +205,41 @@ async def test_answers_that_a_client_does_not_read_are_bounded(
             await asyncio.sleep(0.01)
 
 
+@pytest.mark.parametrize(("rate", "is_cut_off"), [(1_000, False), (2_000_000, True)])
+async def test_who_takes_an_answer_more_slowly_than_the_rate_is_cut_off(
+    rate: int, is_cut_off: bool, database: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.http.unread.PACE_SECONDS", 0.5)
+    async with running(database, answer_bytes_per_second=rate) as live:
+        get = b"GET /docs/assets/scalar.js HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+        expected = await whole(live, get)
+        reader, writer = await stalled(live, get)
+        taken = bytearray()
+        with contextlib.suppress(ConnectionError):
+            while piece := await reader.read(65_536):
+                taken += piece
+                await asyncio.sleep(len(piece) / 1_000_000)
+        writer.close()
+        refused = live.app.connections.refused["unread"]
+        assert (taken.endswith(expected), refused) == ((False, 1) if is_cut_off else (True, 0))
+        while live.app.connections.unread:
+            await asyncio.sleep(0.01)
+
+
+async def test_who_takes_nothing_is_cut_off(
+    database: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.http.unread.PACE_SECONDS", 0.2)
+    async with running(database) as live:
+        get = b"GET /docs/assets/scalar.js HTTP/1.1\r\nHost: x\r\n\r\n"
+        _, writer = await stalled(live, get)
+        while not live.app.connections.refused["unread"]:
+            await asyncio.sleep(0.01)
+        while live.app.connections.unread:
+            await asyncio.sleep(0.01)
+        writer.close()
+
+
 async def stalled(live: Running, sent: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Send a request, and read no more of the answer than a buffer takes."""
     host, port = live.url.removeprefix("http://").split(":")

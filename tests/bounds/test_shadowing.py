@@ -46,7 +46,6 @@ FUNCTIONS = {
     "jsonb_typeof(jsonb)": "text",
     "octet_length(text)": "integer",
     "to_regclass(text)": "regclass",
-    "pg_try_advisory_xact_lock(integer, integer)": "boolean",
     "cardinality(text[])": "integer",
     "array_position(text[], text)": "integer",
 }

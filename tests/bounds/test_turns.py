@@ -50,6 +50,30 @@ async def test_those_who_wait_are_served_one_of_each_principal() -> None:
     assert (turns.free, turns.under_way, turns.waiting) == (1, Counter(), {})
 
 
+async def test_a_crowd_of_one_workspace_is_served_as_one() -> None:
+    turns, order = Turns(1, 1), list[str]()
+
+    async def use(whose: str, group: str) -> None:
+        await turns.take(whose, group)
+        order.append(whose)
+        await asyncio.sleep(0)
+        turns.give(whose, group)
+
+    crowd = [(f"c{n}", "loud") for n in range(30)]
+    await asyncio.gather(*(use(*one) for one in [*crowd, ("a", "quiet"), ("a", "quiet")]))
+    assert order[:5] == ["c0", "a", "c1", "a", "c2"]
+    assert sorted(order[5:]) == sorted(f"c{n}" for n in range(3, 30))
+    assert (turns.free, turns.under_way, turns.of_groups) == (1, Counter(), Counter())
+    assert turns.waiting == {}
+
+
+async def test_a_crowd_of_one_workspace_leaves_something_to_others() -> None:
+    turns = Turns(10, 8)
+    taken = [turns.take_now(f"c{n}", "loud") for n in range(20)]
+    assert taken.count(True) == 8
+    assert turns.take_now("a", "quiet")
+
+
 async def test_a_turn_that_nobody_waits_for_any_more_is_the_next_ones() -> None:
     turns = Turns(1, 1)
     await turns.take("a")

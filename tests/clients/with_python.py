@@ -3,19 +3,24 @@
 import os
 
 from annex_client import AuthenticatedClient
+from annex_client.api.api_keys import verify_api_key
 from annex_client.api.events import (
     list_events,
     publish_cloud_event,
     publish_event,
     publish_events,
 )
+from annex_client.api.preferences import get_my_preferences
 from annex_client.api.workspaces import create_workspace, get_workspace, update_workspace
 from annex_client.models import (
+    ApiKeyVerdict,
+    ApiKeyVerification,
     CloudEvent,
     CloudEventSpecversion,
     Event,
     EventCreate,
     EventPage,
+    Preferences,
     Problem,
     ProblemCode,
     PublishedEvent,
@@ -66,6 +71,14 @@ assert isinstance(renamed, Workspace), renamed
 late = update_workspace.sync(WS, client=client, body=WorkspacePatch(name="Late"), if_match=etag)
 assert isinstance(late, Problem), late
 assert late.code is ProblemCode.PRECONDITION_FAILED
+
+# What may be null is not taken for the thing.
+chosen = get_my_preferences.sync(client=client)
+assert isinstance(chosen, Preferences), chosen
+assert chosen.quiet_hours is None
+unknown = verify_api_key.sync(client=client, body=ApiKeyVerification("annex_sk_unknown"))
+assert isinstance(unknown, ApiKeyVerdict), unknown
+assert unknown.key is None
 
 once = [
     create_workspace.sync_detailed(

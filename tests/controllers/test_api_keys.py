@@ -3,7 +3,7 @@ import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import jwt
 import msgspec
@@ -428,6 +428,7 @@ def forged(server: Any, key: Any, **claims: Any) -> Iterator[str]:
         {"role": "anon"},
         {"aud": "other"},
         {"exp": 1},
+        {"exp": 10**400},
         {"iss": "https://elsewhere.example"},
         {"sub": other, "annex_key": {**whole["annex_key"], "id": other}},
     ):
@@ -584,3 +585,42 @@ def test_a_client_without_an_address_is_in_no_block() -> None:
     assert is_within(None, [])
     assert not is_within(read_address("2001:db8::1"), ["0.0.0.0/0"])
     assert is_within(read_address("::ffff:192.0.2.1"), ["192.0.2.0/24"])
+
+
+MANY = """
+insert into annex.api_keys (workspace_id, name, prefix, secret_hash, permissions, revoked_at)
+select $1, 'CI', left(replace(gen_random_uuid()::text, '-', ''), 12),
+  decode(repeat('00', 32), 'hex'), '{}', now()
+from generate_series(1, $2)
+"""
+
+
+async def test_revoking_makes_no_room_for_more_than_a_days_keys(
+    callers: Callers, tenant: Tenant
+) -> None:
+    async with callers.server.database.admin() as admin:
+        await admin.execute(MANY, UUID(tenant.id), 999)
+    made = await create(tenant.owner, tenant)
+    assert await refusal(tenant.owner, tenant) == (409, "limit_reached")
+    rotated = await tenant.owner.client.post(f"{keys_of(tenant)}/{made['id']}/rotate", json={})
+    assert (rotated.status_code, rotated.json()["code"]) == (409, "limit_reached")
+
+
+@pytest.mark.parametrize("end", ["9999-12-31T23:59:59.999999Z", "9999-12-31T23:59:59-14:00"])
+async def test_an_end_beyond_the_calendar_is_refused(
+    callers: Callers, tenant: Tenant, end: str
+) -> None:
+    assert await refusal(tenant.owner, tenant, expires_at=end) == (400, "invalid_request")
+    made = await create(tenant.owner, tenant)
+    rotated = await tenant.owner.client.post(
+        f"{keys_of(tenant)}/{made['id']}/rotate", json={"expires_at": end}
+    )
+    assert (rotated.status_code, rotated.json()["code"]) == (400, "invalid_request")
+
+
+async def test_a_key_that_ends_with_the_calendar_is_rotated(
+    callers: Callers, tenant: Tenant
+) -> None:
+    made = await create(tenant.owner, tenant, expires_at="9999-12-31T23:59:59Z")
+    rotated = await tenant.owner.client.post(f"{keys_of(tenant)}/{made['id']}/rotate", json={})
+    assert (rotated.status_code, rotated.json()["expires_at"]) == (201, "9999-12-31T23:59:59Z")

@@ -233,6 +233,19 @@ async def test_a_key_repeats_within_a_batch_too(tenant: Tenant, key: Caller) -> 
     assert [e["type"] for e in await listed(key, tenant)] == ["a", "b"]
 
 
+async def test_a_member_takes_no_event_of_a_server_away(
+    callers: Callers, tenant: Tenant, key: Caller
+) -> None:
+    """All keys, operators and SQL are one publisher; each user is another."""
+    event = {"type": "invoice.paid", "source": "billing", "key": "invoice-42"}
+    member, path = await add_member(callers, tenant, "member"), f"{tenant.path}/events"
+    second = await callers.key(tenant.id, "events:read", "events:publish")
+    publishers = (member, key, second, tenant.owner, callers.operator(), member)
+    answers = [await p.client.post(path, json=event) for p in publishers]
+    assert [a.json()["is_duplicate"] for a in answers] == [False, False, True, False, True, True]
+    assert answers[5].json()["id"] == answers[0].json()["id"]
+
+
 async def test_another_source_or_workspace_makes_another_event(
     callers: Callers, tenant: Tenant, key: Caller
 ) -> None:

@@ -686,3 +686,41 @@ async def test_a_workspace_has_so_many_open_invitations(callers: Callers, tenant
     response = await tenant.owner.client.post(f"{tenant.path}/invitations", json=body)
     assert code(response) == (409, "limit_reached")
     await issue(tenant.owner, tenant, "a@example.net")
+
+
+async def test_revoking_makes_no_room_for_more_than_a_days_invitations(
+    callers: Callers, tenant: Tenant
+) -> None:
+    async with callers.server.database.admin() as admin:
+        await admin.execute("set session_replication_role = replica")  # without their events
+        await admin.execute(
+            "insert into annex.invitations (workspace_id, email, role, status, expires_at)"
+            " select $1, n || '@example.org', 'viewer', 'revoked', now()"
+            " from generate_series(1, 9999) n",
+            UUID(tenant.id),
+        )
+    body = {"role": "viewer", "emails": ["a@example.net", "b@example.net"]}
+    response = await tenant.owner.client.post(f"{tenant.path}/invitations", json=body)
+    assert code(response) == (409, "limit_reached")
+    await issue(tenant.owner, tenant, "a@example.net")
+
+
+async def test_who_was_removed_comes_back_when_an_older_invitation_is_sent_again(
+    callers: Callers, tenant: Tenant
+) -> None:
+    user = await callers.user()
+    await accept(user, await link(tenant))
+    [old] = await issue(tenant.owner, tenant, f"{uuid4().hex[:8]}@example.org")
+    await execute(
+        callers,
+        "update annex.invitations set email = $2 where id = $1",
+        UUID(old["invitation_id"]),
+        user.email,
+    )
+    await remove(callers, tenant, user)
+    assert code(await accept(user, old["token"])) == (410, "invitation_gone")
+    again = await tenant.owner.client.post(
+        f"{tenant.path}/invitations/{old['invitation_id']}/resend"
+    )
+    assert [i["id"] for i in (await user.client.get(MINE)).json()["data"]] == [old["invitation_id"]]
+    assert (await accept(user, again.json()["token"])).status_code == 200

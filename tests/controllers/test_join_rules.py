@@ -426,3 +426,90 @@ async def test_a_workspace_has_so_many_rules(callers: Callers, tenant: Tenant) -
     )
     response = await claim(callers.operator(), tenant, new_domain())
     assert code(response) == (409, "limit_reached")
+
+
+async def test_an_approval_asks_for_the_domains_that_are_allowed_now(
+    callers: Callers, tenant: Tenant
+) -> None:
+    rule, domain = await rule_of(callers, tenant, needs_approval=True)
+    await join(await someone(callers, domain), rule)
+    [request] = await listed(tenant)
+    approve = f"{tenant.path}/invitations/{request}/approve"
+    for allowed, expected in (["else.example"], 409), ([domain], 204):
+        narrowed = await tenant.owner.client.patch(
+            tenant.path, json={"allowed_email_domains": allowed}
+        )
+        assert narrowed.status_code == 200
+        response = await tenant.owner.client.post(approve)
+        assert response.status_code == expected
+        if expected == 409:
+            assert code(response) == (409, "domain_not_allowed")
+
+
+async def test_a_new_account_does_not_end_a_suspension(callers: Callers, tenant: Tenant) -> None:
+    rule, domain = await rule_of(callers, tenant)
+    user = await someone(callers, domain)
+    await join(user, rule)
+    path = f"{tenant.path}/members/{user.user_id}"
+    for status in ("suspended", "active", "suspended"):
+        changed = await tenant.owner.client.patch(path, json={"status": status})
+        assert changed.status_code == 200
+    await execute(callers, "delete from auth.users where id = $1", user.user_id)
+    again = await callers.user(email=user.email)
+    assert await offers(again) == []
+    assert code(await join(again, rule)) == (404, "not_found")
+    followed = await again.client.post(RESPOND, json={"token": await link(tenant), "accept": True})
+    assert code(followed) == (410, "invitation_gone")
+    [new] = await issue(tenant.owner, tenant, str(user.email))
+    accepted = await again.client.post(RESPOND, json={"token": new["token"], "accept": True})
+    assert accepted.status_code == 200
+
+
+async def test_who_is_active_again_may_leave_and_come_back(
+    callers: Callers, tenant: Tenant
+) -> None:
+    rule, domain = await rule_of(callers, tenant)
+    user = await someone(callers, domain)
+    await join(user, rule)
+    path = f"{tenant.path}/members/{user.user_id}"
+    for status in ("suspended", "active"):
+        await tenant.owner.client.patch(path, json={"status": status})
+    assert (await user.client.delete(path)).status_code == 204
+    assert (await join(user, rule)).status_code == 200
+
+
+async def test_requests_have_a_bound_of_their_own(callers: Callers, tenant: Tenant) -> None:
+    rule, domain = await rule_of(callers, tenant, needs_approval=True)
+    await execute(
+        callers,
+        "insert into annex.invitations (workspace_id, email, role, status, expires_at)"
+        " select $1, n || '@example.org', 'viewer', 'requested', now() + interval '1 day'"
+        " from generate_series(1, 999) n",
+        UUID(tenant.id),
+    )
+    first, second = await someone(callers, domain), await someone(callers, domain)
+    for _ in range(2):
+        assert (await join(first, rule)).json()["outcome"] == "requested"
+    assert code(await join(second, rule)) == (409, "limit_reached")
+    await issue(tenant.owner, tenant, "somebody@example.net")
+
+
+async def test_who_asks_while_an_invitation_waits_has_accepted_it(
+    callers: Callers, tenant: Tenant
+) -> None:
+    rule, domain = await rule_of(callers, tenant, needs_approval=True)
+    user = await someone(callers, domain)
+    await issue(tenant.owner, tenant, str(user.email))
+    assert (await join(user, rule)).json()["outcome"] == "joined"
+    assert (await roles(tenant))[str(user.user_id)] == "viewer"
+
+
+async def test_an_invitation_that_nobody_can_accept_is_not_in_the_way_of_a_request(
+    callers: Callers, tenant: Tenant
+) -> None:
+    rule, domain = await rule_of(callers, tenant, needs_approval=True)
+    user, inviter = await someone(callers, domain), await add_member(callers, tenant, "admin")
+    await issue(inviter, tenant, str(user.email))
+    await inviter.client.delete(f"{tenant.path}/members/{inviter.user_id}")
+    assert (await join(user, rule)).json()["outcome"] == "requested"
+    assert sorted(i["status"] for i in (await listed(tenant)).values()) == ["expired", "requested"]

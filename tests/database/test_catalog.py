@@ -54,7 +54,7 @@ select format('%s: %s to %s', what, privilege_type, grantee::regrole) from right
 SECRETS = """
 'api_keys', 'pending', 'log', 'log_state', 'event_keys', 'retentions', 'idempotency_keys',
 'limits', 'migrations', 'invitations', 'removals', 'join_rules', 'public_mail_domains', 'mails',
-'mail_state', 'unsubscribe_tokens', 'erasures', 'event_type_changes'
+'mail_state', 'unsubscribe_tokens', 'erasures', 'event_type_changes', 'locks', 'trails'
 """
 
 RULES = [
@@ -184,10 +184,9 @@ RULES = [
         "alter function annex.access(text) set search_path = public, pg_catalog, pg_temp",
     ),
     Rule(
-        "an advisory lock is of two numbers, the first from annex.lock_class",
+        "no function takes an advisory lock, as every session may",
         "select p.oid::regprocedure from pg_proc p where p.pronamespace = 'annex'::regnamespace"
-        " and regexp_count(prosrc, 'advisory_[a-z_]*\\(') <> regexp_count(prosrc,"
-        " 'pg_(try_)?advisory_xact_lock\\(annex\\.lock_class\\(''[a-z]+''\\), ')",
+        " and prosrc ~ 'advisory_[a-z_]*\\('",
         "create function annex.wait() returns void language sql"
         " as 'select pg_advisory_xact_lock(1)'",
     ),
@@ -293,18 +292,6 @@ async def test_what_users_write_about_themselves_decides_nothing(catalog: Connec
             written += re.findall(r"[\"']\w*user_metadata\w*[\"']", file.read_text())
     assert len(written) > 50
     assert not any("user_metadata" in text for text in written)
-
-
-async def test_no_use_of_an_advisory_lock_is_anothers(catalog: Connection) -> None:
-    classes = await catalog.fetch(
-        "select distinct m[1] as use, annex.lock_class(m[1]) as number from pg_proc,"
-        " regexp_matches(prosrc, 'lock_class\\(.([a-z]+).\\)', 'g') m"
-        " where pronamespace = 'annex'::regnamespace"
-    )
-    assert {row["use"] for row in classes} == {"partitions", "expiry", "mails"}
-    assert None not in {row["number"] for row in classes}
-    assert len({row["number"] for row in classes}) == len(classes)
-    assert await catalog.fetchval("select annex.lock_class('nothing known')") is None
 
 
 async def test_no_function_is_documented_twice() -> None:

@@ -116,6 +116,8 @@ ATTEMPTS = {
     "make a role that gives ownership":
         "annex.put_role($1, 'new', 'x', '{workspace:read}', '{owner}')",
     "rewrite what owners may": f"annex.put_role($1, 'owner', 'x', {ALL})",
+    "demand a second factor": """annex.update_workspace($1, '{"require_aal2": true}')""",
+    "keep events for a day": """annex.update_workspace($1, '{"event_retention_days": 1}')""",
     "delete a stronger role": "annex.delete_role($1, 'strong')",
     "make a key of everything":
         f"annex.create_api_key($1, 'x', $6, $4, {ALL})",
@@ -133,6 +135,8 @@ ATTEMPTS = {
 }  # fmt: skip
 # An admin holds all that these take.
 FOR_ADMINS = {
+    "demand a second factor",
+    "keep events for a day",
     "give a stronger role",
     "weaken a stronger role",
     "delete a stronger role",
@@ -183,7 +187,43 @@ async def snapshot(scene: Scene) -> list[Any]:
             scene.workspace,
         )
         for table in ("members", "roles", "api_keys", "invitations", "join_rules")
+    ] + [
+        await scene.admin.fetchval(
+            "select to_jsonb(w)::text from annex.workspaces w where id = $1", scene.workspace
+        )
     ]
+
+
+async def test_no_patch_goes_past_what_it_may_name(scene: Scene) -> None:
+    scene.callers["owner"] = user(scene.owner)
+    wrong = {
+        """{"deleted_at": "2020-01-01"}""": "invalid_request",
+        """{"created_by": null, "name": "x"}""": "invalid_request",
+        '["name"]': "invalid_request",
+        '"name"': "invalid_request",
+        "null": "invalid_request",
+        """{"require_aal2": true}""": "second_factor_required",
+        """{"member_limit": 7}""": "operator_required",
+    }
+    before = await snapshot(scene)
+    for patch, code in wrong.items():
+        for way in ("annex_api", "postgrest"):
+            async with session(scene, way, "owner") as connection:
+                with pytest.raises(asyncpg.PostgresError) as refusal:
+                    await connection.execute(
+                        "select annex.update_workspace($1, $2::text::jsonb)", scene.workspace, patch
+                    )
+            assert getattr(refusal.value, "constraint_name", None) == code, patch
+    async with session(scene, "annex_api", "owner") as connection:
+        for patch in ("""{"user_id": null}""", """{"email": "x"}""", "[]", "1"):
+            with pytest.raises(asyncpg.PostgresError) as refusal:
+                await connection.execute("select annex.update_profile($1::text::jsonb)", patch)
+            assert getattr(refusal.value, "constraint_name", None) == "invalid_request", patch
+    async with session(scene, "annex_api", "key") as connection:
+        with pytest.raises(asyncpg.PostgresError) as refusal:
+            await connection.execute("select annex.update_profile()")
+    assert getattr(refusal.value, "constraint_name", None) == "user_required"
+    assert await snapshot(scene) == before
 
 
 @pytest.mark.parametrize("way", ["annex_api", "postgrest"])
@@ -222,6 +262,8 @@ async def test_nobody_gains_what_they_lack(attempt: str, way: str, scene: Scene)
     assert await snapshot(scene) == before
     # The owner may, so that it was the right that they lacked.
     scene.callers["owner"] = user(scene.owner)
+    if attempt == "demand a second factor":
+        scene.callers["owner"] |= {"aal": "aal2"}
     if attempt in FOR_ADMINS or attempt.startswith("make"):
         async with session(scene, "annex_api", "owner") as connection:
             await connection.execute(sql, *values)

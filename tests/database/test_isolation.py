@@ -74,6 +74,8 @@ class Tenants(NamedTuple):
                 return "feed_id", self.theirs
             case "readers":
                 return "name", "test"
+            case "locks":
+                return "name", "expiry"
             case "limits":
                 return "name", "workspaces_per_user"
             case "migrations":
@@ -99,12 +101,15 @@ async def tenants(admin: Connection) -> Tenants:
         head = await admin.fetchval("select coalesce(max(pos), 0) from annex.log")
         await insert(admin, "log", "event_id", pos=head + 1, **owned)
         await insert(admin, "retentions", "feed_id", feed_id=workspace, retained_from=1)
+        hour = await admin.fetchval("select now()")
+        await insert(admin, "trails", workspace_id=workspace, hour=hour, bytes=1)
         await new_invitation(admin, workspace)
         member = me if workspace == made.mine else them
         await new_preferences(admin, workspace, member)
         await new_items(admin, workspace, member, event)
         made.events[workspace] = event
     await admin.execute("insert into annex.readers (name) values ('test') on conflict do nothing")
+    await admin.execute("insert into annex.locks (name) values ('expiry') on conflict do nothing")
     await admin.execute(
         "insert into annex.event_types (name, category) values ('test.isolated', 'general')"
         " on conflict do nothing"
@@ -226,10 +231,10 @@ async def test_rows_of_another_workspace_cannot_be_updated_or_deleted(
 
 
 @every_way
-async def test_nobody_inserts_but_their_own_profile_and_answers(
+async def test_nobody_inserts_but_their_own_answers(
     way: str, database: TestDatabase, admin: Connection, tenants: Tenants
 ) -> None:
-    own = {"profiles", "idempotency_keys"} if way.endswith("of the API") else set[str]()
+    own = {"idempotency_keys"} if way.endswith("of the API") else set[str]()
     async with session(database, way, tenants) as connection:
         for table in tables_of_others(await all_tables(admin), way) - own:
             with pytest.raises(Denied):
@@ -237,14 +242,19 @@ async def test_nobody_inserts_but_their_own_profile_and_answers(
                     await connection.execute(f"insert into annex.{table} default values")
 
 
-async def test_nobody_makes_a_profile_for_another(
-    database: TestDatabase, admin: Connection, tenants: Tenants
+async def test_the_api_writes_neither_profiles_nor_workspaces_past_their_functions(
+    database: TestDatabase, tenants: Tenants
 ) -> None:
-    newcomer = uuid4()
-    await admin.execute("insert into auth.users (id) values ($1)", newcomer)
-    async with database.connect("annex_api", user(tenants.me)) as connection:
-        with pytest.raises(Denied, match="row-level security"):
-            await connection.execute("insert into annex.profiles (user_id) values ($1)", newcomer)
+    for claims in (user(tenants.me), {"role": "annex_operator", "sub": "x"}):
+        async with database.connect("annex_api", claims) as connection:
+            for statement in (
+                "insert into annex.profiles (user_id) select annex.user_id()",
+                "update annex.profiles set display_name = 'x'",
+                "update annex.workspaces set require_aal2 = true",
+                "update annex.workspaces set metadata = '{}'",
+            ):
+                with pytest.raises(Denied, match="permission denied"):
+                    await connection.execute(statement)
 
 
 async def test_nobody_stores_an_answer_for_another(

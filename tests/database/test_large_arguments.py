@@ -122,7 +122,7 @@ async def test_no_document_is_too_large_for_a_function(
     # Not by an object's size, but by what it is: a list of questions or events. And an operator's.
     others = ("annex.check_permissions", "annex.publish_events", "annex.put_event_type")
     measured = {c: s for c, s in states.items() if not c.startswith(others)}
-    assert len(measured) == 7
+    assert len(measured) == 9
     assert set(measured.values()) == {"54000"}, measured
     assert not any(s is None or s.startswith(TOO_MUCH) for s in states.values()), states
 

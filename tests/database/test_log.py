@@ -302,14 +302,6 @@ async def test_one_session_is_the_sequencer_and_the_others_do_not_wait(log: Log)
         assert await log.worker.fetchval("select annex.sequence()") == 0
 
 
-async def test_no_session_stops_the_sequencer_by_an_advisory_lock(log: Log) -> None:
-    await pend(log, None)
-    async with log.writer() as other:
-        for number in range(20):
-            await other.execute("select pg_advisory_lock(1095653376 + $1::integer, 0)", number)
-        assert await log.worker.fetchval("select annex.sequence()") == 1
-
-
 async def test_a_transactions_own_order_is_kept(log: Log) -> None:
     async with log.writer() as writer, writer.transaction():
         made = [await log.publish(writer) for _ in range(5)]

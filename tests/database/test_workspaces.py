@@ -247,3 +247,32 @@ async def test_a_key_is_not_found_once_it_is(
         assert await connection.fetchval(ask, prefix) == 1
         await admin.execute(change[state], prefix)
         assert await connection.fetchval(ask, prefix) == 0
+
+
+async def test_an_owner_who_is_suspended_is_no_owner_to_leave_behind(
+    database: TestDatabase, admin: Connection
+) -> None:
+    owner, other = await new_user(admin), await new_user(admin)
+    workspace = await new_workspace(admin, owner)
+    await join(admin, workspace, other, "owner", "suspended")
+    leave = "select annex.remove_member($1, $2)"
+    async with database.connect("annex_api", user(owner)) as connection:
+        with pytest.raises(asyncpg.CheckViolationError) as refused:
+            await connection.execute(leave, workspace, owner)
+        assert refused.value.constraint_name == "last_owner"
+        await admin.execute("update annex.members set status = 'active' where user_id = $1", other)
+        await connection.execute(leave, workspace, owner)
+
+
+async def test_a_function_says_that_the_second_factor_is_missing(
+    database: TestDatabase, admin: Connection
+) -> None:
+    owner = await new_user(admin)
+    workspace = await new_workspace(admin, owner, require_aal2=True)
+    publish = "select annex.publish($1, 'x')"
+    async with database.connect("annex_api", user(owner)) as connection:
+        with pytest.raises(asyncpg.InsufficientPrivilegeError) as refused:
+            await connection.execute(publish, workspace)
+        assert refused.value.constraint_name == "second_factor_required"
+    async with database.connect("annex_api", user(owner, aal="aal2")) as connection:
+        await connection.execute(publish, workspace)

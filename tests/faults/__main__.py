@@ -11,7 +11,8 @@ import sys
 import time
 
 SCALE = 4
-PYTEST = (sys.executable, "-m", "pytest", "tests/faults", "--dist=worksteal", "--timeout=600", "-q")
+WHAT = ("tests/faults", "tests/inbox/test_model.py")
+PYTEST = (sys.executable, "-m", "pytest", *WHAT, "--dist=worksteal", "--timeout=600", "-q")
 
 
 def main() -> int:

@@ -27,17 +27,27 @@ from tests.app.test_transaction_pooler import PGBOUNCER
 from tests.conftest import ROOT, Running, Tenant, TestDatabase, settings_for
 from tests.faults.conftest import Crashable
 from tests.faults.load import load_and_readers
+from tests.faults.mixed import Mixed
 from tests.faults.processes import Process, environment
 from tests.faults.seed import SCALE, SEED
 from tests.faults.test_processes import BY, Post
 from tests.ports import free_port
 from tests.realtime.reader import calling, elsewhere, until
+from tests.worker.mailbox import Mailbox, mailbox, settings_of
 
 FAULTS = 6 * SCALE
 EVENTS, POSTS = 40, 4
 """How much must be done between two faults: by SQL and over HTTP."""
 POSTERS = 4
 RECOVERY_SECONDS = 60.0
+WAITING = """
+select h.pending_since is not null, h.mail_due_since is not null,
+  exists (select from annex.mails m where m.sent_at is null and m.failed_at is null),
+  exists (select from annex.fanouts f),
+  exists (select from annex.readers r where r.pos < h.head)
+from annex.health() h
+"""
+"""Whether something still waits for the sequencer, or for the worker: mails, fan-outs, readers."""
 CONFIG = """
 [databases]
 * = host=127.0.0.1 port={postgres}
@@ -103,9 +113,12 @@ def pooler(postgres: Crashable) -> Iterator[Pooler]:
 class Deployment:
     """Two API processes and a worker behind the pooler; each comes back to its address."""
 
-    def __init__(self, database: TestDatabase, pooled: Pooler, folder: Path) -> None:
-        self.database, self.folder = database, folder
+    def __init__(
+        self, database: TestDatabase, pooled: Pooler, folder: Path, mails: Mailbox
+    ) -> None:
+        self.database, self.folder, self.mails = database, folder, mails
         self.options: dict[str, Any] = {
+            **settings_of(mails, max_mails_per_workspace=100_000),
             "database_url": pooled.url("annex_api"),
             "worker_database_url": pooled.url("annex_worker"),
             "transaction_pooler": True,
@@ -153,6 +166,12 @@ class Deployment:
             await asyncio.sleep(0.5)
             self.revive()
 
+    def check_logs(self) -> None:
+        """Expect no traceback of any process, those that were killed or replaced included."""
+        for log in [*self.folder.glob("serve-*.log"), self.folder / "worker.log"]:
+            said = log.read_text(errors="replace")
+            assert "Traceback" not in said, said
+
     def end(self) -> None:
         for server in self.servers:
             server.kill()
@@ -166,17 +185,20 @@ async def deployed(
 ) -> AsyncIterator[tuple[Deployment, Pooler, list[Running]]]:
     """Deploy, and keep alive what ends."""
     database = TestDatabase(crashable, "postgres")
-    with pooler(crashable) as pooled:
-        made = Deployment(database, pooled, folder)
-        try:
-            places = [await server.started(90) for server in made.servers]
-            keeping = asyncio.create_task(made.keep())
-            yield made, pooled, places
-            keeping.cancel()
-            for said in [*(s.said for s in made.servers), (folder / "worker.log").read_text()]:
-                assert "Traceback" not in said, said
-        finally:
-            made.end()
+    async with mailbox() as mails:
+        with pooler(crashable) as pooled:
+            made = Deployment(database, pooled, folder, mails)
+            keeping: asyncio.Task[None] | None = None
+            try:
+                places = [await server.started(90) for server in made.servers]
+                keeping = asyncio.create_task(made.keep())
+                yield made, pooled, places
+                made.check_logs()
+            finally:
+                if keeping is not None:  # or it would bring back what is ended now
+                    keeping.cancel()
+                    await asyncio.gather(keeping, return_exceptions=True)
+                made.end()
 
 
 @pytest.mark.timeout(600)
@@ -223,6 +245,8 @@ async def test_what_was_acknowledged_stays_and_nothing_is_stuck(
             callers = [await stack.enter_async_context(calling(place)) for place in places]
             tenant = await conftest.new_tenant(callers[0])
             clients: list[httpx.AsyncClient] = [elsewhere(tenant, c).owner.client for c in callers]
+            mixed = await Mixed.of(tenant, callers)
+            mixing = asyncio.create_task(mixed.work(SEED))
             posting = [
                 asyncio.create_task(post([*clients[n % 2 :], *clients], tenant, n))
                 for n in range(POSTERS)
@@ -230,13 +254,15 @@ async def test_what_was_acknowledged_stays_and_nothing_is_stuck(
             # Each fault once before any comes again, in a drawn order.
             for fault in [f for _ in range(FAULTS // 6) for f in drawn.sample(faults, 6)]:
                 wanted = len(acknowledged) + POSTS
+                assert not mixing.done(), mixing
                 await load.more(EVENTS, RECOVERY_SECONDS)
                 await until(lambda: len(acknowledged) >= wanted, RECOVERY_SECONDS)  # noqa: B023
                 await asyncio.sleep(drawn.random() * 0.2)
                 await fault()
             await load.more(EVENTS, RECOVERY_SECONDS)
             is_over.set()
-            await asyncio.gather(*posting)
+            mixed.is_over = True
+            await asyncio.gather(*posting, mixing)
 
         await nothing_waits(deployment)
         async with deployment.database.connect("postgres") as admin:
@@ -244,6 +270,7 @@ async def test_what_was_acknowledged_stays_and_nothing_is_stuck(
                 "select e.data ->> 'n' from annex.log l join annex.events e using (event_id)"
                 " where e.source = 'post'"
             )
+        await mixed.check(deployment.database, deployment.mails)
     assert Counter(row[0] for row in found) == Counter(acknowledged)
 
 
@@ -259,9 +286,9 @@ async def nothing_waits(deployment: Deployment) -> None:
                     return False
                 if answer.is_error:
                     return False
-        async with deployment.database.connect("annex_worker") as connection:
-            row = await connection.fetchrow("select * from annex.health()")
-        return row is not None and row["pending_since"] is None and row["mail_due_since"] is None
+        async with deployment.database.connect("postgres") as connection:
+            row = await connection.fetchrow(WAITING)
+        return row is not None and not any(row)
 
     async with asyncio.timeout(RECOVERY_SECONDS):
         while not await is_well():

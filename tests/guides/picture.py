@@ -1,7 +1,7 @@
 """Draw the pictures of /live and /docs in docs; `make run FRESH=1` runs in another terminal.
 
-`python -m tests.guides.picture` reads `.data/dev.json`. No test compares the pictures, as fonts
-differ between machines.
+`make pictures` reads `.data/dev.json`. No test compares the pictures, as fonts differ between
+machines.
 """
 
 import asyncio
@@ -67,8 +67,11 @@ async def draw_documentation(facts: dict[str, Any]) -> None:
             page = await browser.new_page(
                 viewport=size, device_scale_factor=1.2, color_scheme=cast(Any, scheme)
             )
+            page.set_default_timeout(120_000)
             await page.goto(f"{facts['url']}/docs#tag/events/POST/api/v1/workspaces/{{ws}}/events")
-            await page.get_by_role("heading", name="Publish an event").first.wait_for()
+            await page.get_by_role("heading", name="Publish an event").first.wait_for(
+                timeout=120_000
+            )
             await asyncio.sleep(3)
             await page.screenshot(path=Path(ROOT, "docs", name))
         await browser.close()

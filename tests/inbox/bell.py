@@ -1,15 +1,35 @@
-"""A client of the inbox that does what docs/inbox.md says, and nothing else."""
+"""Two clients of the inbox: docs/inbox.md's bell.js, and one that keeps all lists by its rules."""
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
+from playwright._impl._driver import compute_driver_executable
 
+from tests.conftest import ROOT
+from tests.guides.blocks import blocks
 from tests.inbox.conftest import LIST, STREAM
 from tests.realtime.reader import follow
 
+# Every machine that runs these tests has this one.
+NODE = compute_driver_executable()[0]
+SCRIPTS = {
+    block.name: block.code
+    for page in ("docs/realtime.md", "docs/inbox.md")
+    for block in blocks(page, (ROOT / page).read_text())
+    if block.name in ("bell.js", "follow-fetch.js")
+}
+WATCH = """
+import { bell } from "./bell.js";
+const { ANNEX_URL: api, ANNEX_TOKEN: token } = process.env;
+const onChange = (shown) => console.log(JSON.stringify(shown));
+await bell({ api, accessToken: async () => token, onChange });
+"""
+MOST_SHOWN = 50
 TIMES = ("arrived_at", "seen_at", "read_at", "archived_at", "snoozed_until")
 
 
@@ -58,6 +78,11 @@ class State:
         old = self.inboxes.get(key_of(inbox))
         if old is None or old["version"] <= inbox["version"]:
             self.inboxes[key_of(inbox)] = inbox
+
+
+def is_active(item: dict[str, Any]) -> bool:
+    """Say whether an item is in the list that a bell shows."""
+    return item["archived_at"] is None and item["snoozed_until"] is None
 
 
 def is_marked(item: dict[str, Any], mark: dict[str, Any], inbox: dict[str, Any]) -> bool:
@@ -148,3 +173,55 @@ async def ringing(client: httpx.AsyncClient) -> AsyncIterator[Bell]:
         yield bell
     finally:
         await bell.cut()
+
+
+class Page:
+    """The documented bell.js as a page runs it, and what it showed last."""
+
+    def __init__(self, client: httpx.AsyncClient, folder: Path) -> None:
+        self.client, self.folder = client, folder
+        self.items: list[dict[str, Any]] = []
+        self.unread = 0
+        self.stack = contextlib.AsyncExitStack()
+
+    async def open(self) -> None:
+        """Load the page."""
+        self.folder.mkdir(exist_ok=True)
+        for name, code in {
+            **SCRIPTS,
+            "watch.js": WATCH,
+            "package.json": '{"type": "module"}',
+        }.items():
+            assert name is not None
+            (self.folder / name).write_text(code)
+        process = await asyncio.create_subprocess_exec(
+            NODE,
+            self.folder / "watch.js",
+            env={
+                "ANNEX_URL": str(self.client.base_url).rstrip("/"),
+                "ANNEX_TOKEN": self.client.headers["authorization"].removeprefix("Bearer "),
+            },
+            stdout=asyncio.subprocess.PIPE,
+            limit=2**22,
+        )
+        reading = asyncio.create_task(self.read(process))
+        self.stack.push_async_callback(end, process, reading)
+
+    async def read(self, process: asyncio.subprocess.Process) -> None:
+        """Take note of what it shows."""
+        assert process.stdout is not None
+        async for line in process.stdout:
+            shown = json.loads(line)
+            self.items, self.unread = [plain(item) for item in shown["items"]], shown["unread"]
+
+    async def close(self) -> None:
+        """Close the page."""
+        await self.stack.aclose()
+
+
+async def end(process: asyncio.subprocess.Process, reading: asyncio.Task[None]) -> None:
+    """Kill a process, and wait until what it said has been read."""
+    assert process.returncode is None, "bell.js has ended"
+    process.kill()
+    await process.wait()
+    await reading

@@ -4,6 +4,7 @@ The Supabase CLI is the one thing that is not real here: tests/installation/proj
 folder by its rules.
 """
 
+import json
 import os
 import shutil
 import signal
@@ -133,6 +134,16 @@ async def test_a_project_gets_annex_upgrades_it_and_gives_it_up(
         )
         stack.enter_context(worker(installed, folder(tmp_path, "worker"), settings))
         clock.note("annex serve and annex worker are up")
+
+        asked = run_with(installed, root, settings, "doctor", "--json")
+        wrong = {
+            found["check"]
+            for found in json.loads(asked.stdout)
+            if found["finding"] and found["finding"]["level"] == "error"
+        }
+        # There is no Supabase here to serve a key set.
+        assert (wrong, asked.returncode) == ({"key set"}, 2), asked.stdout
+        clock.note("annex doctor")
 
         first = create(old, headers, "First")
         assert names(old, headers) == ["First"]

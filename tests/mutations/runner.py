@@ -25,7 +25,9 @@ FILES = [
     "tests/database/test_retention.py",
     "tests/database/test_log.py",
     "tests/database/test_partitions.py",
+    "tests/database/test_large_arguments.py",
     "tests/bounds/test_workspaces.py",
+    "tests/bounds/test_trails.py",
     "tests/bounds/test_documents.py",
     "tests/controllers",
     "tests/auth/test_keys.py",
@@ -33,7 +35,10 @@ FILES = [
     "tests/test_conventions.py",
 ]
 # Guards that another one stands behind, so that no test can tell: each with the other.
-TWICE = {"grants:19 session_user": "annex.key_id asks for the session's role as well"}
+TWICE = {
+    "grants:19 session_user": "annex.key_id asks for the session's role as well",
+    "keep_operators_own:4 session_user": "no policy lets such a session change a workspace",
+}
 MOST = 30
 """Tests in SQL that are tried on one mutant, then as many over HTTP, which take longer; then the
 attempts to gain more than one has, and all tests of the noun."""

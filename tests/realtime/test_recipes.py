@@ -15,7 +15,7 @@ import pytest
 from playwright.async_api import Browser, BrowserContext, Page, Route
 from playwright.async_api import TimeoutError as NotInTime
 
-from tests.conftest import ROOT, Tenant, TestDatabase, running
+from tests.conftest import ROOT, Callers, Tenant, TestDatabase, running
 from tests.guides.blocks import blocks
 from tests.realtime.reader import calling, elsewhere, new_tenant, number, until
 
@@ -349,3 +349,118 @@ async def test_a_recipe_for_programs_gets_every_event_once(
             await names(lines, "4")
             await number(elsewhere(tenant, callers), "5")
             await names(lines, "4", "5")
+
+
+NODE = """import { follow } from "./follow-fetch.js";
+const { ANNEX_URL, ANNEX_WORKSPACE, ANNEX_KEY } = process.env;
+const url = `${ANNEX_URL}/api/v1/workspaces/${ANNEX_WORKSPACE}/stream`;
+const onMessage = ({ name, data }) => { if (name === "message") ON_EVENT; };
+await follow({ url, accessToken: async () => ANNEX_KEY, onMessage });
+"""
+PRINTING = NODE.replace("ON_EVENT", "console.log(data)")
+FOLLOWERS = {
+    "follow.py": (sys.executable, "follow.py"),
+    "follow.sh": ("sh", "follow.sh"),
+    "follow-fetch.js": ("node", "run.mjs"),
+}
+
+
+def written(folder: Path, recipe: str, caller: str = PRINTING) -> tuple[str, ...]:
+    """Write a recipe for programs into a folder, dead after 2 s of silence; returns its command."""
+    command = FOLLOWERS[recipe]
+    if shutil.which(command[0]) is None or shutil.which("curl") is None:
+        pytest.skip(f"{command[0]} or curl is not installed")
+    short = RECIPES[recipe].replace("45_000", "2_000").replace("read=45", "read=2")
+    (folder / recipe).write_text(short.replace("--speed-time 45", "--speed-time 2"))
+    (folder / "run.mjs").write_text(caller)
+    (folder / "package.json").write_text('{"type": "module"}')
+    return command
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("recipe", sorted(FOLLOWERS))
+async def test_a_recipe_ends_when_its_key_is_refused(
+    tenant: Tenant, tmp_path: Path, recipe: str
+) -> None:
+    client = tenant.owner.client
+    env = {
+        "ANNEX_URL": str(client.base_url).rstrip("/"),
+        "ANNEX_WORKSPACE": tenant.slug,
+        "ANNEX_KEY": "nonsense",
+    }
+    async with ended(tmp_path, *written(tmp_path, recipe), env=env) as (code, said):
+        assert code != 0
+        assert "invalid_token" in said
+
+
+@contextlib.asynccontextmanager
+async def ended(
+    folder: Path, *command: str, env: dict[str, str]
+) -> AsyncIterator[tuple[int | None, str]]:
+    """Run a program to its end, which has to come; yields its code and what it said."""
+    running = await asyncio.create_subprocess_exec(
+        *command,
+        cwd=folder,
+        env=os.environ | env,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        async with asyncio.timeout(30):
+            said = (await running.communicate())[0].decode()
+        yield running.returncode, said
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(running.pid, signal.SIGKILL)
+
+
+@pytest.mark.timeout(120)
+async def test_a_fault_of_the_callers_own_ends_follow_fetch(
+    callers: Callers, tenant: Tenant, tmp_path: Path
+) -> None:
+    key = await callers.key(tenant.id, "events:read")
+    client = tenant.owner.client
+    env = {
+        "ANNEX_URL": str(client.base_url).rstrip("/"),
+        "ANNEX_WORKSPACE": tenant.slug,
+        "ANNEX_KEY": key.client.headers["authorization"].removeprefix("Bearer "),
+    }
+    command = written(tmp_path, "follow-fetch.js", NODE.replace("ON_EVENT", "data.none.name"))
+
+    async def publishing() -> None:
+        while True:
+            await number(tenant, "1")
+            await asyncio.sleep(0.2)
+
+    task = asyncio.create_task(publishing())
+    try:
+        async with ended(tmp_path, *command, env=env) as (code, said):
+            assert code == 1
+            assert "TypeError" in said
+    finally:
+        task.cancel()
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("recipe", sorted(FOLLOWERS))
+async def test_a_recipe_leaves_a_connection_that_is_silent(tmp_path: Path, recipe: str) -> None:
+    """A server that sends one message and nothing more, as behind a cable that was cut."""
+    given: list[str] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        given.append((await reader.readuntil(b"\r\n\r\n")).decode().lower())
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"
+            b'retry: 100\nid: place-1\ndata: {"data": {"n": "1"}}\n\n'
+        )
+        with contextlib.suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as serving:
+        url = f"http://127.0.0.1:{serving.sockets[0].getsockname()[1]}"
+        env = {"ANNEX_URL": url, "ANNEX_WORKSPACE": "acme", "ANNEX_KEY": "k"}
+        async with process(tmp_path, *written(tmp_path, recipe), env=env):
+            await until(lambda: len(given) > 1, 30)
+    assert "last-event-id: place-1" in given[1]

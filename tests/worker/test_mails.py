@@ -281,7 +281,8 @@ async def test_a_worker_that_died_leaves_a_lease_that_ends(post: Post) -> None:
     await post.send()
     [mail] = post.mailbox.to(user.email)
     # What the dead one comes back with changes nothing.
-    await mails.deliver(post.settings, Letters.read(), post.pools, lost)
+    prepared = mails.prepare(post.settings, Letters.read(), post.pools, lost)
+    await mails.hand_over(post.settings, post.pools, lost, prepared)
     assert len(post.mailbox.received) == 1
     assert [m["error"] for m in await post.outbox()] == [None]
     assert (await accept(user, mail.token)).status_code == 200

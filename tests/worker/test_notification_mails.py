@@ -1,117 +1,33 @@
-"""Notifications by mail: to whom, when, what they say, and the one click that ends them."""
+"""Notifications by mail: to whom, when, and what they say."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, NamedTuple
-from uuid import UUID, uuid4
+from collections.abc import Awaitable, Callable
+from typing import Any
+from uuid import UUID
 
-import httpx
 import pytest
 
 from app.database.pools import Database
 from app.settings import Settings
 from app.worker import mails, notification_mails
-from app.worker.letters import Letters, News, write
-from app.worker.notification_mails import Stationery, page_of
+from app.worker.letters import ItemFacts, Letters, write
+from app.worker.notification_mails import Templates, page_of
 from app.worker.runner import Runner
 from tests.conftest import (
     Caller,
     Callers,
-    Tenant,
     TestDatabase,
-    add_member,
     new_tenant,
     running,
     tomorrow,
 )
-from tests.database.conftest import fan_out
-from tests.worker.mailbox import Mailbox, mailbox, settings_of
+from tests.worker.mailbox import mailbox, settings_of
+from tests.worker.post import API, Post, post
 from tests.worker.test_mails import HOSTILE, Tree, until
 
-API = "https://api.example.com"
+__all__ = ["post"]
+
 MINE = "/api/v1/me/preferences"
-FORM = {"List-Unsubscribe": "One-Click"}
-
-
-class Post(NamedTuple):
-    """A server whose notifications are mailed at once, its workspace and the SMTP server."""
-
-    callers: Callers
-    tenant: Tenant
-    mailbox: Mailbox
-    settings: Settings
-    pools: Database
-
-    async def notify(self, *users: Caller, **event: Any) -> str:
-        """Publish an event to users and fan it out; returns its id."""
-        body = {"type": "test.made", "recipients": [str(u.user_id) for u in users], **event}
-        answer = await self.tenant.owner.client.post(f"{self.tenant.path}/events", json=body)
-        assert answer.status_code == 201, answer.text
-        made = str(answer.json()["id"])
-        await self.fan_out(made)
-        return made
-
-    async def fan_out(self, event: str) -> None:
-        """Fan an event out to the end."""
-        async with self.callers.server.database.connect("annex_worker") as worker:
-            await fan_out(worker, UUID(event))
-
-    async def queue(self) -> None:
-        """Look at new items, as the worker does every two seconds."""
-        await notification_mails.queue(self.settings, self.pools)
-
-    async def send(self, settings: Settings | None = None) -> None:
-        """Queue and send what is due."""
-        await notification_mails.send_due(settings or self.settings, Stationery.read(), self.pools)
-
-    async def execute(self, sql: str, *values: Any) -> None:
-        """Change what only time could change."""
-        async with self.callers.server.database.admin() as admin:
-            await admin.execute(sql, *values)
-
-    async def outbox(self) -> list[Any]:
-        """Return all mails."""
-        async with self.callers.server.database.admin() as admin:
-            return list(await admin.fetch("select * from annex.mails order by created_at, id"))
-
-    async def later(self) -> None:
-        """Let the time come at which a mail is tried again."""
-        await self.execute("update annex.mails set next_attempt_at = now(), leased_until = null")
-
-    async def member(self, role: str = "viewer") -> Caller:
-        return await add_member(self.callers, self.tenant, role)
-
-    async def type(self, name: str = "test.made", **body: Any) -> None:
-        """Put an event type."""
-        answer = await self.callers.operator().client.put(
-            f"/api/v1/event-types/{name}", json={"category": "news", **body}
-        )
-        assert answer.status_code in (200, 201), answer.text
-
-    async def trace(self, event: str, **params: Any) -> Any:
-        answer = await self.tenant.owner.client.get(
-            f"{self.tenant.path}/events/{event}/trace", params=params
-        )
-        assert answer.status_code == 200, answer.text
-        return answer.json()
-
-    def links(self, mail: Any) -> str:
-        """Return the token of a mail's List-Unsubscribe."""
-        header = str(mail.message["List-Unsubscribe"])
-        assert header.startswith(f"<{API}/unsubscribe?token=annex_ut_")
-        return header.partition("token=")[2].rstrip(">")
-
-
-@pytest.fixture
-async def post(own_database: TestDatabase) -> AsyncIterator[Post]:
-    async with mailbox() as box:
-        others = settings_of(box, public_url=API, notification_mail_seconds=0)
-        async with running(own_database, **others) as live, Database(live.settings) as pools:
-            callers = Callers(live)
-            made = Post(callers, await new_tenant(callers), box, live.settings, pools)
-            await made.queue()
-            yield made
-            await callers.close()
 
 
 async def test_what_was_not_read_is_mailed_once(post: Post) -> None:
@@ -342,110 +258,6 @@ async def test_what_is_critical_is_mailed_to_all_and_has_no_unsubscribe_link(pos
     assert b"unsubscribe" not in mail.raw.lower()
 
 
-async def stored(post: Post) -> dict[str, list[Any]]:
-    """Return every row of every table."""
-    async with post.callers.server.database.admin() as admin:
-        tables = await admin.fetch(
-            "select c.oid::regclass::text from pg_class c"
-            " where relnamespace = 'annex'::regnamespace and relkind = 'r' order by 1"
-        )
-        return {t: await admin.fetch(f"select t::text from {t} t order by 1") for (t,) in tables}
-
-
-@pytest.fixture
-async def stranger(post: Post) -> AsyncIterator[httpx.AsyncClient]:
-    """A client without any credential or cookie, as a mail program is."""
-    async with httpx.AsyncClient(base_url=post.callers.server.url) as client:
-        yield client
-
-
-async def test_one_click_ends_the_mails_of_a_category_and_no_others(
-    post: Post, stranger: httpx.AsyncClient
-) -> None:
-    user, other = await post.member(), await post.member()
-    await post.type("test.news")
-    await post.type("test.bill", category="billing")
-    await post.notify(user, other, type="test.news")
-    await post.send()
-    token = post.links(post.mailbox.to(user.email)[0])
-    assert token not in str(await stored(post))
-    for _ in range(2):
-        answer = await stranger.post("/unsubscribe", params={"token": token}, data=FORM)
-        assert answer.status_code == 200
-        assert "set-cookie" not in answer.headers
-    found = (await user.client.get(f"{MINE}?workspace={post.tenant.id}")).json()
-    assert found["categories"] == {"news": {"email": False}}
-    post.mailbox.received.clear()
-    await post.notify(user, other, type="test.news")
-    await post.notify(user, type="test.bill")
-    await post.send()
-    subjects = {r.recipients[0]: r.message["Subject"] for r in post.mailbox.received}
-    assert subjects == {user.email: "test bill", other.email: "test news"}
-    # The items are there all the same; and another workspace's mails go on.
-    items = (await user.client.get("/api/v1/me/notifications")).json()["data"]
-    assert len(items) == 3
-
-
-async def test_only_a_post_of_the_form_changes_anything(
-    post: Post, stranger: httpx.AsyncClient
-) -> None:
-    user = await post.member()
-    await post.notify(user)
-    await post.send()
-    token = post.links(post.mailbox.received[0])
-    before = await stored(post)
-    pages = [await stranger.get("/unsubscribe", params={"token": token}) for _ in range(3)]
-    pages.append(await stranger.get("/unsubscribe", params={"token": token[:-1] + "x"}))
-    assert (await stranger.head("/unsubscribe", params={"token": token})).status_code == 200
-    assert {p.text for p in pages} == {pages[0].text}
-    assert token not in pages[0].text
-    assert "script" not in pages[0].text
-    assert pages[0].headers["referrer-policy"] == "no-referrer"
-    assert "default-src 'none'" in pages[0].headers["content-security-policy"]
-    refused = [
-        await stranger.post("/unsubscribe", params={"token": token}),
-        await stranger.post("/unsubscribe", params={"token": token}, json=FORM),
-        await stranger.post("/unsubscribe", params={"token": token}, data={"a": "b"}),
-        await stranger.post("/unsubscribe", params={"token": token}, data={**FORM, "to": "//x"}),
-        await stranger.post("/unsubscribe", data=FORM),
-        await stranger.post(
-            "/unsubscribe", params={"token": token}, files={"a": ("a", b"x", "text/x; charset=no")}
-        ),
-        await stranger.post(
-            "/unsubscribe", params={"token": token}, data={str(n): "" for n in range(500)}
-        ),
-    ]
-    assert [r.status_code for r in refused] == [415, 415, 400, 400, 400, 400, 413]
-    assert await stored(post) == before
-    files = {name: (None, value) for name, value in FORM.items()}
-    answer = await stranger.post("/unsubscribe", params={"token": token}, files=files)
-    assert (answer.status_code, await stored(post) == before) == (200, False)
-
-
-async def test_a_token_is_its_recipients_alone(post: Post, stranger: httpx.AsyncClient) -> None:
-    user = await post.member()
-    await post.notify(user)
-    await post.send()
-    token = post.links(post.mailbox.received[0])
-    before = await stored(post)
-    swapped = token[:-1] + ("A" if token[-1] != "A" else "B")
-    wrong = [swapped, f"annex_ut_{'A' * 43}", f"annex_ut_{uuid4().hex}{uuid4().hex[:11]}"]
-    answers = [await stranger.post("/unsubscribe", params={"token": t}, data=FORM) for t in wrong]
-    bodies = [{k: v for k, v in a.json().items() if k != "request_id"} for a in answers]
-    assert [a.status_code for a in answers] == [404] * 3
-    assert bodies == [bodies[0]] * 3
-    for other in ("annex_it_" + token[9:], str(user.client.headers["authorization"])[7:], "", "1"):
-        answer = await stranger.post("/unsubscribe", params={"token": other}, data=FORM)
-        assert answer.status_code == 400
-    assert await stored(post) == before
-    # Whoever has left has nothing to end, and nobody else's mails end.
-    await remove(post, user)
-    answer = await stranger.post("/unsubscribe", params={"token": token}, data=FORM)
-    assert answer.status_code == 200
-    async with post.callers.server.database.admin() as admin:
-        assert await admin.fetchval("select count(*) from annex.preferences") == 0
-
-
 async def test_a_server_that_is_down_loses_nothing_and_mails_nobody_too_late(post: Post) -> None:
     early, late = await post.member(), await post.member()
     await post.notify(early, late)
@@ -478,7 +290,8 @@ async def test_a_lease_that_was_lost_sends_nothing(post: Post) -> None:
     [lost] = await notification_mails.lease(post.pools)
     await post.later()
     await post.send()
-    await notification_mails.deliver(post.settings, Stationery.read(), post.pools, lost)
+    prepared = notification_mails.prepare(post.settings, Templates.read(), post.pools, lost)
+    await mails.hand_over(post.settings, post.pools, lost, prepared)
     assert len(post.mailbox.received) == 1
 
 
@@ -590,7 +403,8 @@ async def test_a_workspaces_mails_are_counted_once_and_no_further_than_its_limit
                 " where relname = 'mails'"
             )
     assert looked == 20
-    assert read <= 100
+    # The two counts end at the limit; one of them may meet the 100 that went first.
+    assert read <= 200
     # What is over the budget is noted as often as the budget is large, and no more.
     assert len(await post.outbox()) == 3000
 
@@ -614,34 +428,6 @@ async def test_after_a_long_pause_the_last_day_is_mailed_and_not_the_months_befo
     )
     await post.send()
     assert [m.recipients for m in post.mailbox.received] == [[new.email]]
-
-
-async def test_one_click_works_for_whoever_has_chosen_for_as_many_as_they_may(
-    post: Post, stranger: httpx.AsyncClient
-) -> None:
-    user = await post.member()
-    mine = f"{MINE}?workspace={post.tenant.id}"
-    full = {"categories": {f"c{n}": {"in_app": True} for n in range(100)}}
-    assert (await user.client.patch(mine, json=full)).status_code == 200
-    assert (
-        await user.client.patch(mine, json={"categories": {"d": {"email": True}}})
-    ).status_code == 400
-    await post.type()
-    await post.notify(user)
-    await post.send()
-    [mail] = post.mailbox.received
-    token = post.links(mail)
-    answer = await stranger.post("/unsubscribe", params={"token": token}, data=FORM)
-    assert answer.status_code == 200
-    found = (await user.client.get(mine)).json()["categories"]
-    assert (len(found), found["news"]) == (101, {"email": False})
-    await post.notify(user)
-    await post.send()
-    assert len(post.mailbox.received) == 1
-    # What was there can still be changed; one more cannot be added.
-    changes = {"c1": {"email": False}}, {"d": {"email": True}}, {"c2": None}
-    answers = [await user.client.patch(mine, json={"categories": c}) for c in changes]
-    assert [a.status_code for a in answers] == [200, 400, 200]
 
 
 async def test_a_mailbox_gets_so_many_of_a_day_and_invitations_beside(post: Post) -> None:
@@ -755,9 +541,9 @@ def test_a_mail_leads_below_the_application(url: str | None, page: str) -> None:
 def letter(text: str, locale: str = "en") -> Any:
     """Write a mail whose every text is hostile, and parse what would be sent."""
     token = f"{API}/unsubscribe?token=annex_ut_{'A' * 43}"
-    news = News(text, text, text, 1, "https://app.example.com/", token)
+    facts = ItemFacts(text, text, text, 1, "https://app.example.com/", token)
     letters = Letters.read(None, "notification").of(locale)
-    return write(letters, news, "Acme <no-reply@acme.example>", "b@example.org", token)
+    return write(letters, facts, "Acme <no-reply@acme.example>", "b@example.org", token)
 
 
 @pytest.mark.parametrize("text", HOSTILE)

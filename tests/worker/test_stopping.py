@@ -113,8 +113,8 @@ async def test_a_worker_killed_when_a_mail_was_taken_sends_it_once_more_and_no_m
 
             async def send() -> None:
                 await mails.send_due(live.settings, Letters.read(), pools)
-                stationery = notification_mails.Stationery.read()
-                await notification_mails.send_due(live.settings, stationery, pools)
+                templates = notification_mails.Templates.read()
+                await notification_mails.send_due(live.settings, templates, pools)
 
             async with own_database.connect("postgres") as admin:
                 outbox = "select sent_at is not null as is_sent, attempts from annex.mails"

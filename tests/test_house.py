@@ -1,0 +1,17 @@
+"""The rooms of the house stay small enough to read in one sitting."""
+
+import pytest
+
+from tests.conftest import ROOT
+
+MOST = 400
+"""Lines: what is longer has two tasks. Migrations may be longer, because each is all of a group of
+tables, is applied as one, and does not grow after a release. So may pages of HTML."""
+
+
+@pytest.mark.parametrize("folder", ["app", "controllers", "db_models"])
+def test_no_module_is_longer_than_400_lines(folder: str) -> None:
+    modules = [p for p in (ROOT / folder).rglob("*.py") if ".venv" not in p.parts]
+    lengths = {str(p.relative_to(ROOT)): len(p.read_text().splitlines()) for p in modules}
+    assert len(lengths) > 10
+    assert {name: n for name, n in lengths.items() if n > MOST} == {}
