@@ -63,6 +63,12 @@ class Mail(Base):
         CheckConstraint("sent_at is null or failed_at is null", name="mails_end_check"),
         Index("mails_open_key", "invitation_id", unique=True, postgresql_where=text(OPEN)),
         Index("mails_next_attempt_at_idx", "next_attempt_at", postgresql_where=text(OPEN)),
+        Index(
+            "mails_waiting_idx",
+            text("annex.mailbox(recipient)"),
+            "next_attempt_at",
+            postgresql_where=text(OPEN),
+        ),
         Index("mails_user_id_idx", "user_id", postgresql_where=text("user_id is not null")),
         Index("mails_workspace_id_idx", "workspace_id", "created_at"),
         Index(
@@ -75,6 +81,11 @@ class Mail(Base):
         Index(
             "mails_mailbox_idx",
             text("annex.mailbox(recipient)"),
+            "leased_until",
+            postgresql_where=text("leased_until is not null"),
+        ),
+        Index(
+            "mails_leased_until_idx",
             "leased_until",
             postgresql_where=text("leased_until is not null"),
         ),

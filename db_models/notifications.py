@@ -3,6 +3,7 @@ from typing import Self
 from uuid import UUID
 
 from sqlalchemy import (
+    BigInteger,
     CheckConstraint,
     ForeignKeyConstraint,
     Index,
@@ -15,6 +16,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from db_models.base import Base, is_caller
 
+IN_TURN = "failed_at is null and attempts = 0"
 NEWEST_FIRST = ("user_id", text("arrived_at desc"), text("id desc"))
 
 
@@ -24,12 +26,21 @@ class Fanout(Base):
     __tablename__ = "fanouts"
     __table_args__ = (
         CheckConstraint("char_length(error) <= 200", name="fanouts_error_check"),
+        Index("fanouts_turn_idx", "is_begun", "turn", "event_id", postgresql_where=text(IN_TURN)),
+        Index("fanouts_tenant_idx", "tenant", "is_begun", "turn", postgresql_where=text(IN_TURN)),
         Index(
-            "fanouts_due_at_idx", "is_begun", "due_at", postgresql_where=text("failed_at is null")
+            "fanouts_aside_idx",
+            "due_at",
+            postgresql_where=text("failed_at is null and attempts > 0"),
         ),
+        Index("fanouts_due_at_idx", "due_at", postgresql_where=text("failed_at is null")),
         Index("fanouts_failed_at_idx", "failed_at", postgresql_where=text("failed_at is not null")),
     )
     event_id: Mapped[UUID] = mapped_column(primary_key=True)
+    tenant: Mapped[UUID] = mapped_column(
+        server_default=text("'00000000-0000-0000-0000-000000000000'")
+    )
+    turn: Mapped[int] = mapped_column(BigInteger, server_default=text("0"))
     after_user: Mapped[UUID] = mapped_column(
         server_default=text("'00000000-0000-0000-0000-000000000000'")
     )

@@ -1,9 +1,10 @@
 """The projector: a reader of the log that queues events for fan-out, and the jobs that notify.
 
 The reader's cursor waits for no inbox: it only queues. New events are fanned out as soon as the
-batch is committed. What is left of a large one is fanned out by a job of its own, page by page and
-event by event in turn, so that nobody waits for it. A page and how far it came are one transaction:
-a kill loses and repeats nothing. An event whose fan-out fails is put aside, and the others go on.
+batch is committed. What is left of a large one is fanned out by a job of its own, page by page.
+Tenants take turns in both, so that nobody waits for another's events. A page and how far it came
+are one transaction: a kill loses and repeats nothing. An event whose fan-out fails is put aside,
+and the others go on.
 """
 
 import asyncio
@@ -136,8 +137,8 @@ async def put_aside(driver: Driver, event: UUID, reason: str) -> None:
 async def wake(database: Database) -> None:
     """Bring back the notifications that were snoozed until now; logs those that cannot be."""
     async with database.worker.lend() as driver:
-        woken = PAGE
-        while woken == PAGE:
+        woken = True
+        while woken:
             row = await driver.fetchrow("select * from annex.wake_notifications($1)", PAGE)
             woken = row["woken"]  # type: ignore[index]
             if row["put_off"]:  # type: ignore[index]

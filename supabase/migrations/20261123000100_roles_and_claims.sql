@@ -257,12 +257,12 @@ create table annex.limits (
   constraint limits_pkey primary key (name),
   constraint limits_name_check check (
     name in ('workspaces_per_user', 'audit_retention_days', 'subscriptions_per_member', 'notifications_per_inbox',
-      'audit_kib_per_hour')
+      'audit_kib_per_hour', 'snoozed_per_user')
   ),
   constraint limits_value_check check (value between 0 and 1000000)
 );
 insert into annex.limits (name, value) values ('workspaces_per_user', 20), ('audit_retention_days', 365),
-  ('subscriptions_per_member', 1000), ('notifications_per_inbox', 10000), ('audit_kib_per_hour', 16384);
+  ('subscriptions_per_member', 1000), ('notifications_per_inbox', 10000), ('audit_kib_per_hour', 16384), ('snoozed_per_user', 1000);
 create trigger limits_touch before update on annex.limits for each row execute function annex.touch();
 alter table annex.limits enable row level security, force row level security;
 create policy limits_owner on annex.limits to annex_owner using (true) with check (true);

@@ -44,6 +44,9 @@ create table annex.mails (
 -- One mail of an invitation waits at a time, however often it is sent again.
 create unique index mails_open_key on annex.mails (invitation_id) where sent_at is null and failed_at is null;
 create index mails_next_attempt_at_idx on annex.mails (next_attempt_at) where sent_at is null and failed_at is null;
+create index mails_waiting_idx on annex.mails (annex.mailbox(recipient), next_attempt_at)
+  where sent_at is null and failed_at is null;
+create index mails_leased_until_idx on annex.mails (leased_until) where leased_until is not null;
 create index mails_workspace_id_idx on annex.mails (workspace_id, created_at);
 create index mails_user_id_idx on annex.mails (user_id) where user_id is not null;
 create index mails_mailbox_idx on annex.mails (annex.mailbox(recipient), leased_until) where leased_until is not null;
@@ -53,23 +56,29 @@ create index mails_created_at_idx on annex.mails (created_at);
 alter table annex.mails enable row level security, force row level security;
 create policy mails_owner on annex.mails to annex_owner using (true) with check (true);
 
--- Lease the invitations' mails that are due to one worker, oldest first. A mailbox gets so many mails in 24 hours, of all
--- workspaces together; more wait, and nobody is told. Of these, the workspaces of one creator send a third at most; their
--- first one goes out up to twice the limit, so that no tenant uses up what another one needs. What nobody needs any more is
--- closed. One worker at a time, so that two cannot both count to the limit. A lease is longer than the worker may take; if
+-- Lease the invitations' mails that are due to one worker: creators of workspaces take turns, each one's oldest first, of the
+-- 100,000 that have been due longest; what was leased to a creator in the last minute counts as turns. A mailbox gets so many mails in 24 hours, of all workspaces together; more wait, and nobody
+-- is told. Of these, the workspaces of one creator send a third at most; their first one goes out up to twice the limit, so that
+-- no tenant uses up what another one needs. All of a creator's mails to a full mailbox wait together until it has room again.
+-- What nobody needs any more is closed. One worker at a time, so that two cannot both count to the limit. A lease is longer than the worker may take; if
 -- it ends, the mail is sent again.
 create function annex.lease_mails(max_rows integer, lease_seconds integer, mailbox_limit integer)
 returns table (
   mail_id uuid, lease_id uuid, recipient text, attempts integer, workspace_name text, invited_by_name text, role_name text,
   locale text, expires_at timestamptz
-) language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+) language plpgsql security definer set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off
+as $$
 #variable_conflict use_column
 declare
   lease uuid := gen_random_uuid();
   waiting record;
   leased uuid[] := '{}';
+  full_ones text[] := '{}';
   of_all integer;
   of_theirs integer;
+  since timestamptz;
+  since_theirs timestamptz;
 begin
   if not annex.try_lock('mails') then
     return;
@@ -80,15 +89,30 @@ begin
     and i.id = m.invitation_id and w.id = m.workspace_id
     and (i.status <> 'pending' or i.expires_at <= now() or w.deleted_at is not null);
   for waiting in
-    select m.id, annex.mailbox(m.recipient) as mailbox, coalesce(w.created_by, w.id) as tenant
-    from annex.mails m join annex.workspaces w on w.id = m.workspace_id
-    where m.sent_at is null and m.failed_at is null and m.next_attempt_at <= now()
-      and coalesce(m.leased_until <= now(), true) and m.invitation_id is not null
-    order by m.next_attempt_at limit 1000
+    with recent as materialized (
+      select coalesce(w.created_by, w.id) as tenant, count(*) as turns
+      from annex.mails m join annex.workspaces w on w.id = m.workspace_id
+      where m.leased_until > now() - interval '1 minute' and m.invitation_id is not null group by 1
+    )
+    select t.id, annex.mailbox(t.recipient) as mailbox, t.tenant from (
+      select d.*, row_number() over (partition by d.tenant order by d.next_attempt_at, d.id) as nth
+      from (
+        select m.id, m.recipient, m.next_attempt_at, coalesce(w.created_by, w.id) as tenant
+        from annex.mails m join annex.workspaces w on w.id = m.workspace_id
+        where m.sent_at is null and m.failed_at is null and m.next_attempt_at <= now()
+          and coalesce(m.leased_until <= now(), true) and m.invitation_id is not null
+        order by m.next_attempt_at limit 100000
+      ) d
+    ) t
+    left join recent r on r.tenant = t.tenant
+    order by t.nth + coalesce(r.turns, 0), t.next_attempt_at, t.id limit 10000
   loop
     exit when cardinality(leased) >= max_rows;
+    continue when waiting.tenant || ' ' || waiting.mailbox = any (full_ones);
     -- Whatever was tried counts, also what failed or was sent anew: the mail may have arrived.
-    select count(*), count(*) filter (where coalesce(w.created_by, w.id) = waiting.tenant) into of_all, of_theirs
+    select count(*), count(*) filter (where coalesce(w.created_by, w.id) = waiting.tenant), min(x.leased_until),
+      min(x.leased_until) filter (where coalesce(w.created_by, w.id) = waiting.tenant)
+    into of_all, of_theirs, since, since_theirs
     from annex.mails x join annex.workspaces w on w.id = x.workspace_id
     where annex.mailbox(x.recipient) = waiting.mailbox and x.id <> waiting.id and x.invitation_id is not null
       and x.leased_until > now() - interval '24 hours';
@@ -100,7 +124,16 @@ begin
       where m.id = waiting.id;
       leased := leased || waiting.id;
     else
-      update annex.mails m set next_attempt_at = now() + interval '15 minutes' where m.id = waiting.id;
+      full_ones := full_ones || (waiting.tenant || ' ' || waiting.mailbox);
+      if of_all < mailbox_limit then
+        since := since_theirs;
+      end if;
+      update annex.mails m
+      set next_attempt_at = greatest(since + interval '24 hours', now() + interval '15 minutes')
+      from annex.workspaces w
+      where annex.mailbox(m.recipient) = waiting.mailbox and m.sent_at is null and m.failed_at is null
+        and m.next_attempt_at <= now() and coalesce(m.leased_until <= now(), true) and m.invitation_id is not null
+        and w.id = m.workspace_id and coalesce(w.created_by, w.id) = waiting.tenant;
     end if;
   end loop;
   return query

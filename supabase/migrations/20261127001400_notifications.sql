@@ -9,6 +9,8 @@ set role annex_owner;
 -- failed waits for its next try, the longer the more have failed; one that was given up stays for people to look at.
 create table annex.fanouts (
   event_id uuid not null,
+  tenant uuid not null default '00000000-0000-0000-0000-000000000000',
+  turn bigint not null default 0,
   after_user uuid not null default '00000000-0000-0000-0000-000000000000',
   is_begun boolean not null default false,
   due_at timestamptz not null default clock_timestamp(),
@@ -18,8 +20,11 @@ create table annex.fanouts (
   constraint fanouts_pkey primary key (event_id),
   constraint fanouts_error_check check (char_length(error) <= 200)
 );
--- By whose turn it is: new events have a lane of their own.
-create index fanouts_due_at_idx on annex.fanouts (is_begun, due_at) where failed_at is null;
+-- By whose turn it is: new events have a lane of their own, and so have those that failed, which wait for a time.
+create index fanouts_turn_idx on annex.fanouts (is_begun, turn, event_id) where failed_at is null and attempts = 0;
+create index fanouts_tenant_idx on annex.fanouts (tenant, is_begun, turn) where failed_at is null and attempts = 0;
+create index fanouts_aside_idx on annex.fanouts (due_at) where failed_at is null and attempts > 0;
+create index fanouts_due_at_idx on annex.fanouts (due_at) where failed_at is null;
 create index fanouts_failed_at_idx on annex.fanouts (failed_at) where failed_at is not null;
 
 create table annex.notifications (
@@ -203,9 +208,28 @@ create function annex.counts_of(item annex.notifications) returns integer[] lang
   ]
 $$;
 
+-- The number of a tenant's next turn in the lane of new events or of begun ones: after the turns that the tenant still has, or
+-- where the lane is now (start-time fair queuing). So who has much queued waits for themselves alone. For Annex's own functions.
+create function annex.next_turn(tenant uuid, is_begun boolean) returns bigint
+language sql stable as $$
+  select greatest(
+    (
+      select f.turn from annex.fanouts f
+      where f.failed_at is null and f.attempts = 0 and f.is_begun = next_turn.is_begun order by f.turn, f.event_id limit 1
+    ),
+    (
+      select f.turn + 1 from annex.fanouts f
+      where f.failed_at is null and f.attempts = 0 and f.tenant = next_turn.tenant and f.is_begun = next_turn.is_begun
+      order by f.turn desc limit 1
+    ),
+    0
+  )
+$$;
+
 -- Queue events for fan-out: those with recipients, or with a topic that somebody follows. Not of a workspace that
 -- was purged: its events stay, and there is nothing that a word on them could refer to. What the projector does with a batch
--- of the log, in the transaction that moves its cursor; an event's content cannot make it fail or take long.
+-- of the log, in the transaction that moves its cursor; an event's content cannot make it fail or take long. All workspaces of
+-- one creator are one tenant and share its turns.
 create function annex.queue_fanouts(event_ids uuid[]) returns void
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 -- As in annex.sequence: planned once a session, for tables of any size.
@@ -213,35 +237,57 @@ set plan_cache_mode = force_generic_plan
 set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off set enable_mergejoin = off
 as $$
 begin
-  insert into annex.fanouts (event_id)
-  select e.event_id from unnest(event_ids) i join annex.events e on e.event_id = i
-  where e.user_id is null and (
-    e.recipients is not null
-    or exists (
-      select from unnest(e.topics) t (topic)
-      join annex.subscriptions s on s.workspace_id = e.workspace_id and s.topic = t.topic
-    )
-  )
-    and exists (select from annex.workspaces w where w.id = e.workspace_id)
-  order by e.event_id
+  insert into annex.fanouts (event_id, tenant, turn)
+  select u.event_id, t.tenant, t.turn + u.place - 1
+  from (
+    select q.tenant, q.ids, annex.next_turn(q.tenant, false) as turn
+    from (
+      select coalesce(w.created_by, w.id) as tenant, array_agg(e.event_id order by e.event_id) as ids
+      from unnest(event_ids) i join annex.events e on e.event_id = i join annex.workspaces w on w.id = e.workspace_id
+      where e.user_id is null and (
+        e.recipients is not null
+        or exists (
+          select from unnest(e.topics) t (topic)
+          join annex.subscriptions s on s.workspace_id = e.workspace_id and s.topic = t.topic
+        )
+      )
+      group by coalesce(w.created_by, w.id)
+    ) q
+  ) t, unnest(t.ids) with ordinality u (event_id, place)
+  order by u.event_id
   on conflict do nothing;
 end
 $$;
 grant execute on function annex.queue_fanouts(uuid[]) to annex_worker;
 
--- The events whose turn it is, at most 50: new ones, or those that had a turn before. They are locked, so that another worker
--- that asks in the same moment gets others: for use within the statement that delivers them.
+-- The events whose turn it is, at most 50: new ones, or those that had a turn before, of which half may be such as failed. They
+-- are locked, so that another worker that asks in the same moment gets others: for use within the statement that delivers them.
 create function annex.due_fanouts(is_begun boolean, max_events integer default 50) returns uuid[]
 language plpgsql volatile security definer set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
 as $$
+declare
+  most integer := least(max_events, 50);
+  aside uuid[] := '{}';
 begin
-  return (
-    select array_agg(f.event_id) from (
-      select f.event_id from annex.fanouts f
-      where f.failed_at is null and f.is_begun = due_fanouts.is_begun and f.due_at <= clock_timestamp()
-      order by f.due_at limit least(max_events, 50) for update skip locked
-    ) f
+  if is_begun then
+    -- Of the first 1,000, tenant by tenant.
+    aside := array(
+      select a.event_id from (
+        select f.event_id, f.due_at, row_number() over (partition by f.tenant order by f.due_at) as nth
+        from (
+          select f.event_id, f.tenant, f.due_at from annex.fanouts f
+          where f.failed_at is null and f.attempts > 0 and f.due_at <= clock_timestamp() order by f.due_at limit 1000
+        ) f
+      ) a
+      order by a.nth, a.due_at limit (most + 1) / 2
+    );
+    aside := array(select f.event_id from annex.fanouts f where f.event_id = any (aside) for update skip locked);
+  end if;
+  return aside || array(
+    select f.event_id from annex.fanouts f
+    where f.failed_at is null and f.attempts = 0 and f.is_begun = due_fanouts.is_begun
+    order by f.turn, f.event_id limit most - cardinality(aside) for update skip locked
   );
 end
 $$;
@@ -321,8 +367,8 @@ begin
   ), judged as materialized (
     select s.*, g.user_id, g.reason, g.topic,
       case
-        when s.principal = 'user:' || g.user_id or s.actor = 'user:' || g.user_id then 'actor'
         when f.refusal is not null then f.refusal
+        when s.principal = 'user:' || g.user_id or s.actor = 'user:' || g.user_id then 'actor'
         when not g.is_locked then 'not_a_member'  -- who came, or came back, this very moment
         when s.is_critical then null
         when g.is_muted then 'muted'
@@ -337,7 +383,13 @@ begin
     where exists (select from annex.profiles p where p.user_id = g.user_id offset 0)
   ), withheld as (
     insert into annex.suppressions (event_id, user_id, workspace_id, reason)
-    select j.event_id, j.user_id, j.workspace_id, j.refusal from judged j where j.refusal is not null
+    select j.event_id, j.user_id, j.workspace_id, j.refusal from judged j
+    where j.refusal is not null and (
+      j.refusal <> 'not_a_member'
+      -- No row of a stranger: nobody may read it, and it would grow what is theirs.
+      or exists (select from annex.members m where m.workspace_id = j.workspace_id and m.user_id = j.user_id offset 0)
+      or exists (select from annex.removals r where r.workspace_id = j.workspace_id and r.user_id = j.user_id offset 0)
+    )
     on conflict do nothing
   ), due as materialized (
     select j.*, o.id as open_id, o.unseen
@@ -405,8 +457,8 @@ begin
 end
 $$;
 
--- Fan out a page of these queued events, at most 50: each gets an equal part of it, and one that has more goes to the end of
--- the queue, so that a small one never waits for a large one. Those that another worker is at are left to it, and after a
+-- Fan out a page of these queued events, at most 50, in the order of their turns: each gets an equal part of it, and one that
+-- has more takes its tenant's next turn, so that a small one never waits for a large one. Those that another worker is at are left to it, and after a
 -- second the rest waits for the next call. Recipients come in the order of their ids, each once. Items, counts, personal
 -- events and the cursor are one transaction. Returns how many events had their turn, and those that had none because an inbox
 -- is in use; a moment is waited for one, and the others never.
@@ -435,11 +487,12 @@ begin
   -- The commit waits for no disk: a crash loses it with its cursor, and a position, which makes a personal event visible, is
   -- committed after it and does wait.
   perform set_config('synchronous_commit', 'off', true);
-  select array_agg(f.event_id order by f.event_id), array_agg(f.after_user order by f.event_id) into queued, starts
+  select array_agg(f.event_id order by f.turn, f.event_id), array_agg(f.after_user order by f.turn, f.event_id)
+  into queued, starts
   from (
-    select f.event_id, f.after_user from annex.fanouts f
+    select f.event_id, f.after_user, f.turn from annex.fanouts f
     where f.event_id = any (event_ids) and f.failed_at is null
-    order by f.event_id limit 50 for update skip locked
+    order by f.turn, f.event_id limit 50 for update skip locked
   ) f;
   if queued is null then
     return next;
@@ -548,7 +601,8 @@ begin
     where l.place <= served and l.place <> all (waiting)
   loop
     update annex.fanouts f
-    set after_user = part.user_id, is_begun = true, due_at = clock_timestamp(), attempts = 0, error = null
+    set after_user = part.user_id, is_begun = true, turn = annex.next_turn(f.tenant, true), due_at = clock_timestamp(),
+      attempts = 0, error = null
     where f.event_id = queued[part.place];
   end loop;
   delete from annex.fanouts f
@@ -621,8 +675,9 @@ end
 $$;
 
 -- Change one of the calling user's items; null leaves. What is read was seen; an archived item is not snoozed, and to snooze
--- one takes it out of the archive. Returns the item. Raises not_found, user_required or precondition_failed, and
--- snoozed_until_passed for a time that has passed or is over a year away.
+-- one takes it out of the archive. Returns the item. Raises not_found, user_required or precondition_failed,
+-- snoozed_until_passed for a time that has passed or is over a year away, and limit_reached if the user has snoozed as many as
+-- annex.limits allows, in all workspaces.
 create function annex.change_notification(
   id uuid,
   is_seen boolean default null,
@@ -650,6 +705,13 @@ begin
   if change_notification.snoozed_until not between now() and now() + interval '1 year' then
     raise exception 'Snooze until a time within the next year.'
       using errcode = 'check_violation', constraint = 'snoozed_until_passed';
+  end if;
+  if before.snoozed_until is null and change_notification.snoozed_until is not null and is_snooze_given
+    and (select coalesce(sum(i.snoozed), 0) from annex.inboxes i where i.user_id = caller)
+      >= (select l.value from annex.limits l where l.name = 'snoozed_per_user')
+  then
+    raise exception 'So many notifications are snoozed that no more may be.'
+      using errcode = 'program_limit_exceeded', constraint = 'limit_reached';
   end if;
   item := before;
   if is_snooze_given then
@@ -759,10 +821,13 @@ $$;
 grant execute on function annex.mark_notifications(text, timestamptz, uuid, text) to annex_api, authenticated;
 
 -- Bring back snoozed items whose time has come, as new ones; returns how many, and those that could not be: they stay away for
--- ten minutes more, and stop no other. Users whose inbox is in use come next time.
+-- ten minutes more, and stop no other. Users take turns, item by item, and at most 50 of one user come back in a call; 100,000
+-- that are due are looked at. Users whose inbox is in use come next time.
 create function annex.wake_notifications(max_rows integer default 500)
 returns table (woken integer, put_off uuid[])
-language plpgsql security definer set search_path = pg_catalog, pg_temp set enable_seqscan = off as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
+as $$
 declare
   due uuid[];
   owners uuid[];
@@ -773,7 +838,14 @@ begin
   put_off := '{}';
   select array_agg(d.id), array_agg(distinct d.user_id) into due, owners
   from (
-    select n.id, n.user_id from annex.notifications n where n.snoozed_until <= now() order by n.snoozed_until limit max_rows
+    select t.id, t.user_id from (
+      select n.*, row_number() over (partition by n.user_id order by n.snoozed_until, n.id) as nth
+      from (
+        select n.id, n.user_id, n.snoozed_until from annex.notifications n
+        where n.snoozed_until <= now() order by n.snoozed_until limit 100000
+      ) n
+    ) t
+    where t.nth <= 50 order by t.nth, t.snoozed_until, t.id limit max_rows
   ) d;
   owners := annex.lock_inboxes_of(owners, is_waiting => false);
   for before in
@@ -877,7 +949,7 @@ $$;
 grant execute on function annex.expire_notifications(uuid, integer, integer) to annex_worker;
 
 -- Inboxes that hold more than annex.limits allows, in the order of their users, workspaces and permissions, after one of them.
--- Items that are snoozed do not count: they are few, by their user's own hand.
+-- Items that are snoozed do not count: annex.change_notification bounds them.
 create function annex.full_inboxes(
   after_user uuid default null, after_workspace uuid default null, after_permission text default null,
   max_rows integer default 1000

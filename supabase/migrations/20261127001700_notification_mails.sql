@@ -161,10 +161,12 @@ end
 $$;
 grant execute on function annex.queue_notification_mails(integer, integer, integer) to annex_worker;
 
--- Lease the notifications' mails that are due to one worker, oldest first, as annex.lease_mails does.
+-- Lease the notifications' mails that are due to one worker: tenants take turns, as in annex.lease_mails.
 create function annex.lease_notification_mails(max_rows integer, lease_seconds integer)
 returns table (mail_id uuid, lease_id uuid, attempts integer)
-language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp
+set plan_cache_mode = force_generic_plan set enable_seqscan = off
+as $$
 #variable_conflict use_column
 declare
   lease uuid := gen_random_uuid();
@@ -173,11 +175,23 @@ begin
     return;
   end if;
   return query
-    with due as (
-      select m.id from annex.mails m
-      where m.sent_at is null and m.failed_at is null and m.next_attempt_at <= now()
-        and coalesce(m.leased_until <= now(), true) and m.notification_id is not null
-      order by m.next_attempt_at limit max_rows
+    with recent as materialized (
+      select coalesce(w.created_by, w.id) as tenant, count(*) as turns
+      from annex.mails m join annex.workspaces w on w.id = m.workspace_id
+      where m.leased_until > now() - interval '1 minute' and m.notification_id is not null group by 1
+    ), due as (
+      select t.id from (
+        select d.*, row_number() over (partition by d.tenant order by d.next_attempt_at, d.id) as nth
+        from (
+          select m.id, m.next_attempt_at, coalesce(w.created_by, w.id) as tenant
+          from annex.mails m join annex.workspaces w on w.id = m.workspace_id
+          where m.sent_at is null and m.failed_at is null and m.next_attempt_at <= now()
+            and coalesce(m.leased_until <= now(), true) and m.notification_id is not null
+          order by m.next_attempt_at limit 100000
+        ) d
+      ) t
+      left join recent r on r.tenant = t.tenant
+      order by t.nth + coalesce(r.turns, 0), t.next_attempt_at, t.id limit max_rows
     )
     update annex.mails m
     set lease_id = lease, leased_until = now() + make_interval(secs => lease_seconds), attempts = m.attempts + 1

@@ -120,9 +120,9 @@ async def test_why_somebody_is_not_told_is_kept(
     assert await told(admin, event) == {owner}
     assert await withheld(admin, event) == {
         gone: "not_a_member",
-        stranger: "not_a_member",
         suspended: "suspended",
-        actor: "actor",
+        # Who may not see it is told so first, also its actor.
+        actor: "not_permitted",
         muted: "not_permitted",
     }
     event = await publish(admin, workspace, topics=["t", "other"])
@@ -132,6 +132,22 @@ async def test_why_somebody_is_not_told_is_kept(
     event = await publish(admin, workspace, topics=["t"], recipients=[muted])
     await fan_out(admin, event)
     assert await told(admin, event) == {muted}
+
+
+async def test_of_a_stranger_no_row_is_kept_whatever_the_event_says(
+    admin: Connection, workspace: UUID, owner: UUID
+) -> None:
+    stranger = await new_user(admin)
+    left = await member(admin, workspace)
+    await admin.execute("delete from annex.members where user_id = $1", left)
+    # As by their own hand: nobody removed them.
+    await admin.execute("delete from annex.removals where user_id = $1", left)
+    for actor in (stranger, left, owner):
+        event = await publish(
+            admin, workspace, recipients=[stranger, left, owner], actor=f"user:{actor}"
+        )
+        await fan_out(admin, event)
+        assert await withheld(admin, event) == ({owner: "actor"} if actor == owner else {})
 
 
 async def test_a_deleted_workspace_tells_nobody(
@@ -266,7 +282,7 @@ async def test_whoever_names_strangers_does_not_wait_for_their_inboxes(
         )
         await fan_out(admin, event)  # raises after half a second if it waits
     assert await told(admin, event) == {who}
-    assert await withheld(admin, event) == {stranger: "not_a_member", suspended: "suspended"}
+    assert await withheld(admin, event) == {suspended: "suspended"}
 
 
 async def test_an_event_whose_inbox_stays_in_use_is_left_and_the_others_go_on(

@@ -140,6 +140,57 @@ async def test_many_are_woken_in_batches_each_once(
         assert await counts(admin, who) == (1, 1, 1, 0, 0)
 
 
+async def test_who_has_much_snoozed_takes_one_turn_after_the_other(
+    admin: Connection, database: TestDatabase, workspace: UUID
+) -> None:
+    who, item = await snoozed(admin, database, workspace, -3600)
+    await admin.execute(
+        "insert into annex.notifications (workspace_id, user_id, event_id, type, actor, category,"
+        " reason, title, snoozed_until)"
+        " select workspace_id, user_id, event_id, type, actor, category, reason, title,"
+        " now() - interval '1 hour'"
+        " from annex.notifications, generate_series(1, 119) where id = $1",
+        item,
+    )
+    await admin.execute("update annex.inboxes set snoozed = 120 where user_id = $1", who)
+    _, last = await snoozed(admin, database, workspace, -1)
+    async with database.connect("annex_worker") as worker:
+        assert await worker.fetchval(WAKE, 2) == 2
+        assert (await counts(admin, who))[3] == 119
+        assert (await shown(admin, last))["snoozed_until"] is None
+        # And holds the inbox for so long and no longer.
+        assert [await worker.fetchval(WAKE, 500) for _ in range(4)] == [50, 50, 19, 0]
+    assert await counts(admin, who) == (120, 120, 120, 0, 0)
+
+
+async def test_a_user_snoozes_so_many_and_no_more(
+    admin: Connection, database: TestDatabase, workspace: UUID
+) -> None:
+    who, item = await snoozed(admin, database, workspace, 3600)
+    await fan_out(admin, await publish(admin, workspace, recipients=[who]))
+    [(new,)] = await admin.fetch(
+        "select id from annex.notifications where user_id = $1 and id <> $2", who, item
+    )
+    # Of all workspaces and permissions together.
+    elsewhere = await new_workspace(admin, who)
+    inbox = {"user_id": who, "workspace_id": elsewhere, "permission": "events:audit"}
+    await insert(admin, "inboxes", "user_id", snoozed=998, **inbox)
+    until = datetime.now(UTC) + timedelta(seconds=7200)
+    async with database.connect("annex_api", user(who)) as session:
+        await session.execute(SNOOZE, new, until)
+        [more] = [await publish(admin, workspace, recipients=[who])]
+        await fan_out(admin, more)
+        third = await admin.fetchval(
+            "select id from annex.notifications where user_id = $1 and event_id = $2", who, more
+        )
+        with pytest.raises(Exception, match="no more may be") as refused:
+            await session.execute(SNOOZE, third, until)
+        assert refused.value.constraint_name == "limit_reached"  # type: ignore[attr-defined]
+        # What is snoozed may be put off further, and everything else goes on.
+        await session.execute(SNOOZE, new, until + timedelta(seconds=60))
+        await session.execute("select annex.change_notification($1, is_read => true)", third)
+
+
 async def test_an_item_that_cannot_come_back_stops_no_other(
     admin: Connection, database: TestDatabase, workspace: UUID
 ) -> None:

@@ -422,11 +422,11 @@ async def test_a_mailbox_gets_so_many_mails_a_day_from_all_workspaces(
     assert {i["outcome"] for issued in answers for i in issued} == {"created"}
     await post.send()
     assert post.settings.max_mails_per_address == 10
-    # Ten, and the first mail of the last two workspaces.
-    assert len([r for r in post.mailbox.received if name in r.recipients[0]]) == 12
+    # Ten: creators take turns, and so everybody's first mail is among them.
+    assert len([r for r in post.mailbox.received if name in r.recipients[0]]) == 10
     await post.execute("update annex.mails set next_attempt_at = now() where sent_at is null")
     await post.send()
-    assert len(post.mailbox.received) == 12
+    assert len(post.mailbox.received) == 10
     await post.execute(
         "update annex.mails set leased_until = leased_until - interval '1 day', next_attempt_at"
         " = now()"
@@ -454,6 +454,32 @@ async def test_no_tenant_uses_up_what_a_mailbox_gets(post: Post) -> None:
         await issue(tenant.owner, tenant, address)
     await post.send()
     assert len(post.mailbox.received) == 2 * post.settings.max_mails_per_address
+
+
+async def test_who_fills_a_mailbox_waits_alone_and_all_at_once(post: Post) -> None:
+    name = uuid4().hex[:8]
+    aliases = [f"{name}+{n}@example.org" for n in range(40)]
+    await issue(post.tenant.owner, post.tenant, *aliases)
+    other = await new_tenant(post.callers)
+    await issue(other.owner, other, f"other-{name}@example.org", f"{name}@example.org")
+    lease = "select recipient from annex.lease_mails($1, 60, 10)"
+    async with post.callers.server.database.admin() as admin:
+        # Creators in turn, each one's oldest first.
+        leased = [{r[0] for r in await admin.fetch(lease, 2)} for _ in range(2)]
+        assert leased == [
+            {aliases[0], f"other-{name}@example.org"},
+            {aliases[1], f"{name}@example.org"},
+        ]
+        # One more: a third of ten is three. That is also when the others are found to wait.
+        assert {r[0] for r in await admin.fetch(lease, 50)} == {aliases[2]}
+        waiting = await admin.fetch(
+            "select next_attempt_at - now() as pause from annex.mails"
+            " where lease_id is null and workspace_id = $1",
+            UUID(post.tenant.id),
+        )
+        assert len(waiting) == 37
+        assert all(timedelta(hours=23) < row["pause"] for row in waiting)
+        assert len({row["pause"] for row in waiting}) == 1
 
 
 async def test_a_mail_speaks_its_recipients_language(post: Post) -> None:
