@@ -144,12 +144,12 @@ create table annex.locks (
 );
 alter table annex.locks enable row level security, force row level security;
 create policy locks_owner on annex.locks to annex_owner using (true) with check (true);
+insert into annex.locks (name) values ('partitions'), ('expiry'), ('mails'), ('mails_of_items'), ('leases_of_items');
 
 -- Take a lock until the transaction ends, unless another one holds it; says whether. For Annex's own functions.
 create function annex.try_lock(name text) returns boolean
 language plpgsql as $$
 begin
-  insert into annex.locks (name) values (try_lock.name) on conflict do nothing;
   perform from annex.locks l where l.name = try_lock.name for update skip locked;
   return found;
 end

@@ -294,6 +294,17 @@ async def test_what_users_write_about_themselves_decides_nothing(catalog: Connec
     assert not any("user_metadata" in text for text in written)
 
 
+async def test_each_lock_has_its_row(catalog: Connection) -> None:
+    taken = await catalog.fetch(
+        "select distinct m[1] as name from pg_proc,"
+        " regexp_matches(prosrc, 'annex\\.try_lock\\(.([a-z_]+).\\)', 'g') m"
+        " where pronamespace = 'annex'::regnamespace"
+    )
+    rows = await catalog.fetch("select name from annex.locks")
+    assert taken
+    assert {row["name"] for row in taken} == {row["name"] for row in rows}
+
+
 async def test_no_function_is_documented_twice() -> None:
     names = [documented(row)[0] for row in function_rows()]
     assert len(names) == len(set(names)) > 0

@@ -145,7 +145,8 @@ async def test_an_event_tells_all_rights_however_many(scene: Scene) -> None:
 
 async def test_an_event_names_who_made_the_change(database: TestDatabase, scene: Scene) -> None:
     async with database.connect("annex_api", user(scene.owner)) as connection:
-        await connection.execute("update annex.workspaces set name = 'New'")
+        change = """select annex.update_workspace($1, '{"name": "New"}', null)"""
+        await connection.execute(change, scene.workspace)
     (event,) = await scene.drawn()
     assert event["actor"] == f"user:{scene.owner}"
 

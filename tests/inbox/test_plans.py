@@ -24,7 +24,7 @@ insert into annex.members (workspace_id, user_id, role)
   select w.id, p.user_id, 'viewer' from annex.workspaces w, annex.profiles p;
 insert into annex.notifications (workspace_id, user_id, event_id, type, actor, category, reason,
   title, arrived_at, seen_at, read_at, archived_at, snoozed_until)
-select w.ids[1 + n % 4], u.ids[1 + (n::bigint * 7919 % {users})::int], gen_random_uuid(),
+select w.ids[1 + n / {users} % 4], u.ids[1 + (n::bigint * 7919 % {users})::int], gen_random_uuid(),
   'test.made', 'system', 'general', 'recipient', 'Title', now() - n * interval '1 second',
   case when n % 3 > 0 then now() end, case when n % 3 = 2 then now() end,
   case when n % 11 = 0 then now() end, case when n % 11 = 1 then now() end
