@@ -246,6 +246,7 @@ async def test_an_event_that_is_fanned_out_meanwhile_tells_nobody_who_is_erased(
         await worker.execute("select annex.queue_fanouts($1)", [event])
         # The inbox is held by the erasure, and so the event waits.
         row = await worker.fetchrow("select * from annex.deliver($1, 500)", [event])
+        assert row is not None
         assert row["held"] == [event]
         await transaction.commit()
         await fan_out(worker, event)
