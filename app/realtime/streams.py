@@ -208,8 +208,7 @@ class Stream:
             async with asking(hub, self.turn):
                 if await self.has_changed(self.pos):
                     return self.reload(retry)
-        # No empty line after it: it belongs to the first message, whichever that will be.
-        return b"retry: %d\n" % retry
+        return self.position("cursor", retry)
 
     async def following(self) -> bytes | None:
         """Return what comes next, events or a heartbeat; None at the stream's end."""

@@ -34,8 +34,10 @@ class Reader:
         return found
 
     async def event(self, seconds: float = 5) -> dict[str, Any]:
-        """Return the next message, which has to be an event."""
+        """Return the next message that is no cursor; it has to be an event."""
         found = await self.message(seconds)
+        while found.event == "cursor":
+            found = await self.message(seconds)
         assert found.event == "message", found
         event: dict[str, Any] = found.json()
         return event

@@ -81,10 +81,10 @@ async def test_a_browser_resumes_without_loss_when_its_server_comes_back(
         calling(server) as callers,
     ):
         for reader in ("source", "fetched"):
-            await got(page, reader, "cursor", "1", "2", "3")
+            await got(page, reader, "cursor", "1", "2", "cursor", "3")
         await number(elsewhere(tenant, callers), "4")
         for reader in ("source", "fetched"):
-            await got(page, reader, "cursor", "1", "2", "3", "4")
+            await got(page, reader, "cursor", "1", "2", "cursor", "3", "4")
         # The ticket's first minute is over: it served the reconnect, and serves nobody new.
         await page.evaluate(
             "api => { got.late = []; listen(api + tickets[0].url, got.late); }", server.url
