@@ -288,7 +288,8 @@ def mistakes(settings: Settings, environ: Mapping[str, str]) -> Iterator[str]:
     ):
         yield (
             "ANNEX_JWT_SECRET is a publicly known default or shorter than 32 characters; take your "
-            "project's own from its dashboard."
+            "project's own from its dashboard. For a project on this machine alone, set "
+            "ANNEX_ENVIRONMENT=development."
         )
 
 

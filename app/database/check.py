@@ -16,6 +16,7 @@ async def check_database(database: Database) -> None:
 
     Raises `SettingsError` with what to do.
     """
+    places = []
     for pool, role in ((database.api, "annex_api"), (database.worker, "annex_worker")):
         setting = f"ANNEX_{'WORKER_' if role == 'annex_worker' else ''}DATABASE_URL"
         try:
@@ -23,6 +24,7 @@ async def check_database(database: Database) -> None:
                 raise SettingsError(f"{setting}: {POOLER_HINT}.")
             async with pool.lend() as driver:
                 found = await driver.fetchrow(WHO)
+                places.append(await driver.fetchval(PLACE))
         except Unavailable as error:
             reason = type(error.__cause__ or error).__name__
             raise SettingsError(
@@ -57,6 +59,11 @@ async def check_database(database: Database) -> None:
                 f"{role} owns {listed(found['owns'])}, and an owner is above row level security; "
                 "`annex doctor` prints what gives it back to annex_owner."
             )
+    if places[0] != places[1]:
+        raise SettingsError(
+            "ANNEX_DATABASE_URL and ANNEX_WORKER_DATABASE_URL lead to different databases: "
+            f"{places[0]}, and {places[1]}."
+        )
     await check_migrations(database.api)
 
 
@@ -112,6 +119,10 @@ async def changes_servers(pool: Pool, setting: str) -> bool:
 
 
 PID = "select pg_backend_pid()"
+PLACE = """
+select format('%s on a server started at %s', current_database(),
+  pg_postmaster_start_time() at time zone 'UTC')
+"""
 # What a role may act as counts as its own: by SET ROLE, or by inheriting its rights.
 WHO = """
 with above as (

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import asyncpg
 
-from app.database.check import WHO, changes_servers
+from app.database.check import PLACE, WHO, changes_servers
 from app.database.migrations import listed
 from app.database.pools import WORKERS, Database
 from app.doctor import Check, Finding, Site, advice, error, warning
@@ -16,10 +16,6 @@ SKEW_SECONDS, LEEWAY_SECONDS = 3.0, 20.0
 ROLES = (("annex_api", "ANNEX_DATABASE_URL"), ("annex_worker", "ANNEX_WORKER_DATABASE_URL"))
 IS_REPLICA = "select pg_is_in_recovery()"
 OURS = {role for role, _ in ROLES}
-SAME = """
-select format('%s on a server started at %s', current_database(),
-  pg_postmaster_start_time() at time zone 'UTC')
-"""
 LISTENING = 3
 """Connections as annex_worker that `annex serve` opens at its start."""
 
@@ -91,7 +87,7 @@ async def find_pooler(site: Site) -> Finding | None:
 
 async def find_two_databases(site: Site) -> Finding | None:
     """Both URLs must lead to one database."""
-    api, worker = await site.api.fetchval(SAME), await site.worker.fetchval(SAME)
+    api, worker = await site.api.fetchval(PLACE), await site.worker.fetchval(PLACE)
     if api == worker:
         return None
     return error(

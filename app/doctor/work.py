@@ -53,7 +53,7 @@ async def find_worker(site: Site) -> Finding | None:
     if await site.worker.fetchval(WORKERS, WORKER_NAME):
         return None
     return error(
-        "No `annex worker` is connected: no partition is made, nothing expires, no mail is sent.",
+        "No `annex worker` is connected: nobody is notified, no mail is sent, nothing expires.",
         "Start `annex worker` beside `annex serve`, with the same settings, and keep it running.",
     )
 

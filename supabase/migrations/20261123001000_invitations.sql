@@ -510,7 +510,7 @@ $$;
 -- Raise that an invitation is over, in one sentence for every reason.
 create function annex.refuse_invitation() returns void language plpgsql as $$
 begin
-  raise exception 'The invitation has expired, was used, or was withdrawn; ask for a new one.'
+  raise exception 'The invitation has expired, was used, or was withdrawn; ask for a new one, to your address.'
     using errcode = 'check_violation', constraint = 'invitation_gone';
 end
 $$;

@@ -23,6 +23,14 @@ async def test_another_role_is_refused(
         await check(settings_for(database, **{setting: database.url(role)}))
 
 
+async def test_two_databases_are_refused(
+    database: TestDatabase, own_database: TestDatabase
+) -> None:
+    settings = settings_for(database, worker_database_url=own_database.url("annex_worker"))
+    with pytest.raises(SettingsError, match=r"lead to different databases: test_.*, and test_"):
+        await check(settings)
+
+
 async def test_missing_migrations_are_said(database: TestDatabase) -> None:
     await execute(database.postgres.admin_url, "create database test_empty")
     with pytest.raises(

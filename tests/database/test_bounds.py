@@ -9,7 +9,10 @@ PAGE = (ROOT / "docs" / "operations.md").read_text()
 FIXED = re.compile(
     r"^\| (?P<bound>[\d,]+) \| [^|]+ \| `annex\.(?P<function>\w+)` \|$", re.MULTILINE
 )
-RAISED = r">=? (\d+)(?:(?!raise|>).)*?then\s+raise exception (?:(?!raise).)+? constraint = 'limit_reached'"
+RAISED = (
+    r">=? (\d+)(?:(?!raise|>).)*?then\s+raise exception (?:(?!raise).)+?"
+    r" constraint = 'limit_reached'"
+)
 STORED = re.compile(r"^\| (?P<name>\w+) \| (?P<value>[\d,]+) \| ", re.MULTILINE)
 RAISING = """
 select p.proname, p.prosrc from pg_proc p
