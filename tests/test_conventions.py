@@ -434,3 +434,11 @@ async def test_an_outage_is_503_and_the_end_of_it_needs_no_restart(worker_id: st
     finally:
         server.stop()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+async def test_a_query_that_is_no_utf_8_is_no_failure(callers: Callers) -> None:
+    user = await callers.user()
+    answer = await user.client.get(f"{WORKSPACES}?a=%F1%8E&%C3%95=b&limit=2")
+    assert answer.status_code == 200
+    answer = await user.client.get(f"{WORKSPACES}?%F1=1&limit=2&limit=3")
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_request")

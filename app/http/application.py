@@ -30,8 +30,8 @@ ALWAYS = [(b"cache-control", b"no-store"), (b"x-content-type-options", b"nosniff
 LISTS = (b"if-match", b"if-none-match")
 LAST = b"last-event-id"
 JOINED = {*LISTS, LAST}
-SINGLE = {b"types", b"topics", b"cursor", b"limit", b"q", b"role", b"status", b"workspace"}
-SINGLE |= {b"category", b"token", b"seen", b"unread", b"archived", b"snoozed"}
+SINGLE = {"types", "topics", "cursor", "limit", "q", "role", "status", "workspace"}
+SINGLE |= {"category", "token", "seen", "unread", "archived", "snoozed"}
 """Query parameters that are refused when they are repeated.
 
 Not a stream's `last_event_id` and `ticket`: an EventSource would give up for good on a 400.
@@ -211,11 +211,12 @@ def check_repeated(query: bytes) -> None:
     """Refuse a parameter that counts once and was given twice: one of its values would be lost."""
     if query.count(b"=") < 2:
         return
-    given = Counter(name for name, _ in parse_qsl(query, keep_blank_values=True))
+    text = query.decode("latin-1")  # what is not UTF-8 once it is unquoted is replaced
+    given = Counter(name for name, _ in parse_qsl(text, keep_blank_values=True))
     if repeated := sorted(name for name in SINGLE if given[name] > 1):
         raise InvalidRequest(
             "Give each parameter once; several types or topics are separated by commas.",
-            errors=[FieldError(name.decode(), "given more than once") for name in repeated],
+            errors=[FieldError(name, "given more than once") for name in repeated],
         )
 
 
