@@ -14,8 +14,7 @@ Problem
  ├ PreconditionFailed 412, TooLarge 413, UnsupportedMediaType 415, KeyReused 422
  ├ RateLimited 429 ─ TooManyMails, TooManyFailures, TooManyConnections, TooManyStreams,
  │                   TooManyFilters, TooManyEvents, TooManyChanges
- ├ HeadersTooLarge 431
- └ InternalError 500, NotConfigured 501, Unavailable 503
+ └ HeadersTooLarge 431, InternalError 500, NotConfigured 501, Unavailable 503
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -195,7 +195,12 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
 
 
 def environment() -> dict[str, str]:
-    """Return what is set in `.env` and in the environment, which wins."""
+    """Return what is set in `.env` and in the environment, which wins.
+
+    Raises `SettingsError` for a `.env` that is a folder.
+    """
+    if Path(".env").is_dir():
+        raise SettingsError(".env cannot be used: Is a directory.")
     dotenv = {k: v for k, v in dotenv_values(Path(".env")).items() if v is not None}
     return {**dotenv, **os.environ}
 

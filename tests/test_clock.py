@@ -16,6 +16,7 @@ WITHOUT_A_CLOCK = {
     "database/test_ids.py",
     # The clock of an installation is an argument.
     "installation/projects.py",
+    "installation/test_urls.py",
     # An argument of functions whose names are looked at, and not what they do.
     "bounds/test_shadowing.py",
 }

@@ -37,7 +37,8 @@ SCHEMA_FAULTS = [
         "migrations",
         "lacks the migrations 18_health",
         "annex migrate",
-        "drop function annex.health(); delete from annex.migrations where name = '18_health'",
+        "drop function annex.health(), annex.refresh_statistics();"
+        " delete from annex.migrations where name = '18_health'",
         cured_by="migrate",
     ),
     Fault(
