@@ -455,7 +455,7 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 #variable_conflict use_column
 declare
   caller uuid := annex.require_user();
-  plain text := regexp_replace(normalize(create_workspace.name, NFKD), '[\u0300-\u036f]', '', 'g');
+  plain text := regexp_replace(normalize(left(create_workspace.name, 200), NFKD), '[\u0300-\u036f]', '', 'g');
   stem text := nullif(trim(both '-' from left(regexp_replace(lower(plain), '[^a-z0-9]+', '-', 'g'), 50)), '');
   made text := coalesce(create_workspace.slug, stem, 'workspace');
   created annex.workspaces;

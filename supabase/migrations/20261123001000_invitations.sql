@@ -30,6 +30,11 @@ create function annex.email_domain(email text) returns text language sql immutab
   ) end
 $$;
 
+-- Say whether a workspace allows members with an address. One that cannot be read has no domain, and so is not in a list.
+create function annex.is_domain_allowed(email text, domains text[]) returns boolean language sql immutable parallel safe as $$
+  select domains is null or coalesce(annex.email_domain(email) = any (domains), false)
+$$;
+
 create table annex.invitations (
   id uuid not null default annex.uuid7(),
   workspace_id uuid not null,
@@ -275,7 +280,7 @@ begin
   -- Asked again under the lock: the role may be gone, and with it what offered it.
   perform annex.require_grantable(create_invitations.workspace_id, create_invitations.role);
   if exists (
-    select from unnest(asked) e where not coalesce(annex.email_domain(e) = any (workspace.allowed_email_domains), true)
+    select from unnest(asked) e where not annex.is_domain_allowed(e, workspace.allowed_email_domains)
   ) then
     raise exception 'The workspace does not allow members of this domain.'
       using errcode = 'check_violation', constraint = 'domain_not_allowed';
@@ -442,7 +447,7 @@ begin
       using errcode = 'check_violation', constraint = 'invitation_closed';
   end if;
   workspace := annex.lock_workspace(invitation.workspace_id);
-  if not coalesce(annex.email_domain(invitation.email) = any (workspace.allowed_email_domains), true) then
+  if not annex.is_domain_allowed(invitation.email, workspace.allowed_email_domains) then
     raise exception 'The workspace does not allow members of this domain.'
       using errcode = 'check_violation', constraint = 'domain_not_allowed';
   end if;
@@ -463,7 +468,7 @@ begin
     invitation.status = 'pending' and invitation.expires_at > now() and invitation.uses < invitation.max_uses
     and workspace.id is not null and workspace.deleted_at is null
     and annex.may_give(invitation.workspace_id, invitation.invited_by, invitation.role)
-    and coalesce(annex.email_domain(is_open.email) = any (workspace.allowed_email_domains), true)
+    and annex.is_domain_allowed(is_open.email, workspace.allowed_email_domains)
     and coalesce(
       annex.removed_at(invitation.workspace_id, is_open.user_id, is_open.email)
         < case

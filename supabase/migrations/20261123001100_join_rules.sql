@@ -142,7 +142,7 @@ language sql stable as $$
   ) u (kind, value)
   join annex.join_rules j on j.kind = u.kind and j.value = u.value
   join annex.workspaces w on w.id = j.workspace_id and w.deleted_at is null
-  where coalesce(annex.email_domain(matching_rules.email) = any (w.allowed_email_domains), true)
+  where annex.is_domain_allowed(matching_rules.email, w.allowed_email_domains)
     and not exists (
       select from annex.members m where m.workspace_id = j.workspace_id and m.user_id = matching_rules.user_id
     )

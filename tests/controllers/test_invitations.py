@@ -639,6 +639,21 @@ async def test_only_allowed_domains_are_invited_and_follow_links(
     assert (await accept(insider, token)).status_code == 200
 
 
+@pytest.mark.parametrize("local", ["a..b", ".a", "a.", '"q"', "\u00fc", "a" * 70])
+async def test_an_address_that_cannot_be_read_is_in_no_allowed_domain(
+    callers: Callers, tenant: Tenant, local: str
+) -> None:
+    await execute(
+        callers,
+        "update annex.workspaces set allowed_email_domains = '{acme.example}' where id = $1",
+        UUID(tenant.id),
+    )
+    token = await link(tenant, max_uses=2)
+    for domain in ("evil.example", "acme.example", "evil"):
+        outsider = await callers.user(email=f"{local}@{domain}")
+        assert code(await accept(outsider, token)) == (410, "invitation_gone")
+
+
 async def test_an_sso_address_is_no_proof_without_the_token_or_a_rule(
     callers: Callers, tenant: Tenant
 ) -> None:

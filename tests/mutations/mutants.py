@@ -27,7 +27,7 @@ CONDITIONS = {
     r"u\.email = invitation\.email": "approve",
     r"u\.email_confirmed_at is not null": "confirmed",
     r"j\.value = u\.value": "domain",
-    r"coalesce\(annex\.email_domain\([^()]*\) = any \(\w+\.allowed_\w+\), true\)": "domain",
+    r"annex\.is_domain_allowed\([^()]*\)": "domain",
     r"annex\.removed_at\([^()]*\) is null": "removed",
     r"'invitations:manage' = any \(g\.permissions\)": "inviter",
     r"given\.permissions <@ permissions": "above",
