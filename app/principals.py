@@ -58,6 +58,8 @@ class Principal(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             }
         elif self.kind == "api_key":
             claims = {"role": "annex_key", "sub": self.id}
+            if self.is_exchanged:
+                claims["is_exchanged"] = True
         else:
             claims = {"role": "annex_operator", "sub": self.id}
         return msgspec.json.encode(claims).decode()

@@ -418,6 +418,8 @@ async def test_a_key_may_what_its_permissions_say(
         status = await status_of(callers, caller, operation, path)
         # Only a person or an operator can vouch for a domain or a provider.
         is_refused = permissions is others or named(operation) == "createJoinRule"
+        # Nor does a token of five minutes make a key that lasts.
+        is_refused |= is_exchanged and named(operation) in ("createApiKey", "rotateApiKey")
         assert status == 403 if is_refused else status // 100 == 2, status
 
 

@@ -120,6 +120,11 @@ declare
   maker annex.api_keys;
 begin
   perform annex.require_within(made.workspace_id, made.permissions, made.grantable);
+  -- Or a stolen token would outlive the key that it was exchanged for.
+  if annex.claims() ->> 'is_exchanged' = 'true' then
+    raise exception 'A token that was exchanged for a key makes no keys; send the key itself.'
+      using errcode = 'insufficient_privilege', constraint = 'key_required';
+  end if;
   -- Those that are over count as well: their rows stay for a while. The workspace is locked.
   if (
     select count(*) from annex.api_keys k
