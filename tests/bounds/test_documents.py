@@ -104,8 +104,8 @@ BOMBS = {
     ),
     "workspace": (
         "annex_api",
-        "update annex.workspaces set metadata = jsonb_build_object('a', $2::text::jsonb)"
-        " where id = $1",
+        "select annex.update_workspace($1,"
+        " jsonb_build_object('metadata', jsonb_build_object('a', $2::text::jsonb)))",
     ),
     "member": (
         "postgres",
@@ -245,7 +245,7 @@ where c.relnamespace = 'annex'::regnamespace and c.relkind in ('r', 'p') and not
   -- Set by defaults, triggers and functions of ours alone.
   and a.attname not in ('created_at', 'updated_at', 'recorded_at', 'deleted_at', 'last_used_at',
     'next_attempt_at', 'leased_until', 'sent_at', 'failed_at', 'removed_at', 'applied_at',
-    'served_at', 'arrived_at', 'seen_at', 'read_at', 'archived_at', 'erased_at', 'due_at')
+    'served_at', 'arrived_at', 'seen_at', 'read_at', 'archived_at', 'erased_at', 'due_at', 'hour')
   and not (c.relname in ('idempotency_keys', 'invitations') and a.attname = 'expires_at')
   and not exists (select from pg_constraint k where k.conrelid = c.oid and k.contype = 'c'
     and pg_get_constraintdef(k.oid) like '%annex.is_rfc3339(' || a.attname || ')%')
