@@ -61,6 +61,14 @@ HELD = literal_column("a.permissions", ARRAY(Text))
 """What the caller holds in the path's workspace, for a statement that needs all of it."""
 
 
+def one_spelling(ws: str) -> str:
+    """Return the one name that a workspace has by its id or slug.
+
+    An id is taken in any case, and would otherwise have thousands of names.
+    """
+    return ws.lower()
+
+
 class Scope(msgspec.Struct, frozen=True):
     """Who asks, where, and by which permission."""
 
@@ -72,7 +80,7 @@ class Scope(msgspec.Struct, frozen=True):
     @property
     def group(self) -> str | None:
         """What it is about, for turns: the path's workspace, whose two names are two groups."""
-        return self.ws and self.ws.lower()
+        return self.ws and one_spelling(self.ws)
 
     @property
     def values(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Hashable
 from uuid import UUID
 
+from app.database.statements import one_spelling
 from app.errors import RateLimited, TooManyEvents, TooManyFilters, TooManyStreams
 from app.http.limits import MAX_CALLERS, Buckets
 from app.principals import Principal
@@ -69,14 +70,6 @@ class StreamBudget:
                 del self.filters[workspace]
 
         return leave
-
-
-def one_spelling(ws: str) -> str:
-    """Return the one name that a workspace has by its id or slug.
-
-    An id is taken in any case, and would otherwise have thousands of names.
-    """
-    return ws.lower()
 
 
 def drop(counter: "Counter[tuple[str, str]] | Counter[Hashable]", key: Hashable) -> None:

@@ -115,7 +115,11 @@ class Limiter:
 
     def rate(self, name: str, count: int, window: int) -> Rate:
         """Make this process's part of a limit."""
-        return Rate(name, max(1, count // self.processes), window, self.clock)
+        return Rate(name, self.part(count), window, self.clock)
+
+    def part(self, count: int) -> int:
+        """Return this process's part of a count; at least one."""
+        return max(1, count // self.processes)
 
     def take(self, principal: Principal, state: RequestState) -> None:
         """Take one token; raises `RateLimited` when there is none.
@@ -153,10 +157,9 @@ class Limiter:
         headers = self.of_callers.draw(caller)
         if per_minute is None:
             return headers
-        fresh = self.rate("key", per_minute, 60)
-        own = self.of_keys.pop(caller, fresh)
-        if own.capacity != fresh.capacity:
-            own = fresh  # the limit was changed
+        own = self.of_keys.pop(caller, None)
+        if own is None or own.capacity != self.part(per_minute):  # or the limit was changed
+            own = self.rate("key", per_minute, 60)
         self.of_keys[caller] = own
         if len(self.of_keys) > MAX_CALLERS:
             self.of_keys.popitem(last=False)

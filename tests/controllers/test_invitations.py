@@ -689,6 +689,14 @@ async def test_a_key_invites_what_it_holds_and_its_invitations_end_with_it(
     assert (await accept(user, made["token"])).status_code == 200
 
 
+async def takes_one_more(tenant: Tenant) -> None:
+    """Hold a workspace to a limit that leaves room for one invitation, and not for two."""
+    body = {"role": "viewer", "emails": ["a@example.net", "b@example.net"]}
+    response = await tenant.owner.client.post(f"{tenant.path}/invitations", json=body)
+    assert code(response) == (409, "limit_reached")
+    await issue(tenant.owner, tenant, "a@example.net")
+
+
 async def test_a_workspace_has_so_many_open_invitations(callers: Callers, tenant: Tenant) -> None:
     await execute(
         callers,
@@ -697,10 +705,7 @@ async def test_a_workspace_has_so_many_open_invitations(callers: Callers, tenant
         " from generate_series(1, 4999) n",
         UUID(tenant.id),
     )
-    body = {"role": "viewer", "emails": ["a@example.net", "b@example.net"]}
-    response = await tenant.owner.client.post(f"{tenant.path}/invitations", json=body)
-    assert code(response) == (409, "limit_reached")
-    await issue(tenant.owner, tenant, "a@example.net")
+    await takes_one_more(tenant)
 
 
 async def test_revoking_makes_no_room_for_more_than_a_days_invitations(
@@ -714,10 +719,7 @@ async def test_revoking_makes_no_room_for_more_than_a_days_invitations(
             " from generate_series(1, 9999) n",
             UUID(tenant.id),
         )
-    body = {"role": "viewer", "emails": ["a@example.net", "b@example.net"]}
-    response = await tenant.owner.client.post(f"{tenant.path}/invitations", json=body)
-    assert code(response) == (409, "limit_reached")
-    await issue(tenant.owner, tenant, "a@example.net")
+    await takes_one_more(tenant)
 
 
 async def test_who_was_removed_comes_back_when_an_older_invitation_is_sent_again(
