@@ -24,6 +24,8 @@ from app.http.budgets import AnswerBudget
 from app.runtime import runtime_of
 
 KEPT = timedelta(hours=24)
+ROW_BYTES = 512
+"""What a kept answer takes beside its body and its names."""
 IdempotencyKey = Annotated[
     str | None, HeaderParameter(name="Idempotency-Key", min_length=1, max_length=255)
 ]
@@ -136,7 +138,7 @@ class Once(msgspec.Struct, frozen=True):
     async def keep(self, work: Work, response: Response[Any], secrets: Sequence[str]) -> int:
         """Store an answer without its secrets, in the place of one that has expired.
 
-        Returns its bytes.
+        Returns the bytes that are stored, about.
         """
         body = msgspec.json.encode(without(response.content, secrets))
         kept = {
@@ -148,8 +150,10 @@ class Once(msgspec.Struct, frozen=True):
             "body": body,
             "expires_at": datetime.now(UTC) + KEPT,
         }
-        await work.fetch(KEEP, {**self.mine(work), **kept})
-        return len(body)
+        mine = self.mine(work)
+        await work.fetch(KEEP, {**mine, **kept})
+        # What it is stored under is in the row and in the index.
+        return ROW_BYTES + len(body) + 2 * sum(len(name.encode()) for name in mine.values())
 
     def mine(self, work: Work) -> dict[str, str]:
         """Return what an answer is stored under."""

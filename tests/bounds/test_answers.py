@@ -1,5 +1,6 @@
 """Kept answers are bounded in bytes: of a user, and of all API keys of a workspace together."""
 
+import asyncio
 from uuid import UUID, uuid4
 
 import pytest
@@ -53,4 +54,30 @@ async def test_beyond_it_a_new_key_is_refused_and_a_replay_is_not(database: Test
         assert len(listed) == 2
         metrics = await callers.operator().client.get("/metrics")
         assert 'annex_refused_total{code="rate_limited"} 1.0' in metrics.text
+        await callers.close()
+
+
+async def test_what_is_counted_is_what_the_table_grows_by(own_database: TestDatabase) -> None:
+    async with running(own_database) as server, own_database.connect("postgres") as admin:
+        callers = Callers(server)
+        tenant = await new_tenant(callers)
+        budget = server.app.runtime.answers.bytes
+        budget.clock = lambda: 0.0  # so that nothing comes back meanwhile
+        size = "select pg_total_relation_size('annex.idempotency_keys')"
+
+        async def publish(_: int) -> None:
+            answer = await tenant.owner.client.post(
+                f"{tenant.path}/events",
+                json={"type": "x"},
+                headers={"Idempotency-Key": uuid4().hex},
+            )
+            assert answer.status_code == 201
+
+        await publish(0)
+        before, name = await admin.fetchval(size), f"user:{tenant.owner.user_id}"
+        tokens = budget.found[name][0]
+        for n in range(0, 400, 8):
+            await asyncio.gather(*map(publish, range(n, n + 8)))
+        grown, counted = await admin.fetchval(size) - before, tokens - budget.found[name][0]
+        assert 0.7 * grown < counted < 3 * grown, (grown, counted)
         await callers.close()
