@@ -259,7 +259,15 @@ def uninstall(url: str | None, into: Path | None) -> None:
 
 @annex.command()
 @click.option("--json", "is_json", is_flag=True, help="Print the results as JSON.")
-def doctor(is_json: bool) -> None:
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 128),
+    default=1,
+    show_default=True,
+    help="What `annex serve` has as --workers. ANNEX_PROCESSES says how many `annex serve` there "
+    "are; all processes on this database are the one times the other.",
+)
+def doctor(is_json: bool, workers: int) -> None:
     """Check a deployment, and say what is wrong and what cures it.
 
     Run it where Annex runs, with the same settings; it changes nothing. Exits with 0 if all is
@@ -269,7 +277,7 @@ def doctor(is_json: bool) -> None:
 
     from app.doctor.visit import diagnose, exit_code, lines
 
-    results = diagnose()
+    results = diagnose(workers)
     if is_json:
         click.echo(msgspec.json.format(msgspec.json.encode(results)).decode())
     else:

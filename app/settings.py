@@ -93,7 +93,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     rate_limit_workspace_requests: Annotated[int, msgspec.Meta(ge=1)] = 6000
     """The same, of all API keys of one workspace together."""
     processes: Annotated[int, msgspec.Meta(ge=1)] = 1
-    """How many `annex serve` share the rate limit; each divides its part among its workers."""
+    """How many `annex serve` share this database and each limit; `--workers` divides a part further.
+    """
     trusted_proxies: list[str] = []
     """Addresses or CIDR blocks of proxies whose X-Forwarded-For is believed."""
     max_failures_per_address: Annotated[int, msgspec.Meta(ge=1)] = 60

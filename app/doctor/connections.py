@@ -10,6 +10,7 @@ from app.database.migrations import listed
 from app.database.pools import WORKERS, Database
 from app.doctor import Check, Finding, Site, advice, error, warning
 from app.doctor.promises import role_setting
+from app.settings import Settings
 
 OLDEST = 150000
 SKEW_SECONDS, LEEWAY_SECONDS = 3.0, 20.0
@@ -17,7 +18,11 @@ ROLES = (("annex_api", "ANNEX_DATABASE_URL"), ("annex_worker", "ANNEX_WORKER_DAT
 IS_REPLICA = "select pg_is_in_recovery()"
 OURS = {role for role, _ in ROLES}
 LISTENING = 3
-"""Connections as annex_worker that `annex serve` opens at its start."""
+"""Connections as annex_worker that a process of `annex serve` opens."""
+LIMITS = """
+select rolname, rolconnlimit from pg_roles
+where rolname = any ($1) and rolconnlimit >= 0 order by rolname
+"""
 
 
 async def find_role(site: Site) -> Finding | None:
@@ -134,18 +139,30 @@ async def find_time_limits(site: Site) -> Finding | None:
 
 
 async def find_connection_limit(site: Site) -> Finding | None:
-    """A role's own limit of connections must suffice for one process."""
-    wanted = {"annex_api": site.settings.pool_size, "annex_worker": LISTENING}
-    limits = "select rolname, rolconnlimit from pg_roles where rolname = any ($1)"
-    for row in await site.api.fetch(limits, list(wanted)):
-        if 0 <= row["rolconnlimit"] < wanted[row["rolname"]]:
-            return error(
-                f"The role {row['rolname']} may have {row['rolconnlimit']} connections, and one "
-                f"process takes {wanted[row['rolname']]}.",
-                "Lower ANNEX_POOL_SIZE, or run this as the role that migrated:",
-                f"alter role {row['rolname']} connection limit -1",
-            )
-    return None
+    """A role's own limit of connections must suffice for all processes.
+
+    Behind a transaction pooler, its connections count there, and their number is the pooler's own.
+    """
+    settings = site.settings
+    if settings.transaction_pooler:
+        return None
+    serving, said = processes(settings), list[str]()
+    wanted = {
+        "annex_api": (settings.pool_size * settings.processes, serving),
+        "annex_worker": (LISTENING * settings.processes + WORKERS, f"{serving} and a worker"),
+    }
+    short = [row for row in await site.api.fetch(LIMITS, list(wanted)) if row[1] < wanted[row[0]][0]]
+    if not short:
+        return None
+    for role, limit in short:
+        needed, takers = wanted[role]
+        said.append(f"The role {role} may have {limit} connections; {takers}: up to {needed}.")
+    lower = "Lower ANNEX_POOL_SIZE, or run" if short[0][0] == "annex_api" else "Run"
+    return error(
+        " ".join(said),
+        f"{lower} this as the role that migrated:",
+        *(f"alter role {role} connection limit -1" for role, _ in short),
+    )
 
 
 async def find_max_connections(site: Site) -> Finding | None:
@@ -159,10 +176,16 @@ async def find_max_connections(site: Site) -> Finding | None:
     if settings.transaction_pooler or wanted <= room:
         return None
     return error(
-        f"{settings.processes} process(es) and a worker take up to {wanted} connections, and "
-        f"Postgres has {room}.",
+        f"{processes(settings)} and a worker take up to {wanted} connections, and Postgres has "
+        f"{room}.",
         "Lower ANNEX_POOL_SIZE, use a transaction pooler, or raise max_connections.",
     )
+
+
+def processes(settings: Settings) -> str:
+    """Say how many processes serve: of every `annex serve`, with its workers."""
+    count = settings.processes
+    return f"{count} process{'es' if count > 1 else ''} of `annex serve`"
 
 
 async def find_clock(site: Site) -> Finding | None:

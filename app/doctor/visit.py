@@ -37,14 +37,18 @@ class Result(msgspec.Struct, frozen=True):
     finding: Finding | None
 
 
-def diagnose() -> list[Result]:
-    """Read the settings and check all; a setting that cannot be read ends it."""
+def diagnose(workers: int = 1) -> list[Result]:
+    """Read the settings and check all; a setting that cannot be read ends it.
+
+    `workers` is what each `annex serve` is given as `--workers`.
+    """
     try:
         settings = read_settings()
     except SettingsError as wrong:
         mend = "Correct it in the environment or in .env; .env.example explains each setting."
         return [Result("settings", error(line, mend)) for line in str(wrong).splitlines()]
-    return asyncio.run(visit(settings))
+    whole = msgspec.structs.replace(settings, processes=settings.processes * workers)
+    return asyncio.run(visit(whole))
 
 
 async def visit(settings: Settings) -> list[Result]:

@@ -19,11 +19,18 @@ import pytest
 from app.dev.demo import new_signing_key
 from app.doctor import connections, visit
 from app.doctor.visit import exit_code, lines
+from app.settings import Settings
 from tests.app.test_transaction_pooler import pgbouncer
 from tests.conftest import TestDatabase, settings_for
 from tests.doctor.conftest import SIGNING, Deployment
 
 ANNEX = Path(sys.executable).parent / "annex"
+ENV = {
+    "ANNEX_DATABASE_URL": "postgresql://annex_api@127.0.0.1:9/postgres",
+    "ANNEX_WORKER_DATABASE_URL": "postgresql://annex_worker@127.0.0.1:9/postgres",
+    "ANNEX_SUPABASE_URL": "http://127.0.0.1:9",
+    "ANNEX_SECRET_KEY": "thirty-two characters of our own, at least",
+}
 
 
 async def test_of_a_healthy_deployment_nothing_is_said(deployment: Deployment) -> None:
@@ -214,6 +221,24 @@ def doctor(cwd: Path, *arguments: str, **env: str) -> subprocess.CompletedProces
     clean = {k: v for k, v in os.environ.items() if not k.startswith("ANNEX_")} | env
     command = [str(ANNEX), "doctor", *arguments]
     return subprocess.run(command, cwd=cwd, env=clean, capture_output=True, text=True, check=False)
+
+
+def test_workers_are_processes_of_every_serve(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen = list[int]()
+
+    async def look(settings: Settings) -> list[visit.Result]:
+        seen.append(settings.processes)
+        return []
+
+    monkeypatch.setattr(visit, "visit", look)
+    monkeypatch.chdir(tmp_path)
+    for name, value in ENV.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("ANNEX_PROCESSES", "2")
+    visit.diagnose(3)
+    assert seen == [6]
 
 
 async def test_the_command_says_every_wrong_setting_and_exits_with_2(tmp_path: Path) -> None:
