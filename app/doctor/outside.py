@@ -119,6 +119,13 @@ async def find_files(site: Site) -> Finding | None:
 
 async def find_proxies(site: Site) -> Finding | None:
     """Whoever is a trusted proxy says which address a client has."""
+    if not (site.settings.trusted_proxies or site.settings.is_development):
+        return advice(
+            "ANNEX_TRUSTED_PROXIES is not set: if a proxy stands before Annex, all clients behind "
+            "it count as one and share its limits.",
+            "Name the addresses from which the proxy connects (docs/deploy.md). Without a proxy, "
+            "this is no fault.",
+        )
     for block in site.settings.trusted_proxies:
         network = ip_network(block)
         if network.num_addresses > WIDE and network.is_global:

@@ -217,6 +217,14 @@ FAULTS = [
         cured_by="settings",
     ),
     Fault(
+        "trusted proxies",
+        "all clients behind it count as one",
+        "Name the addresses from which the proxy connects",
+        settings={"trusted_proxies": []},
+        level="advice",
+        cured_by="settings",
+    ),
+    Fault(
         "CORS",
         "also behind your proxies",
         "Name the origins",

@@ -264,4 +264,4 @@ async def test_the_command_reports_as_json_and_exits_with_the_worst(
     done = await asyncio.to_thread(doctor, tmp_path, "--json", **env)
     found = {r["check"]: r["finding"] for r in json.loads(done.stdout) if r["finding"]}
     assert done.returncode == 1, done.stdout
-    assert found.keys() == {"CORS", "operator"}
+    assert found.keys() == {"trusted proxies", "CORS", "operator"}
