@@ -191,8 +191,8 @@ async def find_defaults(site: Site) -> Finding | None:
 
 
 CHECKS = (
-    Check("owners", find_owners),
-    Check("rights in the schema", find_rights),
-    Check("policies", find_policies),
-    Check("default privileges", find_defaults),
+    Check("owners", find_owners, ("schema",)),
+    Check("rights in the schema", find_rights, ("schema",)),
+    Check("policies", find_policies, ("schema",)),
+    Check("default privileges", find_defaults, ("schema",)),
 )
