@@ -10,11 +10,17 @@ from uuid import UUID
 import rich_click as click
 
 from app import __version__
-from app.settings import SettingsError, environment, read_settings
+from app.settings import (
+    MIGRATE_URL,
+    Settings,
+    SettingsError,
+    environment,
+    misspelt,
+    read_settings,
+)
 
 DATA = Path(".data")
 PORT = click.IntRange(0, 65535)
-MIGRATE_URL = "ANNEX_MIGRATE_URL"
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -52,6 +58,7 @@ def dev(host: str, port: int, data: Path, fresh: bool) -> None:
     from app.dev.demo import greeting
     from app.dev.server import run
 
+    warn()
     run(
         data.resolve(),
         host,
@@ -86,9 +93,21 @@ def serve(host: str, port: int, workers: int) -> None:
         click.echo(f"Annex serves {url}", err=True)
 
     if workers == 1:
-        serve(read_settings(), host, port, ready=ready)
+        serve(settings_with_warnings(), host, port, ready=ready)
     else:
-        serve_together(read_settings(), host, port, workers, ready=ready)
+        serve_together(settings_with_warnings(), host, port, workers, ready=ready)
+
+
+def settings_with_warnings() -> Settings:
+    """Read the settings, and say first which names are misspelt."""
+    warn()
+    return read_settings()
+
+
+def warn() -> None:
+    """Say which settings are misspelt; without that, they would be silently ignored."""
+    for sentence in misspelt(environment()):
+        click.echo(f"annex: warning: {sentence}", err=True)
 
 
 @annex.command()
@@ -103,7 +122,7 @@ def worker() -> None:
     from app.worker.housekeeping import work
     from app.worker.runner import until_told
 
-    settings = read_settings()
+    settings = settings_with_warnings()
 
     async def keep() -> None:
         await check(settings)

@@ -23,6 +23,7 @@ from app.doctor import (
     rights,
     schema,
     server,
+    warning,
     work,
 )
 from app.errors import Unavailable
@@ -30,6 +31,8 @@ from app.settings import (
     Settings,
     SettingsError,
     database_url,
+    environment,
+    misspelt,
     read_settings,
 )
 
@@ -46,6 +49,7 @@ IN_DATABASE = (
     *work.CHECKS,
 )
 OUTSIDE = (*outside.CHECKS, *addresses.CHECKS)
+RENAME = "Rename it, or take it out; until then Annex does not read it."
 WITHOUT_RIGHTS = ("rights in the schema", "owners")
 """Checks that say why another one was denied something."""
 
@@ -64,13 +68,16 @@ def diagnose(workers: int = 1) -> list[Result]:
 
     `workers` is what each `annex serve` is given as `--workers`.
     """
+    results = list[Result]()
     try:
+        results = [Result("settings", warning(line, RENAME)) for line in misspelt(environment())]
         settings = read_settings()
     except SettingsError as wrong:
         mend = "Correct it in the environment or in .env; .env.example explains each setting."
-        return [Result("settings", error(line, mend)) for line in str(wrong).splitlines()]
+        found = [Result("settings", error(line, mend)) for line in str(wrong).splitlines()]
+        return found + results
     whole = msgspec.structs.replace(settings, processes=settings.processes * workers)
-    return [Result("settings", None), *asyncio.run(visit(whole))]
+    return (results or [Result("settings", None)]) + asyncio.run(visit(whole))
 
 
 async def visit(settings: Settings) -> list[Result]:

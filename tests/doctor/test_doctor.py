@@ -342,6 +342,17 @@ async def test_the_command_says_every_wrong_setting_and_exits_with_2(tmp_path: P
     assert "Traceback" not in done.stderr
 
 
+async def test_the_command_says_which_names_are_misspelt(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("ANNEX_TRUSTED_PROXY=10.0.0.7\n")
+    done = doctor(tmp_path, ANNEX_DATABSE_URL="postgresql://u:hidden@h/d")
+    meant = (("DATABSE_URL", "DATABASE_URL"), ("TRUSTED_PROXY", "TRUSTED_PROXIES"))
+    for name, right in meant:
+        said = f"ANNEX_{name} is no setting of Annex; did you mean ANNEX_{right}?"
+        assert f"warning  settings: {said}" in done.stdout
+    assert "error    settings: ANNEX_DATABASE_URL is not set" in done.stdout
+    assert "hidden" not in done.stdout + done.stderr
+
+
 async def test_the_command_reports_as_json_and_exits_with_the_worst(
     deployment: Deployment, tmp_path: Path
 ) -> None:
