@@ -38,8 +38,6 @@ from app.settings import (
 
 CHECK_SECONDS = 30.0
 UNKNOWN = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError, Unavailable)
-
-
 IN_DATABASE = (
     *connections.CHECKS,
     *server.CHECKS,
