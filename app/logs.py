@@ -1,7 +1,8 @@
 """Logging: a line of JSON an event in production, a readable one in development.
 
-The one place where secrets are taken out. Of an exception only types and places are written. In
-texts, everything that looks like a credential or an email address is replaced.
+The one place where secrets are taken out. Of an exception only types and places are written, and
+of a right that is missing only what it is on. In texts, everything that looks like a credential or
+an email address is replaced.
 """
 
 import logging
@@ -11,8 +12,10 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
+import asyncpg
 import structlog
 
+from app.errors import causes
 from app.settings import Settings
 
 HIDDEN = "[hidden]"
@@ -29,6 +32,8 @@ SECRETS = re.compile(
     # \w is any script's: RFC 6531 allows an address in each.
     r"|[\w.%+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}"
 )
+DENIED = re.compile(r"permission denied for (\w+ \w+)")
+LACKING = "a role lacks a right that the migrations give; run `annex doctor`"
 MAX_TEXT = 2000
 MAX_FRAMES = 20
 MAX_CAUSES = 5
@@ -79,9 +84,24 @@ def show_exception(_: Any, __: str, event: Any) -> Any:
         given = sys.exc_info()[1]
     elif isinstance(given, tuple):
         given = given[1]
-    if isinstance(given, BaseException):
+    if not isinstance(given, BaseException):
+        return event
+    if denied := denied_in(given):
+        event["event"] = f"{event['event']}: {LACKING}"
+        event["denied"] = denied
+    else:
         event["exception"] = show(given)
     return event
+
+
+def denied_in(error: BaseException) -> str | None:
+    """Return what a login role lacks a right on, such as `table members`; None for other errors.
+
+    Row level security refuses with the same code, and in other words: only a traceback tells where.
+    """
+    refusals = (c for c in causes(error) if isinstance(c, asyncpg.InsufficientPrivilegeError))
+    found = (DENIED.fullmatch(str(refusal).partition("\n")[0]) for refusal in refusals)
+    return next((match[1] for match in found if match), None)
 
 
 def redact_event(_: Any, __: str, event: Any) -> Any:
