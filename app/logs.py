@@ -37,6 +37,8 @@ LACKING = "a role lacks a right that the migrations give; run `annex doctor`"
 MAX_TEXT = 2000
 MAX_FRAMES = 20
 MAX_CAUSES = 5
+DETAILS = ("sqlstate", "constraint_name", "errno")
+"""Of an exception: what says more than its type, and nothing of what it was given."""
 
 
 def redact(text: str) -> str:
@@ -65,7 +67,7 @@ def show(error: BaseException, depth: int = 0) -> list[dict[str, Any]]:
         "type": f"{type(error).__module__}.{type(error).__qualname__}",
         "at": [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames],
     }
-    for name in ("sqlstate", "constraint_name", "errno"):
+    for name in DETAILS:
         if isinstance(detail := getattr(error, name, None), str | int):
             shown[name] = detail
     inner = list(error.exceptions) if isinstance(error, BaseExceptionGroup) else []
@@ -75,6 +77,13 @@ def show(error: BaseException, depth: int = 0) -> list[dict[str, Any]]:
     for each in inner[:MAX_CAUSES] if depth < MAX_CAUSES else ():
         found += show(each, depth + 1)
     return found
+
+
+def reason_of(error: BaseException) -> str:
+    """Name an error without its message, which may hold what a user wrote."""
+    parts = [type(error).__name__]
+    parts += [str(v) for n in DETAILS if isinstance(v := getattr(error, n, None), str | int)]
+    return " ".join(parts)
 
 
 def show_exception(_: Any, __: str, event: Any) -> Any:
