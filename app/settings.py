@@ -120,6 +120,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """A request's body must have arrived after these, counted while the server reads."""
     body_bytes_per_second: Annotated[int, msgspec.Meta(ge=0)] = 1024
     """A body that arrives more slowly is refused."""
+    max_held_bytes_per_address: Annotated[int, msgspec.Meta(ge=2_097_152)] = 33_554_432
+    """Bytes of bodies, each above 16 KiB, of one client address' requests that are not answered."""
+    max_held_bytes: Annotated[int, msgspec.Meta(ge=2_097_152)] = 134_217_728
+    """The same, of all requests of one process."""
     answer_bytes_per_second: Annotated[int, msgspec.Meta(ge=0)] = 1024
     """A client that takes an answer or a stream more slowly is cut off; 0: none is."""
     keep_alive_seconds: Annotated[int, msgspec.Meta(ge=1, le=3600)] = 65
