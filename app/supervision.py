@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from app.database.pools import POOLER_HINT, UNREACHABLE, Driver, Pool, give_up, is_poolers
+from app.database.pools import POOLER_HINT, UNREACHABLE, Driver, Pool, is_poolers
 from app.errors import causes
 
 log = structlog.get_logger()
@@ -81,6 +81,6 @@ def using(pool: Pool, use: Callable[[Driver], Awaitable[None]]) -> Callable[[], 
             try:
                 await use(driver)
             finally:
-                give_up(driver)
+                driver.terminate()
 
     return run
