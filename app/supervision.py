@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from app.database.pools import POOLER_HINT, UNREACHABLE, Driver, Pool, is_poolers
+from app.database.drivers import Driver
+from app.database.pools import POOLER_HINT, UNREACHABLE, Pool, is_poolers
 from app.errors import causes
 
 log = structlog.get_logger()

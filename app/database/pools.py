@@ -2,17 +2,15 @@
 
 import asyncio
 import time
-from typing import Any, Self, TypeAlias
+from typing import Self
 
 import asyncpg
-import msgspec
 import structlog
 
+from app.database.drivers import Driver, let_json_through
 from app.database.turns import Turns
 from app.errors import Unavailable, causes
 from app.settings import Settings, database_url
-
-Driver: TypeAlias = "asyncpg.Connection[Any]"
 
 log = structlog.get_logger()
 
@@ -165,6 +163,7 @@ class Pool:
         """Open a connection, and set it up."""
         driver: Driver = await asyncpg.connect(
             self.dsn,
+            connection_class=Driver,
             # A connection plans each statement once: of itself, asyncpg forgets it in 5 minutes.
             max_cached_statement_lifetime=0,
             timeout=CONNECT_SECONDS,
@@ -186,24 +185,24 @@ class Pool:
             raise
         return driver
 
-    async def prepare(self, driver: "asyncpg.Connection[Any]") -> None:
+    async def prepare(self, driver: Driver) -> None:
         """Set a new connection up."""
         await let_json_through(driver)
         if self.slow_seconds:
-            driver.add_query_logger(self.note)
+            driver.note = self.note
 
-    def note(self, query: "asyncpg.connection.LoggedQuery") -> None:
+    def note(self, query: str, seconds: float, error: BaseException | None) -> None:
         """Log a statement that was slow: its text, which is ours, and none of its parameters."""
-        if query.elapsed < self.slow_seconds:
+        if seconds < self.slow_seconds:
             return
         self.slow += 1
         # A transaction's first message holds its claims, because a simple query takes no parameter.
-        text = "begin" if query.query.startswith("begin;") else query.query
+        text = "begin" if query.startswith("begin;") else query
         log.warning(
             "slow query",
-            seconds=round(query.elapsed, 3),
+            seconds=round(seconds, 3),
             statement=" ".join(text.split())[:SHOWN],
-            failed=type(query.exception).__name__ if query.exception else None,
+            failed=type(error).__name__ if error else None,
         )
 
     @property
@@ -342,18 +341,6 @@ def is_lost(error: BaseException) -> bool:
     return isinstance(
         error, asyncpg.PostgresConnectionError | asyncpg.OperatorInterventionError
     ) and not isinstance(error, asyncpg.QueryCanceledError)
-
-
-async def let_json_through(driver: "asyncpg.Connection[Any]") -> None:
-    """Let JSON through as it is: who needs its content decodes it."""
-    await driver.set_type_codec(
-        "jsonb",
-        schema="pg_catalog",
-        format="binary",
-        # A byte for the format's version stands before the text.
-        encoder=lambda value: b"\x01" + msgspec.json.encode(value),
-        decoder=lambda value: msgspec.Raw(value[1:]),
-    )
 
 
 def is_poolers(error: BaseException) -> bool:

@@ -238,9 +238,9 @@ def check_request(request: Request[Any, Any, Any]) -> None:
     check_repeated(request.scope["query_string"])
     if request.method not in ("POST", "PUT", "PATCH"):
         return
-    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+    headers, handler = request.headers, request.route_handler
+    if headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise UnsupportedMediaType("Send the body as it is, without a Content-Encoding.")
-    handler = request.route_handler
     taken = handler.opt.get("request_media_types", JSON if handler.parsed_data_field else None)
     if taken:  # an operation without a body needs no Content-Type
-        check_media_type(request.headers, taken)
+        check_media_type(headers, taken)

@@ -90,17 +90,17 @@ class PublishBudget:
         part = settings.processes
         self.events = Buckets(max(1, settings.max_events_per_minute // part), 60, clock)
         self.bytes = Buckets(max(1, settings.max_event_bytes_per_minute // part), 60, clock)
-        self.known = OrderedDict[tuple[str, str], UUID]()
+        self.known = OrderedDict[tuple[str, str], str]()
         """The workspace that a principal published to, by the name that it used in the path."""
         self.refused = Counter[str]()
 
     def check(self, principal: str, ws: str) -> None:
         """Raise `TooManyEvents` while the workspace is in debt."""
-        workspace_id = self.known.get((principal, one_spelling(ws)))
-        if workspace_id is None:
+        key = self.known.get((principal, one_spelling(ws)))
+        if key is None:
             return  # nobody learns of a workspace that is not theirs
         for buckets, what in ((self.events, "events"), (self.bytes, "bytes of events")):
-            tokens = buckets.tokens(str(workspace_id))
+            tokens = buckets.tokens(key)
             if tokens < 1:
                 self.refused[TooManyEvents.code] += 1
                 wait = buckets.wait(tokens)
@@ -112,11 +112,12 @@ class PublishBudget:
 
     def count(self, principal: str, ws: str, workspace_id: UUID, events: int, size: int) -> None:
         """Count what was published."""
-        self.events.spend(str(workspace_id), events)
-        self.bytes.spend(str(workspace_id), size)
+        key = str(workspace_id)
+        self.events.spend(key, events)
+        self.bytes.spend(key, size)
         name = (principal, one_spelling(ws))
         self.known.pop(name, None)
-        self.known[name] = workspace_id
+        self.known[name] = key
         if len(self.known) > MAX_CALLERS:
             self.known.popitem(last=False)
 

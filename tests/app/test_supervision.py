@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from app.database.pools import Driver, Pool
+from app.database.drivers import Driver
+from app.database.pools import Pool
 from app.supervision import Supervised, using
 from tests.conftest import TestDatabase, settings_for
 

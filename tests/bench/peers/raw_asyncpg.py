@@ -18,7 +18,7 @@ from litestar.params import FromPath
 
 import db_models as m
 from app.auth.tickets import derive_key
-from app.database.pools import let_json_through
+from app.database.drivers import let_json_through
 from app.database.reads import decode_cursor, encode_cursor
 from app.realtime.cursors import Cursors
 from app.schemas import events as e
