@@ -25,6 +25,7 @@ from app.http.budgets import AnswerBudget, PublishBudget, StreamBudget
 from app.http.idempotency import provide_once
 from app.http.limits import Failures, Limiter
 from app.http.protocol import Connections
+from app.http.responses import StructResponse
 from app.logs import configure_logging
 from app.metrics import Metrics, refusals
 from app.problems import to_problem
@@ -79,6 +80,7 @@ def create_app(
         ),
         request_max_body_size=MAX_BODY_BYTES,
         request_class=StrictRequest,
+        response_class=StructResponse,
         openapi_config=None,
         logging_config=None,
     )
@@ -89,7 +91,7 @@ def create_app(
 
 async def before_request(request: Request[Any, Any, Any]) -> None:
     """Refuse what can be refused before a body is read."""
-    await check_request(request)
+    check_request(request)
     await admit(request)
 
 

@@ -107,7 +107,6 @@ async def changes_servers(pool: Pool, setting: str) -> bool:
         if driver.get_server_pid() == await driver.fetchval(PID):
             return False
     probe = Pool(setting, str(pool.dsn), 2, is_pooled=True)
-    await probe.open()
     try:
         async with probe.lend() as first, probe.lend() as second, asyncio.timeout(5):
             # Two transactions at once take two servers. Given back in this order, the next one of
@@ -121,7 +120,7 @@ async def changes_servers(pool: Pool, setting: str) -> bool:
     except (TimeoutError, Unavailable):
         return False
     finally:
-        await probe.close()
+        probe.close()
 
 
 PID = "select pg_backend_pid()"
