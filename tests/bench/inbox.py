@@ -60,7 +60,8 @@ insert into annex.subscriptions (workspace_id, topic, user_id, reason)
 select $1, 'everybody', user_id, 'added' from annex.members where workspace_id = $1
 """
 SESSIONS = """
-select 'postgres: ' || coalesce(nullif(application_name, ''), backend_type) as name, array_agg(pid) as pids
+select 'postgres: ' || coalesce(nullif(application_name, ''), backend_type) as name,
+  array_agg(pid) as pids
 from pg_stat_activity group by 1 order by 1
 """
 
@@ -80,10 +81,11 @@ class Stream(asyncio.Protocol):
         self.request = request.encode()
         self.arrivals = arrivals
         self.rest = b""
+        self.transport: Any = None
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport: Any = transport
+        self.transport = transport
         self.transport.write(self.request)
 
     def data_received(self, data: bytes) -> None:
@@ -121,7 +123,7 @@ class Bench:
         server, token = urlsplit(self.url), mint_token(self.settings, str(user))
         request = STREAM.format(host=server.netloc, token=token)
         _, stream = await asyncio.get_running_loop().create_connection(
-            lambda: Stream(request, self.arrivals), server.hostname, server.port
+            lambda: Stream(request, self.arrivals), server.hostname or "", server.port or 0
         )
         await stream.opened
         return stream
@@ -200,7 +202,10 @@ async def bench(folder: Path) -> AsyncIterator[tuple[Bench, dict[str, psutil.Pro
         log = folder / "serve.log"
         admin = await asyncpg.connect(postgres.url("postgres", DATABASE))
         writers = await asyncpg.create_pool(
-            postgres.url("postgres", DATABASE), min_size=WRITERS, max_size=WRITERS
+            postgres.url("postgres", DATABASE),
+            min_size=WRITERS,
+            max_size=WRITERS,
+            server_settings={"application_name": "publishers"},
         )
         workspace = await admin.fetchval("select id from annex.workspaces where slug = $1", slug(0))
         with (
