@@ -7,7 +7,8 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from app.database.pools import POOLER_HINT, UNREACHABLE, Driver, Pool, give_up, is_poolers
+from app.database.drivers import Driver
+from app.database.pools import POOLER_HINT, UNREACHABLE, Pool, is_poolers
 from app.errors import causes
 from app.logs import reason_of
 
@@ -84,6 +85,6 @@ def using(pool: Pool, use: Callable[[Driver], Awaitable[None]]) -> Callable[[], 
             try:
                 await use(driver)
             finally:
-                give_up(driver)
+                driver.terminate()
 
     return run

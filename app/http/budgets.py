@@ -113,8 +113,9 @@ class PublishBudget:
 
     def check(self, workspace_id: UUID) -> None:
         """Raise `TooManyEvents` while the workspace is in debt."""
+        key = str(workspace_id)
         for buckets, what in ((self.events, "events"), (self.bytes, "bytes of events")):
-            tokens = buckets.tokens(str(workspace_id))
+            tokens = buckets.tokens(key)
             if tokens < 1:
                 self.refused[TooManyEvents.code] += 1
                 wait = buckets.wait(tokens)

@@ -16,9 +16,10 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.types import Text
 
 import db_models as m
+from app.auth.dependencies import provide_write
 from app.database.reads import Of
 from app.database.statements import AnySelect, Compiled
-from app.database.work import Work, Write, Writing
+from app.database.work import Work, Write
 from app.errors import InvalidRequest, KeyReused, RequestInProgress
 from app.http.budgets import AnswerBudget
 from app.runtime import runtime_of
@@ -172,9 +173,10 @@ def without(content: Any, secrets: Sequence[str]) -> Any:
 
 
 async def provide_once(
-    request: Request[Any, Any, Any], write: Writing, idempotency_key: IdempotencyKey = None
+    request: Request[Any, Any, Any], idempotency_key: IdempotencyKey = None
 ) -> Once:
-    """Give a POST its idempotency key; reads the body, before any transaction is opened."""
+    """Give a POST its way to write; reads the body for a key, before a transaction is opened."""
+    write = await provide_write(request)
     route = f"{request.method} {request.scope['path']}"
     budget = runtime_of(request).answers
     if idempotency_key is None:

@@ -187,10 +187,13 @@ class Protocol(HttpToolsProtocol):
         if len(self.headers) >= MAX_HEADERS or self.exact_bytes > self.limits.header_bytes:
             self.fault = self.fault or self.too_large()
             return
-        if name.lower() == b"transfer-encoding" and value.strip().lower() != b"chunked":
+        name = name.lower()
+        if name == b"transfer-encoding" and value.strip().lower() != b"chunked":
             self.fault = self.fault or InvalidRequest("The only Transfer-Encoding here is chunked.")
             return
-        super().on_header(name, value)
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Start the application on a request, as uvicorn does, with a cycle of ours."""

@@ -164,3 +164,39 @@ async def test_a_replay_costs_nothing_of_it_and_is_answered_beyond_it(
         assert await publish({}) == 429
         assert await publish(named) == 201
         await callers.close()
+
+
+async def test_who_has_as_much_queued_as_may_be_waits_and_others_do_not(
+    own_database: TestDatabase,
+) -> None:
+    async with running(own_database) as server, own_database.connect("postgres") as admin:
+        await admin.execute("update annex.limits set value = 3 where name = 'waiting_fanouts'")
+        callers = Callers(server)
+        loud, quiet = [await new_tenant(callers) for _ in range(2)]
+        key = await callers.key(loud.id, "events:publish")
+        told = {"type": "x", "recipients": [str(loud.owner.user_id)]}
+        for _ in range(3):
+            assert (await key.client.post(f"{loud.path}/events", json=told)).status_code == 201
+        # As the projector does it; one of them has failed since, another one was begun.
+        await admin.execute(
+            "select annex.queue_fanouts(array_agg(event_id)) from annex.events"
+            " where recipients is not null"
+        )
+        await admin.execute(
+            "update annex.fanouts set is_begun = true, attempts = (event_id = $1)::integer",
+            await admin.fetchval("select event_id from annex.fanouts limit 1"),
+        )
+        batch = [{"type": "x"}, {"type": "x", "topics": ["t"]}]
+        for path, body in (("events", told), ("events", batch[1]), ("events/batch", batch)):
+            answer = await key.client.post(f"{loud.path}/{path}", json=body)
+            assert (answer.status_code, answer.json()["code"]) == (429, "too_many_events")
+            assert answer.headers["retry-after"] == "10"
+        # What notifies nobody, and what others publish; SQL of one's own is not counted.
+        assert (await key.client.post(f"{loud.path}/events", json=batch[0])).status_code == 201
+        named = {"type": "x", "recipients": [str(quiet.owner.user_id)]}
+        other = await quiet.owner.client.post(f"{quiet.path}/events", json=named)
+        assert other.status_code == 201
+        await admin.execute("select annex.publish($1, 'x', topics => array['t'])", UUID(loud.id))
+        await admin.execute("delete from annex.fanouts where attempts > 0")
+        assert (await key.client.post(f"{loud.path}/events", json=told)).status_code == 201
+        await callers.close()
