@@ -10,7 +10,8 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 import structlog
 
-from app.database.pools import Database, Driver
+from app.database.drivers import Driver
+from app.database.pools import Database
 from app.realtime.wakeup import Wakeup
 from app.supervision import Supervised, using
 
