@@ -9,7 +9,7 @@ from db_models.invitations import Invitation, Removal
 from db_models.join_rules import JoinRule, PublicMailDomain
 from db_models.limits import Limit, Lock
 from db_models.log import Erasure, LogEntry, LogState, Pending, Reader, Retention, Trail
-from db_models.mails import Mail, MailState, UnsubscribeToken
+from db_models.mails import Mail, MailBacklog, MailState, UnsubscribeToken
 from db_models.members import Member
 from db_models.migrations import AppliedMigration
 from db_models.notifications import Fanout, Inbox, Notification, Suppression
@@ -38,6 +38,7 @@ __all__ = [
     "LogEntry",
     "LogState",
     "Mail",
+    "MailBacklog",
     "MailState",
     "Member",
     "Notification",

@@ -118,6 +118,16 @@ class MailState(Base):
     after_id: Mapped[UUID]
 
 
+class MailBacklog(Base):
+    """A tenant's items that are still to be looked at for mails; others go on meanwhile."""
+
+    __tablename__ = "mail_backlogs"
+    tenant: Mapped[UUID] = mapped_column(primary_key=True)
+    after_id: Mapped[UUID]
+    until_id: Mapped[UUID]
+    served_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+
+
 class UnsubscribeToken(Base):
     """What the link in a notification's mail ends; no role may select it."""
 

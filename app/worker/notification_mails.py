@@ -11,6 +11,7 @@ from urllib.parse import urljoin
 from uuid import UUID
 
 import msgspec
+import structlog
 
 from app.database.pools import Database
 from app.services.invitations import hash_of, new_token
@@ -26,6 +27,8 @@ from app.worker.mails import (
     writing,
 )
 from app.worker.runner import Job
+
+log = structlog.get_logger()
 
 LOOKED_AT_ONCE = 500
 """Items that one transaction looks at."""
@@ -78,20 +81,25 @@ def notifying(settings: Settings, seconds: float = EVERY_SECONDS) -> list[Job]:
 
 async def send_due(settings: Settings, templates: Templates, database: Database) -> None:
     """Queue the notifications' mails that are due, and send them."""
-    while await queue(settings, database) == LOOKED_AT_ONCE:
+    while not await queue(settings, database):
         pass
     await empty(settings, database, lease, partial(prepare, settings, templates, database))
 
 
-async def queue(settings: Settings, database: Database) -> int:
-    """Queue the mails of items that are old enough; returns how many items were looked at."""
-    statement = "select annex.queue_notification_mails($1, $2, $3)"
+async def queue(settings: Settings, database: Database) -> bool:
+    """Queue the mails of a batch of items that are old enough; returns whether it was the last.
+
+    Logs the items that failed, which are not mailed.
+    """
+    statement = "select * from annex.queue_notification_mails($1, $2, $3)"
     delay, most = settings.notification_mail_seconds, settings.max_notification_mails_per_workspace
     async with database.worker.lend() as driver:
-        looked: int = await driver.fetchval(
+        _, is_last, failed = await driver.fetchrow(  # type: ignore[misc]
             statement, delay, most, LOOKED_AT_ONCE, timeout=STEP_SECONDS
         )
-        return looked
+    if failed:
+        log.error("notifications failed and are not mailed", notification_ids=[*map(str, failed)])
+    return bool(is_last)
 
 
 async def lease(database: Database) -> list[Leased]:

@@ -22,6 +22,16 @@ create table annex.mail_state (
   constraint mail_state_id_check check (id = 1)
 );
 
+-- Tenants of which more ripened at once than their share: which of their items are still to be looked at. The least recently
+-- served one comes first, and all others go on meanwhile.
+create table annex.mail_backlogs (
+  tenant uuid not null,
+  after_id uuid not null,
+  until_id uuid not null,
+  served_at timestamptz not null default clock_timestamp(),
+  constraint mail_backlogs_pkey primary key (tenant)
+);
+
 -- What a mail's link ends: one user's mails of one category in one workspace. A hash, never a token.
 create table annex.unsubscribe_tokens (
   token_hash bytea not null,
@@ -81,13 +91,129 @@ begin
 end
 $$;
 
+-- Count the mails of a day, up to a limit, of the budget that an item's mail would come out of: its workspace's for what is
+-- critical, or for what is not. With a reason, those that were skipped for it. For annex.queue_notification_mails.
+create function annex.count_mails(item annex.notifications, reason text, most integer) returns integer
+language plpgsql stable as $$
+begin
+  -- Two statements, as an index finds a reason or none, and not one that may be either.
+  if reason is null then
+    return (
+      select count(*) from (
+        select from annex.mails m
+        where m.workspace_id = item.workspace_id and m.created_at > now() - interval '24 hours'
+          and m.notification_id is not null and m.skip_reason is null
+          and exists (
+            select from annex.notifications n where n.id = m.notification_id and n.is_critical = item.is_critical offset 0
+          )
+        limit most
+      ) m
+    );
+  end if;
+  return (
+    select count(*) from (
+      select from annex.mails m
+      where m.workspace_id = item.workspace_id and m.created_at > now() - interval '24 hours'
+        and m.notification_id is not null and m.skip_reason = reason
+        and exists (
+          select from annex.notifications n where n.id = m.notification_id and n.is_critical = item.is_critical offset 0
+        )
+      limit most
+    ) m
+  );
+end
+$$;
+
+-- Choose the items to look at for mails: of the next ones, in the order of their ids, so many of each tenant; then of tenants that
+-- have a backlog, by turns. So one tenant's items hold up nobody else's. Moves the cursor past them, and says if no more are ripe
+-- now. For annex.queue_notification_mails.
+create function annex.choose_mail_items(delay_seconds integer, max_rows integer, out ids uuid[], out is_last boolean)
+language plpgsql as $$
+declare
+  ripe uuid := annex.uuid7_floor(now() - make_interval(secs => delay_seconds));
+  -- After a long pause: nobody wants a month of mails at once.
+  oldest uuid := annex.uuid7_floor(now() - make_interval(secs => delay_seconds) - interval '1 day');
+  share integer := greatest(max_rows / 5, 1);
+  began uuid;
+  news record;
+  backlog annex.mail_backlogs;
+  theirs uuid[];
+  reached uuid;
+  served uuid[] := '{}';
+begin
+  insert into annex.mail_state (after_id) values (ripe) on conflict do nothing;
+  select greatest(s.after_id, oldest) into began from annex.mail_state s;
+  select coalesce(array_agg(n.id order by n.id), '{}') as ids, coalesce(array_agg(n.tenant order by n.id), '{}') as tenants into news
+  from (
+    select n.id, w.tenant
+    from (
+      select n.id, n.workspace_id from annex.notifications n where n.id > began and n.id < ripe order by n.id limit max_rows
+    ) n
+    cross join lateral (
+      select coalesce(w.created_by, w.id) as tenant from annex.workspaces w where w.id = n.workspace_id offset 0
+    ) w
+  ) n;
+  ids := array(
+    select n.id from (
+      select n.*, row_number() over (partition by n.tenant order by n.id) as nth from unnest(news.ids, news.tenants) n (id, tenant)
+    ) n
+    where n.nth <= share and not exists (select from annex.mail_backlogs b where b.tenant = n.tenant) order by n.id
+  );
+  is_last := cardinality(news.ids) < max_rows;
+  began := coalesce(news.ids[cardinality(news.ids)], began);
+  -- Who has a backlog already: all that is new of theirs comes after it.
+  insert into annex.mail_backlogs (tenant, after_id, until_id)
+  select n.tenant, (array_agg(n.id order by n.id))[least(share, count(*))], began
+  from unnest(news.ids, news.tenants) n (id, tenant)
+  group by n.tenant
+  having count(*) > share or exists (select from annex.mail_backlogs b where b.tenant = n.tenant)
+  on conflict (tenant) do update set until_id = excluded.until_id;
+  update annex.mail_state s set after_id = began;
+  while cardinality(ids) < max_rows loop
+    select b.* into backlog from annex.mail_backlogs b
+    where b.tenant <> all (served) order by b.served_at, b.tenant limit 1;
+    exit when not found;
+    served := served || backlog.tenant;
+    backlog.after_id := greatest(backlog.after_id, oldest);
+    -- Others' items lie between: so many are looked at, whosever they are.
+    select coalesce(array_agg(n.id order by n.id), '{}') into theirs
+    from (
+      select n.id from (
+        select n.id, n.workspace_id from annex.notifications n
+        where n.id > backlog.after_id and n.id <= backlog.until_id order by n.id limit 20 * max_rows
+      ) n
+      cross join lateral (
+        select from annex.workspaces w
+        where w.id = n.workspace_id and coalesce(w.created_by, w.id) = backlog.tenant offset 0
+      ) w
+      order by n.id limit share
+    ) n;
+    reached := coalesce(
+      theirs[share],
+      (
+        select n.id from annex.notifications n
+        where n.id > backlog.after_id and n.id <= backlog.until_id order by n.id offset 20 * max_rows - 1 limit 1
+      ),
+      backlog.until_id
+    );
+    ids := ids || theirs;
+    if reached >= backlog.until_id then
+      delete from annex.mail_backlogs b where b.tenant = backlog.tenant;
+    else
+      update annex.mail_backlogs b set after_id = reached, served_at = clock_timestamp() where b.tenant = backlog.tenant;
+    end if;
+  end loop;
+  is_last := is_last and not exists (select from annex.mail_backlogs);
+end
+$$;
+
 -- Queue the mails of items that are so old and were not read: to users who want them, after their quiet hours unless it is
--- critical. A workspace gets so many in 24 hours; more are skipped, as the items are in the inbox, and of those as many again
--- keep a row that says so. An item or a user that is being deleted gets none. One worker at a time; returns how many items it
--- looked at. The first call begins with items that are to come, and one
--- after a long pause with those of the day before: nobody wants a month of mails at once.
+-- critical. A workspace gets so many in 24 hours, and as many again of what is critical; more are skipped, as the items are in the
+-- inbox, and of those as many again keep a row that says so. An item or a user that is being deleted gets none. One worker at a
+-- time, and tenants take turns. Returns how many items it looked at, if no more are ripe, and those that failed, which are not
+-- mailed and stop no other. The first call begins with items that are to come.
 create function annex.queue_notification_mails(delay_seconds integer, workspace_limit integer, max_rows integer)
-returns integer
+returns table (looked integer, is_last boolean, failed uuid[])
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 -- As in annex.deliver: planned once a session, for tables of any size.
 set plan_cache_mode = force_generic_plan set enable_material = off set enable_memoize = off
@@ -95,68 +221,62 @@ set enable_seqscan = off set enable_bitmapscan = off set enable_hashjoin = off s
 as $$
 #variable_conflict use_column
 declare
-  ripe uuid := annex.uuid7_floor(now() - make_interval(secs => delay_seconds));
-  began uuid;
-  looked integer := 0;
+  chosen record;
   item annex.notifications;
+  budget text;
   sent jsonb := '{}';
   kept jsonb := '{}';
   used integer;
   beyond integer;
 begin
+  looked := 0;
+  is_last := true;
+  failed := '{}';
   if not annex.try_lock('mails_of_items') then
-    return 0;
+    return next;
+    return;
   end if;
-  insert into annex.mail_state (after_id) values (ripe) on conflict do nothing;
-  select greatest(s.after_id, annex.uuid7_floor(now() - make_interval(secs => delay_seconds) - interval '1 day'))
-  into began from annex.mail_state s;
+  select c.ids, c.is_last into chosen from annex.choose_mail_items(delay_seconds, max_rows) c;
+  is_last := chosen.is_last;
   for item in
-    select n.* from annex.notifications n where n.id > began and n.id < ripe order by n.id limit max_rows
+    select n.* from unnest(chosen.ids) with ordinality c (id, place)
+    cross join lateral (select n.* from annex.notifications n where n.id = c.id offset 0) n
+    order by c.place
   loop
     looked := looked + 1;
-    began := item.id;
-    -- Whoever is told nothing by mail gets no row, or a fan-out would be twice as large for nothing.
-    continue when annex.mail_refusal(item) is not null;
-    -- Counted once a workspace and call, and no further than the limit.
-    used := coalesce((sent ->> item.workspace_id::text)::integer, (
-      select count(*) from (
-        select from annex.mails m
-        where m.workspace_id = item.workspace_id and m.created_at > now() - interval '24 hours'
-          and m.notification_id is not null and m.skip_reason is null
-        limit workspace_limit
-      ) m
-    ));
-    beyond := case when used >= workspace_limit then coalesce((kept ->> item.workspace_id::text)::integer, (
-      select count(*) from (
-        select from annex.mails m
-        where m.workspace_id = item.workspace_id and m.created_at > now() - interval '24 hours'
-          and m.notification_id is not null and m.skip_reason = 'limit'
-        limit workspace_limit
-      ) m
-    )) end;
-    sent := sent || jsonb_build_object(item.workspace_id, used);
-    kept := kept || jsonb_strip_nulls(jsonb_build_object(item.workspace_id, beyond));
-    continue when beyond >= workspace_limit;
-    insert into annex.mails (
-      workspace_id, notification_id, user_id, recipient, next_attempt_at, failed_at, skip_reason
-    )
-    select item.workspace_id, item.id, item.user_id, u.email,
-      case when item.is_critical then now()
-        else annex.after_quiet_hours(item.user_id, item.workspace_id, now()) end,
-      case when used >= workspace_limit then now() end, case when used >= workspace_limit then 'limit' end
-    from annex.find_user(item.user_id) u
-    -- Locked, as the foreign keys would lock them, but never waited for: that could be in a circle.
-    where exists (select from annex.profiles p where p.user_id = item.user_id for key share skip locked)
-      and exists (select from annex.notifications n where n.id = item.id for key share skip locked)
-    on conflict do nothing;
-    if beyond is null then
-      sent := sent || jsonb_build_object(item.workspace_id, used + found::integer);
-    else
-      kept := kept || jsonb_build_object(item.workspace_id, beyond + found::integer);
-    end if;
+    begin
+      -- Whoever is told nothing by mail gets no row, or a fan-out would be twice as large for nothing.
+      continue when annex.mail_refusal(item) is not null;
+      -- Counted once a budget and call, and no further than the limit.
+      budget := item.workspace_id || case when item.is_critical then ' critical' else '' end;
+      used := coalesce((sent ->> budget)::integer, annex.count_mails(item, null, workspace_limit));
+      beyond := case when used >= workspace_limit
+        then coalesce((kept ->> budget)::integer, annex.count_mails(item, 'limit', workspace_limit)) end;
+      sent := sent || jsonb_build_object(budget, used);
+      kept := kept || jsonb_strip_nulls(jsonb_build_object(budget, beyond));
+      continue when beyond >= workspace_limit;
+      insert into annex.mails (
+        workspace_id, notification_id, user_id, recipient, next_attempt_at, failed_at, skip_reason
+      )
+      select item.workspace_id, item.id, item.user_id, u.email,
+        case when item.is_critical then now()
+          else annex.after_quiet_hours(item.user_id, item.workspace_id, now()) end,
+        case when used >= workspace_limit then now() end, case when used >= workspace_limit then 'limit' end
+      from annex.find_user(item.user_id) u
+      -- Locked, as the foreign keys would lock them, but never waited for: that could be in a circle.
+      where exists (select from annex.profiles p where p.user_id = item.user_id for key share skip locked)
+        and exists (select from annex.notifications n where n.id = item.id for key share skip locked)
+      on conflict do nothing;
+      if beyond is null then
+        sent := sent || jsonb_build_object(budget, used + found::integer);
+      else
+        kept := kept || jsonb_build_object(budget, beyond + found::integer);
+      end if;
+    exception when others then
+      failed := failed || item.id;
+    end;
   end loop;
-  update annex.mail_state s set after_id = began;
-  return looked;
+  return next;
 end
 $$;
 grant execute on function annex.queue_notification_mails(integer, integer, integer) to annex_worker;
@@ -395,8 +515,10 @@ $$;
 grant execute on function annex.trace_event(uuid, uuid, uuid, integer) to annex_api;
 
 alter table annex.mail_state enable row level security, force row level security;
+alter table annex.mail_backlogs enable row level security, force row level security;
 alter table annex.unsubscribe_tokens enable row level security, force row level security;
 create policy mail_state_owner on annex.mail_state to annex_owner using (true) with check (true);
+create policy mail_backlogs_owner on annex.mail_backlogs to annex_owner using (true) with check (true);
 create policy unsubscribe_tokens_owner on annex.unsubscribe_tokens to annex_owner using (true) with check (true);
 
 reset role;

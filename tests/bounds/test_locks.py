@@ -21,7 +21,7 @@ HOLD_ONE_KEY = (
 WORK: dict[str, Callable[[Any], bool]] = {
     "select annex.roll_partitions(4)": lambda made: made == 1,
     "select is_last from annex.expire_events(null, 30)": lambda is_last: is_last is True,
-    "select annex.queue_notification_mails(600, 10, 10)": lambda looked: looked == 0,
+    "select looked from annex.queue_notification_mails(600, 10, 10)": lambda looked: looked == 0,
     "select count(*) from annex.lease_mails(10, 60, 10)": lambda leased: leased == 1,
     "select count(*) from annex.lease_notification_mails(10, 60)": lambda leased: leased == 1,
     "select annex.sequence()": lambda moved: moved >= 0,

@@ -150,6 +150,11 @@ async def new_preferences(admin: Connection, workspace: UUID, member: UUID) -> N
     await admin.execute(
         "insert into annex.mail_state (after_id) values (annex.uuid7()) on conflict do nothing"
     )
+    await admin.execute(
+        "insert into annex.mail_backlogs (tenant, after_id, until_id)"
+        " values ($1, annex.uuid7_floor(now()), annex.uuid7_floor(now())) on conflict do nothing",
+        workspace,
+    )
 
 
 async def new_items(admin: Connection, workspace: UUID, member: UUID, event: UUID) -> UUID:

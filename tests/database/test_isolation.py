@@ -64,6 +64,8 @@ class Tenants(NamedTuple):
                 return "user_id", self.them
             case "idempotency_keys":
                 return "principal", f"user:{self.them}"
+            case "mail_backlogs":
+                return "tenant", self.theirs
             case "fanouts":
                 return "event_id", self.events[self.theirs]
             case "event_type_changes":

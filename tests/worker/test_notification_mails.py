@@ -339,7 +339,10 @@ async def test_of_what_is_over_the_budget_so_many_keep_a_row_as_the_budget_has(p
     users = [await post.member() for _ in range(6)]
     event = await post.notify(*users)
     async with post.callers.server.database.connect("annex_worker") as worker:
-        assert await worker.fetchval("select annex.queue_notification_mails(0, 2, 500)") == 6
+        assert (
+            await worker.fetchval("select looked from annex.queue_notification_mails(0, 2, 500)")
+            == 6
+        )
     found = (await post.trace(event))["data"]
     assert sorted((t["mail"], t["mail_reason"] or "") for t in found) == [
         *[("none", "")] * 2,
@@ -362,7 +365,10 @@ async def test_an_item_that_is_being_deleted_is_not_mailed_and_delays_nobody(pos
             "select from annex.profiles where user_id = $1 for update", users[1].user_id
         )
         await worker.execute("set lock_timeout = '1s'")
-        assert await worker.fetchval("select annex.queue_notification_mails(0, 50, 500)") == 3
+        assert (
+            await worker.fetchval("select looked from annex.queue_notification_mails(0, 50, 500)")
+            == 3
+        )
         await transaction.commit()
     assert [m["user_id"] for m in await post.outbox()] == [users[2].user_id]
 
@@ -397,7 +403,9 @@ async def test_a_workspaces_mails_are_counted_once_and_no_further_than_its_limit
     # By a session of its own, whose numbers are of this call alone.
     async with post.callers.server.database.connect("postgres") as admin:
         async with admin.transaction():
-            looked = await admin.fetchval("select annex.queue_notification_mails(0, 50, 500)")
+            looked = await admin.fetchval(
+                "select looked from annex.queue_notification_mails(0, 50, 500)"
+            )
             read = await admin.fetchval(
                 "select idx_tup_fetch + seq_tup_read from pg_stat_xact_user_tables"
                 " where relname = 'mails'"
