@@ -103,7 +103,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("postgres")
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
             marker = item.get_closest_marker("timeout")
-            seconds = float(marker.args[0] if marker else item.config.getini("timeout"))
+            usual = item.config.getoption("timeout") or item.config.getini("timeout")
+            seconds = float(marker.args[0] if marker else usual)
             item.obj = limited(item.obj, seconds)
 
 
