@@ -6,6 +6,7 @@ import functools
 import inspect
 import os
 import shutil
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -29,6 +30,7 @@ from app.http.application import Application
 from app.main import create_app
 from app.server import Server, configure, listen
 from app.settings import Settings
+from tests.versions import Chooser, has_none
 
 ROOT = Path(__file__).parent.parent
 CONTRACT = ROOT / "docs" / "openapi.yaml"
@@ -64,14 +66,27 @@ UNLIMITED = {
 }
 
 
-ON_EVERY_POSTGRES = (
-    "tests/database/",  # migrations, functions, triggers, policies, plans: who may do what
-    "tests/doctor/",  # what is asked of a server and of its catalog
-    "tests/installation/test_projects.py",  # pushed, migrated, upgraded, removed
-    "tests/app/test_start.py",  # what a start refuses
+LONGEST = (
+    "tests/test_contract.py",
+    "tests/test_generated_clients.py",
+    "tests/install/",
+    "tests/test_first_hour.py",
+    "tests/doctor/",
+    "tests/installation/",
+    "tests/database/test_plans.py",
+    "tests/worker/test_notification_mails.py",
+    "tests/realtime/test_recipes.py",
+    "tests/faults/test_chaos.py",
+    "tests/inbox/",
 )
-"""Tests that are marked `postgres`; another is `test_compiling`, which calls every operation, and
-those of the drift check that read a server."""
+"""Files that begin first, or the last of them would run when all other workers are idle."""
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave files unread that `-m postgres` chooses nothing of."""
+    if config.option.markexpr == "postgres" and collection_path.is_file():
+        return has_none(collection_path, ROOT) or None
+    return None
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -80,9 +95,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     There, because what a signal's handler raises inside uvloop is lost.
     """
+    counts = Counter(item.path for item in items)
+    items.sort(key=lambda i: (not i.nodeid.startswith(LONGEST), -counts[i.path], i.path))
+    depends_on_version = Chooser()
     for item in items:
-        reads_server = "server_url" in getattr(item, "fixturenames", ())
-        if reads_server or item.nodeid.startswith(ON_EVERY_POSTGRES):
+        if depends_on_version(item.nodeid):
             item.add_marker("postgres")
         if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
             marker = item.get_closest_marker("timeout")
@@ -324,7 +341,13 @@ class Callers:
     def client(self, credential: str | None = None) -> Client:
         """Make a client that sends a bearer credential, or none."""
         headers = {"Authorization": f"Bearer {credential}"} if credential else {}
-        client = Client(base_url=self.server.url, headers=headers, timeout=20, verify=NO_TLS)
+        client = Client(
+            base_url=self.server.url,
+            headers=headers,
+            timeout=20,
+            verify=NO_TLS,
+            trust_env=False,  # looking for proxies took longer than a request
+        )
         self.clients.append(client)
         return client
 

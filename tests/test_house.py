@@ -1,8 +1,9 @@
-"""The rooms of the house stay small enough to read in one sitting."""
+"""The rooms of the house stay small enough to read in one sitting, and lists of tests name tests."""
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import LONGEST, ROOT
+from tests.versions import ON_EVERY_POSTGRES, ON_ONE_POSTGRES, ONE_CASE
 
 MOST = 400
 """Lines: what is longer has two tasks. Migrations may be longer, because each is all of a group of
@@ -15,3 +16,10 @@ def test_no_module_is_longer_than_400_lines(folder: str) -> None:
     lengths = {str(p.relative_to(ROOT)): len(p.read_text().splitlines()) for p in modules}
     assert len(lengths) > 10
     assert {name: n for name, n in lengths.items() if n > MOST} == {}
+
+
+def test_what_is_said_of_tests_by_name_names_tests() -> None:
+    for name in (*ON_EVERY_POSTGRES, *ON_ONE_POSTGRES, *ONE_CASE, *LONGEST):
+        place, _, test = name.partition("[")[0].partition("::")
+        assert (ROOT / place).exists(), name
+        assert not test or f"def {test}" in (ROOT / place).read_text(), name
