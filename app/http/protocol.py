@@ -12,14 +12,11 @@ from uuid import uuid4
 
 import httptools
 import msgspec
-from uvicorn.protocols.http.httptools_impl import (
-    STATUS_LINE,
-    HttpToolsProtocol,
-    RequestResponseCycle,
-)
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.errors import HeadersTooLarge, InvalidRequest, Problem, RequestTimeout, TooManyConnections
 from app.http.addresses import Addresses
+from app.http.cycles import Cycle
 from app.http.unread import Pace, Unread
 from app.problems import describe_at
 from app.settings import Settings
@@ -86,32 +83,6 @@ class Connections:
     def total(self) -> int:
         """How many connections of limited addresses are open."""
         return self.open.total()
-
-
-class Cycle(RequestResponseCycle):
-    """A request and its answer; may be told that the rest of the body will not be waited for."""
-
-    problem: Problem | None = None
-    is_until_close = False
-
-    async def receive(self) -> Any:
-        """Receive as ASGI says; raises the problem of a body that did not arrive in time."""
-        message = await super().receive()
-        if self.problem is not None and not self.response_started:
-            raise self.problem
-        return message
-
-    async def send(self, message: Any) -> None:
-        """Send as ASGI says; HTTP/1.0 knows no chunks, so its bodies end with the connection."""
-        if self.scope["http_version"] == "1.0":
-            if message["type"] == "http.response.start":
-                names = {name.lower() for name, _ in message.get("headers", ())}
-                self.is_until_close = b"content-length" not in names
-                if self.is_until_close:
-                    self.chunked_encoding = False
-            elif self.is_until_close and self.scope["method"] != "HEAD":
-                self.expected_content_length = len(message.get("body", b""))
-        await super().send(message)
 
 
 class Protocol(HttpToolsProtocol):
