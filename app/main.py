@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import httpx
+import structlog
 from litestar import Litestar, Request
 from litestar.config.cors import CORSConfig
 from litestar.di import Provide
@@ -32,10 +33,12 @@ from app.realtime.cursors import Cursors
 from app.realtime.hub import Hub
 from app.realtime.tail import Tail
 from app.runtime import Runtime
-from app.settings import Settings, SettingsError, read_settings
+from app.settings import Settings, SettingsError, environment, misspelt, read_settings
 from app.supervision import Supervised
 from app.watchdog import Pace, Watchdog
 from controllers import CONTROLLERS
+
+log = structlog.get_logger()
 
 # Where a dev server serves a page from, on whatever port.
 LOCALHOST = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?"
@@ -157,6 +160,9 @@ def __getattr__(name: str) -> Any:
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        return create_app(read_settings())
+        app = create_app(read_settings())
+        for sentence in misspelt(environment()):
+            log.warning(sentence)
+        return app
     except SettingsError as error:
         raise SystemExit(f"annex: {error}") from None

@@ -117,12 +117,13 @@ async def follow(
     authorized_at = hub.head
     address = runtime.connections.addresses.of(request.scope)
     try:
-        async with asking(hub, address):
-            principal, used = await identify(
-                request, ticket, is_reconnect=last_event_id is not None
-            )
-            runtime.limiter.take(principal, state_of(request.scope))
-            source = source_of(request, principal, ws)
+        turn = partial(asking, hub, address)
+        principal, used = await identify(
+            request, ticket, turn, is_reconnect=last_event_id is not None
+        )
+        runtime.limiter.take(principal, state_of(request.scope))
+        source = source_of(request, principal, ws)
+        async with turn():
             feed, sight = await source.sight()
         if ticket is not None and used is not None and last_event_id is not None:
             # A cursor of this feed, and none of before the ticket, which its stream cannot have
@@ -196,8 +197,12 @@ def source_of(request: Request[Any, Any, Any], principal: Principal, ws: str | N
 
 async def look_again(request: Request[Any, Any, Any], source: Source) -> tuple[Sight, float | None]:
     """Look a reader's rights up again, its credential's first; returns when that expires, too."""
-    scope = source.scope
-    principal = await refresh(request, scope.principal)
+    scope, principal = source.scope, source.scope.principal
+    if principal.kind == "api_key":
+        # Of each stream by itself: the key may be taken from one's address, and not another's.
+        async with asking(source.hub, principal.turn):
+            principal = await refresh(request, principal)
+    else:
+        principal = await refresh(request, principal)
     source.scope = msgspec.structs.replace(scope, principal=principal)
-    _, sight = await source.sight()
-    return sight, principal.expires_at
+    return await source.sight_again(), principal.expires_at

@@ -72,10 +72,16 @@ async def check_migrations(pool: Pool) -> None:
 
     A newer schema will do.
 
-    Raises `SettingsError` with the migrations' names.
+    Raises `SettingsError` with the migrations' names, or for a right that this takes.
     """
-    async with pool.lend() as driver:
-        recorded = await applied(driver)
+    try:
+        async with pool.lend() as driver:
+            recorded = await applied(driver)
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise SettingsError(
+            f"annex_api lacks a right that the migrations give ({error}); `annex doctor` prints "
+            "what gives it back."
+        ) from None
     if recorded is None:
         raise SettingsError(f"The database has no schema annex yet; {HOW_TO_MIGRATE}.")
     if missing := [m.name for m in carried() if m.name not in recorded]:

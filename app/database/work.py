@@ -53,6 +53,14 @@ class Write:
         self.committed()
         return rows
 
+    async def reach(self) -> UUID:
+        """Look up access to the path's workspace alone; returns its id.
+
+        Raises what `Scope.access` raises.
+        """
+        async with self.pool.lend(self.scope.principal.turn, self.scope.group) as driver:
+            return await access_on(driver, self.scope)
+
     @asynccontextmanager
     async def work(self) -> AsyncIterator[Work]:
         """Open a transaction; commits at the end, rolls back on any exception.

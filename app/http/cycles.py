@@ -1,4 +1,4 @@
-"""One request on a connection, and its answer: uvicorn's, with our problems and a quicker head."""
+"""One request and its answer, as the server's protocol runs it."""
 
 from typing import Any
 
@@ -10,6 +10,7 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from app.errors import Problem
+from app.http.bodies import Bodies, Body
 
 
 class Cycle(RequestResponseCycle):
@@ -17,9 +18,25 @@ class Cycle(RequestResponseCycle):
 
     problem: Problem | None = None
     is_until_close = False
+    body_held: Body | None = None
+    """Its body, if that is no small one."""
+    bodies: Bodies
+    """Where that is counted."""
+
+    async def run_asgi(self, app: Any) -> None:
+        """Run the application; its end is the end of what it held of the body."""
+        try:
+            await super().run_asgi(app)
+        finally:
+            self.let_go()
+
+    def let_go(self) -> None:
+        """Hold no more of the body."""
+        if self.body_held is not None:
+            self.bodies.remove(self.body_held)
 
     async def receive(self) -> Any:
-        """Receive as ASGI says; raises the problem of a body that did not arrive in time."""
+        """Receive as ASGI says; raises the problem of a body that is not waited for."""
         message = await super().receive()
         if self.problem is not None and not self.response_started:
             raise self.problem

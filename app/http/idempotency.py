@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
+from uuid import UUID
 
 import msgspec
 from litestar import Request, Response
@@ -80,14 +81,16 @@ class Once(msgspec.Struct, frozen=True):
         values: dict[str, Any],
         answer: Answer,
         secrets: Sequence[str] = (),
+        begin: Callable[[UUID], None] | None = None,
     ) -> Response[Any]:
         """Call a definer function and answer, or replay the finished answer for 24 hours.
 
         The answer is stored in the call's own transaction, so it exists exactly if its effects do.
         Only a success is kept: a failed request may be sent again. Of the answer's fields, those
         named in `secrets` are never stored, nor those of its items: a replay has null in their
-        place. Raises `RequestInProgress` while the first still runs, `KeyReused` for another body,
-        `RateLimited` when the caller's kept answers have no room for another one.
+        place. With a key, `begin` is called with the path's workspace before the function is, and
+        not for a replay. Raises `RequestInProgress` while the first still runs, `KeyReused` for
+        another body, `RateLimited` when the caller's kept answers have no room for another one.
         """
         if self.key is None:
             return answer(await self.write.call(build, values))
@@ -96,6 +99,8 @@ class Once(msgspec.Struct, frozen=True):
             response = await self.kept(work)
             if response is None:
                 self.budget.check(principal)
+                if begin is not None and work.workspace_id is not None:
+                    begin(work.workspace_id)
                 response = answer(await work.call(build, values))
                 size = await self.keep(work, response, secrets)
         if size:

@@ -195,6 +195,7 @@ class Channel:
     __slots__ = (
         "authority",
         "authority_of",
+        "changed",
         "empty_since",
         "feed",
         "frames",
@@ -214,6 +215,8 @@ class Channel:
         """The last position at which everybody's rights may have changed."""
         self.authority_of: dict[str, int] = {}
         """The same, of one principal."""
+        self.changed: dict[UUID, int] = {}
+        """The same, by the workspace in which it was a principal's rights that may have changed."""
 
     def group(self, wanted: Filter, sight: Sight) -> Group:
         """Join the readers that want and may see the same."""
@@ -239,15 +242,16 @@ class Channel:
             self.size -= len(oldest.bytes)
             self.since = oldest.pos
 
-    def note_rights(self, rights_of: str, pos: int) -> None:
-        """Remember whose rights changed at a position: a principal's, or everybody's (`*`)."""
+    def note_rights(self, rights_of: str, pos: int, workspace_id: UUID) -> None:
+        """Remember whose rights changed where: a principal's, or everybody's (`*`)."""
         if rights_of == "*":
             self.authority = pos
             return
-        self.authority_of[rights_of] = pos
-        if len(self.authority_of) > KNOWN:
+        self.authority_of[rights_of] = self.changed[workspace_id] = pos
+        if max(len(self.authority_of), len(self.changed)) > KNOWN:
             self.authority = pos
             self.authority_of.clear()
+            self.changed.clear()
 
     def authority_over(self, principal: str) -> int:
         """Return the last position at which a principal's rights may have changed."""
@@ -257,10 +261,17 @@ class Channel:
         """Say whether a reader holds something in one of these."""
         return any(not workspaces.isdisjoint(g.sight.grants) for g in self.groups.values())
 
-    def knows(self, frames: Iterable[Frame]) -> bool:
-        """Say whether every reader holds something wherever these events come from."""
+    def changed_after(self, pos: int) -> set[UUID] | None:
+        """Return the workspaces in which principals' rights may have changed; None for any."""
+        if self.authority > pos:
+            return None
+        return {w for w, changed_at in self.changed.items() if changed_at > pos}
+
+    def unknown(self, frames: Iterable[Frame]) -> set[UUID]:
+        """Return the workspaces of these events in which not every reader holds something."""
         sights = [group.sight.grants for group in self.groups.values()]
-        return all(f.event.workspace_id in grants for f in frames for grants in sights)
+        workspaces = {f.event.workspace_id for f in frames}
+        return {w for w in workspaces if any(w not in grants for grants in sights)}
 
     def after(self, pos: int) -> Iterator[Frame]:
         """Yield the frames after a position, in order."""
@@ -320,6 +331,7 @@ class Channel:
         self.size = 0
         self.since = self.authority = head
         self.authority_of.clear()
+        self.changed.clear()
         for group in self.groups.values():
             group.wake(Message(b"", reached))
 

@@ -1,7 +1,8 @@
 """Feeds: whose events a reader follows, and what the reader may see of them."""
 
+import asyncio
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from typing import Any, Literal, Protocol
 from uuid import UUID
 
@@ -53,12 +54,37 @@ class Sight:
         return self._hash
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Sight) and self.grants == other.grants
+        return self is other or (isinstance(other, Sight) and self.grants == other.grants)
 
     def sees(self, event: Guarded) -> bool:
         """Say whether the reader may see an event of a feed that it follows."""
         held = self.grants.get(event.workspace_id, frozenset())
         return "events:read" in held and (event.permission is None or event.permission in held)
+
+    def patched(self, workspaces: Set[UUID], grants: Mapping[UUID, frozenset[str]]) -> "Sight":
+        """Return the sight with what is held in some workspaces now, and no more in the others."""
+        kept = {w: held for w, held in self.grants.items() if w not in workspaces}
+        return Sight({**kept, **grants})
+
+
+class SharedSight:
+    """What one caller sees of a feed as of a position, for all of the caller's streams here.
+
+    Who holds the lock looks it up for the others.
+    """
+
+    __slots__ = ("__weakref__", "epoch", "feed", "lock", "pos", "sight")
+
+    def __init__(self, feed: Feed) -> None:
+        self.feed = feed
+        self.lock = asyncio.Lock()
+        self.sight = Sight({})
+        self.epoch = self.pos = -1
+
+    def keep(self, sight: Sight, epoch: int, pos: int) -> None:
+        """Take what a look-up found that began at a position; the latest one counts."""
+        if (epoch, pos) >= (self.epoch, self.pos):
+            self.sight, self.epoch, self.pos = sight, epoch, pos
 
 
 class Changes:
@@ -81,6 +107,10 @@ class Changes:
     def are_newer(self, workspaces: Iterable[UUID], pos: int) -> bool:
         """Say whether rights in one of these may have changed after a position."""
         return self.forgotten > pos or any(self.found.get(w, 0) > pos for w in workspaces)
+
+    def among(self, workspaces: Iterable[UUID], pos: int) -> set[UUID]:
+        """Return those of some workspaces whose change after a position is remembered."""
+        return {w for w in workspaces if self.found.get(w, 0) > pos}
 
     def clear(self) -> None:
         """Forget all: the positions belong to an epoch that is no more."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 from uuid import UUID
+from weakref import WeakValueDictionary
 
 import msgspec
 import structlog
@@ -15,7 +16,7 @@ import structlog
 from app.database.turns import Turns
 from app.realtime.channels import Channel, Frame, Group, Reader, Steps, as_event, hand
 from app.realtime.cursors import Cursors
-from app.realtime.feeds import Changes, Feed
+from app.realtime.feeds import Changes, Feed, SharedSight
 from app.realtime.messages import Message, chunk, position
 from app.schemas.events import Event
 from app.watchdog import Pace
@@ -72,6 +73,8 @@ class Hub:
         self.channels: dict[UUID, Channel] = {}
         """By the id of their feed."""
         self.changes = Changes()
+        self.sights = WeakValueDictionary[tuple[UUID, str], SharedSight]()
+        """By feed and claims: of two tokens of a user, one may have passed a second factor."""
         self.is_closed = False
         self.is_leaving = False
         """Whether the process will stop soon; streams go on meanwhile."""
@@ -97,6 +100,20 @@ class Hub:
             channel = self.channels[feed.id] = Channel(feed, self.head)
         channel.empty_since = self.now
         return channel
+
+    def shared_sight(self, feed: Feed, claims: str) -> SharedSight:
+        """Return what a caller sees of a feed, the same object for all of the caller's streams."""
+        return self.sights.setdefault((feed.id, claims), SharedSight(feed))
+
+    def changed_since(self, shared: SharedSight) -> set[UUID] | None:
+        """Return the workspaces in which a sight may be out of date; None if any may be."""
+        channel = self.channels.get(shared.feed.id)
+        if channel is None or shared.epoch != self.epoch or self.changes.forgotten > shared.pos:
+            return None
+        found = channel.changed_after(shared.pos)
+        if found is not None and shared.feed.kind == "user":
+            found |= self.changes.among(shared.sight.grants, shared.pos)
+        return found
 
     def is_followed(self, entry: Any) -> bool:
         """Say whether somebody in this process follows an entry's feed."""
@@ -161,7 +178,7 @@ class Hub:
                     incomplete.add(feed_id)
             if entry["rights_of"] is not None:
                 for channel in self.judged_by(entry):
-                    channel.note_rights(entry["rights_of"], entry["pos"])
+                    channel.note_rights(entry["rights_of"], entry["pos"], entry["workspace_id"])
                     looking.add(channel.feed.id)
                 if entry["rights_of"] == "*":
                     self.changes.note(entry["workspace_id"], entry["pos"])
@@ -207,8 +224,9 @@ class Hub:
             }
         for feed_id, frames in fresh.items():
             channel = self.channels[feed_id]
-            if channel.feed.kind == "user" and not channel.knows(frames):
-                channel.note_rights(f"user:{feed_id}", frames[-1].pos)
+            unknown = channel.unknown(frames) if channel.feed.kind == "user" else ()
+            for workspace_id in unknown:
+                channel.note_rights(f"user:{feed_id}", frames[-1].pos, workspace_id)
                 found.add(feed_id)
         return found
 

@@ -10,8 +10,10 @@ from sqlalchemy import (
     Integer,
     Select,
     bindparam,
+    case,
     column,
     func,
+    literal_column,
     select,
     true,
     tuple_,
@@ -24,12 +26,14 @@ from app.database.pools import Pool
 from app.database.statements import HELD, Scope, run
 from app.errors import UserRequired
 from app.realtime.channels import MAX_CHUNK, Frame, as_event
-from app.realtime.feeds import Feed, Sight
+from app.realtime.feeds import Feed, SharedSight, Sight
 from app.realtime.hub import Hub
-from app.realtime.streams import Expired
+from app.realtime.streams import Expired, asking, in_time
 
 FIRST_ROWS, MORE_ROWS = 8, 100
 """Read at once; of events as large as they may be, 8 are 1 MiB."""
+MAX_PATCHED = 100
+"""Workspaces that are looked up one by one; where more have changed, all are looked up."""
 
 
 class Source:
@@ -40,31 +44,68 @@ class Source:
         self.scope = scope
         self.hub = hub
         self.rows = FIRST_ROWS
+        self.shared: SharedSight
+        """What `sight` found, which is asked first."""
 
     async def sight(self) -> tuple[Feed, Sight]:
         """Look up the feed and what its reader may see of it; raises a Problem without rights."""
+        epoch, pos = self.hub.epoch, self.hub.head
         if self.scope.ws is None:
-            if self.scope.principal.kind != "user":
-                raise UserRequired("Only a signed-in user has a feed; send a user's access token.")
-            _, [(grants,)] = await run(self.pool, self.scope, grants_alone, {})
-            return self.of_user(grants)
+            feed, sight = self.own_feed, Sight(await self.held_in(None))
+        else:
+            feed, sight = await self.of_workspace()
+        self.shared = self.hub.shared_sight(feed, self.scope.principal.claims_json)
+        self.shared.keep(sight, epoch, pos)
+        return feed, self.shared.sight
+
+    async def sight_again(self) -> Sight:
+        """Return what the reader sees by now, looked up once for all of the caller's streams.
+
+        Reads only the workspaces in which the log says that something changed. Waits and lasts
+        10 s in all; raises `Unavailable`, and a Problem without rights.
+        """
+        hub, shared = self.hub, self.shared
+        async with in_time(), shared.lock:
+            if hub.changed_since(shared) != set():
+                async with asking(hub, self.scope.principal.turn):
+                    # More may have changed while it waited for its turn.
+                    epoch, pos = hub.epoch, hub.head
+                    shared.keep(await self.renewed(shared), epoch, pos)
+            return shared.sight
+
+    async def renewed(self, shared: SharedSight) -> Sight:
+        """Look up what may be out of date in a sight."""
+        if shared.feed.kind == "workspace":
+            return (await self.of_workspace())[1]
+        changed, sight = self.hub.changed_since(shared), shared.sight
+        if changed is None or len(changed) > MAX_PATCHED:
+            return Sight(await self.held_in(None))
+        return sight.patched(changed, await self.held_in(*changed))
+
+    @property
+    def own_feed(self) -> Feed:
+        """The caller's own; raises `UserRequired`."""
+        principal = self.scope.principal
+        if principal.kind != "user":
+            raise UserRequired("Only a signed-in user has a feed; send a user's access token.")
+        return Feed("user", UUID(principal.id))
+
+    async def held_in(self, *workspaces: UUID | None) -> dict[UUID, frozenset[str]]:
+        """Look up what the calling user holds in some workspaces, or in all for a None."""
+        values = {"workspaces": workspaces}
+        _, [(grants,)] = await run(self.pool, self.scope, grants_alone, values)
+        return read_grants(grants)
+
+    async def of_workspace(self) -> tuple[Feed, Sight]:
+        """Look up what the caller holds in the path's workspace."""
         workspace_id, [(held,)] = await run(self.pool, self.scope, held_alone, {})
-        return of_workspace(workspace_id, held)
+        return as_read(workspace_id, held)
 
     async def has_changed(self, after: int) -> bool:
         """Say whether what the calling user sees may have changed after a position."""
         values = {"after": after}
         _, [(has_changed,)] = await run(self.pool, self.scope, change_of_sight, values)
         return bool(has_changed)
-
-    def of_user(self, grants: Sequence[str] | None) -> tuple[Feed, Sight]:
-        """Read what a user holds in each workspace."""
-        found: dict[UUID, set[str]] = {}
-        for grant in grants or ():
-            workspace_id, _, permission = grant.partition(" ")
-            found.setdefault(UUID(workspace_id), set()).add(permission)
-        feed = Feed("user", UUID(self.scope.principal.id))
-        return feed, Sight({k: frozenset(v) for k, v in found.items()})
 
     async def page(self, after: int, until: int) -> tuple[Sight, list[Frame]]:
         """Read frames of up to 64 KiB, one write, after a position, at most up to another.
@@ -74,12 +115,13 @@ class Source:
         """
         values: dict[str, Any] = {"after": after, "until": until, "rows_": self.rows}
         if self.scope.ws is None:
-            values["user_id"] = UUID(self.scope.principal.id)
+            feed = self.own_feed
+            values |= {"user_id": feed.id, "workspaces": [None]}
             _, rows = await run(self.pool, self.scope, past_of_user, values)
-            feed, sight = self.of_user(rows[0][0])
+            sight = Sight(read_grants(rows[0][0]))
         else:
             workspace_id, rows = await run(self.pool, self.scope, past_of_workspace, values)
-            feed, sight = of_workspace(workspace_id, rows[0][0])
+            feed, sight = as_read(workspace_id, rows[0][0])
         rows = [row[1:] for row in rows]
         if after < (rows[0][0] or 1) - 1:
             raise Expired
@@ -97,17 +139,28 @@ class Source:
         return sight, page
 
 
-def of_workspace(workspace_id: UUID | None, held: Sequence[str]) -> tuple[Feed, Sight]:
-    """Read what a caller holds in one workspace."""
+def as_read(workspace_id: UUID | None, held: Sequence[str]) -> tuple[Feed, Sight]:
+    """Make a workspace's feed, and what a caller holds there."""
     assert workspace_id is not None
     return Feed("workspace", workspace_id), Sight({workspace_id: frozenset(held)})
+
+
+def read_grants(grants: Sequence[str] | None) -> dict[UUID, frozenset[str]]:
+    """Read what `granted` gathers; workspaces with the same permissions share their set."""
+    sets, found = dict[str, frozenset[str]](), dict[UUID, frozenset[str]]()
+    for grant in grants or ():
+        workspace_id, _, permissions = grant.partition(" ")
+        if permissions not in sets:
+            sets[permissions] = frozenset(permissions.split())
+        found[UUID(workspace_id)] = sets[permissions]
+    return found
 
 
 EVENT_COLUMNS = [c.name for c in m.Event.__table__.columns]
 
 
 def grants_alone(_: ColumnElement[UUID]) -> Select[Any]:
-    """Select what the calling user holds everywhere."""
+    """Select what the calling user holds in some workspaces, or everywhere."""
     return select(granted().label("grants"))
 
 
@@ -122,12 +175,24 @@ def change_of_sight(_: ColumnElement[UUID]) -> Select[Any]:
 
 
 def granted() -> Any:
-    """Gather annex.granted as texts: a workspace's id, a space, a permission."""
-    rows = func.annex.granted().table_valued(
-        column("workspace_id", Uuid), column("permission", Text), name="g"
+    """Gather annex.held of some workspaces, or of all for a null, as a text each.
+
+    The workspace's id and the permissions, with spaces between them.
+    """
+    # The argument hangs on the claims, or the function could be called before they are set.
+    ids = case(
+        (
+            literal_column("c.claims", Text).is_not(None),
+            bindparam("workspaces", type_=ARRAY(Uuid)),
+        )
     )
-    pair = rows.c.workspace_id.cast(Text).concat(" ").concat(rows.c.permission)
-    return select(func.array_agg(pair, type_=ARRAY(Text))).select_from(rows).scalar_subquery()
+    only = func.unnest(ids).table_valued(column("id", Uuid), name="o").render_derived()
+    held = func.annex.held(only.c.id).table_valued(
+        column("workspace_id", Uuid), column("permissions", ARRAY(Text)), name="h"
+    )
+    text = func.concat_ws(" ", held.c.workspace_id, func.array_to_string(held.c.permissions, " "))
+    found = select(func.array_agg(text, type_=ARRAY(Text)))
+    return found.select_from(only.join(held, true())).scalar_subquery()
 
 
 def past_of_workspace(workspace_id: ColumnElement[UUID]) -> Select[Any]:
@@ -141,7 +206,9 @@ def past_of_user(_: ColumnElement[UUID]) -> Select[Any]:
     """Select the calling user's events between two positions, with what they hold everywhere."""
     log = m.LogEntry
     found = past(log.user_id, bindparam("user_id", type_=Uuid), log.user_id.is_not(None))
-    return found.with_only_columns(granted().label("grants"), *found.selected_columns)
+    # With the first row alone: of a thousand workspaces, each row more would repeat 200 KiB.
+    grants = case((func.row_number().over() == 1, granted())).label("grants")
+    return found.with_only_columns(grants, *found.selected_columns)
 
 
 def past(owner: Any, feed_id: ColumnElement[UUID], condition: ColumnElement[bool]) -> Select[Any]:

@@ -44,7 +44,9 @@ Returns what the reader sees as well, from the same snapshot; raises a Problem w
 HasChanged = Callable[[int], Awaitable[bool]]
 """Says whether what the reader sees may have changed after a position."""
 Authorize = Callable[[], Awaitable[tuple[Sight, float | None]]]
-"""Looks up what the reader sees now; raises a Problem when it has no right to the feed.
+"""Says what the reader sees now; raises a Problem when it has no right to the feed.
+
+Takes its own turn at the database, or none where another stream of the reader has looked.
 
 Returns when the reader's credential expires as well, in Unix seconds; None if it does not.
 """
@@ -71,17 +73,24 @@ def busy() -> bytes:
 
 
 @contextlib.asynccontextmanager
+async def in_time() -> AsyncIterator[None]:
+    """Let something last 10 s at most; raises `Unavailable`."""
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            yield
+    except TimeoutError:
+        raise Unavailable("The database does not answer; try again in a moment.") from None
+
+
+@contextlib.asynccontextmanager
 async def asking(hub: Hub, whose: str) -> AsyncIterator[None]:
     """Take one of the streams' turns at the database; waits and lasts 10 s in all.
 
     `whose` is a principal's turn, or an address before one is known: turns are fair among them.
     Raises `Unavailable`.
     """
-    try:
-        async with asyncio.timeout(ANSWER_SECONDS), hub.queries.of(whose):
-            yield
-    except TimeoutError:
-        raise Unavailable("The database does not answer; try again in a moment.") from None
+    async with in_time(), hub.queries.of(whose):
+        yield
 
 
 class Stream:
@@ -290,8 +299,7 @@ class Stream:
     async def look_up_rights(self) -> bool:
         """Look up what the reader may see now, and until when; says if it must load anew."""
         head = self.hub.head
-        async with asking(self.hub, self.turn):
-            sight, ends_at = await self.authorize()
+        sight, ends_at = await self.authorize()
         if ends_at is not None:
             self.ends_at = min(self.ends_at, ends_at)
         return self.see(sight, head)

@@ -17,6 +17,7 @@ import structlog
 
 from app.database.drivers import Driver
 from app.database.pools import Database, is_lost
+from app.logs import reason_of
 from app.worker.runner import Entry, Job
 
 log = structlog.get_logger()
@@ -110,15 +111,6 @@ async def deliver(driver: Driver, events: str, *arguments: object) -> int:
     for event in held:
         await put_aside(driver, event, "inbox in use")
     return int(served) + len(held)
-
-
-def reason_of(error: Exception) -> str:
-    """Name an error without its message, which may hold what a user wrote."""
-    parts = (
-        type(error).__name__,
-        *(getattr(error, n, None) for n in ("sqlstate", "constraint_name")),
-    )
-    return " ".join(part for part in parts if part)
 
 
 async def put_aside(driver: Driver, event: UUID, reason: str) -> None:
