@@ -187,15 +187,15 @@ def finish_headers(message: Any, scope: Any, state: RequestState) -> None:
 
     Never its query, which may hold a ticket.
     """
-    headers = message["headers"] = list(message["headers"])
+    headers = message["headers"] = list(message["headers"])  # names are in lower case
     if scope.get("method") == "OPTIONS" and (named := methods(scope)):
         # Litestar's own names only the methods of the handler that was registered last.
-        headers[:] = [h for h in headers if h[0].lower() != b"allow"]
+        headers[:] = [h for h in headers if h[0] != b"allow"]
         headers.append((b"allow", ", ".join(named).encode("latin-1")))
     elif message["status"] == 405:
         # Litestar does not know that a HEAD is answered here.
-        headers[:] = [(n, with_head(v) if n.lower() == b"allow" else v) for n, v in headers]
-    given = {name.lower() for name, _ in headers}
+        headers[:] = [(n, with_head(v) if n == b"allow" else v) for n, v in headers]
+    given = dict(headers)
     headers += [h for h in ALWAYS if h[0] not in given]
     headers.append((b"x-request-id", state.request_id.encode("latin-1")))
     headers += [h for h in state.headers if h[0] not in given]

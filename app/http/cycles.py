@@ -2,7 +2,12 @@
 
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import (
+    HEADER_RE,
+    HEADER_VALUE_RE,
+    STATUS_LINE,
+    RequestResponseCycle,
+)
 
 from app.errors import Problem
 from app.http.bodies import Bodies, Body
@@ -39,6 +44,8 @@ class Cycle(RequestResponseCycle):
 
     async def send(self, message: Any) -> None:
         """Send as ASGI says; HTTP/1.0 knows no chunks, so its bodies end with the connection."""
+        if message["type"] == "http.response.start" and self.begin(message):
+            return
         if self.scope["http_version"] == "1.0":
             if message["type"] == "http.response.start":
                 names = {name.lower() for name, _ in message.get("headers", ())}
@@ -48,3 +55,35 @@ class Cycle(RequestResponseCycle):
             elif self.is_until_close and self.scope["method"] != "HEAD":
                 self.expected_content_length = len(message.get("body", b""))
         await super().send(message)
+
+    def begin(self, message: Any) -> bool:
+        """Write the usual head at once; returns whether it was one.
+
+        uvicorn writes the same, but searches and lowers each name and value by itself. What it has
+        to decide, refuse or wait for is left to it.
+        """
+        headers = message.get("headers", ())
+        given = dict(headers)
+        names, values = b"".join(given), b"".join([value for _, value in headers])
+        if (
+            b"content-length" not in given
+            or b"connection" in given
+            or b"transfer-encoding" in given
+            or self.scope["http_version"] != "1.1"
+            or self.response_started
+            or self.disconnected
+            or self.flow.write_paused
+            or not names.islower()
+            or HEADER_RE.search(names)
+            or HEADER_VALUE_RE.search(values)
+        ):
+            return False
+        self.response_started, self.waiting_for_100_continue = True, False
+        self.expected_content_length = int(given[b"content-length"])
+        self.chunked_encoding = False
+        lines = [STATUS_LINE[message["status"]]]
+        for name, value in (*self.default_headers, *headers):
+            lines += (name, b": ", value, b"\r\n")
+        lines.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
+        self.transport.write(b"".join(lines))
+        return True

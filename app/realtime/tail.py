@@ -26,6 +26,8 @@ REST_SECONDS_EACH = 0.0002
 MAX_REST_SECONDS = 0.05
 """Between reads, however often woken, by what the last one brought: from 5,000 events/s on, many
 small reads would cost the writers more than few large ones cost the readers."""
+UNFOLLOWED_REST_SECONDS = 0.02
+"""Between reads while nobody follows anything here: a stream that opens waits so long at most."""
 ANSWER_SECONDS = 10
 """A server that is silent for longer is taken for dead; its socket may never tell."""
 REOPEN_SECONDS = 60.0
@@ -93,7 +95,10 @@ class Tail:
                     self.read_finished.notify_all()
                 if time.monotonic() >= self.reopen_at:
                     await self.open(driver)
-                await asyncio.sleep(min(read * REST_SECONDS_EACH, MAX_REST_SECONDS))
+                rest = min(read * REST_SECONDS_EACH, MAX_REST_SECONDS)
+                if read and not self.hub.counts.connections:
+                    rest = max(rest, UNFOLLOWED_REST_SECONDS)
+                await asyncio.sleep(rest)
                 wait = WAITS[min(quiet // QUIET_READS, len(WAITS) - 1)]
                 quiet += 1
                 try:

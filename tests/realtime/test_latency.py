@@ -43,7 +43,10 @@ async def test_a_tail_rests_by_what_it_read(
 
     async with running(own_database) as server, calling(server) as callers:
         tenant = await new_tenant(callers)
-        for count, rest in ((1, 0.0002), (100, 0.02), (500, 0.05)):
+        # Of streams here, events, seconds.
+        for streams, count, rest in ((0, 1, 0.02), (1, 1, 0.0002), (1, 100, 0.02), (0, 500, 0.05)):
+            monkeypatch.setattr(server.app.runtime.hub.counts, "connections", streams)
+            rests.clear()
             with monkeypatch.context() as patched:
                 patched.setattr("app.realtime.tail.asyncio.sleep", spy)
                 await number(tenant, *map(str, range(count)))
