@@ -94,7 +94,7 @@ async def queue(settings: Settings, database: Database) -> bool:
     statement = "select * from annex.queue_notification_mails($1, $2, $3)"
     delay, most = settings.notification_mail_seconds, settings.max_notification_mails_per_workspace
     async with database.worker.lend() as driver:
-        _, is_last, failed = await driver.fetchrow(  # type: ignore[misc]
+        _, is_last, failed = await driver.fetchrow(
             statement, delay, most, LOOKED_AT_ONCE, timeout=STEP_SECONDS
         )
     if failed:
