@@ -25,7 +25,7 @@ QUIET_READS = 20
 """Reads that find nothing before the next of WAITS is taken."""
 REST_SECONDS = 0.025
 """From one read that found something to the next, unless there was more: what comes meanwhile
-shares a batch. One event a batch takes three times the CPU of five."""
+shares a batch. One event a page takes twice the CPU of five."""
 FOLLOW_SECONDS = 1.0
 """How often a reader that is not the leader asks again."""
 FINISH_SECONDS = 8.0

@@ -68,3 +68,20 @@ async def test_the_floor_does_not_depend_on_the_sessions_time_zone(admin: Connec
         await admin.execute(f"set time zone '{zone}'")
         floors.add(await admin.fetchval(FLOOR, moment))
     assert len(floors) == 1
+
+
+async def test_ids_of_one_moment_are_a_run_of_version_7_and_differ_by_their_seed(
+    admin: Connection,
+) -> None:
+    rows = await admin.fetch(
+        "select annex.uuid7_of($1, seed, n) as id, seed, n"
+        " from unnest(array['a', 'b']) seed, generate_series(1, 1000) n order by seed, n",
+        1_796_083_199_999_500,
+    )
+    assert {(row["id"].version, row["id"].variant) for row in rows} == {(7, RFC_4122)}
+    assert len({row["id"] for row in rows}) == 2000
+    for seed in ("a", "b"):
+        ids = [row["id"] for row in rows if row["seed"] == seed]
+        assert ids == sorted(ids)
+    moment = datetime.fromtimestamp(1_796_083_199.9995, UTC)
+    assert abs(made_at(rows[0]["id"]) - moment) < timedelta(microseconds=3)
