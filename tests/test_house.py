@@ -1,4 +1,4 @@
-"""The rooms of the house stay small enough to read in one sitting, and lists of tests name tests."""
+"""The rooms of the house are small enough to read in one sitting, and lists of tests are true."""
 
 import pytest
 
