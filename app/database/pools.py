@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import sys
 import time
+from collections import Counter
 from typing import Any, Self, TypeAlias
 
 import asyncpg
@@ -108,6 +109,8 @@ class Pool:
         self.size = size
         self.turns = Turns(size, size if each is None else each)
         """By turns of workspaces and principals, each of which leaves some to others."""
+        self.refused = Counter[str]()
+        """Loans that were not to be had in time: for want of a turn, or of a connection."""
         self.pool = asyncpg.create_pool(
             self.dsn,
             min_size=0,
@@ -175,8 +178,7 @@ class Pool:
         """Lend a connection for as long as the `async with` lasts.
 
         `whose` is the principal it is for, and `group` the workspace it is about, if there is one.
-        Raises `Unavailable` when none is free
-        within 10 s or the server does not answer.
+        Raises `Unavailable` when none is free within 10 s or the server does not answer.
         """
         return Loan(self, whose, group)
 
@@ -229,6 +231,7 @@ class Loan:
                 async with asyncio.timeout(ACQUIRE_SECONDS):
                     await pool.turns.take(self.whose, self.group)
             except TimeoutError:
+                pool.refused["no_turn"] += 1
                 raise busy() from None
         # A free connection is there at once, and a new one has a time limit of its own.
         wait = None if pool.lent < pool.size else ACQUIRE_SECONDS
@@ -238,6 +241,7 @@ class Loan:
         except BaseException as error:
             self.give()
             if isinstance(error, TimeoutError):
+                pool.refused["no_connection"] += 1
                 raise busy() from None
             if isinstance(error, UNREACHABLE):
                 raise unreachable() from error
