@@ -10,11 +10,17 @@ from uuid import UUID
 import rich_click as click
 
 from app import __version__
-from app.settings import SettingsError, environment, read_settings
+from app.settings import (
+    MIGRATE_URL,
+    Settings,
+    SettingsError,
+    environment,
+    misspelt,
+    read_settings,
+)
 
 DATA = Path(".data")
 PORT = click.IntRange(0, 65535)
-MIGRATE_URL = "ANNEX_MIGRATE_URL"
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -52,6 +58,7 @@ def dev(host: str, port: int, data: Path, fresh: bool) -> None:
     from app.dev.demo import greeting
     from app.dev.server import run
 
+    warn()
     run(
         data.resolve(),
         host,
@@ -86,9 +93,21 @@ def serve(host: str, port: int, workers: int) -> None:
         click.echo(f"Annex serves {url}", err=True)
 
     if workers == 1:
-        serve(read_settings(), host, port, ready=ready)
+        serve(settings_with_warnings(), host, port, ready=ready)
     else:
-        serve_together(read_settings(), host, port, workers, ready=ready)
+        serve_together(settings_with_warnings(), host, port, workers, ready=ready)
+
+
+def settings_with_warnings() -> Settings:
+    """Read the settings, and say first which names are misspelt."""
+    warn()
+    return read_settings()
+
+
+def warn() -> None:
+    """Say which settings are misspelt; without that, they would be silently ignored."""
+    for sentence in misspelt(environment()):
+        click.echo(f"annex: warning: {sentence}", err=True)
 
 
 @annex.command()
@@ -103,7 +122,7 @@ def worker() -> None:
     from app.worker.housekeeping import work
     from app.worker.runner import until_told
 
-    settings = read_settings()
+    settings = settings_with_warnings()
 
     async def keep() -> None:
         await check(settings)
@@ -259,7 +278,15 @@ def uninstall(url: str | None, into: Path | None) -> None:
 
 @annex.command()
 @click.option("--json", "is_json", is_flag=True, help="Print the results as JSON.")
-def doctor(is_json: bool) -> None:
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 128),
+    default=1,
+    show_default=True,
+    help="What `annex serve` has as --workers. ANNEX_PROCESSES says how many `annex serve` there "
+    "are; all processes on this database are the one times the other.",
+)
+def doctor(is_json: bool, workers: int) -> None:
     """Check a deployment, and say what is wrong and what cures it.
 
     Run it where Annex runs, with the same settings; it changes nothing. Exits with 0 if all is
@@ -269,7 +296,7 @@ def doctor(is_json: bool) -> None:
 
     from app.doctor.visit import diagnose, exit_code, lines
 
-    results = diagnose()
+    results = diagnose(workers)
     if is_json:
         click.echo(msgspec.json.format(msgspec.json.encode(results)).decode())
     else:

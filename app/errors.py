@@ -343,7 +343,7 @@ class TooManyFilters(RateLimited):
 
 
 class TooManyEvents(RateLimited):
-    """The workspace published more events or bytes than a minute allows."""
+    """The workspace published more than a minute allows, or more than can be fanned out now."""
 
     code = "too_many_events"
 

@@ -104,6 +104,8 @@ class Filter(msgspec.Struct, frozen=True, dict=True):
     @classmethod
     def read(cls, types: str | None, topics: str | None, where: Sequence[str] | None) -> "Filter":
         """Read the query parameters; raises `InvalidRequest` that names the wrong one."""
+        if types is None and topics is None and not where:
+            return EVERYTHING
         clauses = []
         for text in where or ():
             found = CLAUSE.fullmatch(text)
@@ -113,8 +115,7 @@ class Filter(msgspec.Struct, frozen=True, dict=True):
                     errors=[FieldError("where", "not data.path:value")],
                 )
             clauses.append(Clause(tuple(found[1][1:].split(".")), found[2]))
-        wanted = cls(split("types", types), split("topics", topics), tuple(clauses))
-        return EVERYTHING if wanted == EVERYTHING else wanted
+        return cls(split("types", types), split("topics", topics), tuple(clauses))
 
     @cached_property
     def compiled(self) -> tuple[frozenset[str], tuple[str, ...], frozenset[str]]:

@@ -1,7 +1,8 @@
 """Logging: a line of JSON an event in production, a readable one in development.
 
-The one place where secrets are taken out. Of an exception only types and places are written. In
-texts, everything that looks like a credential or an email address is replaced.
+The one place where secrets are taken out. Of an exception only types and places are written, and
+of a right that is missing only what it is on. In texts, everything that looks like a credential or
+an email address is replaced.
 """
 
 import logging
@@ -11,12 +12,14 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
+import asyncpg
 import structlog
 
+from app.errors import causes
 from app.settings import Settings
 
 HIDDEN = "[hidden]"
-SECRETS = re.compile(
+TOKENS = (
     r"annex_(?:sk|op|it|ut)_[0-9A-Za-z_-]+"
     r"|sb_(?:publishable|secret)_[0-9A-Za-z_-]+"
     # A JWT, such as an access token: its first part always begins like this.
@@ -24,19 +27,29 @@ SECRETS = re.compile(
     r"|(?i:bearer)\s+[^\s\"',]+"
     # The last part of a name, as of the cookie annex_ticket: a ticket looks like nothing.
     r"|(?i:(?<![0-9A-Za-z])(?:ticket|cursor|last_event_id|password|secret|token|apikey)=)[^\s&\"']+"
+)
+ADDRESSES = (
     # The user and password of a URL.
     r"|(?<=://)[^\s/@\"']{1,500}@"
     # \w is any script's: RFC 6531 allows an address in each.
     r"|[\w.%+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}"
 )
+DENIED = re.compile(r"permission denied for (\w+ \w+)")
+LACKING = "a role lacks a right that the migrations give; run `annex doctor`"
+SECRETS = re.compile(TOKENS)
+SECRETS_WITH_AT = re.compile(TOKENS + ADDRESSES)
 MAX_TEXT = 2000
 MAX_FRAMES = 20
 MAX_CAUSES = 5
+DETAILS = ("sqlstate", "constraint_name", "errno")
+"""Of an exception: what says more than its type, and nothing of what it was given."""
 
 
 def redact(text: str) -> str:
     """Replace what looks like a credential or an email address."""
-    return SECRETS.sub(HIDDEN, text[:MAX_TEXT])
+    text = text[:MAX_TEXT]
+    # Most texts have no @, and what looks for one is tried at each of their characters.
+    return (SECRETS_WITH_AT if "@" in text else SECRETS).sub(HIDDEN, text)
 
 
 def redacted(value: Any) -> Any:
@@ -60,7 +73,7 @@ def show(error: BaseException, depth: int = 0) -> list[dict[str, Any]]:
         "type": f"{type(error).__module__}.{type(error).__qualname__}",
         "at": [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames],
     }
-    for name in ("sqlstate", "constraint_name", "errno"):
+    for name in DETAILS:
         if isinstance(detail := getattr(error, name, None), str | int):
             shown[name] = detail
     inner = list(error.exceptions) if isinstance(error, BaseExceptionGroup) else []
@@ -72,6 +85,13 @@ def show(error: BaseException, depth: int = 0) -> list[dict[str, Any]]:
     return found
 
 
+def reason_of(error: BaseException) -> str:
+    """Name an error without its message, which may hold what a user wrote."""
+    parts = [type(error).__name__]
+    parts += [str(v) for n in DETAILS if isinstance(v := getattr(error, n, None), str | int)]
+    return " ".join(parts)
+
+
 def show_exception(_: Any, __: str, event: Any) -> Any:
     """Replace `exc_info` by what may be shown of it."""
     given = event.pop("exc_info", None)
@@ -79,14 +99,29 @@ def show_exception(_: Any, __: str, event: Any) -> Any:
         given = sys.exc_info()[1]
     elif isinstance(given, tuple):
         given = given[1]
-    if isinstance(given, BaseException):
+    if not isinstance(given, BaseException):
+        return event
+    if denied := denied_in(given):
+        event["event"] = f"{event['event']}: {LACKING}"
+        event["denied"] = denied
+    else:
         event["exception"] = show(given)
     return event
 
 
+def denied_in(error: BaseException) -> str | None:
+    """Return what a login role lacks a right on, such as `table members`; None for other errors.
+
+    Row level security refuses with the same code, and in other words: only a traceback tells where.
+    """
+    refusals = (c for c in causes(error) if isinstance(c, asyncpg.InsufficientPrivilegeError))
+    found = (DENIED.fullmatch(str(refusal).partition("\n")[0]) for refusal in refusals)
+    return next((match[1] for match in found if match), None)
+
+
 def redact_event(_: Any, __: str, event: Any) -> Any:
-    """Redact every text of a log event."""
-    return redacted(event)
+    """Redact every text of a log event; its own names are ours."""
+    return {name: redacted(value) for name, value in event.items()}
 
 
 def write_lines(_: Any, __: str, event: Any) -> Any:

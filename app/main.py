@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import httpx
+import structlog
 from litestar import Litestar, Request
 from litestar.config.cors import CORSConfig
 from litestar.di import Provide
@@ -24,6 +25,7 @@ from app.http.budgets import AnswerBudget, PublishBudget, StreamBudget
 from app.http.idempotency import provide_once
 from app.http.limits import Failures, Limiter
 from app.http.protocol import Connections
+from app.http.responses import StructResponse
 from app.logs import configure_logging
 from app.metrics import Metrics, refusals
 from app.problems import to_problem
@@ -31,10 +33,12 @@ from app.realtime.cursors import Cursors
 from app.realtime.hub import Hub
 from app.realtime.tail import Tail
 from app.runtime import Runtime
-from app.settings import Settings, SettingsError, read_settings
+from app.settings import Settings, SettingsError, environment, misspelt, read_settings
 from app.supervision import Supervised
 from app.watchdog import Pace, Watchdog
 from controllers import CONTROLLERS
+
+log = structlog.get_logger()
 
 # Where a dev server serves a page from, on whatever port.
 LOCALHOST = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?"
@@ -76,6 +80,7 @@ def create_app(
         ),
         request_max_body_size=MAX_BODY_BYTES,
         request_class=StrictRequest,
+        response_class=StructResponse,
         openapi_config=None,
         logging_config=None,
     )
@@ -86,7 +91,7 @@ def create_app(
 
 async def before_request(request: Request[Any, Any, Any]) -> None:
     """Refuse what can be refused before a body is read."""
-    await check_request(request)
+    check_request(request)
     await admit(request)
 
 
@@ -163,6 +168,9 @@ def __getattr__(name: str) -> Any:
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        return create_app(read_settings())
+        app = create_app(read_settings())
+        for sentence in misspelt(environment()):
+            log.warning(sentence)
+        return app
     except SettingsError as error:
         raise SystemExit(f"annex: {error}") from None

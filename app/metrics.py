@@ -166,11 +166,18 @@ class Metrics:
             registry=own,
             multiprocess_mode="livesum",
         )
-        self.longest_turn = library.Gauge(
-            "annex_loop_longest_turn_seconds",
-            "The longest turn of the event loop in the last one to two minutes.",
-            registry=own,
-            multiprocess_mode="livemax",
+        self.longest_turn, self.longest_pause = (
+            library.Gauge(name, text, registry=own, multiprocess_mode="livemax")
+            for name, text in (
+                (
+                    "annex_loop_longest_turn_seconds",
+                    "The longest turn of the event loop in the last one to two minutes: CPU time.",
+                ),
+                (
+                    "annex_loop_longest_pause_seconds",
+                    "For how long the event loop stood still at most in that time.",
+                ),
+            )
         )
         self.in_use, self.waiting = (
             library.Gauge(name, text, registry=own, multiprocess_mode="livesum")
@@ -222,6 +229,7 @@ class Metrics:
         for name, (_, _, read) in GAUGES.items():
             self.gauges[name].set(read(self.hub, self.tail))
         self.longest_turn.set(self.watchdog.longest)
+        self.longest_pause.set(self.watchdog.longest_pause)
         self.open_connections.set(self.connections.total)
         self.in_use.set(self.database.api.in_use)
         self.waiting.set(self.database.api.waiting)

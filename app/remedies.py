@@ -49,7 +49,7 @@ REMEDIES = {
     "too_many_connections": "Reuse connections. Behind a proxy, set `ANNEX_TRUSTED_PROXIES`.",
     "too_many_streams": "Close a stream, or share one between tabs (docs/realtime.md).",
     "too_many_filters": "Follow with a filter that other streams use, and filter in the client.",
-    "too_many_events": "Wait for the seconds in `Retry-After`; publish less, or fewer bytes.",
+    "too_many_events": "Wait for the seconds in `Retry-After`; publish less, or to fewer people.",
     "too_many_changes": "Wait for the seconds in `Retry-After`; to remove and to revoke works.",
     "headers_too_large": "Send fewer or smaller headers: 64 KiB in all.",
     "internal_error": "Send the request again later. If it fails again, report the `request_id`.",

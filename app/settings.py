@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -23,6 +24,18 @@ from app.setting_values import (
 )
 
 PREFIX = "ANNEX_"
+MIGRATE_URL = "ANNEX_MIGRATE_URL"
+"""What `annex install`, `annex migrate` and `annex uninstall` read; servers do not."""
+OTHER_NAMES = {
+    MIGRATE_URL,
+    # What `annex dev` writes into dev.env.
+    "ANNEX_URL", "ANNEX_WORKSPACE", "ANNEX_KEY", "ANNEX_TOKEN", "ANNEX_PSQL",
+    # Of tests.
+    "ANNEX_TEST_POSTGRES", "ANNEX_FAIL_ON_SKIP",
+}  # fmt: skip
+"""Names that are no settings of a server and not mistaken for one."""
+ALIKE = 0.8
+"""How like a setting's a name must be to be taken for a misspelling; 1 is the same."""
 DEVELOPMENT_SECRET = "for development only, never in production"
 # Supabase's CLI gives every local project the same secret.
 PUBLIC_SECRETS = {DEVELOPMENT_SECRET, "super-secret-jwt-token-with-at-least-32-characters-long"}
@@ -93,7 +106,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     rate_limit_workspace_requests: Annotated[int, msgspec.Meta(ge=1)] = 6000
     """The same, of all API keys of one workspace together."""
     processes: Annotated[int, msgspec.Meta(ge=1)] = 1
-    """How many `annex serve` share the rate limit; each divides its part among its workers."""
+    """How many `annex serve` share the database and each limit; `--workers` divides its part."""
     trusted_proxies: list[str] = []
     """Addresses or CIDR blocks of proxies whose X-Forwarded-For is believed."""
     max_failures_per_address: Annotated[int, msgspec.Meta(ge=1)] = 60
@@ -107,6 +120,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """A request's body must have arrived after these, counted while the server reads."""
     body_bytes_per_second: Annotated[int, msgspec.Meta(ge=0)] = 1024
     """A body that arrives more slowly is refused."""
+    max_held_bytes_per_address: Annotated[int, msgspec.Meta(ge=2_097_152)] = 33_554_432
+    """Bytes of bodies, each above 16 KiB, of one client address' requests that are not answered."""
+    max_held_bytes: Annotated[int, msgspec.Meta(ge=2_097_152)] = 134_217_728
+    """The same, of all requests of one process."""
     answer_bytes_per_second: Annotated[int, msgspec.Meta(ge=0)] = 1024
     """A client that takes an answer or a stream more slowly is cut off; 0: none is."""
     keep_alive_seconds: Annotated[int, msgspec.Meta(ge=1, le=3600)] = 65
@@ -203,6 +220,22 @@ def environment() -> dict[str, str]:
         raise SettingsError(".env cannot be used: Is a directory.")
     dotenv = {k: v for k, v in dotenv_values(Path(".env")).items() if v is not None}
     return {**dotenv, **os.environ}
+
+
+def misspelt(environ: Mapping[str, str]) -> list[str]:
+    """Return a sentence for each name that is almost that of a setting that is not set.
+
+    No value is in it. Other names may be somebody else's: Kubernetes adds its own for a service.
+    """
+    known = {PREFIX + field.name.upper() for field in msgspec.structs.fields(Settings)}
+    wanted = {n.removeprefix(PREFIX): n for n in known | {MIGRATE_URL} if not environ.get(n)}
+    said = []
+    for name in sorted(n for n in environ.keys() - known - OTHER_NAMES if environ[n]):
+        if name.upper().startswith(PREFIX):
+            bare = name.upper().removeprefix(PREFIX)
+            for found in get_close_matches(bare, wanted, n=1, cutoff=ALIKE):
+                said.append(f"{name} is no setting of Annex; did you mean {wanted[found]}?")
+    return said
 
 
 def read_given(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:

@@ -7,8 +7,10 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
-from app.database.pools import POOLER_HINT, UNREACHABLE, Driver, Pool, give_up, is_poolers
+from app.database.drivers import Driver
+from app.database.pools import POOLER_HINT, UNREACHABLE, Pool, is_poolers
 from app.errors import causes
+from app.logs import reason_of
 
 log = structlog.get_logger()
 
@@ -64,11 +66,13 @@ class Supervised:
         found = list(causes(error)) if error else []
         is_pooler = any(is_poolers(e) for e in found)
         expected = is_pooler or any(isinstance(e, UNREACHABLE) for e in found)
+        # Never a message: a driver's quotes what it was given.
+        reason = ", from ".join(reason_of(e) for e in found) or "it returned"
         log.warning(
             "a background task ended and is begun again",
             task=self.name,
             again_in_seconds=pause,
-            error=POOLER_HINT if is_pooler else str(error or "it returned"),
+            error=POOLER_HINT if is_pooler else reason,
             exc_info=None if expected else error,
         )
 
@@ -81,6 +85,6 @@ def using(pool: Pool, use: Callable[[Driver], Awaitable[None]]) -> Callable[[], 
             try:
                 await use(driver)
             finally:
-                give_up(driver)
+                driver.terminate()
 
     return run

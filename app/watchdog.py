@@ -13,21 +13,28 @@ TURN_SECONDS = 0.01
 class Watchdog:
     """Measures the loop's longest turn: while one lasts, no other request or stream goes on.
 
-    The time that the system gave to other programs is not counted.
+    Twice: how long it worked, and how long it took. A turn that waits, for a disk or for a pipe
+    that nobody reads, does not work. What the system gave to other programs is only in the second.
     """
 
     def __init__(self) -> None:
-        self.now = self.before = 0.0
+        self.now = self.before = (0.0, 0.0)
+        """Seconds of work, and of standing still, in this minute and in the one before."""
         self.began_at = time.monotonic()
 
     @property
     def longest(self) -> float:
-        """Seconds of the longest turn in the last one to two minutes."""
-        return max(self.now, self.before)
+        """Seconds of work of the longest turn in the last one to two minutes."""
+        return max(self.now[0], self.before[0])
+
+    @property
+    def longest_pause(self) -> float:
+        """Seconds for which the loop stood still at most in the last one to two minutes."""
+        return max(self.now[1], self.before[1])
 
     def forget(self) -> None:
         """Begin to measure anew."""
-        self.now = self.before = 0.0
+        self.now = self.before = (0.0, 0.0)
 
     async def watch(self) -> None:
         """Measure until cancelled."""
@@ -43,9 +50,10 @@ class Watchdog:
 
         def tick(due: float, worked: float) -> None:
             now = time.monotonic()
-            self.now = max(self.now, min(now - due, time.thread_time() - worked))
+            pause, work = now - due, time.thread_time() - worked
+            self.now = (max(self.now[0], min(pause, work)), max(self.now[1], pause))
             if now - self.began_at >= KEPT_SECONDS:
-                self.now, self.before, self.began_at = 0.0, self.now, now
+                self.now, self.before, self.began_at = (0.0, 0.0), self.now, now
             arm()
 
         arm()

@@ -7,7 +7,9 @@ from litestar.params import FromPath
 import db_models as m
 from app.auth.dependencies import may
 from app.database.reads import Cursor, Limit, Reading
+from app.errors import Forbidden, NotFound
 from app.filters import EVERYTHING, Filter, Topics, Types, Where
+from app.http.budgets import Share
 from app.http.idempotency import Answer, Idempotent, Once
 from app.permissions import Permission
 from app.runtime import runtime_of
@@ -114,13 +116,26 @@ class EventController(Controller):
 async def publish(
     request: Request[Any, Any, Any], once: Once, batch: list[s.EventCreate], answer: Answer
 ) -> Response[Any]:
-    """Publish within the workspace's budget; raises `TooManyEvents`."""
+    """Publish within the workspace's budget; raises `TooManyEvents`.
+
+    A replay is not published again, and costs nothing of it.
+    """
     budget, scope = runtime_of(request).publishing, once.write.scope
     assert scope.ws is not None
-    budget.check(scope.principal.name, scope.ws)
-    is_list = answer is not events.answer_one
-    response = await once.respond(*events.publication(batch, is_list=is_list), answer)
+    name = (scope.principal.name, scope.ws)
+    share = Share(budget, len(batch), len(await request.body()))
+    try:
+        if once.key is None:
+            # A stranger must neither spend of a budget nor learn of it.
+            share.take(budget.find(*name) or await once.write.reach())
+        call = events.publication(batch, is_list=answer is not events.answer_one)
+        response = await once.respond(*call, answer, begin=share.take)
+    except Exception as error:
+        share.give_back()
+        if isinstance(error, NotFound | Forbidden):
+            budget.forget(*name)
+        raise
     if workspace_id := once.write.workspace_id:
-        size = len(await request.body())
-        budget.count(scope.principal.name, scope.ws, workspace_id, len(batch), size)
+        share.settle(workspace_id)
+        budget.learn(*name, workspace_id)
     return response

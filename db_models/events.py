@@ -23,14 +23,16 @@ class Event(Base):
     __tablename__ = "events"
     __table_args__ = (
         CheckConstraint(
-            "char_length(type) <= 200 and type ~ '^[a-z][a-z0-9_-]*([.][a-z0-9_-]+)*$'",
+            "user_id is not null"
+            " or char_length(type) <= 200 and type ~ '^[a-z][a-z0-9_-]*([.][a-z0-9_-]+)*$'",
             name="events_type_check",
         ),
         CheckConstraint("char_length(source) between 1 and 500", name="events_source_check"),
         CheckConstraint("char_length(key) between 1 and 200", name="events_key_check"),
         CheckConstraint("char_length(subject) between 1 and 500", name="events_subject_check"),
         CheckConstraint(
-            "cardinality(topics) <= 20 and array_position(topics, null) is null"
+            "cardinality(topics) = 0"
+            " or cardinality(topics) <= 20 and array_position(topics, null) is null"
             " and array_position(topics, '') is null and array_to_string(topics, '') !~ ','"
             " and char_length(array_to_string(topics, '')) <= 4000",
             name="events_topics_check",
@@ -49,9 +51,12 @@ class Event(Base):
             r" and url ~ '^[!-\[\]-~]+$'",
             name="events_url_check",
         ),
-        CheckConstraint("annex.json_bytes(data) <= 131072", name="events_data_check"),
         CheckConstraint(
-            "jsonb_typeof(context) = 'object' and annex.json_bytes(context) <= 16384",
+            "user_id is not null or annex.json_bytes(data) <= 131072", name="events_data_check"
+        ),
+        CheckConstraint(
+            "context = '{}'"
+            " or jsonb_typeof(context) = 'object' and annex.json_bytes(context) <= 16384",
             name="events_context_check",
         ),
         CheckConstraint("annex.is_rfc3339(occurred_at)", name="events_occurred_at_check"),

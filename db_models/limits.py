@@ -21,7 +21,8 @@ class Limit(Base):
     __table_args__ = (
         CheckConstraint(
             "name in ('workspaces_per_user', 'audit_retention_days', 'subscriptions_per_member',"
-            " 'notifications_per_inbox', 'audit_kib_per_hour', 'snoozed_per_user')",
+            " 'notifications_per_inbox', 'audit_kib_per_hour', 'snoozed_per_user',"
+            " 'waiting_fanouts')",
             name="limits_name_check",
         ),
         CheckConstraint("value between 0 and 1000000", name="limits_value_check"),

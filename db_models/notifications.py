@@ -34,6 +34,7 @@ class Fanout(Base):
             postgresql_where=text("failed_at is null and attempts > 0"),
         ),
         Index("fanouts_due_at_idx", "due_at", postgresql_where=text("failed_at is null")),
+        Index("fanouts_queued_idx", "tenant", postgresql_where=text("failed_at is null")),
         Index("fanouts_failed_at_idx", "failed_at", postgresql_where=text("failed_at is not null")),
     )
     event_id: Mapped[UUID] = mapped_column(primary_key=True)

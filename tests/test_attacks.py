@@ -8,13 +8,11 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-import yaml
 
 from tests.bounds.test_canary import configured
-from tests.conftest import ROOT, Caller, Callers, Tenant, add_member, new_tenant
+from tests.conftest import ROOT, Caller, Callers, Tenant, add_member, new_tenant, read_contract
 from tests.controllers.test_invitations import RESPOND, code, issue, link
-from tests.realtime.reader import cursor_at_head, follow
-from tests.test_isolation import (
+from tests.operations import (
     DOCUMENT,
     IN_WORKSPACE,
     OPERATIONS,
@@ -27,6 +25,7 @@ from tests.test_isolation import (
     smallest,
     status_of,
 )
+from tests.realtime.reader import cursor_at_head, follow
 
 __all__ = ["configured"]
 PAGE = (ROOT / "docs" / "security.md").read_text()
@@ -330,4 +329,4 @@ async def test_nothing_that_a_caller_names_is_unique_across_workspaces(callers: 
 
 
 def test_the_contract_is_the_one_that_the_matrix_reads() -> None:
-    assert yaml.safe_load((ROOT / "docs" / "openapi.yaml").read_text()) == DOCUMENT
+    assert read_contract() == DOCUMENT

@@ -114,6 +114,15 @@ def test_every_missing_setting_is_named_at_once(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("command", ["serve", "worker"])
+def test_a_misspelt_setting_is_said_before_what_is_missing(tmp_path: Path, command: str) -> None:
+    env = {"ANNEX_DATABSE_URL": "postgresql://u:hidden@h/d"}
+    warning, *wrong = annex(command, env=env, cwd=tmp_path).err.splitlines()
+    meant = "ANNEX_DATABSE_URL is no setting of Annex; did you mean ANNEX_DATABASE_URL?"
+    assert warning == f"annex: warning: {meant}"
+    assert wrong[0].startswith("annex: ANNEX_DATABASE_URL is not set")
+
+
 async def test_a_superuser_is_refused(database: TestDatabase, tmp_path: Path) -> None:
     env = settings(database, ANNEX_DATABASE_URL=database.url("postgres"))
     said = sentence(annex("serve", "--port", "0", env=env, cwd=tmp_path))
@@ -244,11 +253,15 @@ async def test_plain_uvicorn_serves_too(database: TestDatabase, tmp_path: Path) 
 async def test_plain_uvicorn_says_what_is_wrong_without_a_traceback(
     database: TestDatabase, tmp_path: Path
 ) -> None:
-    env = settings(database, ANNEX_DATABASE_URL=database.url("postgres"))
+    env = settings(
+        database, ANNEX_DATABASE_URL=database.url("postgres"), ANNEX_STMP_URL="smtps://unseen"
+    )
     with uvicorn(env, tmp_path) as process:
         _, said = process.communicate(timeout=30)
     assert process.returncode != 0
     assert "bypasses row level security" in said
+    assert "ANNEX_STMP_URL is no setting of Annex; did you mean ANNEX_SMTP_URL?" in said
+    assert "unseen" not in said
     assert "Traceback" not in said
 
 

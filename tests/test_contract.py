@@ -17,7 +17,7 @@ from app.errors import Problem, subclasses
 from app.permissions import Permission
 from app.remedies import REMEDIES
 from app.schemas.problems import ProblemCode
-from tests.conftest import CONTRACT, ROOT, Callers, Client, Running, Tenant
+from tests.conftest import CONTRACT, ROOT, Callers, Client, Running, Tenant, read_contract
 
 STREAMS = {"streamEvents", "streamNotifications"}
 OPERATIONS = {
@@ -173,7 +173,7 @@ if __name__ == "__main__":
 
 def test_no_two_components_share_a_name() -> None:
     # Some generators make one folder of schemas and parameters.
-    components = yaml.safe_load(CONTRACT.read_text())["components"]
+    components = read_contract()["components"]
     shared = components["schemas"].keys() & components["parameters"].keys()
     assert not shared
 
@@ -188,4 +188,4 @@ def test_null_beside_a_reference_is_a_member_of_its_union() -> None:
         mine = [node] if node.get("nullable") and "allOf" in node else []
         return [*mine, *overlooked([*node.values()])]
 
-    assert not overlooked(yaml.safe_load(CONTRACT.read_text())["components"])
+    assert not overlooked(read_contract()["components"])

@@ -7,7 +7,6 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
-import yaml
 
 from app.auth.keys import Key
 from app.dev.demo import USERS, WORKSPACE, mint_token, seed
@@ -16,13 +15,13 @@ from app.field_errors import as_pointer, field_error
 from app.http.application import SINGLE
 from app.http.preconditions import expected_versions
 from tests.conftest import (
-    CONTRACT,
     MIGRATING_ROLE,
     SECRETS,
     Callers,
     Running,
     Tenant,
     TestDatabase,
+    read_contract,
     running,
 )
 from tests.test_contract import OPERATIONS, STREAMS
@@ -206,7 +205,7 @@ def in_queries(node: Any) -> Iterator[tuple[str, str]]:
 
 def test_every_parameter_that_counts_once_is_known() -> None:
     lenient = {"last_event_id", "ticket"}  # an EventSource would give up on a 400
-    named = {n for n, kind in in_queries(yaml.safe_load(CONTRACT.read_text())) if kind != "array"}
+    named = {n for n, kind in in_queries(read_contract()) if kind != "array"}
     assert SINGLE == named - lenient
 
 

@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 from typing import Any
 
@@ -5,7 +6,16 @@ import msgspec
 import pytest
 
 from app.dev.demo import new_signing_key
-from app.settings import DEVELOPMENT_SECRET, SettingsError, read_settings
+from app.settings import (
+    DEVELOPMENT_SECRET,
+    OTHER_NAMES,
+    PREFIX,
+    Settings,
+    SettingsError,
+    misspelt,
+    read_settings,
+)
+from tests.conftest import ROOT
 
 PUBLIC = "super-secret-jwt-token-with-at-least-32-characters-long"
 JWK = msgspec.json.decode(new_signing_key())
@@ -144,6 +154,44 @@ def test_the_environment_goes_before_dotenv(
     (tmp_path / ".env").write_text("".join(f"{k}='{v}'\n" for k, v in GOOD.items()))
     monkeypatch.setenv("ANNEX_SUPABASE_URL", "https://other.supabase.co")
     assert read_settings().issuer == "https://other.supabase.co/auth/v1"
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("ANNEX_STMP_URL", "ANNEX_SMTP_URL"),
+        ("ANNEX_TRUSTED_PROXY", "ANNEX_TRUSTED_PROXIES"),
+        ("annex_pool_size", "ANNEX_POOL_SIZE"),
+        ("ANNEX_MIGRATION_URL", "ANNEX_MIGRATE_URL"),
+    ],
+)
+def test_a_misspelt_name_is_said_without_its_value(name: str, meant: str) -> None:
+    said = f"{name} is no setting of Annex; did you mean {meant}?"
+    assert misspelt({**GOOD, name: "hidden"}) == [said]
+    assert misspelt({**GOOD, name: ""}) == []
+    # Where the right one is set as well, the other may be of somebody else.
+    assert misspelt({**GOOD, name: "hidden", meant: "x"}) == []
+
+
+def test_names_of_somebody_else_are_not_misspelt() -> None:
+    of_kubernetes = ("SERVICE_HOST", "SERVICE_PORT", "PORT", "PORT_8000_TCP", "PORT_8000_TCP_ADDR")
+    others = {f"ANNEX_{name}": "x" for name in (*of_kubernetes, "SUPABASE_KEY", "API_KEY")}
+    assert misspelt({**GOOD, **others}) == []
+
+
+def test_every_name_that_annex_itself_reads_or_writes_is_known() -> None:
+    files = [
+        *(p for p in (ROOT / "app").rglob("*.py") if "contract" not in p.parts),
+        *(ROOT / "docs" / "deploy").iterdir(),
+        *(ROOT / n for n in ("compose.yaml", "Dockerfile", "Makefile", ".env.example", ".ci/run")),
+    ]
+    names = {n for p in files for n in re.findall(r"\bANNEX_[A-Z_]*[A-Z]\b", p.read_text())}
+    settings = {PREFIX + field.name.upper() for field in msgspec.structs.fields(Settings)}
+    assert len(names & settings) > 40
+    assert names - settings <= OTHER_NAMES
+    documents = [*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"]
+    told = {n for p in documents for n in re.findall(r"\bANNEX_[A-Z_]*[A-Z]\b", p.read_text())}
+    assert misspelt(dict.fromkeys(told | names, "x")) == []
 
 
 def test_no_sentence_repeats_a_secret() -> None:

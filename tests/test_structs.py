@@ -12,7 +12,7 @@ from openapi_schema_validator import OAS30Validator
 
 import app.schemas
 from tests.factories import make
-from tests.test_isolation import DOCUMENT
+from tests.operations import DOCUMENT
 
 
 def structs() -> Iterator[type[msgspec.Struct]]:

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -34,6 +35,10 @@ Verify: TypeAlias = Callable[
     [Request[Any, Any, Any], bytes, bytes, Principal | None], Awaitable[Principal]
 ]
 
+Turn: TypeAlias = Callable[[], AbstractAsyncContextManager[None]]
+"""Lends a turn at the database, for as long as a key is looked up."""
+NO_TURN: Turn = contextlib.nullcontext
+
 
 def may(permission: str, **others: Any) -> dict[str, Any]:
     """Say in a handler's `opt` who may call it, and what else its signature does not show.
@@ -46,8 +51,8 @@ def may(permission: str, **others: Any) -> dict[str, Any]:
     return {"permission": permission, **others}
 
 
-async def authenticate(request: Request[Any, Any, Any]) -> Principal:
-    """Verify the request's bearer credential.
+async def authenticate(request: Request[Any, Any, Any], turn: Turn = NO_TURN) -> Principal:
+    """Verify the request's bearer credential; a key is looked up in a turn.
 
     Raises an `Unauthorized` that says what is wrong with it, and `RateLimited` before the database
     is asked for a caller who has spent their requests.
@@ -59,30 +64,33 @@ async def authenticate(request: Request[Any, Any, Any]) -> Principal:
     credential = credential.strip()
     if scheme.lower() != b"bearer" or not credential:
         raise MissingCredentials("Send `Authorization: Bearer <access token or key>`.")
-    return await attempt(request, credential, verify)
+    return await attempt(request, credential, partial(verify, turn=turn))
 
 
 async def identify(
-    request: Request[Any, Any, Any], ticket: str | None, *, is_reconnect: bool
+    request: Request[Any, Any, Any], ticket: str | None, turn: Turn, *, is_reconnect: bool
 ) -> tuple[Principal, Ticket | None]:
     """Return a stream's reader, by a valid bearer credential or else its ticket, and that ticket.
 
+    Only a key's look-up takes a turn: the key set's host may hang while a token waits for it.
     Raises what `authenticate` raises, and `InvalidTicket`.
     """
     if ticket is None:
-        return await authenticate(request), None
+        return await authenticate(request, turn), None
     if "authorization" in request.headers:
         with contextlib.suppress(Unauthorized):
-            return await authenticate(request), None
+            return await authenticate(request, turn), None
     runtime = runtime_of(request)
     used = runtime.tickets.read(ticket, request.scope["path"], is_reconnect=is_reconnect)
     principal = used.principal
     runtime.limiter.check(principal)
     if principal.prefix is None:
-        return await refresh(request, principal), used
+        return await refresh(request, principal, turn), used
     # Each of a key's tickets is the same key again: one that is refused costs a look-up.
     return (
-        await attempt(request, principal.prefix.encode(), lambda *_: refresh(request, principal)),
+        await attempt(
+            request, principal.prefix.encode(), lambda *_: refresh(request, principal, turn)
+        ),
         used,
     )
 
@@ -103,7 +111,11 @@ async def attempt(request: Request[Any, Any, Any], credential: bytes, verify: Ve
 
 
 async def verify(
-    request: Request[Any, Any, Any], credential: bytes, digest: bytes, known: Principal | None
+    request: Request[Any, Any, Any],
+    credential: bytes,
+    digest: bytes,
+    known: Principal | None,
+    turn: Turn = NO_TURN,
 ) -> Principal:
     """Verify a token or a key, whose SHA-256 `digest` is; `known` is whose it was lately."""
     runtime, text = runtime_of(request), credential.decode("latin-1")
@@ -111,7 +123,7 @@ async def verify(
         principal = await runtime.tokens.verify(text, digest)
         if principal.kind == "api_key":
             runtime.limiter.check(principal)
-            principal = await refresh(request, principal)
+            principal = await refresh(request, principal, turn)
         return principal
     key = keys.Key.read(text)
     if key.kind == "op":
@@ -121,10 +133,13 @@ async def verify(
     addresses = runtime.connections.addresses
     whose = addresses.of(request.scope) if known is None else known.turn
     address = addresses.client(request.scope)
-    return await keys.look_up(runtime.database.api, key.prefix, address, whose, digest)
+    async with turn():
+        return await keys.look_up(runtime.database.api, key.prefix, address, whose, digest)
 
 
-async def refresh(request: Request[Any, Any, Any], principal: Principal) -> Principal:
+async def refresh(
+    request: Request[Any, Any, Any], principal: Principal, turn: Turn = NO_TURN
+) -> Principal:
     """Look up whether a principal that was verified before still holds.
 
     Raises `InvalidKey` when it is no more, `AddressNotAllowed` when its key is not taken from the
@@ -140,7 +155,9 @@ async def refresh(request: Request[Any, Any, Any], principal: Principal) -> Prin
     if principal.prefix is None:
         raise InvalidKey("The key is unknown, expired or revoked; make a new one.")
     address = runtime.connections.addresses.client(request.scope)
-    found = await keys.look_up(runtime.database.api, principal.prefix, address, principal.turn)
+    pool = runtime.database.api
+    async with turn():
+        found = await keys.look_up(pool, principal.prefix, address, principal.turn)
     if found.id != principal.id:
         raise InvalidKey("The key is unknown, expired or revoked; make a new one.")
     if not principal.is_exchanged:

@@ -12,6 +12,7 @@ import structlog
 
 from app.auth.signing import ALGORITHM, CLAIM, Signer
 from app.errors import InvalidToken, NotAToken, TokenExpired, Unavailable
+from app.logs import reason_of
 from app.principals import Principal
 from app.settings import Settings
 
@@ -151,7 +152,7 @@ class Tokens:
             response.raise_for_status()
             found = read_set(response.content)
         except (httpx.HTTPError, ValueError, jwt.PyJWKSetError, jwt.PyJWKError) as error:
-            log.warning("the key set cannot be fetched", url=self.url, error=str(error))
+            log.warning("the key set cannot be fetched", url=self.url, error=reason_of(error))
             return
         finally:
             # The pause begins when the fetch ends, because those who waited for it would else each

@@ -72,10 +72,16 @@ async def check_migrations(pool: Pool) -> None:
 
     A newer schema will do.
 
-    Raises `SettingsError` with the migrations' names.
+    Raises `SettingsError` with the migrations' names, or for a right that this takes.
     """
-    async with pool.lend() as driver:
-        recorded = await applied(driver)
+    try:
+        async with pool.lend() as driver:
+            recorded = await applied(driver)
+    except asyncpg.InsufficientPrivilegeError as error:
+        raise SettingsError(
+            f"annex_api lacks a right that the migrations give ({error}); `annex doctor` prints "
+            "what gives it back."
+        ) from None
     if recorded is None:
         raise SettingsError(f"The database has no schema annex yet; {HOW_TO_MIGRATE}.")
     if missing := [m.name for m in carried() if m.name not in recorded]:
@@ -101,7 +107,6 @@ async def changes_servers(pool: Pool, setting: str) -> bool:
         if driver.get_server_pid() == await driver.fetchval(PID):
             return False
     probe = Pool(setting, str(pool.dsn), 2, is_pooled=True)
-    await probe.open()
     try:
         async with probe.lend() as first, probe.lend() as second, asyncio.timeout(5):
             # Two transactions at once take two servers. Given back in this order, the next one of
@@ -115,7 +120,7 @@ async def changes_servers(pool: Pool, setting: str) -> bool:
     except (TimeoutError, Unavailable):
         return False
     finally:
-        await probe.close()
+        probe.close()
 
 
 PID = "select pg_backend_pid()"

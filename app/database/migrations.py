@@ -15,7 +15,7 @@ from typing import Any
 import asyncpg
 import msgspec
 
-from app.database.pools import Driver
+from app.database.drivers import Driver
 from app.resources import resource
 
 LEDGER_LINE = re.compile(

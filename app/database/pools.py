@@ -1,22 +1,17 @@
 """The two connection pools, and how a connection is lent, given back and given up."""
 
 import asyncio
-import contextlib
-import sys
 import time
 from collections import Counter
-from typing import Any, Self, TypeAlias
+from typing import Self
 
 import asyncpg
-import msgspec
 import structlog
-from asyncpg.pool import PoolConnectionProxy
 
+from app.database.drivers import Driver, let_json_through
 from app.database.turns import Turns
 from app.errors import Unavailable, causes
 from app.settings import Settings, database_url
-
-Driver: TypeAlias = "PoolConnectionProxy[Any]"
 
 log = structlog.get_logger()
 
@@ -27,6 +22,8 @@ ACQUIRE_SECONDS = 10.0
 CONNECT_SECONDS = 5.0
 COMMAND_SECONDS = 10.0
 """How long a request waits for an answer; the role's own statement_timeout ends it before."""
+IDLE_SECONDS = 300.0
+"""A connection that nobody has used for so long is closed."""
 PROBE_SECONDS, PROBE_ANSWER_SECONDS = 1.0, 2.0
 """Between two questions whether the server answers, and how long it has for that."""
 API_NAME, WORKER_NAME = "annex", "annex worker"
@@ -77,17 +74,19 @@ class Database:
         self.probe = Probe(self.api)
 
     async def __aenter__(self) -> Self:
-        await self.api.open()
-        await self.worker.open()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self.api.close()
-        await self.worker.close()
+        self.api.close()
+        self.worker.close()
 
 
 class Pool:
-    """Lends connections of one role; opens them when they are needed."""
+    """Lends connections of one role; opens them when they are needed.
+
+    Not asyncpg's pool, because that wraps a connection anew for each loan and gives it back in a
+    task of its own, which took a tenth of a request's time.
+    """
 
     def __init__(
         self,
@@ -101,6 +100,8 @@ class Pool:
         slow_seconds: float = 0.0,
     ) -> None:
         self.slow_seconds = slow_seconds
+        self.is_pooled = is_pooled
+        self.name = name
         self.lent = 0
         self.slow = 0
         """Statements that took longer than `slow_seconds`, if that is not 0."""
@@ -111,44 +112,100 @@ class Pool:
         """By turns of workspaces and principals, each of which leaves some to others."""
         self.refused = Counter[str]()
         """Loans that were not to be had in time: for want of a turn, or of a connection."""
-        self.pool = asyncpg.create_pool(
+        self.places = asyncio.Semaphore(size)
+        self.open = set[Driver]()
+        self.idle = dict[Driver, float]()
+        """Those that nobody has, since when; the one that was used last is lent first."""
+        self.timer: asyncio.TimerHandle | None = None
+        self.is_closed = False
+
+    async def take(self) -> Driver:
+        """Take a connection that nobody has, or a new one; whoever got it calls `take_back`.
+
+        Raises `TimeoutError` when all are lent for 10 s, and what a missing server raises.
+        """
+        if self.places.locked():
+            async with asyncio.timeout(ACQUIRE_SECONDS):
+                await self.places.acquire()
+        else:
+            await self.places.acquire()
+        try:
+            while self.idle:
+                driver, _ = self.idle.popitem()
+                if not driver.is_closed():
+                    return driver
+                self.open.discard(driver)
+            return await self.connect()
+        except BaseException:
+            self.places.release()
+            raise
+
+    def take_back(self, driver: Driver) -> None:
+        """Keep a connection for the next one; one that is closed is forgotten."""
+        self.places.release()
+        if driver.is_closed():
+            self.open.discard(driver)
+            return
+        self.idle[driver] = time.monotonic()
+        if self.timer is None:
+            self.sweep()
+
+    def sweep(self) -> None:
+        """Close what nobody has used for long; looks again when the next one may be due."""
+        now, self.timer = time.monotonic(), None
+        for driver, since in list(self.idle.items()):
+            if now - since < IDLE_SECONDS:
+                due = since + IDLE_SECONDS - now
+                self.timer = asyncio.get_running_loop().call_later(due, self.sweep)
+                return
+            del self.idle[driver]
+            self.open.discard(driver)
+            driver.terminate()
+
+    async def connect(self) -> Driver:
+        """Open a connection, and set it up."""
+        driver: Driver = await asyncpg.connect(
             self.dsn,
-            min_size=0,
-            max_size=size,
-            max_inactive_connection_lifetime=300,
-            # A connection plans each statement once, and is not replaced while it is in use: of
-            # itself, asyncpg forgets plans after 5 minutes, and a connection after 50,000 queries.
+            connection_class=Driver,
+            # A connection plans each statement once: of itself, asyncpg forgets it in 5 minutes.
             max_cached_statement_lifetime=0,
-            max_queries=sys.maxsize,
-            init=self.prepare,
-            reset=keep,
             timeout=CONNECT_SECONDS,
             command_timeout=COMMAND_SECONDS,
             # A pooler takes no other settings than those it knows; PgBouncer knows this one.
-            server_settings={"application_name": name},
+            server_settings={"application_name": self.name},
             # Behind a transaction pooler no statement has a name: asyncpg then parses it in the
             # same message that runs it, on whichever server that reaches.
-            statement_cache_size=0 if is_pooled else 100,
+            statement_cache_size=0 if self.is_pooled else 100,
         )
+        self.open.add(driver)
+        try:
+            await self.prepare(driver)
+            if self.is_closed:
+                raise ConnectionError("the pool was closed meanwhile")
+        except BaseException:
+            self.open.discard(driver)
+            driver.terminate()
+            raise
+        return driver
 
-    async def prepare(self, driver: "asyncpg.Connection[Any]") -> None:
+    async def prepare(self, driver: Driver) -> None:
         """Set a new connection up."""
         await let_json_through(driver)
         if self.slow_seconds:
-            driver.add_query_logger(self.note)
+            driver.note = self.note
 
-    def note(self, query: "asyncpg.connection.LoggedQuery") -> None:
+    def note(self, query: str, seconds: float, error: BaseException | None) -> None:
         """Log a statement that was slow: its text, which is ours, and none of its parameters."""
-        if query.elapsed < self.slow_seconds:
+        if seconds < self.slow_seconds:
             return
         self.slow += 1
         # A transaction's first message holds its claims, because a simple query takes no parameter.
-        text = "begin" if query.query.startswith("begin;") else query.query
+        text = "begin" if query.startswith("begin;") else query
         log.warning(
             "slow query",
-            seconds=round(query.elapsed, 3),
+            seconds=round(seconds, 3),
             statement=" ".join(text.split())[:SHOWN],
-            failed=type(query.exception).__name__ if query.exception else None,
+            failed=type(error).__name__ if error else None,
         )
 
     @property
@@ -166,13 +223,15 @@ class Pool:
         """Where the server is, for people."""
         return f"{self.url.host or self.url.query.get('host', 'localhost')}"
 
-    async def open(self) -> None:
-        """Make the pool usable in this loop; connects to nothing yet."""
-        await self.pool
-
-    async def close(self) -> None:
+    def close(self) -> None:
         """Close every connection, also those that are lent."""
-        self.pool.terminate()
+        self.is_closed = True
+        if self.timer is not None:
+            self.timer.cancel()
+        for driver in self.open:
+            driver.terminate()
+        self.open.clear()
+        self.idle.clear()
 
     def lend(self, whose: str | None = None, group: str | None = None) -> "Loan":
         """Lend a connection for as long as the `async with` lasts.
@@ -218,6 +277,7 @@ class Loan:
     """
 
     __slots__ = ("driver", "group", "pool", "whose")
+    driver: Driver
 
     def __init__(self, pool: Pool, whose: str | None, group: str | None) -> None:
         self.pool = pool
@@ -233,11 +293,9 @@ class Loan:
             except TimeoutError:
                 pool.refused["no_turn"] += 1
                 raise busy() from None
-        # A free connection is there at once, and a new one has a time limit of its own.
-        wait = None if pool.lent < pool.size else ACQUIRE_SECONDS
         pool.lent += 1
         try:
-            self.driver: Driver = await pool.pool.acquire(timeout=wait)
+            self.driver = await pool.take()
         except BaseException as error:
             self.give()
             if isinstance(error, TimeoutError):
@@ -258,14 +316,11 @@ class Loan:
         is_unreachable = error is not None and (isinstance(error, UNREACHABLE) or is_lost(error))
         # Cancelled or silent in the middle of a statement: asyncpg would wait until the server
         # confirms a cancellation, which a silent network never does.
-        if error is not None and (
-            is_unreachable or not isinstance(error, Exception) or is_unsettled(self.driver)
-        ):
-            give_up(self.driver)
-        try:
-            await self.pool.pool.release(self.driver)  # shields itself from a cancellation
-        finally:
-            self.give()
+        is_cut_off = error is not None and not isinstance(error, Exception)
+        if is_unreachable or is_cut_off or is_unsettled(self.driver):
+            self.driver.terminate()
+        self.pool.take_back(self.driver)
+        self.give()
         if is_unreachable:
             raise unreachable() from error
 
@@ -282,20 +337,7 @@ def unreachable() -> Unavailable:
 
 def is_unsettled(driver: Driver) -> bool:
     """Say whether a connection has a transaction open."""
-    try:
-        return driver.is_in_transaction()
-    except asyncpg.InterfaceError:
-        return False  # it is closed, and so the pool has it back
-
-
-def give_up(driver: Driver) -> None:
-    """Close a connection without a word to the server; one that is closed may be given up again.
-
-    The pool takes a closed connection back at once, and asyncpg then refuses every call on it: an
-    error that would stand in the place of the one that is on its way, a cancellation among them.
-    """
-    with contextlib.suppress(asyncpg.InterfaceError):
-        driver.terminate()
+    return not driver.is_closed() and driver.is_in_transaction()
 
 
 def is_lost(error: BaseException) -> bool:
@@ -303,22 +345,6 @@ def is_lost(error: BaseException) -> bool:
     return isinstance(
         error, asyncpg.PostgresConnectionError | asyncpg.OperatorInterventionError
     ) and not isinstance(error, asyncpg.QueryCanceledError)
-
-
-async def let_json_through(driver: "asyncpg.Connection[Any]") -> None:
-    """Let JSON through as it is: who needs its content decodes it."""
-    await driver.set_type_codec(
-        "jsonb",
-        schema="pg_catalog",
-        format="binary",
-        # A byte for the format's version stands before the text.
-        encoder=lambda value: b"\x01" + msgspec.json.encode(value),
-        decoder=lambda value: msgspec.Raw(value[1:]),
-    )
-
-
-async def keep(_: "asyncpg.Connection[Any]") -> None:
-    """Give a connection back as it is: statements and transactions of ours leave nothing behind."""
 
 
 def is_poolers(error: BaseException) -> bool:

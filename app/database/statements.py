@@ -32,7 +32,8 @@ from sqlalchemy.dialects.postgresql.asyncpg import dialect
 from sqlalchemy.dialects.postgresql.base import PGCompiler
 from sqlalchemy.types import Boolean, Text, Uuid
 
-from app.database.pools import Driver, Pool
+from app.database.drivers import Driver
+from app.database.pools import Pool
 from app.errors import Forbidden, NotFound, SecondFactorRequired
 from app.permissions import Permission
 from app.principals import Principal

@@ -9,7 +9,8 @@ import anyio
 import msgspec
 from litestar.di import NamedDependency
 
-from app.database.pools import Driver, Pool, is_unsettled
+from app.database.drivers import Driver
+from app.database.pools import Pool, is_unsettled
 from app.database.reads import Of
 from app.database.statements import Compiled, Scope, access_on, run, run_on
 
@@ -31,7 +32,8 @@ class Work(msgspec.Struct, frozen=True):
 
     async def fetch(self, statement: Compiled, values: dict[str, Any]) -> Sequence[Any]:
         """Run a statement that was compiled before; returns its rows."""
-        return await self.driver.fetch(statement.sql, *statement.arguments(values))
+        rows: Sequence[Any] = await self.driver.fetch(statement.sql, *statement.arguments(values))
+        return rows
 
 
 class Write:
@@ -50,6 +52,14 @@ class Write:
         self.workspace_id, rows = await run(self.pool, self.scope, build, values)
         self.committed()
         return rows
+
+    async def reach(self) -> UUID:
+        """Look up access to the path's workspace alone; returns its id.
+
+        Raises what `Scope.access` raises.
+        """
+        async with self.pool.lend(self.scope.principal.turn, self.scope.group) as driver:
+            return await access_on(driver, self.scope)
 
     @asynccontextmanager
     async def work(self) -> AsyncIterator[Work]:

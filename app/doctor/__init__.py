@@ -48,6 +48,8 @@ class Check(msgspec.Struct, frozen=True):
 
     name: str
     find: Callable[[Site], Awaitable[Finding | None]]
+    needs: tuple[str, ...] = ()
+    """Checks before this one; if one of them finds something, this one would say nothing useful."""
 
 
 def error(wrong: str, cure: str, *sql: str) -> Finding:

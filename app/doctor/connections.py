@@ -1,5 +1,6 @@
 """Whether the database is reached as it should be: roles, poolers, limits of connections."""
 
+import socket
 import time
 from datetime import UTC, datetime
 
@@ -10,48 +11,46 @@ from app.database.migrations import listed
 from app.database.pools import WORKERS, Database
 from app.doctor import Check, Finding, Site, advice, error, warning
 from app.doctor.promises import role_setting
+from app.settings import Settings
 
 OLDEST = 150000
 SKEW_SECONDS, LEEWAY_SECONDS = 3.0, 20.0
 ROLES = (("annex_api", "ANNEX_DATABASE_URL"), ("annex_worker", "ANNEX_WORKER_DATABASE_URL"))
 IS_REPLICA = "select pg_is_in_recovery()"
-OURS = {role for role, _ in ROLES}
 LISTENING = 3
-"""Connections as annex_worker that `annex serve` opens at its start."""
+"""Connections as annex_worker that a process of `annex serve` opens."""
+LIMITS = """
+select rolname, rolconnlimit from pg_roles
+where rolname = any ($1) and rolconnlimit >= 0 order by rolname
+"""
 
 
 async def find_role(site: Site) -> Finding | None:
     """Each URL must connect as its own role."""
+    said, cures = list[str](), list[str]()
     for connection, (role, setting) in zip((site.api, site.worker), ROLES, strict=True):
-        found = await connection.fetchval("select session_user::text")
-        if found != role:
-            return error(
-                f"{setting} connects as {found}, not as {role}.",
-                f"Put the user {role} and its password into {setting}.",
-            )
-    return None
+        found = await connection.fetchrow(WHO)
+        assert found is not None
+        if found["rolname"] == role:
+            continue
+        is_free = found["rolsuper"] or found["rolbypassrls"]
+        bypassing = ", which bypasses row level security" if is_free else ""
+        said.append(f"{setting} connects as {found['rolname']}{bypassing}, not as {role}.")
+        cures.append(f"Put the user {role} and its password into {setting}.")
+    return error(" ".join(said), " ".join(cures)) if said else None
 
 
 async def find_powers(site: Site) -> Finding | None:
     """Neither role may bypass row level security or change the schema."""
-    for connection, (_, setting) in zip((site.api, site.worker), ROLES, strict=True):
+    for connection, (role, setting) in zip((site.api, site.worker), ROLES, strict=True):
         found = await connection.fetchrow(WHO)
         assert found is not None
-        role = found["rolname"]
-        if found["rolsuper"] or found["rolbypassrls"]:
-            powers = [
-                power
-                for power, is_held in (
-                    ("superuser", found["rolsuper"]),
-                    ("bypassrls", found["rolbypassrls"]),
-                )
-                if is_held
-            ]
+        held = (("superuser", found["rolsuper"]), ("bypassrls", found["rolbypassrls"]))
+        if powers := [power for power, is_held in held if is_held]:
             return error(
                 f"{setting} connects as {role}, which bypasses row level security.",
-                "Connect as annex_api and annex_worker. If one of them got the right, run, as a "
-                "superuser (Supabase: as `postgres`):",
-                *(f"alter role {name} no{power}" for name in {role} & OURS for power in powers),
+                "Run this as a superuser (Supabase: as `postgres`):",
+                *(f"alter role {role} no{power}" for power in powers),
             )
         if found["acts_as"]:
             return error(
@@ -134,18 +133,32 @@ async def find_time_limits(site: Site) -> Finding | None:
 
 
 async def find_connection_limit(site: Site) -> Finding | None:
-    """A role's own limit of connections must suffice for one process."""
-    wanted = {"annex_api": site.settings.pool_size, "annex_worker": LISTENING}
-    limits = "select rolname, rolconnlimit from pg_roles where rolname = any ($1)"
-    for row in await site.api.fetch(limits, list(wanted)):
-        if 0 <= row["rolconnlimit"] < wanted[row["rolname"]]:
-            return error(
-                f"The role {row['rolname']} may have {row['rolconnlimit']} connections, and one "
-                f"process takes {wanted[row['rolname']]}.",
-                "Lower ANNEX_POOL_SIZE, or run this as the role that migrated:",
-                f"alter role {row['rolname']} connection limit -1",
-            )
-    return None
+    """A role's own limit of connections must suffice for all processes.
+
+    Behind a transaction pooler, its connections count there, and their number is the pooler's own.
+    """
+    settings = site.settings
+    if settings.transaction_pooler:
+        return None
+    serving, said = processes(settings), list[str]()
+    wanted = {
+        "annex_api": (settings.pool_size * settings.processes, serving),
+        "annex_worker": (LISTENING * settings.processes + WORKERS, f"{serving} and a worker"),
+    }
+    short = [
+        row for row in await site.api.fetch(LIMITS, list(wanted)) if row[1] < wanted[row[0]][0]
+    ]
+    if not short:
+        return None
+    for role, limit in short:
+        needed, takers = wanted[role]
+        said.append(f"The role {role} may have {limit} connections; {takers}: up to {needed}.")
+    lower = "Lower ANNEX_POOL_SIZE, or run" if short[0][0] == "annex_api" else "Run"
+    return error(
+        " ".join(said),
+        f"{lower} this as the role that migrated:",
+        *(f"alter role {role} connection limit -1" for role, _ in short),
+    )
 
 
 async def find_max_connections(site: Site) -> Finding | None:
@@ -159,10 +172,16 @@ async def find_max_connections(site: Site) -> Finding | None:
     if settings.transaction_pooler or wanted <= room:
         return None
     return error(
-        f"{settings.processes} process(es) and a worker take up to {wanted} connections, and "
-        f"Postgres has {room}.",
+        f"{processes(settings)} and a worker take up to {wanted} connections, and Postgres has "
+        f"{room}.",
         "Lower ANNEX_POOL_SIZE, use a transaction pooler, or raise max_connections.",
     )
+
+
+def processes(settings: Settings) -> str:
+    """Say how many processes serve: of every `annex serve`, with its workers."""
+    count = settings.processes
+    return f"{count} process{'es' if count > 1 else ''} of `annex serve`"
 
 
 async def find_clock(site: Site) -> Finding | None:
@@ -196,26 +215,41 @@ async def find_time_zone(site: Site) -> Finding | None:
 
 def unreachable(setting: str, reason: BaseException) -> Finding:
     """Say that a connection could not be made."""
+    said = str(reason) or type(reason).__name__
+    role = next(role for role, name in ROLES if name == setting)
+    sql: tuple[str, ...] = ()
     if isinstance(reason, asyncpg.InvalidPasswordError):
         cure = f"Set the password again (`alter role … password`) and put it into {setting}."
+    elif isinstance(reason, asyncpg.InvalidAuthorizationSpecificationError):
+        if "not permitted to log in" in said:
+            cure, sql = "Run this as the role that migrated:", (f"alter role {role} login",)
+        else:
+            cure = (
+                f"See that the role exists (`annex migrate` makes it), that it may log in (`alter "
+                f"role {role} login`), and that the server's pg_hba.conf lets it in from here."
+            )
     elif isinstance(reason, asyncpg.TooManyConnectionsError):
         cure = "Raise the limit of connections, or end processes that hold some."
+    elif isinstance(reason, socket.gaierror):
+        cure = (
+            "See that the host is right, and that special characters of the password are "
+            "percent-encoded: `@` is `%40`, `/` is `%2F`, `#` is `%23`."
+        )
     else:
         cure = "See that the server runs, and that host, port and database are right."
-    said = str(reason) or type(reason).__name__
-    return error(f"{setting} does not connect: {said}.", cure)
+    return error(f"{setting} does not connect: {said}.", cure, *sql)
 
 
 CHECKS = (
     Check("roles", find_role),
-    Check("rights of the roles", find_powers),
+    Check("rights of the roles", find_powers, ("roles",)),
     Check("pooler", find_pooler),
     Check("one database", find_two_databases),
     Check("version of Postgres", find_version),
     Check("primary", find_replica),
-    Check("time limits of the roles", find_time_limits),
+    Check("time limits of the roles", find_time_limits, ("roles",)),
     Check("connections of a role", find_connection_limit),
     Check("connections of the server", find_max_connections),
     Check("clock", find_clock),
-    Check("time zone", find_time_zone),
+    Check("time zone", find_time_zone, ("roles",)),
 )

@@ -74,4 +74,7 @@ async def find_users(site: Site) -> Finding | None:
     )
 
 
-CHECKS = (Check("objects of the schema", find_lost), Check("users' addresses", find_users))
+CHECKS = (
+    Check("objects of the schema", find_lost, ("migrations",)),
+    Check("users' addresses", find_users, ("schema", "owners")),
+)

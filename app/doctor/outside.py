@@ -69,7 +69,7 @@ async def find_signing_key(site: Site) -> Finding | None:
     try:
         known = read_set((await site.http.get(url, timeout=5)).content)
     except (httpx.HTTPError, msgspec.MsgspecError, ValueError, TypeError, jwt.PyJWTError):
-        return None  # said by the check of the key set
+        return None  # it answered a moment ago
     if kid in known:
         return None
     return error(
@@ -94,6 +94,14 @@ async def find_smtp(site: Site) -> Finding | None:
             "a / or @.",
         )
     except (aiosmtplib.SMTPException, OSError, ValueError) as failed:
+        # The library closes the connection and keeps no more than its sentence.
+        if "AUTH extension is not supported" in str(failed):
+            return error(
+                "The SMTP server offers no sign-in on this connection, and ANNEX_SMTP_URL has a "
+                "user.",
+                "Write smtp+starttls:// (587) or smtps:// (465); or take user and password out, if "
+                "the server wants none.",
+            )
         return error(
             f"The SMTP server of ANNEX_SMTP_URL cannot be used ({type(failed).__name__}): {failed}",
             "Check scheme, host and port: smtps:// is 465, smtp+starttls:// 587. Many hosts block "
@@ -119,6 +127,13 @@ async def find_files(site: Site) -> Finding | None:
 
 async def find_proxies(site: Site) -> Finding | None:
     """Whoever is a trusted proxy says which address a client has."""
+    if not (site.settings.trusted_proxies or site.settings.is_development):
+        return advice(
+            "ANNEX_TRUSTED_PROXIES is not set: if a proxy stands before Annex, all clients behind "
+            "it count as one and share its limits.",
+            "Name the addresses from which the proxy connects (docs/deploy.md). Without a proxy, "
+            "this is no fault.",
+        )
     for block in site.settings.trusted_proxies:
         network = ip_network(block)
         if network.num_addresses > WIDE and network.is_global:
@@ -198,7 +213,7 @@ async def find_operator(site: Site) -> Finding | None:
 
 CHECKS = (
     Check("key set", find_key_set),
-    Check("signing key", find_signing_key),
+    Check("signing key", find_signing_key, ("key set",)),
     Check("SMTP", find_smtp),
     Check("open files", find_files),
     Check("trusted proxies", find_proxies),

@@ -49,6 +49,30 @@ POLICIES = """
 select c.relname, p.polname from pg_policy p join pg_class c on c.oid = p.polrelid
 where c.relnamespace = 'annex'::regnamespace
 """
+# Rights that an object gets when it is made: by annex_owner, as migrations make theirs, or by
+# anybody in the schema. Without an entry for its maker, everybody may call a function.
+DEFAULTS = """
+with owner as (select oid from pg_roles where rolname = 'annex_owner'), kinds as (
+  select * from (values ('r', 'r', 'tables'), ('S', 's', 'sequences'), ('f', 'f', 'functions'))
+    k (type, of_default, name)
+), entries as (
+  select o.oid as maker, k.name as kind, '' as scope, coalesce(d.defaclacl,
+    acldefault(k.of_default::"char", o.oid)) as acl
+  from owner o cross join kinds k left join pg_default_acl d on d.defaclrole = o.oid
+    and d.defaclnamespace = 0 and d.defaclobjtype = k.type::"char"
+  union all
+  select d.defaclrole, k.name, ' in schema annex', d.defaclacl
+  from pg_default_acl d join kinds k on k.type::"char" = d.defaclobjtype
+  where d.defaclnamespace = to_regnamespace('annex')
+)
+select e.kind, array_agg(distinct g.name order by g.name) as grantees,
+  format('alter default privileges for role %I%s revoke all on %s from %s', m.rolname, e.scope,
+    e.kind, string_agg(distinct g.name, ', ' order by g.name)) as cure
+from entries e join pg_roles m on m.oid = e.maker, aclexplode(e.acl) a left join pg_roles r
+  on r.oid = a.grantee, lateral (select coalesce(quote_ident(r.rolname), 'public') as name) g
+where a.grantee <> e.maker
+group by m.rolname, e.scope, e.kind order by m.rolname, e.scope, e.kind
+"""
 ITS_OWN = "function annex.find_user(uuid)"
 """Reads auth.users, so it stays with the role that migrated."""
 ROLES = ("annex_owner", "annex_api", "annex_worker", "anon", "authenticated", "service_role")
@@ -154,8 +178,21 @@ async def find_policies(site: Site) -> Finding | None:
     )
 
 
+async def find_defaults(site: Site) -> Finding | None:
+    """What the next migration makes starts closed, apart from what it grants itself."""
+    if not (rows := await site.api.fetch(DEFAULTS)):
+        return None
+    found = [f"{kind} to {', '.join(grantees)}" for kind, grantees, _ in rows]
+    return error(
+        f"Default privileges open what the next migration makes: {shortened(found, 6, '; ')}.",
+        AS,
+        *(row["cure"] for row in rows),
+    )
+
+
 CHECKS = (
-    Check("owners", find_owners),
-    Check("rights in the schema", find_rights),
-    Check("policies", find_policies),
+    Check("owners", find_owners, ("schema",)),
+    Check("rights in the schema", find_rights, ("schema",)),
+    Check("policies", find_policies, ("schema",)),
+    Check("default privileges", find_defaults, ("schema",)),
 )

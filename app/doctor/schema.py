@@ -3,6 +3,7 @@
 from app.database.migrations import START_ANEW, applied, carried, edited, listed
 from app.doctor import Check, Finding, Site, advice, error, warning
 
+MIGRATE = "Run `annex migrate <url>`, or `annex install` and `supabase db push`."
 OURS = "from pg_class c where c.relnamespace = 'annex'::regnamespace and c.relkind in ('r', 'p')"
 OPEN = f"select c.relname {OURS} and not (c.relrowsecurity and c.relforcerowsecurity) order by 1"
 TRIGGERS_OFF = """
@@ -52,20 +53,19 @@ where to_regclass('annex.events_' || to_char(m at time zone 'UTC', 'YYYY_MM')) i
 """
 
 
+async def find_schema(site: Site) -> Finding | None:
+    """Without the schema there is nothing else to look at."""
+    if await site.api.fetchval("select to_regnamespace('annex') is not null"):
+        return None
+    return error("The database has no schema annex.", MIGRATE)
+
+
 async def find_missing(site: Site) -> Finding | None:
     """The schema must have what this version needs."""
-    recorded = await applied(site.api)
-    missing = [m.name for m in carried() if m.name not in (recorded or {})]
-    if not missing:
+    recorded = await applied(site.api) or {}
+    if not (missing := [m.name for m in carried() if m.name not in recorded]):
         return None
-    return error(
-        (
-            f"The database lacks the migrations {listed(missing)}."
-            if recorded is not None
-            else "The database has no schema annex."
-        ),
-        "Run `annex migrate <url>`, or `annex install` and `supabase db push`.",
-    )
+    return error(f"The database lacks the migrations {listed(missing)}.", MIGRATE)
 
 
 async def find_unknown(site: Site) -> Finding | None:
@@ -173,13 +173,14 @@ async def find_strays(site: Site) -> Finding | None:
 
 
 CHECKS = (
-    Check("migrations", find_missing),
-    Check("newer migrations", find_unknown),
-    Check("edited migrations", find_edited),
-    Check("row level security", find_open_table),
-    Check("triggers", find_disabled_trigger),
-    Check("publications", find_publication),
+    Check("schema", find_schema),
+    Check("migrations", find_missing, ("roles", "schema")),
+    Check("newer migrations", find_unknown, ("roles", "schema")),
+    Check("edited migrations", find_edited, ("roles", "schema")),
+    Check("row level security", find_open_table, ("schema",)),
+    Check("triggers", find_disabled_trigger, ("schema",)),
+    Check("publications", find_publication, ("schema",)),
     Check("exposure in PostgREST", find_exposure),
-    Check("partitions", find_partition),
-    Check("default partition", find_strays),
+    Check("partitions", find_partition, ("roles", "schema")),
+    Check("default partition", find_strays, ("roles", "schema")),
 )

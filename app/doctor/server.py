@@ -34,8 +34,6 @@ where rolname = 'annex_owner' and (rolcanlogin or rolsuper or rolbypassrls)
 
 async def find_read_only(site: Site) -> Finding | None:
     """A database that takes no writes serves nobody who writes."""
-    if await site.worker.fetchval("select pg_is_in_recovery()"):
-        return None  # said by the check of the primary
     for connection in (site.api, site.worker):
         if await connection.fetchval("show transaction_read_only") == "on":
             return error(
@@ -110,8 +108,8 @@ async def find_strong_owner(site: Site) -> Finding | None:
 
 
 CHECKS = (
-    Check("writable", find_read_only),
-    Check("settings of the server", find_settings),
+    Check("writable", find_read_only, ("primary",)),
+    Check("settings of the server", find_settings, ("roles",)),
     Check("encoding", find_encoding),
     Check("autovacuum", find_autovacuum),
     Check("members of Annex's roles", find_members),

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from app.database.pools import WORKER_NAME
-from app.doctor import Check, Finding, Site, error, warning
+from app.doctor import Check, Finding, Site, advice, error, warning
 
 LATE_SECONDS = 60.0
 STALE_SECONDS = 300.0
@@ -44,16 +44,17 @@ def ago(seconds: float) -> str:
 
 
 async def find_worker(site: Site) -> Finding | None:
-    """At least one worker must run; `annex dev` has its own.
+    """At least one worker must run; `annex dev` has its own, which looks like its server.
 
     Behind a transaction pooler nobody can tell whose a connection is; what waits tells it there.
     """
-    if site.settings.is_development or site.settings.transaction_pooler:
+    if site.settings.transaction_pooler or await site.worker.fetchval(WORKERS, WORKER_NAME):
         return None
-    if await site.worker.fetchval(WORKERS, WORKER_NAME):
-        return None
+    wrong = "No `annex worker` is connected: nobody is notified, no mail is sent, nothing expires."
+    if site.settings.is_development:
+        return advice(wrong, "`annex dev` has its own. Beside `annex serve`, start one.")
     return error(
-        "No `annex worker` is connected: nobody is notified, no mail is sent, nothing expires.",
+        wrong,
         "Start `annex worker` beside `annex serve`, with the same settings, and keep it running.",
     )
 
@@ -160,12 +161,12 @@ async def find_old_notifications(site: Site) -> Finding | None:
 
 
 CHECKS = (
-    Check("worker", find_worker),
-    Check("housekeeping", find_housekeeping),
-    Check("readers", find_reader),
-    Check("sequencer", find_pending),
-    Check("fan-out", find_fanouts),
-    Check("mails", find_mails),
-    Check("retention", find_retention),
-    Check("notifications", find_old_notifications),
+    Check("worker", find_worker, ("migrations",)),
+    Check("housekeeping", find_housekeeping, ("migrations",)),
+    Check("readers", find_reader, ("migrations",)),
+    Check("sequencer", find_pending, ("migrations",)),
+    Check("fan-out", find_fanouts, ("migrations",)),
+    Check("mails", find_mails, ("migrations",)),
+    Check("retention", find_retention, ("migrations",)),
+    Check("notifications", find_old_notifications, ("migrations",)),
 )

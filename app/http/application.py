@@ -3,14 +3,15 @@
 import re
 import time
 from collections import Counter
+from functools import cached_property
+from secrets import token_hex
 from typing import Any
 from urllib.parse import parse_qsl
-from uuid import uuid4
 
 import msgspec
 import structlog
 from litestar import Litestar, Request
-from litestar.types import Message
+from litestar.types import ASGIApp, Message
 
 from app.errors import InvalidRequest, NotFound, UnsupportedMediaType, causes
 from app.http.links import SLASH, routed_path
@@ -49,6 +50,13 @@ class Application(Litestar):
     runtime: Runtime
     """What requests need, from the lifespan's begin on."""
 
+    @cached_property
+    def without_origin(self) -> ASGIApp:
+        """What is within CORS, which has nothing to say to a request without an Origin."""
+        middleware: Any = self.asgi_handler
+        found: ASGIApp = middleware.app
+        return found
+
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
             await self.live(scope, receive, send)
@@ -56,13 +64,18 @@ class Application(Litestar):
         if self.pace.is_busy:
             # Hundreds that arrive at once would take one long turn of the loop.
             await self.pace.turn()
-        scope["headers"] = join_lists(scope["headers"])
+        # The last line of each name: what is not repeated, and whether a name is there at all.
+        given = dict(scope["headers"])
+        if not JOINED.isdisjoint(given):
+            scope["headers"] = join_lists(scope["headers"])
         if SLASH.search(scope["raw_path"]):
             scope["path"] = routed_path(scope["raw_path"])
         if scope["method"] == "HEAD":
             scope, receive, send = as_get(scope, receive, send)
-        state = RequestState(request_id(scope), time.perf_counter(), send)
+        state = RequestState(request_id(given), time.perf_counter(), send)
         scope.setdefault("state", {})[NAME] = state
+        scope["app"] = scope["litestar_app"] = self
+        handler = self.asgi_handler if b"origin" in given else self.without_origin
 
         async def send_finished(message: Any) -> None:
             if message["type"] == "http.response.start":
@@ -70,7 +83,7 @@ class Application(Litestar):
             await send(message)
 
         try:
-            await super().__call__(scope, receive, send_finished)
+            await handler(scope, receive, send_finished)
         finally:
             if state.refused is not None:
                 self.connections.refused[state.refused] += 1
@@ -119,8 +132,6 @@ class StrictRequest(Request[Any, Any, Any]):
 
 def join_lists(headers: Any) -> Any:
     """Join the lines of the lists that we read (RFC 9110, section 5.3); others stay as they are."""
-    if JOINED.isdisjoint([name for name, _ in headers]):
-        return headers
     joined = [h for h in headers if h[0] not in LISTS]
     for name in LISTS:
         if lines := [value for given, value in headers if given == name]:
@@ -132,11 +143,10 @@ def join_lists(headers: Any) -> Any:
     return joined
 
 
-def request_id(scope: Any) -> str:
+def request_id(given: dict[bytes, bytes]) -> str:
     """Take the client's request id if it is sane, or make one."""
-    given: bytes = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-    text = given.decode("latin-1")
-    return text if SANE_ID.fullmatch(text) else uuid4().hex
+    text = given.get(b"x-request-id", b"").decode("latin-1")
+    return text if SANE_ID.fullmatch(text) else token_hex(16)
 
 
 def as_get(scope: Any, receive: Any, send: Any) -> tuple[Any, Any, Any]:
@@ -220,7 +230,7 @@ def check_repeated(query: bytes) -> None:
         )
 
 
-async def check_request(request: Request[Any, Any, Any]) -> None:
+def check_request(request: Request[Any, Any, Any]) -> None:
     """Refuse a path with a slash at its end and a body of a type that the handler does not take."""
     path = request.scope["raw_path"]
     if path != b"/" and path.endswith(b"/"):
@@ -228,9 +238,9 @@ async def check_request(request: Request[Any, Any, Any]) -> None:
     check_repeated(request.scope["query_string"])
     if request.method not in ("POST", "PUT", "PATCH"):
         return
-    if request.headers.get("content-encoding", "identity").strip().lower() != "identity":
+    headers, handler = request.headers, request.route_handler
+    if headers.get("content-encoding", "identity").strip().lower() != "identity":
         raise UnsupportedMediaType("Send the body as it is, without a Content-Encoding.")
-    handler = request.route_handler
     taken = handler.opt.get("request_media_types", JSON if handler.parsed_data_field else None)
     if taken:  # an operation without a body needs no Content-Type
-        check_media_type(request.headers, taken)
+        check_media_type(headers, taken)

@@ -80,10 +80,11 @@ def drop(counter: "Counter[tuple[str, str]] | Counter[Hashable]", key: Hashable)
 
 
 class PublishBudget:
-    """Counts the events and bytes that each workspace published over HTTP in a minute.
+    """Counts the events and bytes that each workspace publishes over HTTP in a minute.
 
-    What was published is counted afterwards, so that only those who may publish spend it: a
-    workspace may go into debt by what is under way. Each process holds its part of a limit.
+    A request takes its own before it publishes, and gives them back if it fails: so those under way
+    count, and only those who may publish spend. A workspace goes into debt by one request at most.
+    Each process holds its part of a limit.
     """
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
@@ -91,16 +92,30 @@ class PublishBudget:
         self.events = Buckets(max(1, settings.max_events_per_minute // part), 60, clock)
         self.bytes = Buckets(max(1, settings.max_event_bytes_per_minute // part), 60, clock)
         self.known = OrderedDict[tuple[str, str], UUID]()
-        """The workspace that a principal published to, by the name that it used in the path."""
+        """The workspace where a principal may publish, by the name that it used in the path."""
         self.refused = Counter[str]()
 
-    def check(self, principal: str, ws: str) -> None:
+    def find(self, principal: str, ws: str) -> UUID | None:
+        """Return the workspace of a name, if the principal was let in there before."""
+        return self.known.get((principal, one_spelling(ws)))
+
+    def learn(self, principal: str, ws: str, workspace_id: UUID) -> None:
+        """Note that a principal was let into the workspace of a name."""
+        name = (principal, one_spelling(ws))
+        self.known.pop(name, None)
+        self.known[name] = workspace_id
+        if len(self.known) > MAX_CALLERS:
+            self.known.popitem(last=False)
+
+    def forget(self, principal: str, ws: str) -> None:
+        """Note that a principal was not let in."""
+        self.known.pop((principal, one_spelling(ws)), None)
+
+    def check(self, workspace_id: UUID) -> None:
         """Raise `TooManyEvents` while the workspace is in debt."""
-        workspace_id = self.known.get((principal, one_spelling(ws)))
-        if workspace_id is None:
-            return  # nobody learns of a workspace that is not theirs
+        key = str(workspace_id)
         for buckets, what in ((self.events, "events"), (self.bytes, "bytes of events")):
-            tokens = buckets.tokens(str(workspace_id))
+            tokens = buckets.tokens(key)
             if tokens < 1:
                 self.refused[TooManyEvents.code] += 1
                 wait = buckets.wait(tokens)
@@ -110,15 +125,38 @@ class PublishBudget:
                     headers={"Retry-After": str(wait)},
                 )
 
-    def count(self, principal: str, ws: str, workspace_id: UUID, events: int, size: int) -> None:
-        """Count what was published."""
+    def spend(self, workspace_id: UUID, events: int, size: int) -> None:
+        """Count events and bytes; fewer than none are given back."""
         self.events.spend(str(workspace_id), events)
         self.bytes.spend(str(workspace_id), size)
-        name = (principal, one_spelling(ws))
-        self.known.pop(name, None)
-        self.known[name] = workspace_id
-        if len(self.known) > MAX_CALLERS:
-            self.known.popitem(last=False)
+
+
+class Share:
+    """What one request publishes: taken once, and given back if it was not published."""
+
+    def __init__(self, budget: PublishBudget, events: int, size: int) -> None:
+        self.budget = budget
+        self.events, self.size = events, size
+        self.workspace_id: UUID | None = None
+        """Whose budget it was taken from."""
+
+    def take(self, workspace_id: UUID) -> None:
+        """Take it from a workspace to which the caller was let in; raises `TooManyEvents`."""
+        self.budget.check(workspace_id)
+        self.budget.spend(workspace_id, self.events, self.size)
+        self.workspace_id = workspace_id
+
+    def give_back(self) -> None:
+        """Give back what was taken."""
+        if self.workspace_id is not None:
+            self.budget.spend(self.workspace_id, -self.events, -self.size)
+            self.workspace_id = None
+
+    def settle(self, workspace_id: UUID) -> None:
+        """Let the workspace that was published to pay: a slug may have gone to another one."""
+        if self.workspace_id not in (None, workspace_id):
+            self.give_back()
+            self.budget.spend(workspace_id, self.events, self.size)
 
 
 class AnswerBudget:

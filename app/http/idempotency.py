@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
+from uuid import UUID
 
 import msgspec
 from litestar import Request, Response
@@ -15,9 +16,10 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.types import Text
 
 import db_models as m
+from app.auth.dependencies import provide_write
 from app.database.reads import Of
 from app.database.statements import AnySelect, Compiled
-from app.database.work import Work, Write, Writing
+from app.database.work import Work, Write
 from app.errors import InvalidRequest, KeyReused, RequestInProgress
 from app.http.budgets import AnswerBudget
 from app.runtime import runtime_of
@@ -79,14 +81,16 @@ class Once(msgspec.Struct, frozen=True):
         values: dict[str, Any],
         answer: Answer,
         secrets: Sequence[str] = (),
+        begin: Callable[[UUID], None] | None = None,
     ) -> Response[Any]:
         """Call a definer function and answer, or replay the finished answer for 24 hours.
 
         The answer is stored in the call's own transaction, so it exists exactly if its effects do.
         Only a success is kept: a failed request may be sent again. Of the answer's fields, those
         named in `secrets` are never stored, nor those of its items: a replay has null in their
-        place. Raises `RequestInProgress` while the first still runs, `KeyReused` for another body,
-        `RateLimited` when the caller's kept answers have no room for another one.
+        place. With a key, `begin` is called with the path's workspace before the function is, and
+        not for a replay. Raises `RequestInProgress` while the first still runs, `KeyReused` for
+        another body, `RateLimited` when the caller's kept answers have no room for another one.
         """
         if self.key is None:
             return answer(await self.write.call(build, values))
@@ -95,6 +99,8 @@ class Once(msgspec.Struct, frozen=True):
             response = await self.kept(work)
             if response is None:
                 self.budget.check(principal)
+                if begin is not None and work.workspace_id is not None:
+                    begin(work.workspace_id)
                 response = answer(await work.call(build, values))
                 size = await self.keep(work, response, secrets)
         if size:
@@ -163,9 +169,10 @@ def without(content: Any, secrets: Sequence[str]) -> Any:
 
 
 async def provide_once(
-    request: Request[Any, Any, Any], write: Writing, idempotency_key: IdempotencyKey = None
+    request: Request[Any, Any, Any], idempotency_key: IdempotencyKey = None
 ) -> Once:
-    """Give a POST its idempotency key; reads the body, before any transaction is opened."""
+    """Give a POST its way to write; reads the body for a key, before a transaction is opened."""
+    write = await provide_write(request)
     route = f"{request.method} {request.scope['path']}"
     budget = runtime_of(request).answers
     if idempotency_key is None:

@@ -52,18 +52,21 @@ class Buckets:
         tokens = self.tokens_at(key, now)
         is_enough = tokens >= count
         tokens -= count if is_enough else 0
+        self.put(key, tokens, now)
+        return is_enough, tokens
+
+    def put(self, key: str, tokens: float, now: float) -> None:
+        """Note how many tokens a key has at a moment."""
         self.found[key] = (tokens, now)
         self.found.move_to_end(key)
         if len(self.found) > MAX_CALLERS:
             # The one that called longest ago: its bucket is the fullest.
             self.found.popitem(last=False)
-        return is_enough, tokens
 
     def spend(self, key: str, count: float) -> None:
         """Take tokens that may not be there; the key waits until its debt is paid."""
-        tokens = self.tokens(key) - count
-        self.take(key, 0)
-        self.found[key] = (tokens, self.clock())
+        now = self.clock()
+        self.put(key, self.tokens_at(key, now) - count, now)
 
     def wait(self, tokens: float, count: float = 1) -> int:
         """Return the seconds until that many tokens are there."""

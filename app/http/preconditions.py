@@ -7,6 +7,7 @@ from litestar import Response
 from litestar.params import HeaderParameter
 
 from app.errors import InvalidRequest
+from app.http.responses import StructResponse
 
 ETAG = re.compile(r'(?:W/)?"([^"]*)"')
 # A list may have empty members (RFC 9110, section 5.6.1), a tag may have commas.
@@ -30,8 +31,8 @@ def tagged(body: Any, if_none_match: str | None = None, **options: Any) -> Respo
     if if_none_match is not None:
         tags = ETAG.findall(if_none_match)
         if if_none_match.strip() == "*" or str(body.version) in tags:
-            return Response(None, status_code=304, headers=headers)
-    return Response(body, headers=headers, **options)
+            return StructResponse(None, status_code=304, headers=headers)
+    return StructResponse(body, headers=headers, **options)
 
 
 def expected_versions(if_match: str | None) -> list[int] | None:

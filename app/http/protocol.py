@@ -12,14 +12,12 @@ from uuid import uuid4
 
 import httptools
 import msgspec
-from uvicorn.protocols.http.httptools_impl import (
-    STATUS_LINE,
-    HttpToolsProtocol,
-    RequestResponseCycle,
-)
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from app.errors import HeadersTooLarge, InvalidRequest, Problem, RequestTimeout, TooManyConnections
 from app.http.addresses import Addresses
+from app.http.bodies import SMALL_BYTES, Bodies, Body
+from app.http.cycles import Cycle
 from app.http.unread import Pace, Unread
 from app.problems import describe_at
 from app.settings import Settings
@@ -50,6 +48,9 @@ class Connections:
         self.open = Counter[str]()
         self.unread = dict[str | None, Unread[Protocol]]()
         """Of each client that does not take an answer."""
+        self.bodies = Bodies(
+            settings.max_held_bytes_per_address // settings.processes, settings.max_held_bytes
+        )
         self.refused = Counter[str]()
 
     def enter(self, address: str | None) -> bool:
@@ -88,32 +89,6 @@ class Connections:
         return self.open.total()
 
 
-class Cycle(RequestResponseCycle):
-    """A request and its answer; may be told that the rest of the body will not be waited for."""
-
-    problem: Problem | None = None
-    is_until_close = False
-
-    async def receive(self) -> Any:
-        """Receive as ASGI says; raises the problem of a body that did not arrive in time."""
-        message = await super().receive()
-        if self.problem is not None and not self.response_started:
-            raise self.problem
-        return message
-
-    async def send(self, message: Any) -> None:
-        """Send as ASGI says; HTTP/1.0 knows no chunks, so its bodies end with the connection."""
-        if self.scope["http_version"] == "1.0":
-            if message["type"] == "http.response.start":
-                names = {name.lower() for name, _ in message.get("headers", ())}
-                self.is_until_close = b"content-length" not in names
-                if self.is_until_close:
-                    self.chunked_encoding = False
-            elif self.is_until_close and self.scope["method"] != "HEAD":
-                self.expected_content_length = len(message.get("body", b""))
-        await super().send(message)
-
-
 class Protocol(HttpToolsProtocol):
     """One connection."""
 
@@ -149,6 +124,9 @@ class Protocol(HttpToolsProtocol):
         self.unwatch()
         self.pace.stop()
         self.limits.let_go(self, self.unread_by)
+        for cycle, _ in self.pipeline:  # these do not begin any more
+            assert isinstance(cycle, Cycle)
+            cycle.let_go()
         self._unset_keepalive_if_required()
         super().connection_lost(exc)
 
@@ -209,10 +187,13 @@ class Protocol(HttpToolsProtocol):
         if len(self.headers) >= MAX_HEADERS or self.exact_bytes > self.limits.header_bytes:
             self.fault = self.fault or self.too_large()
             return
-        if name.lower() == b"transfer-encoding" and value.strip().lower() != b"chunked":
+        name = name.lower()
+        if name == b"transfer-encoding" and value.strip().lower() != b"chunked":
             self.fault = self.fault or InvalidRequest("The only Transfer-Encoding here is chunked.")
             return
-        super().on_header(name, value)
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Start the application on a request, as uvicorn does, with a cycle of ours."""
@@ -258,14 +239,33 @@ class Protocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """Take a part of the body."""
         self.body_bytes += len(body)
-        if self.fault is None:
-            super().on_body(body)
+        if self.fault is not None or self.cycle.problem is not None:
+            return
+        super().on_body(body)
+        if self.body_bytes > SMALL_BYTES and not self.cycle.response_complete:
+            self.hold_body()
+
+    def hold_body(self) -> None:
+        """Count what the request holds of a body that is no small one."""
+        cycle, bodies = self.cycle, self.limits.bodies
+        if cycle.body_held is None:
+            # A trusted proxy's connection counts for the client whose request it forwards.
+            cycle.bodies = bodies
+            cycle.body_held = Body(self.limits.addresses.of(cycle.scope), self.refuse_body)
+        bodies.grow(cycle.body_held, self.body_bytes)
+
+    def refuse_body(self, problem: Problem) -> None:
+        """Give up a body for which there is no room."""
+        self.limits.refused["bodies"] += 1
+        self.give_up(problem)
 
     def on_message_complete(self) -> None:
         """End a request that has arrived whole."""
         self.unwatch()
         self.is_in_head = True
         self.head_bytes = self.exact_bytes = 0
+        if self.has_begun and self.cycle.body_held is not None:
+            self.cycle.body_held.is_whole = True
         if self.fault is None:
             super().on_message_complete()
 
@@ -332,19 +332,23 @@ class Protocol(HttpToolsProtocol):
         self.body_checked_at = now
         seconds, rate = now - self.body_began_at, self.limits.body_rate
         if seconds >= self.limits.body_seconds:
-            self.give_up(f"Send the body within {self.limits.body_seconds} s.")
+            self.be_late(f"Send the body within {self.limits.body_seconds} s.")
         elif self.body_bytes < rate * seconds:
-            self.give_up(f"Send the body at {rate} bytes a second or more.")
+            self.be_late(f"Send the body at {rate} bytes a second or more.")
         else:
             self.watch(min(GRACE_SECONDS, max(0.01, self.limits.body_seconds - seconds)))
 
-    def give_up(self, detail: str) -> None:
-        """End a request whose body does not come; the application answers if it still can."""
+    def be_late(self, detail: str) -> None:
+        """Give up a body that does not come in time."""
         self.limits.refused[RequestTimeout.code] += 1
+        self.give_up(RequestTimeout(detail))
+
+    def give_up(self, problem: Problem) -> None:
+        """Wait for no more of a body; the application answers if it still can."""
         if self.cycle.response_started or self.pipeline:
             self.transport.close()
             return
-        self.cycle.problem = RequestTimeout(detail)
+        self.cycle.problem = problem
         self.cycle.message_event.set()
 
     def send_400_response(self, msg: str) -> None:

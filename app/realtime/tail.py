@@ -8,7 +8,8 @@ from uuid import UUID
 
 import structlog
 
-from app.database.pools import Driver, Pool
+from app.database.drivers import Driver
+from app.database.pools import Pool
 from app.realtime.hub import Hub
 from app.realtime.wakeup import Wakeup
 from app.supervision import Supervised, using
@@ -111,7 +112,7 @@ class Tail:
         Also every minute: behind a pooler or a proxy, the server may become another one while the
         connection stays.
         """
-        epoch, head, retained_from = await driver.fetchrow(  # type: ignore[misc]
+        epoch, head, retained_from = await driver.fetchrow(
             "select * from annex.open_log($1, $2)",
             self.hub.epoch,
             self.hub.head,

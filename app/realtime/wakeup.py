@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-from app.database.pools import Driver
+from app.database.drivers import Driver
 
 CHANNEL = "annex_log"
 COALESCE_SECONDS = 0.005

@@ -17,6 +17,7 @@ from app.documents import check_members
 from app.errors import InvalidKey, InvalidRequest, RateLimited
 from app.http.addresses import is_within, network, read_address
 from app.http.limits import Limiter
+from app.http.responses import StructResponse
 from app.schemas import api_keys as s
 from app.schemas.problems import FieldError
 from app.services.publishing import in_utc
@@ -116,7 +117,7 @@ def answer_with(key: Key) -> Answer:
     """Make what answers a new key's row with its secret."""
 
     def answer(rows: Sequence[Any]) -> Response[s.ApiKeyWithSecret]:
-        return Response(s.ApiKeyWithSecret(*(*rows[0], str(key))), status_code=201)
+        return StructResponse(s.ApiKeyWithSecret(*(*rows[0], str(key))), status_code=201)
 
     return answer
 

@@ -10,6 +10,7 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.types import Boolean, DateTime, Integer, Text, Uuid
 
 from app.database.reads import Of
+from app.http.responses import StructResponse
 from app.schemas import events as s
 
 
@@ -66,11 +67,11 @@ def answer_one(rows: Sequence[Any]) -> Response[s.PublishedEvent]:
     """Answer with the event's id; 200 if it had been published before."""
     [row] = rows
     event = s.PublishedEvent(*row)
-    return Response(event, status_code=200 if event.is_duplicate else 201)
+    return StructResponse(event, status_code=200 if event.is_duplicate else 201)
 
 
 def answer(rows: Sequence[Any]) -> Response[s.PublishedEvents]:
     """Answer with the events' ids; 200 if all of them had been published before."""
     data = [s.PublishedEvent(*row) for row in rows]
     status = 200 if all(e.is_duplicate for e in data) else 201
-    return Response(s.PublishedEvents(data), status_code=status)
+    return StructResponse(s.PublishedEvents(data), status_code=status)

@@ -14,6 +14,7 @@ from sqlalchemy.types import Boolean, DateTime, Integer, LargeBinary, Text, Uuid
 import db_models as m
 from app.database.reads import Of, Read, decode_cursor
 from app.errors import InvalidRequest
+from app.http.responses import StructResponse
 from app.schemas import invitations as s
 from app.schemas.problems import FieldError
 from app.settings import Settings
@@ -195,11 +196,11 @@ class Issue(msgspec.Struct, frozen=True):
 
     def several(self, rows: Sequence[Any]) -> Response[s.IssuedInvitations]:
         """Answer with all of them."""
-        return Response(s.IssuedInvitations(self.told(rows)), status_code=201)
+        return StructResponse(s.IssuedInvitations(self.told(rows)), status_code=201)
 
     def one(self, rows: Sequence[Any]) -> Response[s.IssuedInvitation]:
         """Answer with the only one."""
-        return Response(self.told(rows)[0], status_code=200)
+        return StructResponse(self.told(rows)[0], status_code=200)
 
 
 async def look_up(read: Read, token: str) -> s.InvitationOffer:
@@ -245,4 +246,4 @@ def response(given: s.InvitationResponse) -> tuple[Of, dict[str, Any]]:
 def joining(rows: Sequence[Any]) -> Response[s.Joining]:
     """Answer with what came of it."""
     [row] = rows
-    return Response(s.Joining(*row), status_code=200)
+    return StructResponse(s.Joining(*row), status_code=200)

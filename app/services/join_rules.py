@@ -9,6 +9,7 @@ from sqlalchemy.types import Boolean, Text, Uuid
 
 import db_models as m
 from app.database.reads import Read, returned
+from app.http.responses import StructResponse
 from app.schemas import join_rules as s
 from app.schemas.pages import Page
 
@@ -33,7 +34,7 @@ def creation(new: s.JoinRuleCreate) -> dict[str, Any]:
 def answer(rows: Sequence[Any]) -> Response[s.JoinRule]:
     """Answer with the rule."""
     [row] = rows
-    return Response(s.JoinRule(*row), status_code=201)
+    return StructResponse(s.JoinRule(*row), status_code=201)
 
 
 def deleted(workspace_id: ColumnElement[UUID]) -> Select[Any]:

@@ -7,7 +7,8 @@ from uuid import UUID
 
 import structlog
 
-from app.database.pools import WORKER_NAME, Database, Driver
+from app.database.drivers import Driver
+from app.database.pools import WORKER_NAME, Database
 from app.logs import configure_logging
 from app.settings import Settings
 from app.worker.mails import mailing

@@ -15,7 +15,9 @@ from uuid import UUID
 import asyncpg
 import structlog
 
-from app.database.pools import Database, Driver, is_lost
+from app.database.drivers import Driver
+from app.database.pools import Database, is_lost
+from app.logs import reason_of
 from app.worker.runner import Entry, Job
 
 log = structlog.get_logger()
@@ -100,7 +102,7 @@ async def deliver(driver: Driver, events: str, *arguments: object) -> int:
 
     Those that name a user whose inbox stays in use are put aside, and wait for nobody else.
     """
-    served, held = await driver.fetchrow(  # type: ignore[misc]
+    served, held = await driver.fetchrow(
         f"select * from annex.deliver({events}, ${len(arguments) + 1})",
         *arguments,
         PAGE,
@@ -109,15 +111,6 @@ async def deliver(driver: Driver, events: str, *arguments: object) -> int:
     for event in held:
         await put_aside(driver, event, "inbox in use")
     return int(served) + len(held)
-
-
-def reason_of(error: Exception) -> str:
-    """Name an error without its message, which may hold what a user wrote."""
-    parts = (
-        type(error).__name__,
-        *(getattr(error, n, None) for n in ("sqlstate", "constraint_name")),
-    )
-    return " ".join(part for part in parts if part)
 
 
 async def put_aside(driver: Driver, event: UUID, reason: str) -> None:
@@ -140,9 +133,9 @@ async def wake(database: Database) -> None:
         woken = True
         while woken:
             row = await driver.fetchrow("select * from annex.wake_notifications($1)", PAGE)
-            woken = row["woken"]  # type: ignore[index]
-            if row["put_off"]:  # type: ignore[index]
+            woken = row["woken"]
+            if row["put_off"]:
                 log.error(
                     "snoozed notifications could not come back and are tried again",
-                    notification_ids=[*map(str, row["put_off"])],  # type: ignore[index]
+                    notification_ids=[*map(str, row["put_off"])],
                 )

@@ -58,6 +58,15 @@ create function annex.uuid7() returns uuid language sql volatile parallel safe a
 $$;
 grant execute on function annex.uuid7() to annex_api, annex_worker;
 
+-- The nth of many ids that are made at one moment, in the order of n: a seed's hash takes the place of random bits, so that the
+-- server's source of these is asked once for all. The seed must be random, and the moment in microseconds. One expression, and
+-- each part immutable, so that the planner puts it in the call's place if n is a column.
+create function annex.uuid7_of(moment bigint, seed text, n bigint) returns uuid language sql immutable parallel safe as $$
+  select (
+    overlay(lpad(to_hex((moment + n) * 512 / 125), 15, '0') placing '7' from 13 for 0) || '8' || left(md5(seed || n::text), 15)
+  )::uuid
+$$;
+
 -- The lowest id that uuid7() can give at a moment: the bound of a partition.
 create function annex.uuid7_floor(moment timestamptz) returns uuid language sql immutable parallel safe as $$
   select encode(
@@ -257,12 +266,13 @@ create table annex.limits (
   constraint limits_pkey primary key (name),
   constraint limits_name_check check (
     name in ('workspaces_per_user', 'audit_retention_days', 'subscriptions_per_member', 'notifications_per_inbox',
-      'audit_kib_per_hour', 'snoozed_per_user')
+      'audit_kib_per_hour', 'snoozed_per_user', 'waiting_fanouts')
   ),
   constraint limits_value_check check (value between 0 and 1000000)
 );
 insert into annex.limits (name, value) values ('workspaces_per_user', 20), ('audit_retention_days', 365),
-  ('subscriptions_per_member', 1000), ('notifications_per_inbox', 10000), ('audit_kib_per_hour', 16384), ('snoozed_per_user', 1000);
+  ('subscriptions_per_member', 1000), ('notifications_per_inbox', 10000), ('audit_kib_per_hour', 16384), ('snoozed_per_user', 1000),
+  ('waiting_fanouts', 10000);
 create trigger limits_touch before update on annex.limits for each row execute function annex.touch();
 alter table annex.limits enable row level security, force row level security;
 create policy limits_owner on annex.limits to annex_owner using (true) with check (true);

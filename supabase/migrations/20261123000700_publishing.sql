@@ -135,6 +135,9 @@ begin
     -- Before the key is looked at, which outlives its workspace.
     author := annex.check_publisher(publish.workspace_id);
     perform annex.check_event(publish.type, publish.source, publish.topics, publish.actor);
+    if author <> 'system' and (publish.recipients is not null or publish.topics <> '{}') then
+      perform annex.check_fanouts(publish.workspace_id);
+    end if;
     if key is not null then
       kept := annex.claim_key(publish.workspace_id, publish.source, publish.key, author, new_id);
       if kept <> new_id then
@@ -189,6 +192,9 @@ begin
   perform annex.check_event(e.value ->> 'type', e.value ->> 'source', '{}', e.value ->> 'actor')
   from jsonb_array_elements(batch) e (value)
   where e.value ->> 'type' like 'annex.%' or e.value ->> 'source' = 'annex' or e.value ->> 'actor' is not null;
+  if author <> 'system' and (batch @? '$[*].topics[*]' or batch @? '$[*].recipients[*]') then
+    perform annex.check_fanouts(publish_events.workspace_id);
+  end if;
   drawn := array(select annex.uuid7() from generate_series(1, jsonb_array_length(batch)) order by 1);
   kept := drawn;
   for item in

@@ -25,6 +25,8 @@ create index fanouts_turn_idx on annex.fanouts (is_begun, turn, event_id) where 
 create index fanouts_tenant_idx on annex.fanouts (tenant, is_begun, turn) where failed_at is null and attempts = 0;
 create index fanouts_aside_idx on annex.fanouts (due_at) where failed_at is null and attempts > 0;
 create index fanouts_due_at_idx on annex.fanouts (due_at) where failed_at is null;
+-- How many a tenant has, whatever became of them so far.
+create index fanouts_queued_idx on annex.fanouts (tenant) where failed_at is null;
 create index fanouts_failed_at_idx on annex.fanouts (failed_at) where failed_at is not null;
 
 create table annex.notifications (
@@ -260,6 +262,28 @@ end
 $$;
 grant execute on function annex.queue_fanouts(uuid[]) to annex_worker;
 
+-- Raise too_many_events while as many events of a workspace's tenant wait for fan-out as annex.limits says, with the seconds
+-- after which to try again as hint: turns keep a tenant's queue from holding up others, and this keeps it from growing without
+-- end. For annex.publish and annex.publish_events.
+create function annex.check_fanouts(workspace_id uuid) returns void
+language plpgsql stable set enable_seqscan = off set enable_bitmapscan = off
+as $$
+declare
+  most integer := (select l.value from annex.limits l where l.name = 'waiting_fanouts');
+begin
+  if exists (
+    select from annex.fanouts f
+    where f.failed_at is null and f.tenant = (
+      select coalesce(w.created_by, w.id) from annex.workspaces w where w.id = check_fanouts.workspace_id
+    )
+    offset greatest(most - 1, 0)
+  ) then
+    raise exception 'So many events wait to be fanned out that no more may; publish again in a moment.'
+      using errcode = 'program_limit_exceeded', constraint = 'too_many_events', hint = '10';
+  end if;
+end
+$$;
+
 -- The events whose turn it is, at most 50: new ones, or those that had a turn before, of which half may be such as failed. They
 -- are locked, so that another worker that asks in the same moment gets others: for use within the statement that delivers them.
 create function annex.due_fanouts(is_begun boolean, max_events integer default 50) returns uuid[]
@@ -353,6 +377,8 @@ language plpgsql as $$
 #variable_conflict use_column
 declare
   moment timestamptz := clock_timestamp();
+  micros bigint := extract(epoch from moment) * 1000000;
+  seed text := gen_random_uuid();
   made record;
 begin
   with source as materialized (
@@ -380,7 +406,8 @@ begin
     join source s on s.place = g.place
     cross join lateral annex.refusals(s.workspace_id, s.permission, array[g.user_id]) f
     -- Users who are known: recipients may name anybody.
-    where exists (select from annex.profiles p where p.user_id = g.user_id offset 0)
+    -- A member's is there, and locked.
+    where f.refusal is null or exists (select from annex.profiles p where p.user_id = g.user_id offset 0)
   ), withheld as (
     insert into annex.suppressions (event_id, user_id, workspace_id, reason)
     select j.event_id, j.user_id, j.workspace_id, j.refusal from judged j
@@ -392,7 +419,7 @@ begin
     )
     on conflict do nothing
   ), due as materialized (
-    select j.*, o.id as open_id, o.unseen
+    select j.*, row_number() over () as nth, o.id as open_id, o.unseen
     from judged j
     left join lateral (
       -- An open item counts as active and unread already, unless it is snoozed.
@@ -414,10 +441,10 @@ begin
     returning n.id, n.user_id, n.workspace_id, n.permission, n.arrived_at, d.unseen
   ), added as (
     insert into annex.notifications as n (
-      workspace_id, user_id, event_id, type, subject, actor, permission, category, is_critical, reason, topic, title, body,
+      id, workspace_id, user_id, event_id, type, subject, actor, permission, category, is_critical, reason, topic, title, body,
       url, group_key, arrived_at
     )
-    select d.workspace_id, d.user_id, d.event_id, d.type, d.subject, d.actor, d.seen_by, d.category, d.is_critical, d.reason,
+    select annex.uuid7_of(micros, seed, d.nth), d.workspace_id, d.user_id, d.event_id, d.type, d.subject, d.actor, d.seen_by, d.category, d.is_critical, d.reason,
       d.topic, d.title, d.body, d.url, d.group_key, d.arrived_at
     from due d where d.open_id is null
     returning n.id, n.user_id, n.workspace_id, n.permission, n.arrived_at
@@ -439,7 +466,7 @@ begin
   -- By a statement of its own, which sees the counts that the first one left.
   with told as (
     insert into annex.events (event_id, workspace_id, user_id, type, source, subject, actor, principal, permission, data)
-    select annex.uuid7(), (n.item).workspace_id, (n.item).user_id, t.type, 'annex', 'notification:' || t.id, 'system',
+    select annex.uuid7_of(micros, seed || '.', t.place), (n.item).workspace_id, (n.item).user_id, t.type, 'annex', 'notification:' || t.id, 'system',
       'system', nullif((n.item).permission, 'events:read'),
       jsonb_build_object('notification', annex.notification_json(n.item), 'inbox', annex.inbox_json(b.inbox))
     from unnest(made.ids, made.types) with ordinality t (id, type, place)

@@ -39,6 +39,7 @@ grant execute on function annex.health() to annex_worker;
 -- Analyze the tables that have more than doubled since they were analyzed; returns how many. A session plans a statement once,
 -- and again when a table of it was analyzed. Of a table that is a page long, one index is as good as any other, also one that
 -- would be read from its start for each row when the table has grown, and autovacuum comes a minute later at the earliest.
+-- Of columns that an index has: to sort samples of all others, such as documents, was a fifth of what the worker's sessions did.
 create function annex.refresh_statistics() returns integer
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
 declare
@@ -51,7 +52,10 @@ begin
       and s.n_live_tup > 100 + 2 * greatest(c.reltuples, 0)
     order by c.oid
   loop
-    execute format('analyze (skip_locked) %s', grown);
+    execute format('analyze (skip_locked) %s (%s)', grown, (
+      select string_agg(distinct quote_ident(a.attname), ', ')
+      from pg_index i join pg_attribute a on a.attrelid = i.indrelid and a.attnum = any (i.indkey) where i.indrelid = grown
+    ));
     refreshed := refreshed + 1;
   end loop;
   return refreshed;

@@ -7,7 +7,7 @@ import pytest
 
 from app.database.statements import Compiled
 from tests.conftest import Caller, Callers, new_tenant
-from tests.test_isolation import OPERATIONS, Operation, every, named, path_of, status_of
+from tests.operations import OPERATIONS, Operation, every, named, path_of, status_of
 
 ASKING = [o for o in OPERATIONS if o.permission != "public"]
 

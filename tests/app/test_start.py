@@ -73,6 +73,22 @@ async def test_a_migration_from_a_checkout_is_served(own_database: TestDatabase)
     await check(settings_for(own_database))
 
 
+@pytest.mark.parametrize(
+    ("revoked", "said"),
+    [
+        ("execute on function annex.applied_migrations()", "function applied_migrations"),
+        ("usage on schema annex", "schema annex"),
+    ],
+)
+async def test_a_right_that_the_start_itself_takes_is_said(
+    own_database: TestDatabase, revoked: str, said: str
+) -> None:
+    await execute(own_database.url("postgres"), f"revoke {revoked} from annex_api")
+    lacks = rf"annex_api lacks a right .*\(permission denied for {said}\); `annex doctor` prints"
+    with pytest.raises(SettingsError, match=lacks):
+        await check(settings_for(own_database))
+
+
 async def test_a_newer_schema_is_served(own_database: TestDatabase) -> None:
     later = "insert into annex.migrations (name) values ('99_of_a_later_release')"
     await execute(own_database.url("postgres"), later)

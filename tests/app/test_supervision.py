@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from app.database.pools import Driver, Pool
+from app.database.drivers import Driver
+from app.database.pools import Pool
 from app.supervision import Supervised, using
 from tests.conftest import TestDatabase, settings_for
 
@@ -15,7 +16,6 @@ async def test_a_cancelled_task_ends_and_its_connection_is_closed(
 ) -> None:
     settings = settings_for(database)
     pool = Pool("WORKER_DATABASE_URL", settings.worker_database_url, 1)
-    await pool.open()
     begun, pids = asyncio.Queue[None](), list[int]()
 
     async def use(driver: Driver) -> None:
@@ -38,4 +38,4 @@ async def test_a_cancelled_task_ends_and_its_connection_is_closed(
             assert await driver.fetchval("select pg_backend_pid()") not in pids
     finally:
         task.cancel()
-        await pool.close()
+        pool.close()

@@ -223,7 +223,6 @@ async def tail(url: str) -> None:
     """Follow the log until ended, as processes of the app do that nobody reads from."""
     # Each reads on one connection and is woken on another.
     pool = Pool("WORKER_DATABASE_URL", url, 2 * TAILS)
-    await pool.open()
     tails = [Tail(pool, Hub(Cursors(bytes(32)))) for _ in range(TAILS)]
     async with asyncio.TaskGroup() as tasks:
         for each in tails:
@@ -263,7 +262,6 @@ async def read(bench: Bench, events: int = 100_000) -> list[str]:
     statement = PUBLISH.replace(":workspace", "$1::uuid")
     await bench.admin.execute(f"{statement} from generate_series(1, $2)", bench.workspace, events)
     pool = Pool("WORKER_DATABASE_URL", bench.postgres.url("annex_worker", DATABASE), 1)
-    await pool.open()
     lines = []
     async with pool.lend() as driver:
         backend, python = psutil.Process(driver.get_server_pid()), psutil.Process()
@@ -293,7 +291,7 @@ async def read(bench: Bench, events: int = 100_000) -> list[str]:
                 f"| {size} | {'yes' if is_followed else 'no'} | {used[0]:.0f} us | {used[1]:.0f} us"
                 f" | {used[0] / size:.1f} us | {used[1] / size:.1f} us |"
             )
-    await pool.close()
+    pool.close()
     return lines
 
 

@@ -246,7 +246,7 @@ async def unread(a: Attacker) -> None:
                 with contextlib.suppress(ConnectionResetError):
                     while more := await loop.sock_recv(connection, 2**16):
                         head, size = head or more, size + len(more)
-            _, _, length = head.lower().partition(b"content-length:")
+            length = head.lower().partition(b"content-length:")[2]
             is_whole = bool(length) and size > int(length.split()[0])
             a.answers["200" if is_whole else "closed"] += 1
 

@@ -6,21 +6,27 @@ import itertools
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import asyncpg
 import httpx
+import jwt
 import msgspec
 import pytest
 import structlog
 
+from app.auth.signing import Signer
+from app.auth.tokens import Tokens
 from app.dev.demo import demo_settings
+from app.errors import Unavailable
 from app.logs import Handler, configure_logging
+from app.supervision import Supervised
 from tests.conftest import ROOT, SECRETS, Callers, TestDatabase, new_tenant, settings_for
 from tests.faults.processes import Process, environment
-from tests.realtime.reader import calling
+from tests.realtime.reader import calling, until
 
 CANARY = "canary-0123456789"
 
@@ -59,6 +65,54 @@ def test_an_exception_is_logged_without_what_it_holds(capsys: pytest.CaptureFixt
     assert said.count("test_canary.py") >= 2
     assert "KeyError" in said
     assert CANARY not in said
+
+
+RAISED = [
+    asyncpg.DataError(f"invalid input for query argument $1: '{CANARY}'"),
+    asyncpg.CheckViolationError(f"DETAIL:  Failing row contains ({CANARY})."),
+    ExceptionGroup(CANARY, [ConnectionRefusedError(111, CANARY), ValueError(CANARY)]),
+    Unavailable(CANARY),
+    jwt.PyJWKSetError(CANARY),
+    httpx.ConnectError(CANARY),
+]
+
+
+@pytest.mark.parametrize("error", RAISED, ids=lambda e: type(e).__name__)
+@pytest.mark.usefixtures("configured")
+async def test_a_task_that_fails_is_told_without_what_its_error_holds(
+    error: Exception, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def run() -> None:
+        try:
+            raise KeyError(CANARY)
+        except KeyError as cause:
+            raise error from cause
+
+    task = Supervised("reader", run)
+    keeping = asyncio.create_task(task.keep())
+    await until(lambda: task.restarts > 0)
+    keeping.cancel()
+    # The key set's refresh logs its own failure.
+    async with httpx.AsyncClient(transport=httpx.MockTransport(raising(error))) as client:
+        settings = demo_settings(
+            SECRETS, "postgresql:///x", "postgresql:///x", supabase_url="https://x.example"
+        )
+        tokens = Tokens(settings, client, Signer(None, None))
+        with contextlib.suppress(type(error)):
+            await tokens.fetch()
+    said = capsys.readouterr().err
+    assert "a background task ended" in said
+    assert type(error).__name__ in said
+    assert CANARY not in said
+
+
+def raising(error: Exception) -> Callable[[httpx.Request], httpx.Response]:
+    """Make a host that answers with an error."""
+
+    def answer(_: httpx.Request) -> httpx.Response:
+        raise error
+
+    return answer
 
 
 class Planted:

@@ -14,7 +14,7 @@ ROWS = {
     *("chunks", "lists", "allow", "origins", "claims", "zones", "gzip", "offsets", "binary"),
     *("roles", "unread", "locks", "keys", "begin", "strangers", "codings"),
     *("answers", "busy"),
-    *("delete", "profiles", "worker", "slug", "trails"),
+    *("delete", "profiles", "worker", "slug", "trails", "bodies", "framing"),
 }
 
 

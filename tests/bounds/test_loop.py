@@ -212,6 +212,19 @@ async def test_the_watchdog_sees_a_long_turn() -> None:
     task.cancel()
 
 
+async def test_the_watchdog_sees_a_turn_that_only_waits() -> None:
+    watchdog = Watchdog()
+    task = asyncio.create_task(watchdog.watch())
+    await asyncio.sleep(0.05)
+    time.sleep(0.15)  # noqa: ASYNC251
+    await asyncio.sleep(0.05)
+    assert watchdog.longest < 0.1
+    assert watchdog.longest_pause > 0.12
+    watchdog.forget()
+    assert watchdog.longest_pause == 0
+    task.cancel()
+
+
 async def test_work_of_many_steps_lets_others_go_on() -> None:
     pace, turns = Pace(), 0
 

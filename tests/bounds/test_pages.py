@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import Callers, Tenant, add_member, new_tenant
 from tests.database.conftest import fan_out
-from tests.test_isolation import (
+from tests.operations import (
     OPERATIONS,
     Operation,
     invited,

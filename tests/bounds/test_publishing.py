@@ -1,35 +1,72 @@
 """A workspace publishes so many events and bytes a minute; others and strangers notice nothing."""
 
+import asyncio
+import itertools
+import time
 from uuid import UUID, uuid4
 
 import pytest
 
 from app.errors import TooManyEvents
-from app.http.budgets import PublishBudget
-from tests.conftest import Callers, TestDatabase, new_tenant, running
+from app.http.budgets import PublishBudget, Share
+from tests.conftest import Caller, Callers, TestDatabase, new_tenant, running
 from tests.factories import make_settings
 
 SETTINGS = make_settings(max_events_per_minute=60, max_event_bytes_per_minute=6000)
 WORKSPACE = UUID("0190a000-0000-7000-8000-0000000000aa")
+OTHER = UUID(int=8)
 
 
 @pytest.mark.parametrize(("events", "size"), [(61, 1), (1, 6001)])
-def test_a_workspace_in_debt_waits_by_whatever_name(events: int, size: int) -> None:
+def test_a_workspace_in_debt_waits_and_others_go_on(events: int, size: int) -> None:
     now = 0.0
     budget = PublishBudget(SETTINGS, lambda: now)
-    budget.count("user:1", "acme", WORKSPACE, 1, 1)
-    budget.count("user:1", str(WORKSPACE), WORKSPACE, events, size)
-    for ws in ("acme", str(WORKSPACE), str(WORKSPACE).upper()):
+    Share(budget, events, size).take(WORKSPACE)
+    for _ in range(3):
         with pytest.raises(TooManyEvents) as refused:
-            budget.check("user:1", ws)
+            Share(budget, 1, 1).take(WORKSPACE)
     assert 1 <= int(refused.value.headers["Retry-After"]) <= 3
-    # A stranger is not told that there is such a workspace; another workspace goes on.
-    budget.check("user:2", "acme")
-    budget.count("user:1", "other", UUID(int=8), 1, 1)
-    budget.check("user:1", "other")
+    Share(budget, 1, 1).take(OTHER)
     now = 3.0
-    budget.check("user:1", "acme")
+    Share(budget, 1, 1).take(WORKSPACE)
     assert budget.refused == {"too_many_events": 3}
+
+
+def test_what_is_under_way_counts_and_comes_back_if_it_fails() -> None:
+    budget = PublishBudget(SETTINGS, lambda: 0.0)
+    under_way = [Share(budget, 20, 1000) for _ in range(3)]
+    for share in under_way:
+        share.take(WORKSPACE)
+    late = Share(budget, 20, 1000)
+    with pytest.raises(TooManyEvents):
+        late.take(WORKSPACE)
+    late.give_back()  # it took nothing
+    under_way[0].give_back()
+    under_way[0].give_back()
+    late.take(WORKSPACE)
+    with pytest.raises(TooManyEvents):
+        Share(budget, 1, 1).take(WORKSPACE)
+
+
+def test_the_workspace_pays_that_a_slug_led_to() -> None:
+    budget = PublishBudget(SETTINGS, lambda: 0.0)
+    share = Share(budget, 60, 1)
+    share.take(WORKSPACE)
+    share.settle(OTHER)
+    budget.check(WORKSPACE)
+    with pytest.raises(TooManyEvents):
+        budget.check(OTHER)
+
+
+def test_a_name_that_is_known_is_so_for_its_principal_alone() -> None:
+    budget = PublishBudget(SETTINGS)
+    budget.learn("user:1", "acme", WORKSPACE)
+    budget.learn("user:1", str(WORKSPACE), WORKSPACE)
+    for ws in ("acme", str(WORKSPACE), str(WORKSPACE).upper()):
+        assert budget.find("user:1", ws) == WORKSPACE
+        assert budget.find("user:2", ws) is None
+    budget.forget("user:1", "ACME")
+    assert budget.find("user:1", "acme") is None
 
 
 async def test_beyond_the_budget_it_is_a_429_with_the_time_to_wait(database: TestDatabase) -> None:
@@ -45,25 +82,121 @@ async def test_beyond_the_budget_it_is_a_429_with_the_time_to_wait(database: Tes
             answer = await key.client.post(f"{loud.path}/{path}", json=body, headers=named)
             assert (answer.status_code, answer.json()["code"]) == (429, "too_many_events")
             assert int(answer.headers["retry-after"]) > 0
-        # By a user of the workspace too, as soon as that one has published.
+        # By a user of the workspace too, and by a key that was never used.
         by_slug = f"/api/v1/workspaces/{loud.slug}/events"
-        answers = [await loud.owner.client.post(by_slug, json=batch[0]) for _ in range(2)]
-        assert [a.status_code for a in answers] == [201, 429]
+        fresh = await callers.key(loud.id, "events:publish")
+        for caller in (loud.owner, fresh):
+            answer = await caller.client.post(by_slug, json=batch[0])
+            assert (answer.status_code, answer.json()["code"]) == (429, "too_many_events")
+        # Who may not publish there is told so, as ever.
+        reading = await callers.key(loud.id, "events:read")
+        assert (await reading.client.post(by_slug, json=batch[0])).status_code == 403
         stranger = await quiet.owner.client.post(by_slug, json=batch[0])
         assert stranger.status_code == 404
         mine = await quiet.owner.client.post(f"{quiet.path}/events", json=batch[0])
         assert mine.status_code == 201
         metrics = await callers.operator().client.get("/metrics")
-        assert 'annex_refused_total{code="too_many_events"} 3.0' in metrics.text
+        assert 'annex_refused_total{code="too_many_events"} 4.0' in metrics.text
         await callers.close()
 
 
-async def test_a_refused_event_is_not_counted(database: TestDatabase) -> None:
+@pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "k"}])
+async def test_a_refused_event_is_not_counted(
+    headers: dict[str, str], database: TestDatabase
+) -> None:
     async with running(database, max_events_per_minute=2) as server:
         callers = Callers(server)
         tenant = await new_tenant(callers)
-        path = f"{tenant.path}/events"
-        for _ in range(5):
-            assert (await tenant.owner.client.post(path, json={"type": "X"})).status_code == 400
-        assert (await tenant.owner.client.post(path, json={"type": "x"})).status_code == 201
+        path, client = f"{tenant.path}/events", tenant.owner.client
+        # The first is refused here, the second in SQL.
+        for body in ({"type": "X"}, {"type": "x", "source": "annex"}):
+            for _ in range(3):
+                answer = await client.post(path, json=body, headers=headers)
+                assert answer.status_code == 400, answer.text
+        assert (await client.post(path, json={"type": "x"}, headers=headers)).status_code == 201
+        await callers.close()
+
+
+async def test_requests_at_once_by_keys_that_were_never_used_stay_within_it(
+    database: TestDatabase,
+) -> None:
+    async with running(database, max_events_per_minute=60) as server:
+        callers = Callers(server)
+        tenant = await new_tenant(callers)
+        keys = [await callers.key(tenant.id, "events:publish") for _ in range(6)]
+        named = itertools.count()
+
+        async def publish(caller: Caller, headers: dict[str, str]) -> int:
+            batch = [{"type": "x"}] * 20
+            url = f"{tenant.path}/events/batch"
+            answer = await caller.client.post(url, json=batch, headers=headers)
+            assert answer.status_code in (201, 429), answer.text
+            return answer.status_code
+
+        began = time.monotonic()
+        statuses = await asyncio.gather(
+            *(
+                publish(caller, {"Idempotency-Key": f"k-{next(named)}"} if is_once else {})
+                for caller in (*keys, tenant.owner)
+                for is_once in (True, False) * 2
+            )
+        )
+        # What came back meanwhile may let another one in for each event.
+        most = 3 + 1 + int(time.monotonic() - began)
+        assert 3 <= statuses.count(201) <= most
+        await callers.close()
+
+
+async def test_a_replay_costs_nothing_of_it_and_is_answered_beyond_it(
+    database: TestDatabase,
+) -> None:
+    async with running(database, max_events_per_minute=30) as server:
+        callers = Callers(server)
+        tenant = await new_tenant(callers)
+        batch, named = [{"type": "x"}] * 20, {"Idempotency-Key": uuid4().hex}
+
+        async def publish(headers: dict[str, str]) -> int:
+            url = f"{tenant.path}/events/batch"
+            return (await tenant.owner.client.post(url, json=batch, headers=headers)).status_code
+
+        assert [await publish(named) for _ in range(5)] == [201] * 5
+        assert await publish({}) == 201
+        assert await publish({}) == 429
+        assert await publish(named) == 201
+        await callers.close()
+
+
+async def test_who_has_as_much_queued_as_may_be_waits_and_others_do_not(
+    own_database: TestDatabase,
+) -> None:
+    async with running(own_database) as server, own_database.connect("postgres") as admin:
+        await admin.execute("update annex.limits set value = 3 where name = 'waiting_fanouts'")
+        callers = Callers(server)
+        loud, quiet = [await new_tenant(callers) for _ in range(2)]
+        key = await callers.key(loud.id, "events:publish")
+        told = {"type": "x", "recipients": [str(loud.owner.user_id)]}
+        for _ in range(3):
+            assert (await key.client.post(f"{loud.path}/events", json=told)).status_code == 201
+        # As the projector does it; one of them has failed since, another one was begun.
+        await admin.execute(
+            "select annex.queue_fanouts(array_agg(event_id)) from annex.events"
+            " where recipients is not null"
+        )
+        await admin.execute(
+            "update annex.fanouts set is_begun = true, attempts = (event_id = $1)::integer",
+            await admin.fetchval("select event_id from annex.fanouts limit 1"),
+        )
+        batch = [{"type": "x"}, {"type": "x", "topics": ["t"]}]
+        for path, body in (("events", told), ("events", batch[1]), ("events/batch", batch)):
+            answer = await key.client.post(f"{loud.path}/{path}", json=body)
+            assert (answer.status_code, answer.json()["code"]) == (429, "too_many_events")
+            assert answer.headers["retry-after"] == "10"
+        # What notifies nobody, and what others publish; SQL of one's own is not counted.
+        assert (await key.client.post(f"{loud.path}/events", json=batch[0])).status_code == 201
+        named = {"type": "x", "recipients": [str(quiet.owner.user_id)]}
+        other = await quiet.owner.client.post(f"{quiet.path}/events", json=named)
+        assert other.status_code == 201
+        await admin.execute("select annex.publish($1, 'x', topics => array['t'])", UUID(loud.id))
+        await admin.execute("delete from annex.fanouts where attempts > 0")
+        assert (await key.client.post(f"{loud.path}/events", json=told)).status_code == 201
         await callers.close()

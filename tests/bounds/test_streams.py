@@ -3,10 +3,15 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
+import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 
+from app.auth import keys
+from app.principals import Principal
 from tests.conftest import Tenant, TestDatabase, new_tenant, running
 from tests.realtime.reader import calling
 
@@ -84,3 +89,68 @@ async def test_a_stream_that_ended_gives_its_place_back(database: TestDatabase) 
                 assert runtime.streams.open.total() == 3
             while runtime.streams.open:
                 await asyncio.sleep(0.01)  # until the server has seen the client leave
+
+
+async def test_tokens_that_wait_for_a_host_that_hangs_hold_no_turn(database: TestDatabase) -> None:
+    hangs, ends = asyncio.Event(), asyncio.Event()
+
+    async def hang(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        hangs.set()
+        await ends.wait()
+        writer.close()
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    host = await asyncio.start_server(hang, "127.0.0.1", 0)
+    port = host.sockets[0].getsockname()[1]
+    settings: dict[str, Any] = {"supabase_url": f"http://127.0.0.1:{port}"}
+    async with running(database, **settings) as server, calling(server) as callers:
+        tenant = await new_tenant(callers)
+        queries = server.app.runtime.hub.queries
+        size = queries.free
+        forged = [
+            asyncio.create_task(
+                callers.client(jwt.encode({}, key, "ES256", {"kid": f"k{n}"})).get(
+                    f"{tenant.path}/stream"
+                )
+            )
+            for n in range(3 * size)
+        ]
+        await hangs.wait()
+        await asyncio.sleep(0.3)
+        assert queries.free == size
+        reading = await callers.key(tenant.id, "events:read")
+        for caller in (tenant.owner, reading):
+            async with caller.client.stream("GET", f"{tenant.path}/stream") as answer:
+                assert answer.status_code == 200
+        assert not any(task.done() for task in forged)
+        for task in forged:
+            task.cancel()
+        await asyncio.gather(*forged, return_exceptions=True)
+        ends.set()
+    host.close()
+    await host.wait_closed()
+
+
+@pytest.mark.parametrize("kind", ["key", "ticket"])
+async def test_the_look_up_of_a_streams_key_takes_a_turn(
+    kind: str, database: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with running(database) as server, calling(server) as callers:
+        tenant = await new_tenant(callers)
+        key = await callers.key(tenant.id, "events:read")
+        url, client = f"{tenant.path}/stream", key.client
+        if kind == "ticket":
+            body = {"path": url}
+            made = await client.post("/api/v1/stream/tickets", json=body)
+            url, client = made.json()["url"], callers.client()
+        queries, look_up = server.app.runtime.hub.queries, keys.look_up
+        seen = list[int]()
+
+        async def watched(*arguments: Any) -> Principal:
+            seen.append(queries.under_way.total())
+            return await look_up(*arguments)
+
+        monkeypatch.setattr(keys, "look_up", watched)
+        async with client.stream("GET", url) as answer:
+            assert answer.status_code == 200
+        assert set(seen) == {1}  # perhaps again, as its rights may have changed meanwhile

@@ -7,7 +7,7 @@ import pytest
 
 from tests.conftest import Caller, Callers, Running, Tenant, add_member, new_tenant, tomorrow
 from tests.database.conftest import fan_out
-from tests.test_isolation import OUTSIDERS
+from tests.operations import OUTSIDERS
 
 LIST = "/api/v1/me/notifications"
 SUBSCRIPTIONS = "/api/v1/me/subscriptions"

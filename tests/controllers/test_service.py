@@ -7,12 +7,11 @@ from hashlib import sha256
 import httpx
 import msgspec
 import pytest
-import yaml
 
 from app import __version__
 from app.errors import Problem, subclasses
 from app.guides import GUIDES
-from tests.conftest import CONTRACT, NO_TLS, Callers, Client, TestDatabase, running
+from tests.conftest import CONTRACT, NO_TLS, Callers, Client, TestDatabase, read_contract, running
 from tests.realtime.reader import until
 
 
@@ -70,7 +69,7 @@ async def test_the_served_contract_is_the_file_itself(callers: Callers) -> None:
 
 async def test_the_contract_in_json_is_the_same_document(callers: Callers) -> None:
     response = await callers.client().get("/openapi.json")
-    assert msgspec.json.decode(response.content) == yaml.safe_load(CONTRACT.read_text())
+    assert msgspec.json.decode(response.content) == read_contract()
 
 
 async def test_the_documentation_loads_nothing_from_elsewhere(callers: Callers) -> None:

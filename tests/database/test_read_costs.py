@@ -11,7 +11,7 @@ import pytest
 
 from tests.conftest import Callers, Running, TestDatabase, running
 from tests.database.conftest import Connection
-from tests.test_isolation import DOCUMENT
+from tests.operations import DOCUMENT
 
 pytestmark = pytest.mark.timeout(240)
 

@@ -66,6 +66,7 @@ class Deployment:
             "max_connections_per_address": 100,
             "jwt_issuer": None,
             "jwt_secret": None,
+            "trusted_proxies": ["10.0.0.7/32"],
         }
         return msgspec.structs.replace(settings_for(self.database), **{**healthy, **others})
 

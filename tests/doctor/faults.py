@@ -158,11 +158,19 @@ FAULTS = [
     ),
     Fault(
         "connections of a role",
-        "annex_api may have 60 connections, and one process takes 70",
+        "annex_api may have 60 connections; 1 process of `annex serve`: up to 70",
         "alter role annex_api connection limit -1",
         "alter role annex_api connection limit 60",
         "alter role annex_api connection limit -1",
         settings={"pool_size": 70},
+    ),
+    Fault(
+        "connections of a role",
+        "annex_worker may have 15 connections; 2 processes of `annex serve` and a worker: up to 16",
+        "alter role annex_worker connection limit -1",
+        "alter role annex_worker connection limit 15",
+        "alter role annex_worker connection limit -1",
+        settings={"processes": 2},
     ),
     Fault(
         "connections of the server",
@@ -206,6 +214,14 @@ FAULTS = [
         "trusts 0.0.0.0/0: any client can claim any address",
         "Name the addresses",
         settings={"trusted_proxies": ["0.0.0.0/0"]},
+        cured_by="settings",
+    ),
+    Fault(
+        "trusted proxies",
+        "all clients behind it count as one",
+        "Name the addresses from which the proxy connects",
+        settings={"trusted_proxies": []},
+        level="advice",
         cured_by="settings",
     ),
     Fault(

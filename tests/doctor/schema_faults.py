@@ -154,6 +154,24 @@ SCHEMA_FAULTS = [
         "alter function annex.find_user owner to annex_owner",
     ),
     Fault(
+        "default privileges",
+        "the next migration makes: functions to public.",
+        "for role annex_owner revoke all on functions from public",
+        "alter default privileges for role annex_owner grant execute on functions to public",
+    ),
+    # What a page on custom schemas says, for whoever runs it.
+    Fault(
+        "default privileges",
+        "tables to anon, authenticated; functions to service_role; sequences to anon.",
+        "for role supabase_postgres in schema annex revoke all on functions from service_role",
+        "alter default privileges for role annex_owner in schema annex"
+        " grant all on tables to anon, authenticated;"
+        "alter default privileges for role supabase_postgres in schema annex"
+        " grant all on functions to service_role;"
+        "alter default privileges for role supabase_postgres in schema annex"
+        " grant select on sequences to anon with grant option",
+    ),
+    Fault(
         "triggers",
         "members_owner on annex.members",
         "enable trigger members_owner",

@@ -19,11 +19,18 @@ import pytest
 from app.dev.demo import new_signing_key
 from app.doctor import connections, visit
 from app.doctor.visit import exit_code, lines
+from app.settings import Settings
 from tests.app.test_transaction_pooler import pgbouncer
-from tests.conftest import TestDatabase, settings_for
+from tests.conftest import MIGRATING_ROLE, TestDatabase, execute, settings_for
 from tests.doctor.conftest import SIGNING, Deployment
 
 ANNEX = Path(sys.executable).parent / "annex"
+ENV = {
+    "ANNEX_DATABASE_URL": "postgresql://annex_api@127.0.0.1:9/postgres",
+    "ANNEX_WORKER_DATABASE_URL": "postgresql://annex_worker@127.0.0.1:9/postgres",
+    "ANNEX_SUPABASE_URL": "http://127.0.0.1:9",
+    "ANNEX_SECRET_KEY": "thirty-two characters of our own, at least",
+}
 
 
 async def test_of_a_healthy_deployment_nothing_is_said(deployment: Deployment) -> None:
@@ -34,29 +41,52 @@ async def test_of_a_healthy_deployment_nothing_is_said(deployment: Deployment) -
     assert all(line.startswith("ok ") for line in lines(results))
 
 
-async def test_a_url_of_another_role_is_found(deployment: Deployment) -> None:
-    url = deployment.database.url("annex_worker")
-    found = await deployment.visit(database_url=url)
-    finding = found["roles"].finding
-    assert finding is not None
-    assert finding.wrong == "ANNEX_DATABASE_URL connects as annex_worker, not as annex_api."
-
-
-async def test_a_superuser_is_found(deployment: Deployment) -> None:
-    found = await deployment.visit(database_url=deployment.database.url("postgres"))
-    finding = found["rights of the roles"].finding
-    assert finding is not None
-    assert "postgres, which bypasses row level security" in finding.wrong
+@pytest.mark.parametrize(
+    ("api", "worker", "wrong"),
+    [
+        (
+            "annex_worker",
+            "annex_worker",
+            "ANNEX_DATABASE_URL connects as annex_worker, not as annex_api.",
+        ),
+        (
+            "annex_worker",
+            "annex_api",
+            "ANNEX_DATABASE_URL connects as annex_worker, not as annex_api. "
+            "ANNEX_WORKER_DATABASE_URL connects as annex_api, not as annex_worker.",
+        ),
+        (
+            "postgres",
+            "annex_worker",
+            "ANNEX_DATABASE_URL connects as postgres, which bypasses row level security, "
+            "not as annex_api.",
+        ),
+        (
+            "annex_api",
+            "authenticator",
+            "ANNEX_WORKER_DATABASE_URL connects as authenticator, not as annex_worker.",
+        ),
+    ],
+)
+async def test_a_url_of_another_role_is_one_finding(
+    deployment: Deployment, api: str, worker: str, wrong: str
+) -> None:
+    of = deployment.database.url
+    found = await deployment.visit(database_url=of(api), worker_database_url=of(worker))
+    assert {name: r.finding and r.finding.wrong for name, r in found.items()} == {"roles": wrong}
 
 
 async def test_a_database_that_does_not_answer_is_found_and_the_rest_is_checked(
     deployment: Deployment,
 ) -> None:
     away = "postgresql://annex_api@127.0.0.1:9/postgres"
-    found = await deployment.visit(database_url=away, cors_origins=["*"])
+    settings = deployment.settings(database_url=away, cors_origins=["*"])
+    results = await visit.visit(settings)
+    found = {r.check: r.finding for r in results if r.finding}
     assert list(found) == ["connection", "CORS"]
-    finding = found["connection"].finding
-    assert finding is not None
+    skipped = [r.check for r in results if r.skipped_for == "connection"]
+    assert skipped == [check.name for check in visit.IN_DATABASE]
+    finding = found["connection"]
     assert finding.wrong.startswith("ANNEX_DATABASE_URL does not connect: ")
 
 
@@ -69,10 +99,22 @@ async def test_two_databases_are_found(deployment: Deployment, database: TestDat
 
 async def test_a_database_without_the_schema_is_one_finding(deployment: Deployment) -> None:
     await deployment.execute("drop schema annex cascade")
-    found = await deployment.visit()
-    finding = found["migrations"].finding
-    assert finding is not None
-    assert finding.wrong == "The database has no schema annex."
+    results = await visit.visit(deployment.settings())
+    wrong = {r.check: r.finding.wrong for r in results if r.finding}
+    assert wrong == {"schema": "The database has no schema annex."}
+    assert {"migrations", "partitions", "policies", "readers"} <= {
+        r.check for r in results if r.skipped_for == "schema"
+    }
+    assert lines(results)[-1].startswith("skipped  migrations, newer migrations, edited migrations")
+    assert lines(results)[-1].endswith(" more: not checked, because of what `schema` found.")
+
+
+async def test_a_check_needs_only_those_before_it() -> None:
+    for checks in (visit.IN_DATABASE, visit.OUTSIDE):
+        before = set[str]()
+        for check in checks:
+            assert set(check.needs) <= before, check.name
+            before.add(check.name)
 
 
 async def test_a_transaction_pooler_that_the_settings_do_not_know_is_found(
@@ -87,12 +129,23 @@ async def test_a_transaction_pooler_that_the_settings_do_not_know_is_found(
     assert "ANNEX_TRANSACTION_POOLER=true" in finding.cure
 
 
-async def test_a_missing_worker_is_found(own_database: TestDatabase) -> None:
-    settings = msgspec.structs.replace(settings_for(own_database), environment="production")
+@pytest.mark.parametrize(
+    ("environment", "level", "cure"),
+    [
+        ("production", "error", "Start `annex worker` beside `annex serve`"),
+        ("development", "advice", "`annex dev` has its own. Beside `annex serve`, start one."),
+    ],
+)
+async def test_a_missing_worker_is_found(
+    own_database: TestDatabase, environment: str, level: str, cure: str
+) -> None:
+    settings = msgspec.structs.replace(settings_for(own_database), environment=environment)
     results = {r.check: r.finding for r in await visit.visit(settings)}
     finding = results["worker"]
     assert finding is not None
-    assert "No `annex worker` is connected" in finding.wrong
+    assert finding.level == level
+    assert finding.wrong.startswith("No `annex worker` is connected: nobody is notified")
+    assert finding.cure.startswith(cure)
 
 
 @pytest.mark.parametrize(
@@ -122,6 +175,54 @@ async def test_a_signing_key_that_the_project_does_not_have_is_found(
     assert "is not in the project's key set" in finding.wrong
 
 
+@pytest.mark.parametrize("password", ["", ":sec@nowhere.invalid/ret"])
+async def test_a_host_that_is_none_may_be_part_of_a_password(
+    deployment: Deployment, password: str
+) -> None:
+    url = f"postgresql://annex_worker{password}@nowhere.invalid/postgres"
+    finding = (await deployment.visit(worker_database_url=url))["connection"].finding
+    assert finding is not None
+    assert finding.wrong.startswith("ANNEX_WORKER_DATABASE_URL does not connect: ")
+    assert "`@` is `%40`" in finding.cure
+
+
+async def test_a_role_that_may_not_log_in_is_found_and_cured(deployment: Deployment) -> None:
+    await deployment.execute("alter role annex_worker nologin")
+    try:
+        found = await deployment.visit()
+        assert list(found) == ["connection"]
+        assert lines([found["connection"]])[1:] == [
+            "         Run this as the role that migrated:",
+            "           alter role annex_worker login;",
+        ]
+        finding = found["connection"].finding
+        assert finding is not None
+        await execute(deployment.database.url(MIGRATING_ROLE), ";".join(finding.sql))
+        assert await deployment.visit() == {}
+    finally:
+        await deployment.execute("alter role annex_worker login")
+
+
+async def test_a_role_that_is_not_there_is_said(deployment: Deployment) -> None:
+    finding = (await deployment.visit(database_url=deployment.database.url("annex_apy")))[
+        "connection"
+    ].finding
+    assert finding is not None
+    assert 'role "annex_apy" does not exist' in finding.wrong
+    assert "See that the role exists" in finding.cure
+
+
+async def test_an_smtp_server_without_a_sign_in_is_found(deployment: Deployment) -> None:
+    async with refusing(offers="250 SIZE 1000") as port:
+        found = await deployment.visit(
+            smtp_url=f"smtp://u:p@127.0.0.1:{port}", mail_from="a@b.example"
+        )
+    finding = found["SMTP"].finding
+    assert finding is not None
+    assert "offers no sign-in on this connection" in finding.wrong
+    assert "smtp+starttls://" in finding.cure
+
+
 async def test_a_refused_smtp_login_is_found(deployment: Deployment) -> None:
     async with refusing() as port:
         found = await deployment.visit(
@@ -133,14 +234,14 @@ async def test_a_refused_smtp_login_is_found(deployment: Deployment) -> None:
 
 
 @contextlib.asynccontextmanager
-async def refusing() -> AsyncIterator[int]:
+async def refusing(offers: str = "250 AUTH PLAIN") -> AsyncIterator[int]:
     """Run an SMTP server that takes no password."""
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"220 here\r\n")
         while line := await reader.readline():
             if line.upper().startswith(b"EHLO"):
-                writer.write(b"250-here\r\n250 AUTH PLAIN\r\n")
+                writer.write(f"250-here\r\n{offers}\r\n".encode())
             elif line.upper().startswith(b"AUTH"):
                 writer.write(b"535 5.7.8 wrong password\r\n")
             else:
@@ -216,11 +317,40 @@ def doctor(cwd: Path, *arguments: str, **env: str) -> subprocess.CompletedProces
     return subprocess.run(command, cwd=cwd, env=clean, capture_output=True, text=True, check=False)
 
 
+def test_workers_are_processes_of_every_serve(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen = list[int]()
+
+    async def look(settings: Settings) -> list[visit.Result]:
+        seen.append(settings.processes)
+        return []
+
+    monkeypatch.setattr(visit, "visit", look)
+    monkeypatch.chdir(tmp_path)
+    for name, value in ENV.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("ANNEX_PROCESSES", "2")
+    visit.diagnose(3)
+    assert seen == [6]
+
+
 async def test_the_command_says_every_wrong_setting_and_exits_with_2(tmp_path: Path) -> None:
     done = doctor(tmp_path, ANNEX_SIGNING_KEY="none", ANNEX_SECRET_KEY="short")
     assert done.returncode == 2
     assert "error    settings: ANNEX_DATABASE_URL is not set" in done.stdout
     assert "Traceback" not in done.stderr
+
+
+async def test_the_command_says_which_names_are_misspelt(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("ANNEX_TRUSTED_PROXY=10.0.0.7\n")
+    done = doctor(tmp_path, ANNEX_DATABSE_URL="postgresql://u:hidden@h/d")
+    meant = (("DATABSE_URL", "DATABASE_URL"), ("TRUSTED_PROXY", "TRUSTED_PROXIES"))
+    for name, right in meant:
+        said = f"ANNEX_{name} is no setting of Annex; did you mean ANNEX_{right}?"
+        assert f"warning  settings: {said}" in done.stdout
+    assert "error    settings: ANNEX_DATABASE_URL is not set" in done.stdout
+    assert "hidden" not in done.stdout + done.stderr
 
 
 async def test_the_command_reports_as_json_and_exits_with_the_worst(
@@ -239,4 +369,4 @@ async def test_the_command_reports_as_json_and_exits_with_the_worst(
     done = await asyncio.to_thread(doctor, tmp_path, "--json", **env)
     found = {r["check"]: r["finding"] for r in json.loads(done.stdout) if r["finding"]}
     assert done.returncode == 1, done.stdout
-    assert found.keys() == {"CORS", "operator"}
+    assert found.keys() == {"trusted proxies", "CORS", "operator"}

@@ -69,8 +69,8 @@ FAULTS = [
     ),
     Fault(
         "users' addresses",
-        "annex.find_user belongs to annex_owner, who may not read auth.users",
-        "alter function annex.find_user(uuid) owner to annex_owner",
+        "annex.find_user belongs to supabase_postgres, who may not read auth.users",
+        "revoke all on auth.users from supabase_postgres",
     ),
     Fault(
         "https", "ANNEX_SUPABASE_URL is http://", settings={"supabase_url": "http://example.com"}

@@ -20,7 +20,7 @@ import msgspec
 import pytest
 import yaml
 
-from tests.conftest import ROOT, Running
+from tests.conftest import ROOT, Running, read_contract
 from tests.install.wheels import bare, done, run
 from tests.uv import UV
 
@@ -116,7 +116,7 @@ def test_the_examples_start_what_exists_and_ask_for_a_path_that_is_served() -> N
         program, name, *_ = command.split()
         assert program == "annex"
         assert name in {"serve", "worker"}
-    contract = yaml.safe_load((ROOT / "docs/openapi.yaml").read_text())
+    contract = read_contract()
     checks = [check["path"] for check in fly["http_service"]["checks"]]
     checks += [service["healthCheckPath"] for service in render if service["type"] == "web"]
     assert {*checks, railway["healthcheckPath"]} <= set(contract["paths"])

@@ -130,8 +130,7 @@ def cursor_at_head(server: Running, tenant: Tenant) -> str:
 
 def lent(pool: Pool) -> int:
     """Count the connections of a pool that somebody holds."""
-    found: int = pool.pool.get_size() - pool.pool.get_idle_size()
-    return found
+    return len(pool.open) - len(pool.idle)
 
 
 async def until(is_so: Callable[[], bool], seconds: float = 5) -> None:

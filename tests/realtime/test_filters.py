@@ -93,13 +93,12 @@ async def log(database: TestDatabase) -> AsyncIterator[Log]:
             events,
         )
     pool = Pool("DATABASE_URL", database.url("postgres"), 1)
-    await pool.open()
     async with pool.lend() as driver:
         rows = await driver.fetch(
             "select * from annex.events where workspace_id = $1", workspace_id
         )
     yield Log(pool, workspace_id, [Frame(0, "", as_event(row)) for row in rows])
-    await pool.close()
+    pool.close()
 
 
 def sight_of(frame: Frame) -> Sight:

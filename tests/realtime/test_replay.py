@@ -65,13 +65,12 @@ async def past(own_database: TestDatabase) -> AsyncIterator[Past]:
         await admin.execute("update annex.log_state set head = $1", AGES)
         await admin.execute("analyze")
     pool = Pool("DATABASE_URL", own_database.url("annex_api"), 2)
-    await pool.open()
     who = Principal(kind="user", id=str(owner))
     source = Source(
         pool, Hub(Cursors(bytes(32))), Scope(who, str(workspace), Permission.EVENTS_READ)
     )
     yield Past(own_database, source, who, workspace)
-    await pool.close()
+    pool.close()
 
 
 async def test_a_page_follows_the_position(past: Past) -> None:

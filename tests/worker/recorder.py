@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from app.database.pools import Database, Driver
+from app.database.drivers import Driver
+from app.database.pools import Database
 from app.settings import read_settings
 from app.worker.runner import Entry, Runner
 from tests.conftest import TestDatabase

@@ -30,7 +30,7 @@ from app.worker.runner import Runner
 from tests.conftest import Callers, Tenant, TestDatabase, new_tenant, running
 from tests.controllers.test_invitations import RESPOND, accept, code, issue, listed
 from tests.factories import make_settings
-from tests.test_isolation import every
+from tests.operations import every
 from tests.worker.mailbox import Mailbox, mailbox, settings_of
 
 

@@ -12,7 +12,7 @@ import pytest
 import structlog
 
 from app.database.pools import Database
-from app.logs import configure_logging
+from app.logs import configure_logging, reason_of
 from app.worker import projector
 from tests.conftest import TestDatabase, settings_for
 from tests.database.conftest import Connection, fan_out, join, new_user, new_workspace
@@ -189,7 +189,7 @@ async def test_what_is_given_up_is_an_error_in_the_log_without_the_errors_messag
     async with Database(settings) as pools, pools.worker.lend() as driver:
         with structlog.testing.capture_logs() as lines:
             for _ in range(3):
-                reason = projector.reason_of(asyncpg.RaiseError("a secret"))
+                reason = reason_of(asyncpg.RaiseError("a secret"))
                 await projector.put_aside(driver, event, reason)
     assert [(line["log_level"], line["attempts"]) for line in lines] == [
         ("warning", 11),

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from app.database.pools import Database, Driver
+from app.database.drivers import Driver
+from app.database.pools import Database
 from app.supervision import Supervised
 from app.worker.runner import Entry, Following, Job, Runner
 from tests.conftest import ROOT, TestDatabase, running, settings_for

@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from app.database.pools import Driver, Pool
+from app.database.drivers import Driver
+from app.database.pools import Pool
 from app.errors import Unavailable
 from app.supervision import Supervised, using
 from tests.conftest import TestDatabase
@@ -15,9 +16,8 @@ from tests.realtime.reader import lent, until
 @pytest.fixture
 async def pool(database: TestDatabase) -> AsyncIterator[Pool]:
     made = Pool("WORKER_DATABASE_URL", database.url("annex_worker"), 2)
-    await made.open()
     yield made
-    await made.close()
+    made.close()
 
 
 async def asleep(driver: Driver) -> None:
@@ -42,7 +42,7 @@ async def test_a_cancelled_task_ends_and_its_connection_is_closed(
     keeping.cancel()
     await asyncio.wait({keeping}, timeout=10)
     assert keeping.cancelled()
-    assert (task.restarts, pool.pool.get_size()) == (0, 0)
+    assert (task.restarts, pool.open) == (0, set())
 
 
 async def test_an_error_of_the_task_is_the_one_that_is_told(pool: Pool) -> None:
@@ -51,7 +51,7 @@ async def test_an_error_of_the_task_is_the_one_that_is_told(pool: Pool) -> None:
 
     with pytest.raises(ArithmeticError):
         await using(pool, fail)()
-    assert pool.pool.get_size() == 0
+    assert pool.open == set()
 
 
 async def test_a_connection_that_the_server_ended_is_unavailable_and_not_lent_again(

@@ -1,0 +1,107 @@
+"""The pool: how many connections there are, which one is lent, and what becomes of it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from app.database.pools import Pool
+from app.errors import Unavailable
+from tests.conftest import TestDatabase
+from tests.realtime.reader import until
+
+
+@pytest.fixture
+async def pool(database: TestDatabase) -> AsyncIterator[Pool]:
+    made = Pool("DATABASE_URL", database.url("annex_api"), 2)
+    yield made
+    made.close()
+
+
+async def test_the_connection_that_was_used_last_is_lent_first(pool: Pool) -> None:
+    async with pool.lend() as first, pool.lend() as second:
+        assert first is not second
+    async with pool.lend() as driver:
+        assert driver is first
+    assert len(pool.open) == 2
+
+
+async def test_no_more_connections_are_open_than_its_size(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.database.pools.ACQUIRE_SECONDS", 0.01)
+    async with pool.lend(), pool.lend():
+        with pytest.raises(Unavailable, match="busy"):
+            async with pool.lend():
+                pass
+        assert (len(pool.open), pool.lent) == (2, 2)
+    async with pool.lend() as driver:
+        assert await driver.fetchval("select 1") == 1
+
+
+async def test_who_waits_gets_the_connection_that_comes_back(pool: Pool) -> None:
+    async def ask() -> int:
+        async with pool.lend() as driver:
+            found: int = await driver.fetchval("select pg_backend_pid()")
+            return found
+
+    assert len(set(await asyncio.gather(*(ask() for _ in range(20))))) == 2
+    assert (len(pool.open), len(pool.idle), pool.lent) == (2, 2, 0)
+
+
+async def test_a_connection_that_nobody_uses_is_closed(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.database.pools.IDLE_SECONDS", 0.05)
+    async with pool.lend() as first, pool.lend() as second:
+        pass
+    await until(first.is_closed)
+    await until(second.is_closed)
+    assert (pool.open, pool.idle, pool.timer) == (set(), {}, None)
+
+
+async def test_an_idle_connection_that_the_server_ended_is_not_lent(
+    pool: Pool, database: TestDatabase
+) -> None:
+    async with pool.lend() as driver:
+        pid = driver.get_server_pid()
+    async with database.connect("postgres") as admin:
+        await admin.execute("select pg_terminate_backend($1)", pid)
+    await until(driver.is_closed)
+    async with pool.lend() as other:
+        assert await other.fetchval("select 1") == 1
+    assert pool.open == {other}
+
+
+async def test_a_connection_with_an_open_transaction_is_closed(pool: Pool) -> None:
+    async with pool.lend() as driver:
+        await driver.execute("begin")
+    assert driver.is_closed()
+    assert pool.open == set()
+
+
+async def test_a_cancelled_wait_gives_its_place_back(pool: Pool) -> None:
+    async def ask() -> None:
+        async with pool.lend():
+            pass
+
+    async with pool.lend(), pool.lend():
+        waiting = asyncio.create_task(ask())
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait([waiting])
+    await ask()
+    assert (pool.lent, len(pool.idle)) == (0, 2)
+
+
+async def test_what_opens_while_the_pool_is_closed_is_closed_as_well(pool: Pool) -> None:
+    async def ask() -> None:
+        async with pool.lend():
+            raise AssertionError("lent by a closed pool")
+
+    opening = asyncio.create_task(ask())
+    await asyncio.sleep(0)
+    pool.close()
+    with pytest.raises(Unavailable):
+        await opening
+    assert pool.open == set()
