@@ -113,7 +113,15 @@ async def lifespan(settings: Settings, app: Litestar) -> AsyncIterator[None]:
         streams, publishing = StreamBudget(settings), PublishBudget(settings)
         limiter, answers = Limiter(settings), AnswerBudget(settings)
         refused = partial(
-            refusals, app.connections, limiter, failures, streams, publishing, answers
+            refusals,
+            app.connections,
+            limiter,
+            failures,
+            streams,
+            publishing,
+            answers,
+            database,
+            hub,
         )
         watchdog = Watchdog()
         tasks = [

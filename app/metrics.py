@@ -91,12 +91,19 @@ def refusals(
     streams: StreamBudget,
     publishing: PublishBudget,
     answers: AnswerBudget,
+    database: Database,
+    hub: Hub,
 ) -> dict[str, int]:
-    """Return how often each limit refused something, by the problem's code."""
+    """Return how often each limit refused something, by the problem's code.
+
+    Of `unavailable`, by what was not to be had.
+    """
     return {
         **connections.refused,
         **streams.refused,
         **publishing.refused,
+        **(database.api.refused + database.worker.refused),
+        "no_stream_turn": hub.counts.unanswered,
         RateLimited.code: limiter.refused + answers.refused,
         TooManyFailures.code: failures.refused,
     }

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from typing import Self
 
 import asyncpg
@@ -109,6 +110,8 @@ class Pool:
         self.size = size
         self.turns = Turns(size, size if each is None else each)
         """By turns of workspaces and principals, each of which leaves some to others."""
+        self.refused = Counter[str]()
+        """Loans that were not to be had in time: for want of a turn, or of a connection."""
         self.places = asyncio.Semaphore(size)
         self.open = set[Driver]()
         self.idle = dict[Driver, float]()
@@ -234,8 +237,7 @@ class Pool:
         """Lend a connection for as long as the `async with` lasts.
 
         `whose` is the principal it is for, and `group` the workspace it is about, if there is one.
-        Raises `Unavailable` when none is free
-        within 10 s or the server does not answer.
+        Raises `Unavailable` when none is free within 10 s or the server does not answer.
         """
         return Loan(self, whose, group)
 
@@ -289,6 +291,7 @@ class Loan:
                 async with asyncio.timeout(ACQUIRE_SECONDS):
                     await pool.turns.take(self.whose, self.group)
             except TimeoutError:
+                pool.refused["no_turn"] += 1
                 raise busy() from None
         pool.lent += 1
         try:
@@ -296,6 +299,7 @@ class Loan:
         except BaseException as error:
             self.give()
             if isinstance(error, TimeoutError):
+                pool.refused["no_connection"] += 1
                 raise busy() from None
             if isinstance(error, UNREACHABLE):
                 raise unreachable() from error

@@ -84,35 +84,42 @@ class SharedSight:
     def keep(self, sight: Sight, epoch: int, pos: int) -> None:
         """Take what a look-up found that began at a position; the latest one counts."""
         if (epoch, pos) >= (self.epoch, self.pos):
-            self.sight, self.epoch, self.pos = sight, epoch, pos
+            # The same object while it is the same, so that no stream has to compare them.
+            self.sight = self.sight if sight == self.sight else sight
+            self.epoch, self.pos = epoch, pos
 
 
 class Changes:
     """The last position at which everybody's rights in a workspace may have changed."""
 
-    __slots__ = ("forgotten", "found")
+    __slots__ = ("forgotten", "found", "newest")
 
     def __init__(self) -> None:
         self.found: OrderedDict[UUID, int] = OrderedDict()
         self.forgotten = 0
         """Every workspace counts as changed at this position."""
+        self.newest = 0
 
     def note(self, workspace_id: UUID, pos: int) -> None:
         """Remember a change; of 10,000 workspaces the one that changed first is forgotten."""
         self.found.pop(workspace_id, None)
-        self.found[workspace_id] = pos
+        self.found[workspace_id] = self.newest = pos
         if len(self.found) > MAX_CHANGED:
             _, self.forgotten = self.found.popitem(last=False)
 
     def are_newer(self, workspaces: Iterable[UUID], pos: int) -> bool:
         """Say whether rights in one of these may have changed after a position."""
+        if self.newest <= pos:
+            return False
         return self.forgotten > pos or any(self.found.get(w, 0) > pos for w in workspaces)
 
     def among(self, workspaces: Iterable[UUID], pos: int) -> set[UUID]:
         """Return those of some workspaces whose change after a position is remembered."""
+        if self.newest <= pos:
+            return set()
         return {w for w in workspaces if self.found.get(w, 0) > pos}
 
     def clear(self) -> None:
         """Forget all: the positions belong to an epoch that is no more."""
         self.found.clear()
-        self.forgotten = 0
+        self.forgotten = self.newest = 0

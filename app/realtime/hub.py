@@ -49,6 +49,8 @@ class Counts(msgspec.Struct):
     """Streams that ended while their reader did not take what it was sent."""
     refused: int = 0
     """Streams that were not opened because the process was full."""
+    unanswered: int = 0
+    """Questions of streams that had no turn at the database, or no answer, in time."""
 
 
 class Hub:

@@ -65,7 +65,7 @@ class Source:
         10 s in all; raises `Unavailable`, and a Problem without rights.
         """
         hub, shared = self.hub, self.shared
-        async with in_time(), shared.lock:
+        async with in_time(hub), shared.lock:
             if hub.changed_since(shared) != set():
                 async with asking(hub, self.scope.principal.turn):
                     # More may have changed while it waited for its turn.

@@ -73,12 +73,13 @@ def busy() -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def in_time() -> AsyncIterator[None]:
-    """Let something last 10 s at most; raises `Unavailable`."""
+async def in_time(hub: Hub) -> AsyncIterator[None]:
+    """Let a question last 10 s at most; raises `Unavailable`."""
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
             yield
     except TimeoutError:
+        hub.counts.unanswered += 1
         raise Unavailable("The database does not answer; try again in a moment.") from None
 
 
@@ -89,7 +90,7 @@ async def asking(hub: Hub, whose: str) -> AsyncIterator[None]:
     `whose` is a principal's turn, or an address before one is known: turns are fair among them.
     Raises `Unavailable`.
     """
-    async with in_time(), hub.queries.of(whose):
+    async with in_time(hub), hub.queries.of(whose):
         yield
 
 

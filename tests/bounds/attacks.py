@@ -1,7 +1,7 @@
 """Attackers, in processes of their own: each does one thing as often as it can, for a while.
 
-Run as `python -m tests.bounds.attacks URL PATH TOKEN CURSOR`. Reads attacks from its input, a line
-`NAME SECONDS` each; for each prints how often each answer came, by the problem's code.
+Run as `python -m tests.bounds.attacks URL`. Reads attacks from its input, an `Order` a line; for
+each prints its name and how often each answer came, by the problem's code.
 """
 
 import asyncio
@@ -9,6 +9,8 @@ import contextlib
 import itertools
 import json
 import os
+import signal
+import socket
 import sys
 import time
 from collections import Counter
@@ -17,45 +19,63 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import httpx
+import msgspec
 
-ADDRESS = "127.0.0.2"
-"""Where attackers come from; budgets of an address must not be the neighbour's."""
 PATIENCE_SECONDS = 20
 BOMB = '{"type": "x", "data": [' + ",".join(["1e131000"] * 7000) + "]}"
 JSON = {"Content-Type": "application/json"}
 
 
+class Order(msgspec.Struct, frozen=True):
+    """What an attacker is told to do, and who it is: an owner of a workspace of theirs."""
+
+    name: str
+    seconds: float
+    path: str
+    token: str
+    cursor: str
+    address: str
+    """Where it comes from; budgets of an address must not be the neighbour's."""
+    is_patient: bool
+    """Whether it goes on until it was told what it must be; for `PATIENCE_SECONDS` at most."""
+
+
 class Attacker(NamedTuple):
-    """One who attacks, as the owner of a workspace of theirs."""
+    """One who attacks."""
 
     url: str
     path: str
     token: str
     cursor: str
+    address: str
     ends_at: float
     answers: Counter[str]
     expected: set[str]
     """What it must be told; on a slow machine it has `PATIENCE_SECONDS` more for that."""
+    is_patient: bool
 
     @property
     def is_over(self) -> bool:
         late = time.monotonic() - self.ends_at
-        return late > PATIENCE_SECONDS or (late > 0 and self.expected <= self.answers.keys())
+        has_all = not self.is_patient or self.expected <= self.answers.keys()
+        return late > PATIENCE_SECONDS or (late > 0 and has_all)
 
     def client(self, token: str | None = None) -> httpx.AsyncClient:
         """Make a client."""
         transport = httpx.AsyncHTTPTransport(
-            local_address=ADDRESS, limits=httpx.Limits(max_connections=None)
+            local_address=self.address, limits=httpx.Limits(max_connections=None)
         )
         headers = {"Authorization": f"Bearer {self.token if token is None else token}"}
         return httpx.AsyncClient(
             base_url=self.url, headers=headers, transport=transport, timeout=30
         )
 
-    def note(self, answer: httpx.Response) -> None:
-        """Count an answer."""
+    def note(self, answer: httpx.Response) -> str:
+        """Count an answer; returns the problem's code, or the status."""
         is_problem = "problem+json" in answer.headers.get("content-type", "")
-        self.answers[answer.json()["code"] if is_problem else str(answer.status_code)] += 1
+        found = answer.json()["code"] if is_problem else str(answer.status_code)
+        self.answers[found] += 1
+        return found
 
     async def repeat(self, at_once: int, act: Callable[[int], Awaitable[None]]) -> None:
         """Do something again and again, so many at once, until it is over."""
@@ -71,7 +91,7 @@ class Attacker(NamedTuple):
     async def send(self, *parts: bytes, pause: float = 0) -> None:
         """Send bytes on a connection of their own, and count the answer."""
         host, port = urlsplit(self.url).hostname, urlsplit(self.url).port
-        reader, writer = await asyncio.open_connection(host, port, local_addr=(ADDRESS, 0))
+        reader, writer = await asyncio.open_connection(host, port, local_addr=(self.address, 0))
         try:
             with contextlib.suppress(OSError):
                 for part in parts:
@@ -180,7 +200,7 @@ async def replays(a: Attacker) -> None:
                     a.note(answer)
                     return
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(0.2):
+                    async with asyncio.timeout(0.6):
                         async for _raw in answer.aiter_raw():
                             pass
 
@@ -207,6 +227,105 @@ async def workspaces(a: Attacker) -> None:
         await a.repeat(20, act)
 
 
+async def unread(a: Attacker) -> None:
+    """Answers of megabytes that nobody reads."""
+    host, port = urlsplit(a.url).hostname, urlsplit(a.url).port
+    get = b"GET /docs/assets/scalar.js HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    loop = asyncio.get_running_loop()
+
+    async def take(_: int) -> None:
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.setblocking(False)
+            connection.bind((a.address, 0))
+            await loop.sock_connect(connection, (host, port))
+            await loop.sock_sendall(connection, get)
+            await asyncio.sleep(1.5)
+            size, head = 0, b""
+            async with asyncio.timeout(5):
+                with contextlib.suppress(ConnectionResetError):
+                    while more := await loop.sock_recv(connection, 2**16):
+                        head, size = head or more, size + len(more)
+            length = head.lower().partition(b"content-length:")[2]
+            is_whole = bool(length) and size > int(length.split()[0])
+            a.answers["200" if is_whole else "closed"] += 1
+
+    await a.repeat(60, take)
+
+
+async def keys(a: Attacker) -> None:
+    """Keys of one account, each with requests of its own."""
+    body = {"name": "One of many", "permissions": ["events:read"]}
+    async with a.client() as owner, contextlib.AsyncExitStack() as stack:
+        clients = list[httpx.AsyncClient]()
+        for _ in range(20):
+            made = await owner.post(f"{a.path}/api-keys", json=body)
+            a.note(made)
+            clients.append(await stack.enter_async_context(a.client(made.json()["secret"])))
+
+        async def act(n: int) -> None:
+            a.note(await clients[n % len(clients)].get(f"{a.path}/events?limit=1"))
+
+        await a.repeat(40, act)
+
+
+async def answers(a: Attacker) -> None:
+    """Answers that are to be kept for a new idempotency key each."""
+    async with a.client() as client:
+
+        async def act(n: int) -> None:
+            headers = {"Idempotency-Key": f"{os.getpid()}-{n}"}
+            body = {"type": "x", "data": {"n": n}}
+            answer = await client.post(f"{a.path}/events", json=body, headers=headers)
+            if a.note(answer) == "rate_limited" and "are kept" in answer.json()["detail"]:
+                a.answers["kept"] += 1
+
+        await a.repeat(8, act)
+
+
+async def roles(a: Attacker) -> None:
+    """A role that is changed as fast as that is answered, beside streams that have to look."""
+    async with a.client() as client:
+
+        async def hold(_: int) -> None:
+            async with client.stream("GET", "/api/v1/stream/notifications") as answer:
+                if answer.status_code != 200:
+                    await answer.aread()
+                    await asyncio.sleep(1)
+                    return
+                async for _raw in answer.aiter_raw():
+                    if a.is_over:
+                        return
+
+        async def act(n: int) -> None:
+            permissions = ["workspace:read", "events:read", *["events:audit"] * (n % 2)]
+            body = {"name": "Desk", "permissions": permissions, "grantable": []}
+            a.note(await client.put(f"{a.path}/roles/desk", json=body))
+
+        tasks = [
+            asyncio.create_task(a.repeat(20, hold)),
+            asyncio.create_task(a.repeat(2, act)),
+        ]
+        while not a.is_over:
+            await asyncio.wait(tasks, timeout=0.1)
+
+
+async def questions(a: Attacker) -> None:
+    """Questions of nobody that reach the database."""
+    async with a.client("nobody") as client:
+
+        async def act(n: int) -> None:
+            if n % 2:
+                await client.get("/health/ready")
+                return
+            body = {"List-Unsubscribe": "One-Click"}
+            a.note(
+                await client.post("/unsubscribe", params={"token": f"annex_ut_{n:043}"}, data=body)
+            )
+
+        await a.repeat(20, act)
+
+
 ATTACKS: dict[str, tuple[Callable[[Attacker], Awaitable[None]], set[str]]] = {
     # What the attacker must have been told, among others.
     "bombs": (bombs, {"invalid_request"}),
@@ -219,25 +338,41 @@ ATTACKS: dict[str, tuple[Callable[[Attacker], Awaitable[None]], set[str]]] = {
     "replays": (replays, {"too_many_streams"}),
     "guesses": (guesses, {"too_many_failures"}),
     "workspaces": (workspaces, {"too_many_workspaces"}),
+    "unread": (unread, {"closed"}),
+    "keys": (keys, {"rate_limited"}),
+    "answers": (answers, {"kept"}),
+    "roles": (roles, {"rate_limited"}),
+    "questions": (questions, {"too_many_failures"}),
 }
 
 
-def attack(name: str, seconds: float) -> None:
+def attack(url: str, order: Order) -> None:
     """Attack, and print what was answered."""
-    url, path, token, cursor = sys.argv[1:]
-    act, expected = ATTACKS[name]
-    ends_at = time.monotonic() + seconds
-    attacker = Attacker(url, path, token, cursor, ends_at, Counter(), expected)
-    asyncio.run(act(attacker))  # type: ignore[arg-type]
-    print(json.dumps(attacker.answers), flush=True)  # noqa: T201
+    act, expected = ATTACKS[order.name]
+    ends_at = time.monotonic() + order.seconds
+    attacker = Attacker(
+        url,
+        order.path,
+        order.token,
+        order.cursor,
+        order.address,
+        ends_at,
+        Counter(),
+        expected,
+        order.is_patient,
+    )
+    try:
+        asyncio.run(act(attacker))  # type: ignore[arg-type]
+    except Exception as error:
+        attacker.answers[repr(error)] += 1
+    # In one write, as attackers may be several at once.
+    os.write(1, f"{order.name} {json.dumps(attacker.answers)}\n".encode())
 
 
 if __name__ == "__main__":
-    for line in sys.stdin:
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    for line in sys.stdin.buffer:
         # All is imported by now, and an attack's connections end with its process.
-        if not (child := os.fork()):
-            attack(line.split()[0], float(line.split()[1]))
+        if not os.fork():
+            attack(sys.argv[1], msgspec.json.decode(line, type=Order))
             os._exit(0)
-        _, status = os.waitpid(child, 0)
-        if status:
-            sys.exit(1)

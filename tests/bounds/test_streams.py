@@ -72,6 +72,8 @@ async def test_a_stream_that_gets_no_turn_at_the_database_is_told_to_come_back(
         assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
         for whose in others:
             queries.give(whose)
+        metrics = await callers.operator().client.get("/metrics")
+        assert 'annex_refused_total{code="no_stream_turn"} 1.0' in metrics.text
         async with opened(tenant) as response:
             assert response.status_code == 200
 

@@ -205,3 +205,27 @@ async def test_unknown_tokens_of_mails_are_budgeted(database: TestDatabase) -> N
         assert answers[-1].json()["code"] == "too_many_failures"
         assert int(answers[-1].headers["retry-after"]) > 0
         await callers.close()
+
+
+async def test_a_request_that_gets_no_connection_in_time_is_told_so_and_counted(
+    database: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.database.pools.ACQUIRE_SECONDS", 0.1)
+    async with running(database, pool_size=2, max_statements_per_principal=1) as server:
+        callers = Callers(server)
+        tenant, pool = await new_tenant(callers), server.app.runtime.database.api
+
+        async def refused() -> set[str]:
+            answer = await tenant.owner.client.get(tenant.path)
+            assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+            assert int(answer.headers["retry-after"]) > 0
+            return {code for code, count in pool.refused.items() if count}
+
+        async with pool.lend(f"user:{tenant.owner.user_id}"):
+            assert await refused() == {"no_turn"}
+        async with pool.lend(), pool.lend():
+            assert await refused() == {"no_turn", "no_connection"}
+        metrics = (await callers.operator().client.get("/metrics")).text
+        for code in ("no_turn", "no_connection"):
+            assert f'annex_refused_total{{code="{code}"}} 1.0' in metrics
+        await callers.close()

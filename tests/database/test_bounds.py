@@ -3,6 +3,10 @@
 import re
 from collections import defaultdict
 
+from app import filters
+from app.database import pools, reads
+from app.http import unread
+from app.realtime import channels, replay, streams
 from tests.conftest import ROOT, TestDatabase
 
 PAGE = (ROOT / "docs" / "operations.md").read_text()
@@ -42,3 +46,32 @@ async def test_bounds_of_the_installation_are_those_of_its_table(database: TestD
     assert stated == {name: int(value) for name, value in rows}
     async with database.connect("postgres") as admin:
         assert {r["name"] for r in await admin.fetch("select name from annex.limits")} == {*stated}
+
+
+async def test_bounds_in_code_are_those_of_its_constants() -> None:
+    section = PAGE[PAGE.index("| bound | of what | where |") :].partition("\n\n")[0]
+    stated = re.findall(r"^\| ([\d,. a-zA-Z]+) \| .+? \| .*`([\w/.]+)`", section, re.MULTILINE)
+    mebibyte, kibibyte = 1024 * 1024, 1024
+    held = {
+        ("app/filters.py", f"{filters.MAX_PATTERNS}"),
+        ("app/database/pools.py", f"{pools.ACQUIRE_SECONDS:.0f} s"),
+        ("app/database/pools.py", f"{pools.COMMAND_SECONDS:.0f} s"),
+        ("app/realtime/streams.py", f"{streams.ANSWER_SECONDS:.0f} s"),
+        ("app/realtime/streams.py", f"{streams.LIFETIME_SECONDS:.0f} s"),
+        ("app/database/reads.py", f"{reads.MAX_PAGE_BYTES // mebibyte} MiB"),
+        ("app/realtime/channels.py", f"{channels.MAX_CHUNK // kibibyte} KiB"),
+        ("app/http/unread.py", f"{unread.MAX_UNREAD_BYTES // mebibyte} MiB"),
+        ("app/http/unread.py", f"{unread.PACE_SECONDS:.0f} s"),
+        ("app/realtime/replay.py", f"{replay.MAX_PATCHED}"),
+    }
+    found = {(place, bound) for bound, place in stated if place.startswith("app/")}
+    assert found == held
+
+
+async def test_time_limits_of_requests_are_those_of_their_role(database: TestDatabase) -> None:
+    async with database.connect("annex_api") as session:
+        limits = [
+            await session.fetchval(f"show {name}")
+            for name in ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
+        ]
+    assert f"| {', '.join(limit.replace('s', ' s') for limit in limits)} |" in PAGE

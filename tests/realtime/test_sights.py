@@ -218,8 +218,9 @@ async def test_a_sight_that_was_patched_again_and_again_is_what_the_database_say
     hub, tail = place.server.app.runtime.hub, place.server.app.runtime.tail
 
     def is_current() -> bool:
-        [group] = hub.channels[place.shared.feed.id].groups.values()
-        return hub.changed_since(place.shared) == set() and len(group.parked) == 2
+        groups = hub.channels[place.shared.feed.id].groups.values()
+        parked = sum(len(group.parked) for group in groups)
+        return hub.changed_since(place.shared) == set() and parked == 2
 
     async with opened(place, 2):
         for _ in range(60):
