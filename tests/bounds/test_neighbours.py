@@ -86,7 +86,7 @@ class Waits(NamedTuple):
         """The times that one in a hundred is above, but of one stall, which meets every lister."""
         at_once = (LISTERS, 1)
         return [
-            sorted(times)[-max(n + 1, len(times) // 100)]
+            sorted(times)[-(max(n + 1, len(times) // 100) if len(times) > 4 * n else 1)]
             for n, times in zip(at_once, self, strict=True)
         ]
 
