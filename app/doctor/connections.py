@@ -213,14 +213,22 @@ async def find_time_zone(site: Site) -> Finding | None:
     )
 
 
-def unreachable(setting: str, reason: BaseException) -> Finding:
-    """Say that a connection could not be made."""
+def unreachable(setting: str, user: str | None, reason: BaseException) -> Finding:
+    """Say that a connection as a setting's user could not be made."""
     said = str(reason) or type(reason).__name__
     role = next(role for role, name in ROLES if name == setting)
+    is_refused = isinstance(reason, asyncpg.InvalidAuthorizationSpecificationError)
     sql: tuple[str, ...] = ()
-    if isinstance(reason, asyncpg.InvalidPasswordError):
-        cure = f"Set the password again (`alter role … password`) and put it into {setting}."
-    elif isinstance(reason, asyncpg.InvalidAuthorizationSpecificationError):
+    # Supabase's poolers take `<role>.<project>`.
+    if is_refused and (user or "").partition(".")[0] != role:
+        cure = f"Put the user {role} and its password into {setting}."
+    elif isinstance(reason, asyncpg.InvalidPasswordError):
+        # Postgres says the same of a role that does not exist.
+        cure = (
+            f"If the role {role} is not there yet, migrate first: `annex migrate` makes it. Then "
+            f"set its password (`alter role {role} password …`) and put it into {setting}."
+        )
+    elif is_refused:
         if "not permitted to log in" in said:
             cure, sql = "Run this as the role that migrated:", (f"alter role {role} login",)
         else:

@@ -89,7 +89,9 @@ async def visit(settings: Settings) -> list[Result]:
             try:
                 connection = await connect(settings, name)
             except (*UNKNOWN, ValueError) as failed:
-                results.append(Result("connection", connections.unreachable(setting, failed)))
+                user = database_url(name.upper(), getattr(settings, name)).username
+                finding = connections.unreachable(setting, user, failed)
+                results.append(Result("connection", finding))
                 continue
             stack.callback(connection.terminate)
             opened.append(connection)

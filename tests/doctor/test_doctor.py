@@ -6,6 +6,7 @@ import json
 import os
 import re
 import resource
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -13,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import msgspec
 import pytest
 
@@ -177,12 +179,22 @@ async def test_a_signing_key_that_the_project_does_not_have_is_found(
 
 @pytest.mark.parametrize("password", ["", ":sec@nowhere.invalid/ret"])
 async def test_a_host_that_is_none_may_be_part_of_a_password(
-    deployment: Deployment, password: str
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch, password: str
 ) -> None:
+    found = asyncio.get_running_loop().getaddrinfo
+
+    async def getaddrinfo(host: Any, *args: Any, **options: Any) -> Any:
+        # Not asked of this machine's resolver, which may be slow or redirect.
+        if host == "nowhere.invalid":
+            raise socket.gaierror(socket.EAI_NONAME, "no such host")
+        return await found(host, *args, **options)
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
     url = f"postgresql://annex_worker{password}@nowhere.invalid/postgres"
     finding = (await deployment.visit(worker_database_url=url))["connection"].finding
     assert finding is not None
     assert finding.wrong.startswith("ANNEX_WORKER_DATABASE_URL does not connect: ")
+    assert "no such host" in finding.wrong
     assert "`@` is `%40`" in finding.cure
 
 
@@ -209,7 +221,30 @@ async def test_a_role_that_is_not_there_is_said(deployment: Deployment) -> None:
     ].finding
     assert finding is not None
     assert 'role "annex_apy" does not exist' in finding.wrong
-    assert "See that the role exists" in finding.cure
+    assert finding.cure == "Put the user annex_api and its password into ANNEX_DATABASE_URL."
+
+
+async def test_a_role_that_never_logs_in_is_not_told_to(deployment: Deployment) -> None:
+    url = deployment.database.url("annex_owner")
+    finding = (await deployment.visit(worker_database_url=url))["connection"].finding
+    assert finding is not None
+    assert "is not permitted to log in" in finding.wrong
+    assert finding.cure.startswith("Put the user annex_worker and its password into ANNEX_WORKER_")
+    assert finding.sql == ()
+
+
+@pytest.mark.parametrize("user", ["annex_api", "annex_api.abcdefghijklmnopqrst"])
+def test_a_refused_password_may_be_of_a_role_that_is_not_there_yet(user: str) -> None:
+    refused = asyncpg.InvalidPasswordError('password authentication failed for user "annex_api"')
+    cure = connections.unreachable("ANNEX_DATABASE_URL", user, refused).cure
+    assert cure.startswith("If the role annex_api is not there yet, migrate first")
+    assert "`alter role annex_api password …`" in cure
+
+
+def test_a_refused_password_of_another_user_is_none_to_set_again() -> None:
+    refused = asyncpg.InvalidPasswordError('password authentication failed for user "postgres"')
+    cure = connections.unreachable("ANNEX_DATABASE_URL", "postgres", refused).cure
+    assert cure == "Put the user annex_api and its password into ANNEX_DATABASE_URL."
 
 
 async def test_an_smtp_server_without_a_sign_in_is_found(deployment: Deployment) -> None:
