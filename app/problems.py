@@ -26,7 +26,7 @@ from app.errors import (
     subclasses,
 )
 from app.field_errors import as_pointer, field_error, in_json_words
-from app.request_state import state_of
+from app.request_state import logged, state_of
 from app.schemas.problems import FieldError, ProblemCode
 from app.schemas.problems import Problem as ProblemBody
 
@@ -277,8 +277,7 @@ def to_problem(request: Request[Any, Any, Any], error: Exception) -> Response[Pr
     if isinstance(problem, KEPT_IN_SQL):
         state_of(request.scope).refused = problem.code
     if isinstance(problem, InternalError) and not has_left(error):
-        request_id = state_of(request.scope).request_id
-        log.error("unexpected", path=request.scope["path"], request_id=request_id, exc_info=error)
+        log.error("unexpected", **logged(request.scope), exc_info=error)
     return Response(
         describe(problem, request),
         status_code=problem.status,

@@ -112,7 +112,8 @@ async def follow(
     hub = runtime.hub
     if not hub.admit():
         return at_once(busy())
-    ending = state_of(request.scope).ending
+    state = state_of(request.scope)
+    ending = state.ending
     ending.append(hub.release)
     authorized_at = hub.head
     address = runtime.connections.addresses.of(request.scope)
@@ -121,7 +122,8 @@ async def follow(
         principal, used = await identify(
             request, ticket, turn, is_reconnect=last_event_id is not None
         )
-        runtime.limiter.take(principal, state_of(request.scope))
+        state.verified = principal
+        runtime.limiter.take(principal, state)
         source = source_of(request, principal, ws)
         async with turn():
             feed, sight = await source.sight()

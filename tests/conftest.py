@@ -20,6 +20,7 @@ import hypothesis
 import msgspec
 import pytest
 import schemathesis
+import structlog
 import yaml
 
 from app.auth.keys import Key
@@ -279,6 +280,14 @@ async def running(database: TestDatabase, port: int = 0, **others: Any) -> Async
         finally:
             server.should_exit = True
             await serving
+
+
+@pytest.fixture
+def log(capsys: pytest.CaptureFixture[str]) -> Iterator[pytest.CaptureFixture[str]]:
+    """What a server that starts in the test writes to standard error."""
+    before = structlog.get_config()
+    yield capsys
+    structlog.configure(**before)
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -10,7 +10,6 @@ from uuid import uuid4
 import httpx
 import msgspec
 import pytest
-import structlog
 
 from app.auth.keys import Key
 from app.dev.migrations import apply
@@ -343,14 +342,6 @@ async def test_too_many_requests_are_refused_until_the_bucket_refills(
     limited.now += 5
     answers = [await user.client.get(WORKSPACES) for _ in range(2)]
     assert [a.status_code for a in answers] == [200, 429]
-
-
-@pytest.fixture
-def log(capsys: pytest.CaptureFixture[str]) -> Iterator[pytest.CaptureFixture[str]]:
-    """What a server that starts in the test writes to standard error."""
-    before = structlog.get_config()
-    yield capsys
-    structlog.configure(**before)
 
 
 async def test_an_unexpected_failure_is_logged_and_not_told(

@@ -171,7 +171,7 @@ async def provide_principal(request: Request[Any, Any, Any]) -> Principal:
     limiter, state = runtime_of(request).limiter, state_of(request.scope)
     if state.principal is not None:
         return state.principal
-    principal = await authenticate(request)
+    state.verified = principal = await authenticate(request)
     limiter.take(principal, state)
     permission = request.route_handler.opt["permission"]
     if permission == "user" and principal.kind != "user":

@@ -19,7 +19,7 @@ from app.http.media_types import JSON
 from app.http.media_types import check as check_media_type
 from app.http.protocol import Connections
 from app.problems import from_msgspec
-from app.request_state import NAME, RequestState
+from app.request_state import NAME, RequestState, logged
 from app.runtime import Runtime, runtime_in
 from app.schemas.problems import FieldError
 from app.settings import SettingsError
@@ -183,10 +183,7 @@ def with_head(allow: bytes) -> bytes:
 
 
 def finish_headers(message: Any, scope: Any, state: RequestState) -> None:
-    """Add what every answer carries, count the request and log it.
-
-    Never its query, which may hold a ticket.
-    """
+    """Add what every answer carries, count the request and log it."""
     headers = message["headers"] = list(message["headers"])  # names are in lower case
     if scope.get("method") == "OPTIONS" and (named := methods(scope)):
         # Litestar's own names only the methods of the handler that was registered last.
@@ -210,10 +207,9 @@ def finish_headers(message: Any, scope: Any, state: RequestState) -> None:
     log.info(
         "request",
         method=scope.get("method"),
-        path=scope["path"],
         status=message["status"],
         ms=round(seconds * 1000, 1),
-        request_id=state.request_id,
+        **logged(scope),
     )
 
 
