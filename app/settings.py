@@ -30,6 +30,8 @@ OTHER_NAMES = {
     MIGRATE_URL,
     # What `annex dev` writes into dev.env.
     "ANNEX_URL", "ANNEX_WORKSPACE", "ANNEX_KEY", "ANNEX_TOKEN", "ANNEX_PSQL",
+    # Of programs that call Annex, which may read the same .env.
+    "ANNEX_API_URL", "ANNEX_PUBLIC_API_URL", "ANNEX_API_PUBLIC_URL",
     # Of tests.
     "ANNEX_TEST_POSTGRES", "ANNEX_FAIL_ON_SKIP",
 }  # fmt: skip

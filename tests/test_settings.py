@@ -175,7 +175,8 @@ def test_a_misspelt_name_is_said_without_its_value(name: str, meant: str) -> Non
 
 def test_names_of_somebody_else_are_not_misspelt() -> None:
     of_kubernetes = ("SERVICE_HOST", "SERVICE_PORT", "PORT", "PORT_8000_TCP", "PORT_8000_TCP_ADDR")
-    others = {f"ANNEX_{name}": "x" for name in (*of_kubernetes, "SUPABASE_KEY", "API_KEY")}
+    of_callers = ("SUPABASE_KEY", "API_KEY", "API_URL", "PUBLIC_API_URL", "API_PUBLIC_URL")
+    others = {f"ANNEX_{name}": "x" for name in (*of_kubernetes, *of_callers)}
     assert misspelt({**GOOD, **others}) == []
 
 
