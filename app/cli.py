@@ -12,10 +12,8 @@ import rich_click as click
 from app import __version__
 from app.settings import (
     MIGRATE_URL,
-    Settings,
     SettingsError,
     environment,
-    misspelt,
     read_settings,
 )
 
@@ -57,8 +55,9 @@ def dev(host: str, port: int, data: Path, fresh: bool) -> None:
     """
     from app.dev.demo import greeting
     from app.dev.server import run
+    from app.logs import warn_of_misspelt
 
-    warn()
+    warn_of_misspelt()
     run(
         data.resolve(),
         host,
@@ -86,28 +85,19 @@ def serve(host: str, port: int, workers: int) -> None:
     a setting or the database is wrong, it says so and exits with 1. When it stops, it ends open
     streams over 3 s; clients reconnect with their cursor and lose nothing.
     """
+    from app.logs import warn_of_misspelt
     from app.processes import serve_together
     from app.server import serve
 
     def ready(url: str) -> None:
         click.echo(f"Annex serves {url}", err=True)
 
+    warn_of_misspelt()
+    settings = read_settings()
     if workers == 1:
-        serve(settings_with_warnings(), host, port, ready=ready)
+        serve(settings, host, port, ready=ready)
     else:
-        serve_together(settings_with_warnings(), host, port, workers, ready=ready)
-
-
-def settings_with_warnings() -> Settings:
-    """Read the settings, and say first which names are misspelt."""
-    warn()
-    return read_settings()
-
-
-def warn() -> None:
-    """Say which settings are misspelt; without that, they would be silently ignored."""
-    for sentence in misspelt(environment()):
-        click.echo(f"annex: warning: {sentence}", err=True)
+        serve_together(settings, host, port, workers, ready=ready)
 
 
 @annex.command()
@@ -118,11 +108,13 @@ def worker() -> None:
     or SIGTERM it finishes the batch that it has begun, for 8 s at most, and exits with 0. Run at
     least one; several share the work.
     """
+    from app.logs import warn_of_misspelt
     from app.server import check
     from app.worker.housekeeping import work
     from app.worker.runner import until_told
 
-    settings = settings_with_warnings()
+    warn_of_misspelt()
+    settings = read_settings()
 
     async def keep() -> None:
         await check(settings)

@@ -16,7 +16,7 @@ import asyncpg
 import structlog
 
 from app.errors import causes
-from app.settings import Settings
+from app.settings import Settings, environment, misspelt
 
 HIDDEN = "[hidden]"
 TOKENS = (
@@ -145,6 +145,15 @@ class Handler(logging.Handler):
         message = str(record.msg).strip().partition("\n")[0]
         log = structlog.get_logger()
         log.log(record.levelno, message, logger=record.name, exc_info=error)
+
+
+def warn_of_misspelt() -> None:
+    """Say which settings are misspelt, which without that would be silently ignored.
+
+    Before they are read, because the right name may be what is missing.
+    """
+    for sentence in misspelt(environment()):
+        sys.stderr.write(f"annex: warning: {sentence}\n")
 
 
 def configure_logging(settings: Settings) -> None:

@@ -7,7 +7,6 @@ from functools import partial
 from typing import Any
 
 import httpx
-import structlog
 from litestar import Litestar, Request
 from litestar.config.cors import CORSConfig
 from litestar.di import Provide
@@ -26,19 +25,17 @@ from app.http.idempotency import provide_once
 from app.http.limits import Failures, Limiter
 from app.http.protocol import Connections
 from app.http.responses import StructResponse
-from app.logs import configure_logging
+from app.logs import configure_logging, warn_of_misspelt
 from app.metrics import Metrics, refusals
 from app.problems import to_problem
 from app.realtime.cursors import Cursors
 from app.realtime.hub import Hub
 from app.realtime.tail import Tail
 from app.runtime import Runtime
-from app.settings import Settings, SettingsError, environment, misspelt, read_settings
+from app.settings import Settings, SettingsError, read_settings
 from app.supervision import Supervised
 from app.watchdog import Pace, Watchdog
 from controllers import CONTROLLERS
-
-log = structlog.get_logger()
 
 # Where a dev server serves a page from, on whatever port.
 LOCALHOST = r"https?://(localhost|127\.0\.0\.1|\[::1\])(:[0-9]+)?"
@@ -168,9 +165,7 @@ def __getattr__(name: str) -> Any:
     if name != "app":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
-        app = create_app(read_settings())
-        for sentence in misspelt(environment()):
-            log.warning(sentence)
-        return app
+        warn_of_misspelt()
+        return create_app(read_settings())
     except SettingsError as error:
         raise SystemExit(f"annex: {error}") from None

@@ -265,6 +265,15 @@ async def test_plain_uvicorn_says_what_is_wrong_without_a_traceback(
     assert "Traceback" not in said
 
 
+def test_plain_uvicorn_says_the_misspelling_that_keeps_it_from_starting(tmp_path: Path) -> None:
+    with uvicorn({"ANNEX_DATABSE_URL": "postgresql://u:hidden@h/d"}, tmp_path) as process:
+        _, said = process.communicate(timeout=30)
+    warning, *wrong = said.splitlines()
+    meant = "ANNEX_DATABSE_URL is no setting of Annex; did you mean ANNEX_DATABASE_URL?"
+    assert warning == f"annex: warning: {meant}"
+    assert wrong[0].startswith("annex: ANNEX_DATABASE_URL is not set")
+
+
 class Dev(NamedTuple):
     data: Path
     facts: dict[str, Any]
