@@ -46,11 +46,15 @@ ON_ONE_POSTGRES = (
     # What no server decides: settings of Annex and of what surrounds it.
     *(f"{_FAULTS}::test_is_found_and_cured[{check}: " for check in _SETTINGS),
     "tests/doctor/test_doctor.py::test_a_clock_that_is_wrong_is_found",
+    "tests/doctor/test_doctor.py::test_a_host_that_is_none_may_be_part_of_a_password",
+    "tests/doctor/test_doctor.py::test_a_refused_password_",
     "tests/doctor/test_doctor.py::test_a_refused_smtp_login_is_found",
     "tests/doctor/test_doctor.py::test_a_signing_key_that_the_project_does_not_have_is_found",
+    "tests/doctor/test_doctor.py::test_an_smtp_server_without_a_sign_in_is_found",
     "tests/doctor/test_doctor.py::test_the_command_",
     "tests/doctor/test_doctor.py::test_too_few_open_files_are_found",
     "tests/doctor/test_doctor.py::test_what_is_no_key_set_is_found",
+    "tests/doctor/test_doctor.py::test_workers_are_processes_of_every_serve",
     "tests/doctor/test_surroundings.py::test_a_database_of_another_project_is_found",
     "tests/doctor/test_surroundings.py::test_a_template_that_cannot_be_used_is_found",
     # Orders of the same migrations.
