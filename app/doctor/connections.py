@@ -19,6 +19,13 @@ ROLES = (("annex_api", "ANNEX_DATABASE_URL"), ("annex_worker", "ANNEX_WORKER_DAT
 IS_REPLICA = "select pg_is_in_recovery()"
 LISTENING = 3
 """Connections as annex_worker that a process of `annex serve` opens."""
+STARTING = 1
+"""Connections as annex_api of an `annex worker`, at its start, before it opens its others."""
+ROOM = """
+select current_setting('max_connections')::int
+  - current_setting('superuser_reserved_connections')::int
+  - coalesce(current_setting('reserved_connections', true)::int, 0)  -- from Postgres 16 on
+"""
 LIMITS = """
 select rolname, rolconnlimit from pg_roles
 where rolname = any ($1) and rolconnlimit >= 0 order by rolname
@@ -142,17 +149,17 @@ async def find_connection_limit(site: Site) -> Finding | None:
         return None
     serving, said = processes(settings), list[str]()
     wanted = {
-        "annex_api": (settings.pool_size * settings.processes, serving),
-        "annex_worker": (LISTENING * settings.processes + WORKERS, f"{serving} and a worker"),
+        "annex_api": settings.pool_size * settings.processes + STARTING,
+        "annex_worker": LISTENING * settings.processes + WORKERS,
     }
-    short = [
-        row for row in await site.api.fetch(LIMITS, list(wanted)) if row[1] < wanted[row[0]][0]
-    ]
+    short = [row for row in await site.api.fetch(LIMITS, list(wanted)) if row[1] < wanted[row[0]]]
     if not short:
         return None
     for role, limit in short:
-        needed, takers = wanted[role]
-        said.append(f"The role {role} may have {limit} connections; {takers}: up to {needed}.")
+        said.append(
+            f"The role {role} may have {limit} connections; {serving} and a worker: up to "
+            f"{wanted[role]}."
+        )
     lower = "Lower ANNEX_POOL_SIZE, or run" if short[0][0] == "annex_api" else "Run"
     return error(
         " ".join(said),
@@ -164,10 +171,7 @@ async def find_connection_limit(site: Site) -> Finding | None:
 async def find_max_connections(site: Site) -> Finding | None:
     """The pools of all processes must fit into the server."""
     settings = site.settings
-    room = await site.api.fetchval(
-        "select current_setting('max_connections')::int"
-        " - current_setting('superuser_reserved_connections')::int"
-    )
+    room = await site.api.fetchval(ROOM)
     wanted = settings.processes * (settings.pool_size + LISTENING) + WORKERS
     if settings.transaction_pooler or wanted <= room:
         return None

@@ -158,7 +158,7 @@ FAULTS = [
     ),
     Fault(
         "connections of a role",
-        "annex_api may have 60 connections; 1 process of `annex serve`: up to 70",
+        "annex_api may have 60 connections; 1 process of `annex serve` and a worker: up to 71",
         "alter role annex_api connection limit -1",
         "alter role annex_api connection limit 60",
         "alter role annex_api connection limit -1",
