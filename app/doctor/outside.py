@@ -185,6 +185,13 @@ async def find_bounds(site: Site) -> Finding | None:
                 f"ANNEX_{name} ({value}) is above {whole}: one of them can take all.",
                 f"Set ANNEX_{name} well below that number.",
             )
+    if s.max_held_bytes_per_address // s.processes >= s.max_held_bytes:
+        of_all = f" of each of {s.processes} processes" if s.processes > 1 else ""
+        return warning(
+            f"ANNEX_MAX_HELD_BYTES_PER_ADDRESS ({s.max_held_bytes_per_address}) is not below "
+            f"ANNEX_MAX_HELD_BYTES ({s.max_held_bytes}){of_all}: one address can take all.",
+            "Set ANNEX_MAX_HELD_BYTES_PER_ADDRESS well below that number.",
+        )
     if s.max_statements_per_principal >= s.pool_size > 1:
         return warning(
             f"ANNEX_MAX_STATEMENTS_PER_PRINCIPAL ({s.max_statements_per_principal}) leaves none of "

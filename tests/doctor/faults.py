@@ -266,6 +266,14 @@ FAULTS = [
     ),
     Fault(
         "limits",
+        "ANNEX_MAX_HELD_BYTES_PER_ADDRESS (8388608) is not below ANNEX_MAX_HELD_BYTES (4194304)",
+        "well below",
+        settings={"max_held_bytes_per_address": 8_388_608, "max_held_bytes": 4_194_304},
+        level="warning",
+        cured_by="settings",
+    ),
+    Fault(
+        "limits",
         "leaves none of the 10 connections",
         "below ANNEX_POOL_SIZE",
         settings={"max_statements_per_principal": 10},
