@@ -50,11 +50,13 @@ async def find_worker(site: Site) -> Finding | None:
     """
     if site.settings.transaction_pooler or await site.worker.fetchval(WORKERS, WORKER_NAME):
         return None
-    wrong = "No `annex worker` is connected: nobody is notified, no mail is sent, nothing expires."
     if site.settings.is_development:
-        return advice(wrong, "`annex dev` has its own. Beside `annex serve`, start one.")
+        return advice(
+            "No `annex worker` of its own is connected.",
+            "`annex dev` has one within. Beside `annex serve`, start one.",
+        )
     return error(
-        wrong,
+        "No `annex worker` is connected: nobody is notified, no mail is sent, nothing expires.",
         "Start `annex worker` beside `annex serve`, with the same settings, and keep it running.",
     )
 
