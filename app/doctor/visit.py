@@ -124,7 +124,8 @@ async def run_all(checks: Sequence[Check], site: Site) -> list[Result]:
         if finding is not None:
             causes[check.name] = check.name
     # Why something was denied is found later, if at all.
-    if (why := next((name for name in WITHOUT_RIGHTS if name in causes), None)) is not None:
+    found = (name for name in WITHOUT_RIGHTS if causes.get(name) == name)  # and not skipped
+    if (why := next(found, None)) is not None:
         results = [
             Result(r.check, None, why) if {r.check, r.skipped_for} & denied else r for r in results
         ]

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
+import httpx
 import msgspec
 import pytest
 
 from app.dev.demo import new_signing_key
-from app.doctor import connections, visit
+from app.doctor import Check, Finding, Site, connections, error, visit
 from app.doctor.visit import exit_code, lines
 from app.settings import Settings
 from tests.app.test_transaction_pooler import pgbouncer
@@ -111,6 +112,26 @@ async def test_a_database_without_the_schema_is_one_finding(deployment: Deployme
     assert lines(results)[-1].endswith(" more: not checked, because of what `schema` found.")
 
 
+async def test_what_was_skipped_is_no_reason_of_a_denial(deployment: Deployment) -> None:
+    async def find(_: Site) -> Finding | None:
+        return error("a", "b")
+
+    async def denied(_: Site) -> Finding | None:
+        raise asyncpg.InsufficientPrivilegeError("permission denied for table events")
+
+    checks = (
+        Check("schema", find),
+        Check("rights in the schema", find, ("schema",)),
+        Check("another", denied),
+    )
+    site = Site(deployment.settings(), httpx.AsyncClient(), ())
+    results = await visit.run_all(checks, site)
+    assert [r.skipped_for for r in results] == [None, "schema", None]
+    assert "permission denied" in lines(results[2:])[0]
+    results = await visit.run_all((Check("owners", find), Check("another", denied)), site)
+    assert [r.skipped_for for r in results] == [None, "owners"]
+
+
 async def test_a_check_needs_only_those_before_it() -> None:
     for checks in (visit.IN_DATABASE, visit.OUTSIDE):
         before = set[str]()
@@ -135,7 +156,7 @@ async def test_a_transaction_pooler_that_the_settings_do_not_know_is_found(
     ("environment", "level", "cure"),
     [
         ("production", "error", "Start `annex worker` beside `annex serve`"),
-        ("development", "advice", "`annex dev` has its own. Beside `annex serve`, start one."),
+        ("development", "advice", "`annex dev` has one within. Beside `annex serve`, start one."),
     ],
 )
 async def test_a_missing_worker_is_found(
@@ -146,7 +167,8 @@ async def test_a_missing_worker_is_found(
     finding = results["worker"]
     assert finding is not None
     assert finding.level == level
-    assert finding.wrong.startswith("No `annex worker` is connected: nobody is notified")
+    says_more = "nobody is notified" in finding.wrong
+    assert says_more == (environment == "production")
     assert finding.cure.startswith(cure)
 
 
