@@ -42,6 +42,51 @@ def test_a_block_without_a_tag_is_found() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("page", "names"),
+    [
+        ("README.md", ["live", "docs"]),
+        ("docs/realtime.md", ["live"]),
+        ("docs/supabase.md", ["docs"]),
+    ],
+)
+def test_pictures_of_the_pages_are_there_in_light_and_dark(page: str, names: list[str]) -> None:
+    text = (ROOT / page).read_text()
+    shown = re.findall(
+        r"<picture>\n"
+        r'  <source media="\(prefers-color-scheme: dark\)" srcset="([^"]+)-dark\.png">\n'
+        r'  <img src="\1\.png" width="\d+" alt="The page /[^"]+">\n'
+        r"</picture>",
+        text,
+    )
+    assert [Path(place).name for place in shown] == names
+    assert len(re.findall(r"<img\b|!\[", text)) == len(shown)
+    for place in shown:
+        for end in (".png", "-dark.png"):
+            picture = (ROOT / page).parent / f"{place}{end}"
+            assert picture.read_bytes().startswith(b"\x89PNG"), picture
+
+
+def test_nothing_says_to_install_a_package_of_somebody_else() -> None:
+    """On PyPI, `annex` is another one; ours is `annex-b2b`."""
+    of_another = re.compile(
+        r"\b(?:(?:pipx?|uv|poetry|pdm) (?:pip |tool )?(?:install|add)|uvx)"
+        r"(?: +-[-\w=]+)* +[\"']?annex(?![\w./-])"
+    )
+    for command in ("pip install annex", "uv tool install -q 'annex[dev]'", "uvx annex dev"):
+        assert of_another.search(command)
+    for command in ("pip install 'annex-b2b[dev]'", "pip install annex/", "annex install"):
+        assert not of_another.search(command)
+    said = [
+        f"{file.relative_to(ROOT)}: {found[0]}"
+        for place in ("*", "docs/**/*", "app/**/*", "supabase/**/*", ".env.example")
+        for file in ROOT.glob(place)
+        if file.is_file() and "__pycache__" not in file.parts
+        for found in of_another.finditer(file.read_text(errors="replace"))
+    ]
+    assert said == []
+
+
 class Newcomer:
     """Somebody who follows the documents, with a proxy between them and `annex dev`."""
 
