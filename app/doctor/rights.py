@@ -5,7 +5,7 @@ from typing import Any
 import asyncpg
 
 from app.database.migrations import applied, carried, listed
-from app.doctor import Check, Finding, Site, error
+from app.doctor import Check, Finding, Site, advice, error
 from app.doctor.promises import Difference, Right, policies, rights, shortened
 
 OBJECTS = """
@@ -50,7 +50,8 @@ select c.relname, p.polname from pg_policy p join pg_class c on c.oid = p.polrel
 where c.relnamespace = 'annex'::regnamespace
 """
 # Rights that an object gets when it is made: by annex_owner, as migrations make theirs, or by
-# anybody in the schema. Without an entry for its maker, everybody may call a function.
+# anybody in the schema. Without an entry for its maker, everybody may call a function. Who migrated
+# owns one function, and may cure what is of roles whose member it is.
 DEFAULTS = """
 with owner as (select oid from pg_roles where rolname = 'annex_owner'), kinds as (
   select * from (values ('r', 'r', 'tables'), ('S', 's', 'sequences'), ('f', 'f', 'functions'))
@@ -65,13 +66,16 @@ with owner as (select oid from pg_roles where rolname = 'annex_owner'), kinds as
   from pg_default_acl d join kinds k on k.type::"char" = d.defaclobjtype
   where d.defaclnamespace = to_regnamespace('annex')
 )
-select e.kind, array_agg(distinct g.name order by g.name) as grantees,
+select m.rolname = 'annex_owner' as is_ours, quote_ident(m.rolname) as maker, e.kind,
+  array_agg(distinct g.name order by g.name) as grantees,
+  (select bool_and(pg_has_role(p.proowner, m.oid, 'member')) from pg_proc p
+    where p.oid = to_regprocedure('annex.find_user(uuid)')) is not false as may_be_cured,
   format('alter default privileges for role %I%s revoke all on %s from %s', m.rolname, e.scope,
     e.kind, string_agg(distinct g.name, ', ' order by g.name)) as cure
 from entries e join pg_roles m on m.oid = e.maker, aclexplode(e.acl) a left join pg_roles r
   on r.oid = a.grantee, lateral (select coalesce(quote_ident(r.rolname), 'public') as name) g
 where a.grantee <> e.maker
-group by m.rolname, e.scope, e.kind order by m.rolname, e.scope, e.kind
+group by m.oid, m.rolname, e.scope, e.kind order by m.rolname, e.scope, e.kind
 """
 ITS_OWN = "function annex.find_user(uuid)"
 """Reads auth.users, so it stays with the role that migrated."""
@@ -182,11 +186,21 @@ async def find_defaults(site: Site) -> Finding | None:
     """What the next migration makes starts closed, apart from what it grants itself."""
     if not (rows := await site.api.fetch(DEFAULTS)):
         return None
-    found = [f"{kind} to {', '.join(grantees)}" for kind, grantees, _ in rows]
-    return error(
-        f"Default privileges open what the next migration makes: {shortened(found, 6, '; ')}.",
-        AS,
-        *(row["cure"] for row in rows),
+    found = [f"{row['kind']} to {', '.join(row['grantees'])}" for row in rows]
+    # One statement that the role may not run would undo the others.
+    cure = [row["cure"] for row in rows if row["may_be_cured"]]
+    if any(row["is_ours"] for row in rows):
+        return error(
+            f"Default privileges open what the next migration makes: {shortened(found, 6, '; ')}.",
+            AS,
+            *cure,
+        )
+    makers = listed(sorted({row["maker"] for row in rows}))
+    return advice(
+        f"Default privileges would open what {makers} makes in the schema annex: "
+        f"{shortened(found, 6, '; ')}. Migrations make their objects as annex_owner.",
+        AS if cure else "Leave it, or let that role or a superuser take it back.",
+        *cure,
     )
 
 

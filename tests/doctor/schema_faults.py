@@ -172,6 +172,23 @@ SCHEMA_FAULTS = [
         " grant select on sequences to anon with grant option",
     ),
     Fault(
+        "default privileges",
+        "would open what supabase_postgres makes in the schema annex: tables to anon.",
+        "for role supabase_postgres in schema annex revoke all on tables from anon",
+        "alter default privileges for role supabase_postgres in schema annex"
+        " grant all on tables to anon",
+        level="advice",
+    ),
+    Fault(
+        "default privileges",
+        "would open what supabase_auth_admin makes in the schema annex: tables to anon.",
+        "Leave it, or let that role or a superuser take it back.",
+        "alter default privileges for role supabase_auth_admin in schema annex grant all on tables"
+        " to anon",
+        level="advice",
+        cured_by="hand",
+    ),
+    Fault(
         "triggers",
         "members_owner on annex.members",
         "enable trigger members_owner",
