@@ -203,15 +203,15 @@ async def test_a_signing_key_that_the_project_does_not_have_is_found(
 async def test_a_host_that_is_none_may_be_part_of_a_password(
     deployment: Deployment, monkeypatch: pytest.MonkeyPatch, password: str
 ) -> None:
-    found = asyncio.get_running_loop().getaddrinfo
+    connect = asyncpg.connect
 
-    async def getaddrinfo(host: Any, *args: Any, **options: Any) -> Any:
-        # Not asked of this machine's resolver, which may be slow or redirect.
-        if host == "nowhere.invalid":
+    async def resolve(dsn: str, **options: Any) -> Any:
+        # Not by this machine's resolver, which may be slow or redirect.
+        if "nowhere.invalid" in dsn:
             raise socket.gaierror(socket.EAI_NONAME, "no such host")
-        return await found(host, *args, **options)
+        return await connect(dsn, **options)
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+    monkeypatch.setattr(asyncpg, "connect", resolve)
     url = f"postgresql://annex_worker{password}@nowhere.invalid/postgres"
     finding = (await deployment.visit(worker_database_url=url))["connection"].finding
     assert finding is not None
