@@ -32,6 +32,22 @@ create table annex.mail_backlogs (
   constraint mail_backlogs_pkey primary key (tenant)
 );
 
+-- BEFORE DELETE on profiles: what is left of a creator's backlog becomes that of each of their workspaces, which are tenants by
+-- themselves from then on.
+create function annex.move_mail_backlog() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  with gone as (
+    delete from annex.mail_backlogs b where b.tenant = old.user_id returning b.*
+  )
+  insert into annex.mail_backlogs (tenant, after_id, until_id, served_at)
+  select w.id, g.after_id, g.until_id, g.served_at from gone g join annex.workspaces w on w.created_by = old.user_id;
+  return old;
+end
+$$;
+create trigger profiles_move_backlog before delete on annex.profiles
+  for each row execute function annex.move_mail_backlog();
+
 -- What a mail's link ends: one user's mails of one category in one workspace. A hash, never a token.
 create table annex.unsubscribe_tokens (
   token_hash bytea not null,

@@ -73,6 +73,22 @@ async def test_tenants_with_backlogs_take_turns(post: Post) -> None:
     assert order.index(users[2].user_id) < 18
 
 
+async def test_what_is_left_of_a_creator_who_is_erased_is_mailed(post: Post) -> None:
+    # So that it is no owner's workspace alone, which would go with them.
+    users = [await post.member("owner"), *[await post.member() for _ in range(19)]]
+    await post.notify(*users)
+    async with post.callers.server.database.connect("annex_worker") as worker:
+        await worker.fetch(QUEUE, 1000)
+    creator = post.tenant.owner.user_id
+    async with post.callers.server.database.admin() as admin:
+        assert await admin.fetchval("select tenant from annex.mail_backlogs") == creator
+        await admin.execute("delete from auth.users where id = $1", creator)
+        moved = await admin.fetchval("select tenant from annex.mail_backlogs")
+    assert moved == UUID(post.tenant.id)
+    await queued(post)
+    assert {*await mailed(post)} == {u.user_id for u in users}
+
+
 async def test_what_is_critical_has_a_budget_of_its_own(post: Post) -> None:
     users = [await post.member() for _ in range(4)]
     await post.type("test.alarm", is_critical=True)
