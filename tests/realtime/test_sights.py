@@ -324,7 +324,9 @@ async def test_a_stream_stays_with_its_workspace_when_the_slug_comes_to_lead_to_
         )
         async with database.connect("postgres") as admin:
             for tenant, name in ((second, "other"), (first, "own")):
-                statement = "select annex.publish($1, 'test.slug', jsonb_build_object('n', $2::text))"
+                statement = (
+                    "select annex.publish($1, 'test.slug', jsonb_build_object('n', $2::text))"
+                )
                 await admin.execute(statement, UUID(tenant.id), name)
         for reader in (named, plain):
             while (found := await reader.message()).event != "message" or (
