@@ -37,7 +37,7 @@ test-versions: clients postgres-15 postgres-17 ## Run all of these tests on Post
 	  echo "Postgres $$version"; ANNEX_TEST_POSTGRES=$$version $(MAKE) test || exit 1; done
 
 test-faults: .venv/.synced ## Break what can break, and hold every reader to what was committed
-	@$(BIN)/pytest -n $(JOBS) --dist worksteal --timeout 120 tests/faults $(ARGS)
+	@$(BIN)/pytest -n $(JOBS) --dist worksteal tests/faults $(ARGS)
 
 # No package needs its install script; one of them would report to its maker.
 # What compares times runs alone, so that no other test is the neighbour that it measures.

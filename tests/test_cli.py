@@ -330,6 +330,7 @@ def test_dev_json_holds_what_scripts_need(shared: Dev) -> None:
     assert httpx.get(f"{url_of(shared)}/acme", headers=stranger).status_code == 404
 
 
+@pytest.mark.timeout(240)
 def test_a_second_run_keeps_the_data_and_a_fresh_one_does_not() -> None:
     with data_folder() as folder:
         with dev(folder) as first:

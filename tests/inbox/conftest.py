@@ -31,9 +31,9 @@ async def projected(database: TestDatabase) -> AsyncIterator[None]:
             await asyncio.gather(task, return_exceptions=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def projector(database: TestDatabase) -> AsyncIterator[None]:
-    """The projector of the shared database."""
+    """The projector of the shared database, in which other modules fan out by hand."""
     async with projected(database):
         yield
 
