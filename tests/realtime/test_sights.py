@@ -309,15 +309,15 @@ async def test_a_stream_stays_with_its_workspace_when_the_slug_comes_to_lead_to_
     first, second = place.tenants[:2]
     client, database = place.user.client, place.server.database
     by_slug = f"/api/v1/workspaces/{first.slug}/stream"
-    async with follow(client, by_slug) as named, follow(client, f"{first.path}/stream") as plain:
-        for reader in (named, plain):
-            assert (await reader.message()).event == "cursor"
+    # Beside one that was opened by id, either might look first, and both would take what it finds.
+    async with follow(client, by_slug) as reader:
+        assert (await reader.message()).event == "cursor"
         await place.change(
             "update annex.workspaces set slug = slug || '-old' where id = $W0",
             f"update annex.workspaces set slug = '{first.slug}' where id = $W1",
         )
         await place.server.app.runtime.tail.catch_up()
-        # Something of their rights, so that both look again.
+        # Something of its rights, so that it looks again.
         await place.change(
             "update annex.roles set permissions = permissions || array['events:audit']"
             " where workspace_id = $W0 and key = 'desk'"
@@ -328,12 +328,11 @@ async def test_a_stream_stays_with_its_workspace_when_the_slug_comes_to_lead_to_
                     "select annex.publish($1, 'test.slug', jsonb_build_object('n', $2::text))"
                 )
                 await admin.execute(statement, UUID(tenant.id), name)
-        for reader in (named, plain):
-            while (found := await reader.message()).event != "message" or (
-                found.json()["type"] != "test.slug"
-            ):
-                pass
-            assert found.json()["data"]["n"] == "own"
+        while (found := await reader.message()).event != "message" or (
+            found.json()["type"] != "test.slug"
+        ):
+            pass
+        assert found.json()["data"]["n"] == "own"
         assert place.shared.sight.grants.keys() == {UUID(first.id)}
 
 

@@ -213,6 +213,12 @@ async def test_a_task_that_is_down_is_counted_and_turns_readiness_off(
             await asyncio.gather(keeping, return_exceptions=True)
 
 
+async def found_nothing(following: Following) -> None:
+    """Wait for a read that finds nothing, which comes after the last rest."""
+    following.pause.quiet = 0
+    await until(lambda: following.pause.quiet > 0)
+
+
 async def test_a_reader_rests_after_a_read_that_was_no_full_hand(
     own_database: TestDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,9 +241,7 @@ async def test_a_reader_rests_after_a_read_that_was_no_full_hand(
                 rests.clear()
                 await publish(own_database, workspace, count)
                 await recorded(own_database)
-                # A read that finds nothing comes after the last rest.
-                following.pause.quiet = 0
-                await until(lambda: following.pause.quiet > 0)
+                await found_nothing(following)
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
             assert len([r for r in rests if r > 1]) == expected
