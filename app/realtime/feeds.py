@@ -70,7 +70,7 @@ class Sight:
 class SharedSight:
     """What one caller sees of a feed as of a position, for all of the caller's streams here.
 
-    Who holds the lock looks it up for the others.
+    The stream that holds the lock looks it up for the others.
     """
 
     __slots__ = ("__weakref__", "epoch", "feed", "lock", "pos", "sight")
@@ -82,8 +82,11 @@ class SharedSight:
         self.epoch = self.pos = -1
 
     def keep(self, sight: Sight, epoch: int, pos: int) -> None:
-        """Take what a look-up found that began at a position; the latest one counts."""
-        if (epoch, pos) >= (self.epoch, self.pos):
+        """Take what a look-up found that began at a position; the latest one counts.
+
+        Positions are compared within one epoch: after a restore, the epoch may be a lower one.
+        """
+        if epoch != self.epoch or pos >= self.pos:
             # The same object while it is the same, so that no stream has to compare them.
             self.sight = self.sight if sight == self.sight else sight
             self.epoch, self.pos = epoch, pos

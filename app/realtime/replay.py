@@ -54,6 +54,8 @@ class Source:
             feed, sight = self.own_feed, Sight(await self.held_in(None))
         else:
             feed, sight = await self.of_workspace()
+            # By id from now on: the path's slug may come to lead to another workspace.
+            self.scope = self.scope.within(str(feed.id), self.scope.permission)
         self.shared = self.hub.shared_sight(feed, self.scope.principal.claims_json)
         self.shared.keep(sight, epoch, pos)
         return feed, self.shared.sight

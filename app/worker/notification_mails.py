@@ -22,16 +22,18 @@ from app.worker.mails import (
     AT_ONCE,
     EVERY_SECONDS,
     LEASE_SECONDS,
-    empty,
     identified,
+    send_batch,
     writing,
 )
-from app.worker.runner import Job
+from app.worker.runner import Job, finished
 
 log = structlog.get_logger()
 
 LOOKED_AT_ONCE = 500
 """Items that one transaction looks at."""
+BATCHES = 20
+"""Batches of mails that are sent before new items are looked at again."""
 STEP_SECONDS = 60.0
 
 
@@ -80,16 +82,28 @@ def notifying(settings: Settings, seconds: float = EVERY_SECONDS) -> list[Job]:
 
 
 async def send_due(settings: Settings, templates: Templates, database: Database) -> None:
-    """Queue the notifications' mails that are due, and send them."""
-    while not await queue(settings, database):
-        pass
-    await empty(settings, database, lease, partial(prepare, settings, templates, database))
+    """Send the notifications' mails that are due and queue more, by turns, until none are left.
+
+    A mail waits for no tenant's backlog, and one that is queued not for what cannot be queued.
+    """
+    is_last = False
+    while not (await send_some(settings, templates, database) and is_last):
+        is_last = await queue(settings, database)
+
+
+async def send_some(settings: Settings, templates: Templates, database: Database) -> bool:
+    """Send up to 100 mails that are due; returns whether no more are."""
+    prepared = partial(prepare, settings, templates, database)
+    for _ in range(BATCHES):
+        if not await finished(send_batch(settings, database, lease, prepared)):
+            return True
+    return False
 
 
 async def queue(settings: Settings, database: Database) -> bool:
     """Queue the mails of a batch of items that are old enough; returns whether it was the last.
 
-    Logs the items that failed, which are not mailed.
+    Logs the items whose own data made them fail, which are not mailed; raises for all else.
     """
     statement = "select * from annex.queue_notification_mails($1, $2, $3)"
     delay, most = settings.notification_mail_seconds, settings.max_notification_mails_per_workspace

@@ -135,14 +135,17 @@ begin
     -- Before the key is looked at, which outlives its workspace.
     author := annex.check_publisher(publish.workspace_id);
     perform annex.check_event(publish.type, publish.source, publish.topics, publish.actor);
-    if author <> 'system' and (publish.recipients is not null or publish.topics <> '{}') then
-      perform annex.check_fanouts(publish.workspace_id);
-    end if;
     if key is not null then
       kept := annex.claim_key(publish.workspace_id, publish.source, publish.key, author, new_id);
       if kept <> new_id then
         return kept;
       end if;
+    end if;
+    if author <> 'system' and (publish.recipients is not null or publish.topics <> '{}') then
+      perform annex.check_fanouts(
+        publish.workspace_id,
+        jsonb_build_array(jsonb_build_object('topics', publish.topics, 'recipients', publish.recipients)), '{true}'
+      );
     end if;
   end if;
   with queued as (
@@ -192,9 +195,6 @@ begin
   perform annex.check_event(e.value ->> 'type', e.value ->> 'source', '{}', e.value ->> 'actor')
   from jsonb_array_elements(batch) e (value)
   where e.value ->> 'type' like 'annex.%' or e.value ->> 'source' = 'annex' or e.value ->> 'actor' is not null;
-  if author <> 'system' and (batch @? '$[*].topics[*]' or batch @? '$[*].recipients[*]') then
-    perform annex.check_fanouts(publish_events.workspace_id);
-  end if;
   drawn := array(select annex.uuid7() from generate_series(1, jsonb_array_length(batch)) order by 1);
   kept := drawn;
   for item in
@@ -205,6 +205,12 @@ begin
   loop
     kept[item.n] := annex.claim_key(publish_events.workspace_id, item.source, item.key, author, drawn[item.n]);
   end loop;
+  -- What is known already adds nothing to what waits.
+  if author <> 'system' and (batch @? '$[*].topics[*]' or batch @? '$[*].recipients[*]') then
+    perform annex.check_fanouts(
+      publish_events.workspace_id, batch, array(select k.id = k.new from unnest(kept, drawn) k (id, new))
+    );
+  end if;
   return query
     with items as (
       select e.n::integer as n, e.value, kept[e.n] as id, kept[e.n] <> drawn[e.n] as known

@@ -262,10 +262,11 @@ end
 $$;
 grant execute on function annex.queue_fanouts(uuid[]) to annex_worker;
 
--- Raise too_many_events while as many events of a workspace's tenant wait for fan-out as annex.limits says, with the seconds
--- after which to try again as hint: turns keep a tenant's queue from holding up others, and this keeps it from growing without
--- end. For annex.publish and annex.publish_events.
-create function annex.check_fanouts(workspace_id uuid) returns void
+-- Raise too_many_events while as many events of a workspace's tenant wait for fan-out as annex.limits says, if a new one of a
+-- batch would be queued as well: by a recipient, or a topic that somebody follows. With the seconds after which to try again as
+-- hint. Turns keep a tenant's queue from holding up others, and this keeps it from growing as long as the projector reads the
+-- log: what the projector has not read yet is not counted. For annex.publish and annex.publish_events.
+create function annex.check_fanouts(workspace_id uuid, batch jsonb, are_new boolean[]) returns void
 language plpgsql stable set enable_seqscan = off set enable_bitmapscan = off
 as $$
 declare
@@ -277,6 +278,15 @@ begin
       select coalesce(w.created_by, w.id) from annex.workspaces w where w.id = check_fanouts.workspace_id
     )
     offset greatest(most - 1, 0)
+  ) and exists (
+    select from jsonb_array_elements(batch) with ordinality e (value, place)
+    where are_new[e.place] and (
+      coalesce(e.value -> 'recipients', '[]') not in ('[]', 'null')
+      or exists (
+        select from jsonb_array_elements_text(coalesce(nullif(e.value -> 'topics', 'null'), '[]')) t (topic)
+        join annex.subscriptions s on s.workspace_id = check_fanouts.workspace_id and s.topic = t.topic
+      )
+    )
   ) then
     raise exception 'So many events wait to be fanned out that no more may; publish again in a moment.'
       using errcode = 'program_limit_exceeded', constraint = 'too_many_events', hint = '10';
@@ -405,8 +415,7 @@ begin
     from unnest(places, user_ids, reasons, via, muted, locked) g (place, user_id, reason, topic, is_muted, is_locked)
     join source s on s.place = g.place
     cross join lateral annex.refusals(s.workspace_id, s.permission, array[g.user_id]) f
-    -- Users who are known: recipients may name anybody.
-    -- A member's is there, and locked.
+    -- Users who are known, as recipients may name anybody; a member has a profile.
     where f.refusal is null or exists (select from annex.profiles p where p.user_id = g.user_id offset 0)
   ), withheld as (
     insert into annex.suppressions (event_id, user_id, workspace_id, reason)
@@ -444,8 +453,8 @@ begin
       id, workspace_id, user_id, event_id, type, subject, actor, permission, category, is_critical, reason, topic, title, body,
       url, group_key, arrived_at
     )
-    select annex.uuid7_of(micros, seed, d.nth), d.workspace_id, d.user_id, d.event_id, d.type, d.subject, d.actor, d.seen_by, d.category, d.is_critical, d.reason,
-      d.topic, d.title, d.body, d.url, d.group_key, d.arrived_at
+    select annex.uuid7_of(micros, seed, d.nth), d.workspace_id, d.user_id, d.event_id, d.type, d.subject, d.actor, d.seen_by,
+      d.category, d.is_critical, d.reason, d.topic, d.title, d.body, d.url, d.group_key, d.arrived_at
     from due d where d.open_id is null
     returning n.id, n.user_id, n.workspace_id, n.permission, n.arrived_at
   ), items as (
@@ -466,8 +475,8 @@ begin
   -- By a statement of its own, which sees the counts that the first one left.
   with told as (
     insert into annex.events (event_id, workspace_id, user_id, type, source, subject, actor, principal, permission, data)
-    select annex.uuid7_of(micros, seed || '.', t.place), (n.item).workspace_id, (n.item).user_id, t.type, 'annex', 'notification:' || t.id, 'system',
-      'system', nullif((n.item).permission, 'events:read'),
+    select annex.uuid7_of(micros, seed || '.', t.place), (n.item).workspace_id, (n.item).user_id, t.type, 'annex',
+      'notification:' || t.id, 'system', 'system', nullif((n.item).permission, 'events:read'),
       jsonb_build_object('notification', annex.notification_json(n.item), 'inbox', annex.inbox_json(b.inbox))
     from unnest(made.ids, made.types) with ordinality t (id, type, place)
     cross join lateral (select n as item from annex.notifications n where n.id = t.id offset 0) n

@@ -32,6 +32,22 @@ create table annex.mail_backlogs (
   constraint mail_backlogs_pkey primary key (tenant)
 );
 
+-- BEFORE DELETE on profiles: what is left of a creator's backlog becomes that of each of their workspaces, which are tenants by
+-- themselves from then on.
+create function annex.move_mail_backlog() returns trigger
+language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+begin
+  with gone as (
+    delete from annex.mail_backlogs b where b.tenant = old.user_id returning b.*
+  )
+  insert into annex.mail_backlogs (tenant, after_id, until_id, served_at)
+  select w.id, g.after_id, g.until_id, g.served_at from gone g join annex.workspaces w on w.created_by = old.user_id;
+  return old;
+end
+$$;
+create trigger profiles_move_backlog before delete on annex.profiles
+  for each row execute function annex.move_mail_backlog();
+
 -- What a mail's link ends: one user's mails of one category in one workspace. A hash, never a token.
 create table annex.unsubscribe_tokens (
   token_hash bytea not null,
@@ -124,9 +140,10 @@ begin
 end
 $$;
 
--- Choose the items to look at for mails: of the next ones, in the order of their ids, so many of each tenant; then of tenants that
--- have a backlog, by turns. So one tenant's items hold up nobody else's. Moves the cursor past them, and says if no more are ripe
--- now. For annex.queue_notification_mails.
+-- Choose the items to look at for mails: of the next ones, in the order of their ids, a fifth of a batch for each tenant; then
+-- of tenants that have a backlog, by turns of as many, until the batch is full. What one tenant has beyond its share is passed
+-- over, so that others' items behind it are reached. Moves the cursors, and says if no more are ripe now. For
+-- annex.queue_notification_mails.
 create function annex.choose_mail_items(delay_seconds integer, max_rows integer, out ids uuid[], out is_last boolean)
 language plpgsql as $$
 declare
@@ -134,6 +151,9 @@ declare
   -- After a long pause: nobody wants a month of mails at once.
   oldest uuid := annex.uuid7_floor(now() - make_interval(secs => delay_seconds) - interval '1 day');
   share integer := greatest(max_rows / 5, 1);
+  -- Others' items lie between those of a tenant: so many are read at once, whosever they are.
+  reach integer := 20 * max_rows;
+  turns integer := 0;
   began uuid;
   news record;
   backlog annex.mail_backlogs;
@@ -143,44 +163,50 @@ declare
 begin
   insert into annex.mail_state (after_id) values (ripe) on conflict do nothing;
   select greatest(s.after_id, oldest) into began from annex.mail_state s;
-  select coalesce(array_agg(n.id order by n.id), '{}') as ids, coalesce(array_agg(n.tenant order by n.id), '{}') as tenants into news
+  select coalesce(array_agg(n.id order by n.id), '{}') as ids, array_agg(n.tenant order by n.id) as tenants,
+    array_agg(n.is_due order by n.id) as due
+  into news
   from (
-    select n.id, w.tenant
+    select n.*,
+      count(*) filter (where n.is_due) over (order by n.id rows between unbounded preceding and 1 preceding) as due_before
     from (
-      select n.id, n.workspace_id from annex.notifications n where n.id > began and n.id < ripe order by n.id limit max_rows
+      select n.id, n.tenant,
+        n.nth <= share and not exists (select from annex.mail_backlogs b where b.tenant = n.tenant) as is_due
+      from (
+        select n.id, w.tenant, row_number() over (partition by w.tenant order by n.id) as nth
+        from (
+          select n.id, n.workspace_id from annex.notifications n where n.id > began and n.id < ripe order by n.id limit reach
+        ) n
+        cross join lateral (
+          select coalesce(w.created_by, w.id) as tenant from annex.workspaces w where w.id = n.workspace_id offset 0
+        ) w
+      ) n
     ) n
-    cross join lateral (
-      select coalesce(w.created_by, w.id) as tenant from annex.workspaces w where w.id = n.workspace_id offset 0
-    ) w
-  ) n;
-  ids := array(
-    select n.id from (
-      select n.*, row_number() over (partition by n.tenant order by n.id) as nth from unnest(news.ids, news.tenants) n (id, tenant)
-    ) n
-    where n.nth <= share and not exists (select from annex.mail_backlogs b where b.tenant = n.tenant) order by n.id
-  );
-  is_last := cardinality(news.ids) < max_rows;
+  ) n
+  where n.due_before < max_rows;
+  ids := array(select n.id from unnest(news.ids, news.due) n (id, is_due) where n.is_due order by n.id);
+  is_last := cardinality(news.ids) < reach and cardinality(ids) < max_rows;
   began := coalesce(news.ids[cardinality(news.ids)], began);
-  -- Who has a backlog already: all that is new of theirs comes after it.
+  -- All that is new of a tenant that has a backlog comes after it.
   insert into annex.mail_backlogs (tenant, after_id, until_id)
   select n.tenant, (array_agg(n.id order by n.id))[least(share, count(*))], began
-  from unnest(news.ids, news.tenants) n (id, tenant)
+  from unnest(news.ids, news.tenants, news.due) n (id, tenant, is_due)
   group by n.tenant
-  having count(*) > share or exists (select from annex.mail_backlogs b where b.tenant = n.tenant)
+  having not bool_and(n.is_due)
   on conflict (tenant) do update set until_id = excluded.until_id;
   update annex.mail_state s set after_id = began;
-  while cardinality(ids) < max_rows loop
+  -- One turn at least, or new items could hold up a backlog for ever; and not so many that a call takes long to find nothing.
+  while turns = 0 or cardinality(ids) < max_rows and turns < 20 loop
     select b.* into backlog from annex.mail_backlogs b
     where b.tenant <> all (served) order by b.served_at, b.tenant limit 1;
     exit when not found;
-    served := served || backlog.tenant;
+    turns := turns + 1;
     backlog.after_id := greatest(backlog.after_id, oldest);
-    -- Others' items lie between: so many are looked at, whosever they are.
     select coalesce(array_agg(n.id order by n.id), '{}') into theirs
     from (
       select n.id from (
         select n.id, n.workspace_id from annex.notifications n
-        where n.id > backlog.after_id and n.id <= backlog.until_id order by n.id limit 20 * max_rows
+        where n.id > backlog.after_id and n.id <= backlog.until_id order by n.id limit reach
       ) n
       cross join lateral (
         select from annex.workspaces w
@@ -192,11 +218,15 @@ begin
       theirs[share],
       (
         select n.id from annex.notifications n
-        where n.id > backlog.after_id and n.id <= backlog.until_id order by n.id offset 20 * max_rows - 1 limit 1
+        where n.id > backlog.after_id and n.id <= backlog.until_id order by n.id offset reach - 1 limit 1
       ),
       backlog.until_id
     );
     ids := ids || theirs;
+    -- What is left of the batch goes to tenants that had a turn already, if they have so many that it is worth a look.
+    if cardinality(theirs) < share then
+      served := served || backlog.tenant;
+    end if;
     if reached >= backlog.until_id then
       delete from annex.mail_backlogs b where b.tenant = backlog.tenant;
     else
@@ -210,8 +240,9 @@ $$;
 -- Queue the mails of items that are so old and were not read: to users who want them, after their quiet hours unless it is
 -- critical. A workspace gets so many in 24 hours, and as many again of what is critical; more are skipped, as the items are in the
 -- inbox, and of those as many again keep a row that says so. An item or a user that is being deleted gets none. One worker at a
--- time, and tenants take turns. Returns how many items it looked at, if no more are ripe, and those that failed, which are not
--- mailed and stop no other. The first call begins with items that are to come.
+-- time, and tenants take turns. Returns how many items it looked at, if no more are ripe, and those whose own data made them
+-- fail, which are not mailed and stop no other. All else fails the call, and is tried again with the next one. The first call
+-- begins with items that are to come.
 create function annex.queue_notification_mails(delay_seconds integer, workspace_limit integer, max_rows integer)
 returns table (looked integer, is_last boolean, failed uuid[])
 language plpgsql security definer set search_path = pg_catalog, pg_temp
@@ -272,7 +303,8 @@ begin
       else
         kept := kept || jsonb_build_object(budget, beyond + found::integer);
       end if;
-    exception when others then
+    exception when data_exception or integrity_constraint_violation then
+      -- The item's own data. All else, such as a right that is missing or a lock, fails the batch, which comes again.
       failed := failed || item.id;
     end;
   end loop;

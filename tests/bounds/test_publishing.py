@@ -175,8 +175,9 @@ async def test_who_has_as_much_queued_as_may_be_waits_and_others_do_not(
         loud, quiet = [await new_tenant(callers) for _ in range(2)]
         key = await callers.key(loud.id, "events:publish")
         told = {"type": "x", "recipients": [str(loud.owner.user_id)]}
-        for _ in range(3):
-            assert (await key.client.post(f"{loud.path}/events", json=told)).status_code == 201
+        known = [{**told, "key": str(n)} for n in range(3)]
+        for event in known:
+            assert (await key.client.post(f"{loud.path}/events", json=event)).status_code == 201
         # As the projector does it; one of them has failed since, another one was begun.
         await admin.execute(
             "select annex.queue_fanouts(array_agg(event_id)) from annex.events"
@@ -187,7 +188,27 @@ async def test_who_has_as_much_queued_as_may_be_waits_and_others_do_not(
             await admin.fetchval("select event_id from annex.fanouts limit 1"),
         )
         batch = [{"type": "x"}, {"type": "x", "topics": ["t"]}]
-        for path, body in (("events", told), ("events", batch[1]), ("events/batch", batch)):
+        # A topic that nobody follows is of streams alone; what was published before adds nothing.
+        for path, body, status in (
+            ("events", batch[1], 201),
+            ("events/batch", [*batch, *known], 201),
+            ("events", known[0], 200),
+            ("events/batch", known, 200),
+        ):
+            answer = await key.client.post(f"{loud.path}/{path}", json=body)
+            assert answer.status_code == status, answer.text
+        await admin.execute(
+            "insert into annex.subscriptions (workspace_id, user_id, topic, reason)"
+            " values ($1, $2, 't', 'added')",
+            UUID(loud.id),
+            loud.owner.user_id,
+        )
+        for path, body in (
+            ("events", told),
+            ("events", batch[1]),
+            ("events/batch", batch),
+            ("events/batch", [*known, told]),
+        ):
             answer = await key.client.post(f"{loud.path}/{path}", json=body)
             assert (answer.status_code, answer.json()["code"]) == (429, "too_many_events")
             assert answer.headers["retry-after"] == "10"

@@ -28,6 +28,14 @@ async def known(admin: Connection, table: str) -> int:
     )
 
 
+async def analyzed(admin: Connection, relation: str) -> set[str]:
+    """Return the columns of a table, or the expressions of an index, that have statistics."""
+    found = await admin.fetch(
+        "select attname from pg_stats where schemaname = 'annex' and tablename = $1", relation
+    )
+    return {row[0] for row in found}
+
+
 async def test_a_table_is_analyzed_whenever_it_has_doubled(own_database: TestDatabase) -> None:
     async with (
         own_database.connect("postgres") as admin,
@@ -76,7 +84,16 @@ async def test_a_plan_for_an_empty_table_ends_with_its_growth(own_database: Test
             " select w.id, p.user_id, gen_random_uuid(), 'a.b', 'system', 'c', 'recipient', 'x'"
             " from annex.workspaces w, annex.profiles p, generate_series(1, 10)"
         )
+        await admin.execute(
+            "insert into annex.mails (workspace_id, notification_id, user_id, recipient)"
+            " select workspace_id, id, user_id, 'ann@example.com'"
+            " from annex.notifications limit 300"
+        )
         await flush(admin)
-        assert await worker.fetchval(REFRESH) >= 2
+        assert await worker.fetchval(REFRESH) >= 3
+        assert {"user_id", "archived_at", "snoozed_until"} <= await analyzed(admin, "notifications")
+        assert "body" not in await analyzed(admin, "notifications")
+        assert {"sent_at", "failed_at"} <= await analyzed(admin, "mails")
+        assert await analyzed(admin, "mails_waiting_idx") == {"mailbox"}
         lines = "\n".join(row[0] for row in await admin.fetch(plan))
         assert "notifications_pkey" in lines, lines

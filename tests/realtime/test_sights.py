@@ -281,13 +281,16 @@ def test_a_sight_is_out_of_date_where_the_log_says_so_and_nowhere_else() -> None
     assert sight.sight == Sight({})
 
 
-@pytest.mark.parametrize("how", ["restart", "gap", "forget", "leave"])
+@pytest.mark.parametrize("how", ["restart", "restored", "gap", "forget", "leave"])
 def test_after_what_the_log_does_not_tell_all_of_a_sight_is_out_of_date(how: str) -> None:
     hub = Hub(Cursors(bytes(32)))
     sight = shared(hub, {ONE: READS}, 0)
     publish(hub, [row(1)])
     if how == "restart":
         hub.restart(hub.epoch + 1, 0, 1)
+    elif how == "restored":
+        # From a backup of long ago, whose next epoch is a lower one.
+        hub.restart(hub.epoch - 1, 0, 1)
     elif how == "gap":
         hub.gap(9)
     elif how == "forget":
@@ -295,6 +298,42 @@ def test_after_what_the_log_does_not_tell_all_of_a_sight_is_out_of_date(how: str
     else:
         del hub.channels[SEVEN]
     assert hub.changed_since(sight) is None
+    # And what is found then is taken.
+    sight.keep(Sight({}), hub.epoch, hub.head)
+    assert sight.sight == Sight({})
+
+
+async def test_a_stream_stays_with_its_workspace_when_the_slug_comes_to_lead_to_another(
+    place: Place,
+) -> None:
+    first, second = place.tenants[:2]
+    client, database = place.user.client, place.server.database
+    by_slug = f"/api/v1/workspaces/{first.slug}/stream"
+    # Beside one that was opened by id, either might look first, and both would take what it finds.
+    async with follow(client, by_slug) as reader:
+        assert (await reader.message()).event == "cursor"
+        await place.change(
+            "update annex.workspaces set slug = slug || '-old' where id = $W0",
+            f"update annex.workspaces set slug = '{first.slug}' where id = $W1",
+        )
+        await place.server.app.runtime.tail.catch_up()
+        # Something of its rights, so that it looks again.
+        await place.change(
+            "update annex.roles set permissions = permissions || array['events:audit']"
+            " where workspace_id = $W0 and key = 'desk'"
+        )
+        async with database.connect("postgres") as admin:
+            for tenant, name in ((second, "other"), (first, "own")):
+                statement = (
+                    "select annex.publish($1, 'test.slug', jsonb_build_object('n', $2::text))"
+                )
+                await admin.execute(statement, UUID(tenant.id), name)
+        while (found := await reader.message()).event != "message" or (
+            found.json()["type"] != "test.slug"
+        ):
+            pass
+        assert found.json()["data"]["n"] == "own"
+        assert place.shared.sight.grants.keys() == {UUID(first.id)}
 
 
 def test_more_changes_than_are_remembered_make_all_of_a_sight_out_of_date(

@@ -213,6 +213,40 @@ async def test_a_task_that_is_down_is_counted_and_turns_readiness_off(
             await asyncio.gather(keeping, return_exceptions=True)
 
 
+async def found_nothing(following: Following) -> None:
+    """Wait for a read that finds nothing, which comes after the last rest."""
+    following.pause.quiet = 0
+    await until(lambda: following.pause.quiet > 0)
+
+
+async def test_a_reader_rests_after_a_read_that_was_no_full_hand(
+    own_database: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = await prepare(own_database)
+    rests, sleep = list[float](), asyncio.sleep
+
+    async def spy(seconds: float) -> None:
+        rests.append(seconds)
+        await sleep(0 if seconds > 1 else seconds)
+
+    monkeypatch.setattr("app.worker.runner.BATCH", 5)
+    monkeypatch.setattr("app.worker.runner.REST_SECONDS", 60.0)
+    async with Database(settings_for(own_database)) as pools:
+        for count, expected in ((12, 1), (10, 0)):
+            with monkeypatch.context() as patched:
+                patched.setattr("app.worker.runner.asyncio.sleep", spy)
+                following = Following(pools, Recorder())
+                task = asyncio.create_task(following.run())
+                await recorded(own_database)
+                rests.clear()
+                await publish(own_database, workspace, count)
+                await recorded(own_database)
+                await found_nothing(following)
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+            assert len([r for r in rests if r > 1]) == expected
+
+
 async def test_a_job_runs_at_the_start_and_again_and_outlives_an_error(
     own_database: TestDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
