@@ -271,10 +271,15 @@ def has_left(error: Exception) -> bool:
     return any(isinstance(c, InternalServerException) and c.detail == GONE for c in causes(error))
 
 
+def is_of_database(error: Exception) -> bool:
+    """Say whether an error comes from the database."""
+    return any(isinstance(cause, asyncpg.PostgresError) for cause in causes(error))
+
+
 def to_problem(request: Request[Any, Any, Any], error: Exception) -> Response[ProblemBody]:
     """Answer any exception as `application/problem+json`; the one handler."""
     problem = read(error)
-    if isinstance(problem, KEPT_IN_SQL):
+    if isinstance(problem, KEPT_IN_SQL) and is_of_database(error):
         state_of(request.scope).refused = problem.code
     if isinstance(problem, InternalError) and not has_left(error):
         request_id = state_of(request.scope).request_id
