@@ -176,6 +176,8 @@ def from_database(error: asyncpg.PostgresError) -> Problem | None:
         return InvalidRequest("The request is nested too deeply.")
     if isinstance(error, asyncpg.DeadlockDetectedError | asyncpg.SerializationError):
         return Unavailable("Another request was in the way; send this one again.")
+    if isinstance(error, asyncpg.InvalidCachedStatementError):
+        return Unavailable("The database has just been migrated; send this request again.")
     if isinstance(error, TIMED_OUT):
         return Unavailable("The database took too long; try again in a moment.")
     if isinstance(

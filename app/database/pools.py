@@ -190,6 +190,7 @@ class Pool:
 
     async def prepare(self, driver: Driver) -> None:
         """Set a new connection up."""
+        driver.peers = self.open
         await let_json_through(driver)
         if self.slow_seconds:
             driver.note = self.note
