@@ -1,6 +1,7 @@
 """The pool: how many connections there are, which one is lent, and what becomes of it."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 
 import asyncpg
@@ -129,3 +130,17 @@ async def test_a_migration_makes_one_statement_fail_and_not_one_of_each_connecti
     pool.close()
     # And who met it may come again.
     assert isinstance(read(failed.value), Unavailable)
+
+
+async def test_a_server_that_is_silent_is_not_a_pool_that_is_busy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("app.database.pools.CONNECT_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        pool = Pool("DATABASE_URL", f"postgresql://annex_api@127.0.0.1:{port}/annex", 1)
+        with pytest.raises(Unavailable, match="cannot be reached"):
+            async with pool.lend():
+                pass
+    assert (pool.refused, pool.lent, pool.places.locked()) == ({}, 0, False)
+    pool.close()
