@@ -379,8 +379,11 @@ class Unavailable(Problem):
     always = MappingProxyType({"Retry-After": "1"})
 
 
-KEPT_IN_SQL = (LimitReached, TooManyWorkspaces, TooManyMails, TooManyChanges)
-"""Limits that the database keeps, so that no budget of ours counts what they refused."""
+KEPT_IN_SQL = (LimitReached, TooManyWorkspaces, TooManyMails, TooManyEvents, TooManyChanges)
+"""Limits that the database keeps: no budget of ours counts what it refused by them.
+
+Events have a budget of ours as well, which counts its own refusals.
+"""
 
 
 def subclasses(of: type[Problem] = Problem) -> Iterator[type[Problem]]:

@@ -5,6 +5,7 @@ import contextlib
 import math
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -96,17 +97,18 @@ def refusals(
 ) -> dict[str, int]:
     """Return how often each limit refused something, by the problem's code.
 
-    Of `unavailable`, by what was not to be had.
+    Of `unavailable`, by what was not to be had. Added up, because a code may have several limits.
     """
-    return {
-        **connections.refused,
-        **streams.refused,
-        **publishing.refused,
-        **(database.api.refused + database.worker.refused),
-        "no_stream_turn": hub.counts.unanswered,
-        RateLimited.code: limiter.refused + answers.refused,
-        TooManyFailures.code: failures.refused,
-    }
+    found = Counter(
+        {
+            "no_stream_turn": hub.counts.unanswered,
+            RateLimited.code: limiter.refused + answers.refused,
+            TooManyFailures.code: failures.refused,
+        }
+    )
+    for counted in (connections, streams, publishing, database.api, database.worker):
+        found.update(counted.refused)
+    return found
 
 
 class Metrics:

@@ -176,6 +176,8 @@ def from_database(error: asyncpg.PostgresError) -> Problem | None:
         return InvalidRequest("The request is nested too deeply.")
     if isinstance(error, asyncpg.DeadlockDetectedError | asyncpg.SerializationError):
         return Unavailable("Another request was in the way; send this one again.")
+    if isinstance(error, asyncpg.InvalidCachedStatementError):
+        return Unavailable("The database has just been migrated; send this request again.")
     if isinstance(error, TIMED_OUT):
         return Unavailable("The database took too long; try again in a moment.")
     if isinstance(
@@ -271,10 +273,15 @@ def has_left(error: Exception) -> bool:
     return any(isinstance(c, InternalServerException) and c.detail == GONE for c in causes(error))
 
 
+def is_of_database(error: Exception) -> bool:
+    """Say whether an error comes from the database."""
+    return any(isinstance(cause, asyncpg.PostgresError) for cause in causes(error))
+
+
 def to_problem(request: Request[Any, Any, Any], error: Exception) -> Response[ProblemBody]:
     """Answer any exception as `application/problem+json`; the one handler."""
     problem = read(error)
-    if isinstance(problem, KEPT_IN_SQL):
+    if isinstance(problem, KEPT_IN_SQL) and is_of_database(error):
         state_of(request.scope).refused = problem.code
     if isinstance(problem, InternalError) and not has_left(error):
         log.error("unexpected", **logged(request.scope), exc_info=error)

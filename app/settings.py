@@ -141,7 +141,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Events that one workspace publishes over HTTP in a minute."""
     max_event_bytes_per_minute: Annotated[int, msgspec.Meta(ge=1)] = 16_777_216
     """Bytes of the bodies of those requests."""
-    max_kept_answer_bytes: Annotated[int, msgspec.Meta(ge=1)] = 268_435_456
+    max_kept_answer_bytes: Annotated[int, msgspec.Meta(ge=1)] = 1_073_741_824
     """Bytes of answers that are kept for one caller's idempotency keys in 24 hours."""
     event_retention_days: Annotated[int, msgspec.Meta(ge=1, le=3650)] | None = None
     """Days after which the worker deletes events, of every workspace.

@@ -126,8 +126,12 @@ async def publish(
     share = Share(budget, len(batch), len(await request.body()))
     try:
         if once.key is None:
-            # A stranger must neither spend of a budget nor learn of it.
-            share.take(budget.find(*name) or await once.write.reach())
+            # A stranger must neither spend of a budget nor learn of it. A caller who may no longer
+            # publish learns of a debt until that is over, because a refusal asks no database.
+            if (found := budget.find(*name)) is None:
+                found = await once.write.reach()
+                budget.learn(*name, found)
+            share.take(found)
         call = events.publication(batch, is_list=answer is not events.answer_one)
         response = await once.respond(*call, answer, begin=share.take)
     except Exception as error:

@@ -104,5 +104,10 @@ class ServiceController(Controller):
 def contract() -> tuple[bytes, bytes]:
     """Read the contract's file once: as it is, and as JSON."""
     content = CONTRACT.read_bytes()
-    # Not safe_load: written in Python, it would hold every other request up for a second.
-    return content, msgspec.json.encode(yaml.load(content, Loader=yaml.CSafeLoader))
+    # Not safe_load: written in Python, it holds every other request up for a second.
+    return content, msgspec.json.encode(yaml.load(content, Loader=yaml_loader()))
+
+
+def yaml_loader() -> Any:
+    """Return the fast loader of YAML, or the slow one if PyYAML was built without libyaml."""
+    return getattr(yaml, "CSafeLoader", yaml.SafeLoader)

@@ -118,14 +118,16 @@ async def follow(
     authorized_at = hub.head
     address = runtime.connections.addresses.of(request.scope)
     try:
-        turn = partial(asking, hub, address)
         principal, used = await identify(
-            request, ticket, turn, is_reconnect=last_event_id is not None
+            request,
+            ticket,
+            partial(asking, hub, address),
+            is_reconnect=last_event_id is not None,
         )
         state.verified = principal
         runtime.limiter.take(principal, state)
         source = source_of(request, principal, ws)
-        async with turn():
+        async with asking(hub, principal.turn):
             feed, sight = await source.sight()
         if ticket is not None and used is not None and last_event_id is not None:
             # A cursor of this feed, and none of before the ticket, which its stream cannot have

@@ -1,7 +1,7 @@
 """Connections to Postgres: what asyncpg gives, timed, and with JSON as it is."""
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from typing import Any
 
 import asyncpg
@@ -15,6 +15,23 @@ class Driver(asyncpg.Connection):
     """
 
     note: Callable[[str, float, BaseException | None], None] | None = None
+    peers: Collection[Any] = ()
+    """All connections of its pool, itself among them; nobody's until the pool has it."""
+
+    def _drop_global_statement_cache(self) -> None:
+        """Let all of the pool forget what a change of the schema has made stale.
+
+        asyncpg does so for a pool of its own alone. In a transaction it cannot try again, so each
+        connection would fail once.
+        """
+        for peer in self.peers:
+            peer._drop_local_statement_cache()
+
+    def _drop_global_type_cache(self) -> None:
+        """Do the same for types."""
+        for peer in self.peers:
+            if not peer.is_closed():
+                peer._drop_local_type_cache()
 
     async def timed(self, query: str, answer: Awaitable[Any]) -> Any:
         """Wait for a statement's answer."""

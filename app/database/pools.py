@@ -28,6 +28,8 @@ PROBE_SECONDS, PROBE_ANSWER_SECONDS = 1.0, 2.0
 """Between two questions whether the server answers, and how long it has for that."""
 API_NAME, WORKER_NAME = "annex", "annex worker"
 """How `annex serve` and `annex worker` call themselves in pg_stat_activity."""
+NO_TURN, NO_CONNECTION = "no_turn", "no_connection"
+"""How metrics call what was not to be had in time."""
 WORKERS = 10
 """Connections for the tail, wake-ups, readers and jobs."""
 # What a Postgres that is not there raises, from the socket up.
@@ -122,11 +124,15 @@ class Pool:
     async def take(self) -> Driver:
         """Take a connection that nobody has, or a new one; whoever got it calls `take_back`.
 
-        Raises `TimeoutError` when all are lent for 10 s, and what a missing server raises.
+        Raises `Unavailable` when all are lent for 10 s, and what a missing server raises.
         """
         if self.places.locked():
-            async with asyncio.timeout(ACQUIRE_SECONDS):
-                await self.places.acquire()
+            try:
+                async with asyncio.timeout(ACQUIRE_SECONDS):
+                    await self.places.acquire()
+            except TimeoutError:
+                self.refused[NO_CONNECTION] += 1
+                raise busy() from None
         else:
             await self.places.acquire()
         try:
@@ -190,6 +196,7 @@ class Pool:
 
     async def prepare(self, driver: Driver) -> None:
         """Set a new connection up."""
+        driver.peers = self.open
         await let_json_through(driver)
         if self.slow_seconds:
             driver.note = self.note
@@ -291,16 +298,13 @@ class Loan:
                 async with asyncio.timeout(ACQUIRE_SECONDS):
                     await pool.turns.take(self.whose, self.group)
             except TimeoutError:
-                pool.refused["no_turn"] += 1
+                pool.refused[NO_TURN] += 1
                 raise busy() from None
         pool.lent += 1
         try:
             self.driver = await pool.take()
         except BaseException as error:
             self.give()
-            if isinstance(error, TimeoutError):
-                pool.refused["no_connection"] += 1
-                raise busy() from None
             if isinstance(error, UNREACHABLE):
                 raise unreachable() from error
             raise

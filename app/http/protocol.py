@@ -312,9 +312,9 @@ class Protocol(HttpToolsProtocol):
             self.timer = None
 
     def on_time(self) -> None:
-        """Refuse a head that is late, and a body that is late or slow."""
+        """Refuse a head that is late, and a body that is late or slow and was not given up."""
         self.timer = None
-        if self.transport.is_closing():
+        if self.transport.is_closing() or (not self.is_in_head and self.cycle.problem is not None):
             return
         if self.is_in_head:
             if self.head_bytes == 0 and not self.has_begun:

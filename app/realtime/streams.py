@@ -85,7 +85,7 @@ async def in_time(hub: Hub) -> AsyncIterator[None]:
 
 @contextlib.asynccontextmanager
 async def asking(hub: Hub, whose: str) -> AsyncIterator[None]:
-    """Take one of the streams' turns at the database; waits and lasts 10 s in all.
+    """Take one of the streams' turns at the database for a question; waits and lasts 10 s in all.
 
     `whose` is a principal's turn, or an address before one is known: turns are fair among them.
     Raises `Unavailable`.

@@ -1,12 +1,15 @@
 """The pool: how many connections there are, which one is lent, and what becomes of it."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 
+import asyncpg
 import pytest
 
 from app.database.pools import Pool
 from app.errors import Unavailable
+from app.problems import read
 from tests.conftest import TestDatabase
 from tests.realtime.reader import until
 
@@ -105,3 +108,39 @@ async def test_what_opens_while_the_pool_is_closed_is_closed_as_well(pool: Pool)
     with pytest.raises(Unavailable):
         await opening
     assert pool.open == set()
+
+
+async def test_a_migration_makes_one_statement_fail_and_not_one_of_each_connection(
+    own_database: TestDatabase,
+) -> None:
+    pool = Pool("DATABASE_URL", own_database.url("postgres"), 3)
+    async with pool.lend() as one, pool.lend() as two, pool.lend() as three:
+        await one.execute("create table moved (n integer)")
+        for driver in (one, two, three):
+            await driver.fetch("select * from moved")
+        await one.execute("alter table moved add other integer")
+        await one.execute("begin")
+        with pytest.raises(asyncpg.InvalidCachedStatementError) as failed:
+            await one.fetch("select * from moved")
+        await one.execute("rollback")
+        for driver in (one, two, three):
+            await driver.execute("begin")
+            assert await driver.fetch("select * from moved") == []
+            await driver.execute("commit")
+    pool.close()
+    # And who met it may come again.
+    assert isinstance(read(failed.value), Unavailable)
+
+
+async def test_a_server_that_is_silent_is_not_a_pool_that_is_busy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("app.database.pools.CONNECT_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        pool = Pool("DATABASE_URL", f"postgresql://annex_api@127.0.0.1:{port}/annex", 1)
+        with pytest.raises(Unavailable, match="cannot be reached"):
+            async with pool.lend():
+                pass
+    assert (pool.refused, pool.lent, pool.places.locked()) == ({}, 0, False)
+    pool.close()

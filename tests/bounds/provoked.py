@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import itertools
+from collections.abc import Callable
 from typing import Any, TypeAlias
 from uuid import uuid4
 
@@ -209,8 +210,13 @@ async def paths_hold(callers: Callers, planted: Planted) -> Told:
     return answers.told
 
 
-async def the_database_raises(callers: Callers, admin: Any, planted: Planted) -> Told:
-    """Let functions raise messages that hold a secret: one of the API's, one of the worker's."""
+async def the_database_raises(
+    callers: Callers, admin: Any, planted: Planted, log: Callable[[], str]
+) -> Told:
+    """Let functions raise messages that hold a secret: one of the API's, one of the worker's.
+
+    Returns when both have raised, as Postgres' own log says.
+    """
     tenant, answers = await new_tenant(callers), Answers()
     broken = {
         "publish_events": "workspace_id uuid, batch jsonb, is_list boolean",
@@ -236,7 +242,11 @@ async def the_database_raises(callers: Callers, admin: Any, planted: Planted) ->
                 json=[{"type": "x"}],
                 headers=headers,
             )
-        await asyncio.sleep(2)  # until the worker has asked
+        # The worker may be waiting before it asks again, because it was cut off from the database.
+        messages = {planted.secrets[0], planted.secrets[len(planted.secrets) // 2]}
+        async with asyncio.timeout(60):
+            while not messages <= {*planted.found(log())}:
+                await asyncio.sleep(0.2)
     finally:
         for name in broken:
             await admin.execute(f"drop function annex.{name}")

@@ -9,6 +9,7 @@ import pytest
 
 from app.errors import Problem
 from app.http.bodies import Bodies, Body
+from app.http.protocol import Protocol
 from tests.bounds.test_protocol import answer, connect
 from tests.conftest import Callers, Running, Tenant, TestDatabase, new_tenant, running
 from tests.realtime.reader import until
@@ -124,6 +125,34 @@ async def test_an_address_holds_so_much_and_the_others_go_on(small: Running) -> 
     metrics = await callers.operator().client.get("/metrics")
     assert 'annex_refused_total{code="bodies"} 2.0' in metrics.text
     await callers.close()
+
+
+async def test_a_body_that_was_given_up_is_not_late_as_well(
+    database: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed = list[Protocol]()
+    monkeypatch.setattr(Protocol, "watch", lambda self, _: timed.append(self))
+    async with running(database, **LIMITS, pool_size=2) as live:
+        callers = Callers(live)
+        tenant = await new_tenant(callers)
+        sender = tenant._replace(owner=await callers.key(tenant.id, "events:publish"))
+        pool, refused = live.app.runtime.database.api, live.app.connections.refused
+        # The application asks whose key it is, and looks at no body before it knows.
+        async with pool.lend(), pool.lend():
+            # Of none the server stops to read because the application does not.
+            held = [await upload(live, sender, "192.0.2.1", 60_000) for _ in range(35)]
+            assert refused["bodies"] == 1
+            late = {protocol for protocol in timed if protocol.body_bytes == 60_000}
+            assert len(late) == len(held)
+            for protocol in late:
+                protocol.body_began_at -= 60
+                protocol.on_time()
+            assert (refused["bodies"], refused["request_timeout"]) == (1, 34)
+        statuses = [(await answer(reader))[0] for reader, _ in held]
+        assert statuses == [429] + [408] * 34
+        for _, writer in held:
+            writer.close()
+        await callers.close()
 
 
 async def test_what_is_answered_before_it_has_come_or_is_broken_off_is_not_held(

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -171,6 +172,7 @@ async def test_no_output_and_no_answer_holds_a_secret(
     }
     process = Process(own_database, tmp_path, **urls, **mail, **TIGHT, log_level="debug")
     worker_log = tmp_path / "worker.log"
+    postgres_log = partial(own_database.postgres.log.read_text, errors="replace")
     try:
         server = await process.started(90)
         async with (
@@ -181,7 +183,7 @@ async def test_no_output_and_no_answer_holds_a_secret(
             answers = await everything_fails(callers, admin, planted)
             answers += await limits_refuse(callers, planted)
             answers += await paths_hold(callers, in_paths)
-            answers += await the_database_raises(callers, admin, raised)
+            answers += await the_database_raises(callers, admin, raised, postgres_log)
             await asyncio.sleep(2)  # the worker tries its mails and readers meanwhile
     finally:
         process.kill()
@@ -189,7 +191,7 @@ async def test_no_output_and_no_answer_holds_a_secret(
         "api": process.said,
         "worker": worker_log.read_text(errors="replace"),
         # Which writes statements that fail, as it does without settings of its own.
-        "postgres": own_database.postgres.log.read_text(errors="replace"),
+        "postgres": postgres_log(),
     }
     assert "STATEMENT:" in said["postgres"]
     expected = {400, 401, 403, 404, 408, 409, 410, 413, 422, 429, 431, 500, 503}

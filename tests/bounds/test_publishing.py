@@ -2,11 +2,13 @@
 
 import asyncio
 import itertools
+import re
 import time
 from uuid import UUID, uuid4
 
 import pytest
 
+from app.database.work import Write
 from app.errors import TooManyEvents
 from app.http.budgets import PublishBudget, Share
 from tests.conftest import Caller, Callers, TestDatabase, new_tenant, running
@@ -69,7 +71,9 @@ def test_a_name_that_is_known_is_so_for_its_principal_alone() -> None:
     assert budget.find("user:1", "acme") is None
 
 
-async def test_beyond_the_budget_it_is_a_429_with_the_time_to_wait(database: TestDatabase) -> None:
+async def test_beyond_the_budget_it_is_a_429_with_the_time_to_wait(
+    database: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with running(database, max_events_per_minute=10) as server:
         callers = Callers(server)
         loud, quiet = [await new_tenant(callers) for _ in range(2)]
@@ -88,6 +92,11 @@ async def test_beyond_the_budget_it_is_a_429_with_the_time_to_wait(database: Tes
         for caller in (loud.owner, fresh):
             answer = await caller.client.post(by_slug, json=batch[0])
             assert (answer.status_code, answer.json()["code"]) == (429, "too_many_events")
+        # That was looked up once: no further refusal asks the database.
+        monkeypatch.setattr(Write, "reach", None)
+        for caller in (loud.owner, fresh):
+            assert (await caller.client.post(by_slug, json=batch[0])).status_code == 429
+        monkeypatch.undo()
         # Who may not publish there is told so, as ever.
         reading = await callers.key(loud.id, "events:read")
         assert (await reading.client.post(by_slug, json=batch[0])).status_code == 403
@@ -96,7 +105,7 @@ async def test_beyond_the_budget_it_is_a_429_with_the_time_to_wait(database: Tes
         mine = await quiet.owner.client.post(f"{quiet.path}/events", json=batch[0])
         assert mine.status_code == 201
         metrics = await callers.operator().client.get("/metrics")
-        assert 'annex_refused_total{code="too_many_events"} 4.0' in metrics.text
+        assert 'annex_refused_total{code="too_many_events"} 6.0' in metrics.text
         await callers.close()
 
 
@@ -169,7 +178,8 @@ async def test_a_replay_costs_nothing_of_it_and_is_answered_beyond_it(
 async def test_who_has_as_much_queued_as_may_be_waits_and_others_do_not(
     own_database: TestDatabase,
 ) -> None:
-    async with running(own_database) as server, own_database.connect("postgres") as admin:
+    limits = {"max_event_bytes_per_minute": 10_000}
+    async with running(own_database, **limits) as server, own_database.connect("postgres") as admin:
         await admin.execute("update annex.limits set value = 3 where name = 'waiting_fanouts'")
         callers = Callers(server)
         loud, quiet = [await new_tenant(callers) for _ in range(2)]
@@ -212,6 +222,7 @@ async def test_who_has_as_much_queued_as_may_be_waits_and_others_do_not(
             answer = await key.client.post(f"{loud.path}/{path}", json=body)
             assert (answer.status_code, answer.json()["code"]) == (429, "too_many_events")
             assert answer.headers["retry-after"] == "10"
+        assert await refusals(callers) == 3
         # What notifies nobody, and what others publish; SQL of one's own is not counted.
         assert (await key.client.post(f"{loud.path}/events", json=batch[0])).status_code == 201
         named = {"type": "x", "recipients": [str(quiet.owner.user_id)]}
@@ -220,4 +231,18 @@ async def test_who_has_as_much_queued_as_may_be_waits_and_others_do_not(
         await admin.execute("select annex.publish($1, 'x', topics => array['t'])", UUID(loud.id))
         await admin.execute("delete from annex.fanouts where attempts > 0")
         assert (await key.client.post(f"{loud.path}/events", json=told)).status_code == 201
+        # What the budget of a minute refuses has the same code; both are counted, each once.
+        large = {"type": "x", "data": {"filling": "x" * 20_000}}
+        assert (await key.client.post(f"{loud.path}/events", json=large)).status_code == 201
+        assert (await key.client.post(f"{loud.path}/events", json=told)).status_code == 429
+        assert await refusals(callers) == 4
+        other = await quiet.owner.client.post(f"{quiet.path}/events", json=named)
+        assert other.status_code == 201
         await callers.close()
+
+
+async def refusals(callers: Callers) -> float:
+    """Return how many requests were refused with `too_many_events`, as Prometheus is told."""
+    metrics = (await callers.operator().client.get("/metrics")).text
+    [count] = re.findall(r'^annex_refused_total{code="too_many_events"} (\S+)$', metrics, re.M)
+    return float(count)

@@ -7,10 +7,12 @@ from hashlib import sha256
 import httpx
 import msgspec
 import pytest
+import yaml
 
 from app import __version__
 from app.errors import Problem, subclasses
 from app.guides import GUIDES
+from controllers.service import contract
 from tests.conftest import CONTRACT, NO_TLS, Callers, Client, TestDatabase, read_contract, running
 from tests.realtime.reader import until
 
@@ -170,3 +172,11 @@ async def test_a_server_that_stops_says_so_first_and_serves_meanwhile(
     await stopping
     with pytest.raises(httpx.ConnectError):
         await ask("/health")
+
+
+def test_the_contract_is_served_where_yaml_was_built_without_its_library(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    served = contract()
+    monkeypatch.delattr(yaml, "CSafeLoader")
+    assert contract.__wrapped__() == served
