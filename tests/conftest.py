@@ -107,6 +107,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             marker = item.get_closest_marker("timeout")
             usual = item.config.getoption("timeout") or item.config.getini("timeout")
             seconds = float(marker.args[0] if marker else usual)
+            # pytest's own limit is for what hangs beyond that: it ends the loop of all tests.
+            item.add_marker(pytest.mark.timeout(seconds + 60), append=False)
             item.obj = limited(item.obj, seconds)
 
 

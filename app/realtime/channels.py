@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Set
 from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
@@ -42,16 +42,25 @@ def finish(steps: Steps[Result]) -> Result:
 
 
 class Frame:
-    """An event as every reader gets it: encoded once, its filters' verdicts kept."""
+    """An event as every reader gets it: encoded at most once, its filters' verdicts kept."""
 
-    __slots__ = ("_data", "_verdicts", "bytes", "event", "pos")
+    __slots__ = ("_bytes", "_cursor", "_data", "_verdicts", "event", "pos")
 
-    def __init__(self, pos: int, cursor: str, event: Event) -> None:
+    def __init__(self, pos: int, cursor: Callable[[], str], event: Event) -> None:
         self.pos = pos
         self.event = event
-        self.bytes = b"id: %b\ndata: %b\n\n" % (cursor.encode(), msgspec.json.encode(event))
+        self._cursor = cursor
+        self._bytes: bytes | None = None
         self._verdicts: dict[Filter, bool] = {}
         self._data: Any = msgspec.UNSET
+
+    @property
+    def bytes(self) -> bytes:
+        """The message, encoded when somebody gets it."""
+        if self._bytes is None:
+            event = msgspec.json.encode(self.event)
+            self._bytes = b"id: %b\ndata: %b\n\n" % (self._cursor().encode(), event)
+        return self._bytes
 
     @property
     def type(self) -> str:

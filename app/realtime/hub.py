@@ -141,7 +141,9 @@ class Hub:
             if event is None or feed_id not in self.channels:
                 continue
             try:
-                frames[entry["pos"]] = self.frame(feed_id, entry["pos"], as_event(event))
+                frame = self.frame(feed_id, entry["pos"], as_event(event))
+                _ = frame.bytes  # encoded before anybody is told of it
+                frames[entry["pos"]] = frame
             except Exception as error:
                 # An event that cannot be encoded holds the log up and is not lost.
                 entries, failure = entries[:n], error
@@ -233,8 +235,8 @@ class Hub:
         return found
 
     def frame(self, feed_id: UUID, pos: int, event: Event) -> Frame:
-        """Encode an event at its position in a feed."""
-        return Frame(pos, self.cursors.write(feed_id, self.epoch, pos), event)
+        """Make a frame of an event at its position in a feed."""
+        return Frame(pos, partial(self.cursors.write, feed_id, self.epoch, pos), event)
 
     def stand(self) -> Callable[[UUID], str]:
         """Remember the head; returns what writes it as a cursor of a feed.

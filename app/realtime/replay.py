@@ -25,6 +25,7 @@ import db_models as m
 from app.database.pools import Pool
 from app.database.statements import HELD, Scope, run
 from app.errors import UserRequired
+from app.filters import EVERYTHING, Filter
 from app.realtime.channels import MAX_CHUNK, Frame, as_event
 from app.realtime.feeds import Feed, SharedSight, Sight
 from app.realtime.hub import Hub
@@ -109,11 +110,15 @@ class Source:
         _, [(has_changed,)] = await run(self.pool, self.scope, change_of_sight, values)
         return bool(has_changed)
 
-    async def page(self, after: int, until: int) -> tuple[Sight, list[Frame]]:
-        """Read frames of up to 64 KiB, one write, after a position, at most up to another.
+    async def page(
+        self, after: int, until: int, wanted: Filter = EVERYTHING
+    ) -> tuple[Sight, list[Frame]]:
+        """Read frames after a position, at most up to another; up to 64 KiB of them are wanted.
 
-        Returns the reader's sight as well, of the same snapshot. Raises a Problem without rights,
-        `Expired` when retention has passed the position.
+        The others are there to be passed over, and are not encoded: readers of a long past in which
+        nothing matches would take the loop's time from everybody. Returns the reader's sight as
+        well, of the same snapshot. Raises a Problem without rights, `Expired` when retention has
+        passed the position.
         """
         values: dict[str, Any] = {"after": after, "until": until, "rows_": self.rows}
         if self.scope.ws is None:
@@ -127,17 +132,21 @@ class Source:
         rows = [row[1:] for row in rows]
         if after < (rows[0][0] or 1) - 1:
             raise Expired
-        page, size = list[Frame](), 0
+        page, size, read = list[Frame](), 0, 1
         # A row without an event, where there is none.
         for row in (row for row in rows if row[1] is not None):
             event = dict(zip(EVENT_COLUMNS, row[2:], strict=True))
             frame = self.hub.frame(feed.id, row[1], as_event(event))
-            if page and size + len(frame.bytes) > MAX_CHUNK:
-                break
-            size += len(frame.bytes)
+            if frame.passes(wanted, sight):
+                if size and size + len(frame.bytes) > MAX_CHUNK:
+                    break
+                size += len(frame.bytes)
+                read += len(frame.bytes)
+            else:
+                read += len(frame.event.data) + len(frame.event.context)
             page.append(frame)
         if page:
-            self.rows = min(max(1, MAX_CHUNK * len(page) // size), MORE_ROWS)
+            self.rows = min(max(1, MAX_CHUNK * len(page) // read), MORE_ROWS)
         return sight, page
 
 

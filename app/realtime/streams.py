@@ -36,7 +36,7 @@ SLOW_SECONDS = 5.0
 BEFORE_ALL = -1
 """Sentinel that forces a rights check."""
 
-Replay = Callable[[int, int], Awaitable[tuple[Sight, list[Frame]]]]
+Replay = Callable[[int, int, Filter], Awaitable[tuple[Sight, list[Frame]]]]
 """Reads frames of the feed after a position, up to another, in order; at most a page.
 
 Returns what the reader sees as well, from the same snapshot; raises a Problem without rights.
@@ -324,7 +324,7 @@ class Stream:
         self.has_replayed = True
         try:
             async with asking(self.hub, self.turn):
-                sight, frames = await self.replay(self.pos, until)
+                sight, frames = await self.replay(self.pos, until, self.group.wanted)
         except Expired:
             return self.reset()
         # A reader that never waits would never let others run.

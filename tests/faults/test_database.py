@@ -90,8 +90,11 @@ async def test_a_listener_that_alone_falls_silent_is_replaced_and_its_tail_polls
         def listeners() -> list[Link]:
             return [link for link in proxy.links if b"annex_log" in link.asked]
 
-        await until(lambda: len(listeners()) == 1)
-        [tail] = [link for link in proxy.links if link not in listeners()]
+        def tails() -> list[Link]:
+            return [link for link in proxy.links if b"annex.tail" in link.asked]
+
+        await until(lambda: len(listeners()) == 1 and len(tails()) == 1)
+        [tail] = tails()
         async with load_and_readers(own_database, [server]) as (load, readers):
             for silenced in range(1, 2 * SCALE + 1):
                 listeners()[-1].go_dark()

@@ -97,7 +97,7 @@ async def log(database: TestDatabase) -> AsyncIterator[Log]:
         rows = await driver.fetch(
             "select * from annex.events where workspace_id = $1", workspace_id
         )
-    yield Log(pool, workspace_id, [Frame(0, "", as_event(row)) for row in rows])
+    yield Log(pool, workspace_id, [Frame(0, str, as_event(row)) for row in rows])
     pool.close()
 
 
@@ -142,7 +142,7 @@ async def test_most_filters_of_that_test_find_something_and_not_everything(log: 
 def frame(data: str, type: str = "invoice.paid", topics: tuple[str, ...] = ()) -> Frame:
     """Make a frame of an event."""
     event = make(Event, type=type, topics=list(topics), data=Raw(data.encode()))
-    return Frame(1, "cursor", event)
+    return Frame(1, lambda: "cursor", event)
 
 
 @pytest.mark.parametrize(

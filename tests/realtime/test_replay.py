@@ -10,6 +10,7 @@ import pytest
 
 from app.database.pools import Pool
 from app.database.statements import Scope, compiled
+from app.filters import Filter
 from app.permissions import Permission
 from app.principals import Principal
 from app.realtime.channels import MAX_CHUNK
@@ -175,3 +176,20 @@ async def test_a_page_is_read_through_the_index(past: Past) -> None:
     ]
     assert "Index Name" in scan, scan
     assert (scan["Index Name"], scan["Actual Rows"]) == ("log_workspace_id_idx", 20)
+
+
+async def test_what_a_reader_does_not_want_is_passed_over_and_not_encoded(
+    past: Past, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+
+    def write(_: UUID, __: int, pos: int) -> str:
+        written.append(pos)
+        return "cursor"
+
+    monkeypatch.setattr(past.source.hub.cursors, "write", write)
+    past.source.rows = MORE_ROWS
+    for types, encoded in (("none.made", []), ("test.made", [*range(1, MORE_ROWS + 1)])):
+        _, page = await past.source.page(0, AGES, Filter(types=(types,)))
+        assert [frame.pos for frame in page] == [*range(1, MORE_ROWS + 1)]
+        assert written == encoded
