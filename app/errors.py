@@ -380,10 +380,7 @@ class Unavailable(Problem):
 
 
 KEPT_IN_SQL = (LimitReached, TooManyWorkspaces, TooManyMails, TooManyEvents, TooManyChanges)
-"""Limits that the database keeps: no budget of ours counts what it refused by them.
-
-Events have a budget of ours as well, which counts its own refusals.
-"""
+"""Limits that the database keeps, so that no budget counts them; that of events counts its own."""
 
 
 def subclasses(of: type[Problem] = Problem) -> Iterator[type[Problem]]:

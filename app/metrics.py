@@ -25,6 +25,8 @@ FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 ASK_SECONDS = 2.0
 COPY_SECONDS = 1.0
 """How old a number of another process may be."""
+NO_STREAM_ANSWER = "no_stream_answer"
+"""How the refusals of streams are called whose own query was too late."""
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 MEDIA_TYPE = "text/plain; version=0.0.4"
 
@@ -101,7 +103,7 @@ def refusals(
     """
     found = Counter(
         {
-            "no_stream_turn": hub.counts.unanswered,
+            NO_STREAM_ANSWER: hub.counts.unanswered,
             RateLimited.code: limiter.refused + answers.refused,
             TooManyFailures.code: failures.refused,
         }

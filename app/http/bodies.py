@@ -27,7 +27,9 @@ class Bodies:
     """Counts the bodies that are being received, or were and wait to be answered.
 
     Beyond a client's limit, or the process', the oldest body that has not arrived whole is given
-    up: of the client, or of the one that holds the most. A client is an address.
+    up: of the client, or of the one that holds the most. A client is an address. It holds no more
+    than is left to all others, so that a few of them never fill the process: their bodies may all
+    be whole, and then it is the body of somebody else that would have to go.
     """
 
     def __init__(self, of_client: int, of_process: int) -> None:
@@ -46,12 +48,12 @@ class Bodies:
         self.held.setdefault(body.client, {})[body] = None
         self.sizes[body.client] += more
         self.total += more
-        while self.sizes[body.client] > self.of_client:
+        while self.sizes[body.client] > (most := self.most_of_client()):
             self.give_up(
                 body.client,
                 body,
                 RateLimited(
-                    f"This address sends more than {self.of_client} bytes at once; send less.",
+                    f"This address sends more than {most} bytes at once; send less.",
                     headers={"Retry-After": RETRY_SECONDS},
                 ),
             )
@@ -64,6 +66,10 @@ class Bodies:
                     headers={"Retry-After": RETRY_SECONDS},
                 ),
             )
+
+    def most_of_client(self) -> int:
+        """Return how much a client may hold now: not less than one body."""
+        return max(LARGEST_BYTES, min(self.of_client, self.of_process - self.total))
 
     def give_up(self, client: str, last: Body, problem: Problem) -> None:
         """Give a client's oldest body up that is not whole; if all of them are, the last one."""

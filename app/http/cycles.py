@@ -60,7 +60,7 @@ class Cycle(RequestResponseCycle):
         """Write the usual head at once; returns whether it was one.
 
         uvicorn writes the same, but searches and lowers each name and value by itself. What it has
-        to decide, refuse or wait for is left to it.
+        to decide, refuse, log or wait for is left to it.
         """
         headers = message.get("headers", ())
         given = dict(headers)
@@ -73,6 +73,7 @@ class Cycle(RequestResponseCycle):
             or self.response_started
             or self.disconnected
             or self.flow.write_paused
+            or self.access_log
             or not names.islower()
             or HEADER_RE.search(names)
             or HEADER_VALUE_RE.search(values)

@@ -49,17 +49,19 @@ async def sent(
     method: str = "GET",
     version: str = "1.1",
     keep_alive: bool = True,
+    access_log: bool = False,
 ) -> tuple[bytes, bool, bool, int]:
     """Send a head and a body; returns the bytes, and how the cycle ended."""
     transport: Any = Transport()
     scope: Any = {"type": "http", "method": method, "http_version": version}
+    scope |= {"client": None, "path": "/", "query_string": b""}
     cycle = kind(
         scope=scope,
         transport=transport,
         flow=FlowControl(transport),
         logger=logging.getLogger("test"),
         access_logger=logging.getLogger("test"),
-        access_log=False,
+        access_log=access_log,
         default_headers=[(b"date", b"now")],
         message_event=asyncio.Event(),
         expect_100_continue=False,
@@ -85,3 +87,12 @@ async def test_a_head_is_what_uvicorn_writes(head: str, method: str, keep_alive:
 async def test_a_header_that_could_end_its_line_is_refused(head: str) -> None:
     with pytest.raises(RuntimeError, match="Invalid HTTP header"):
         await sent(Cycle, REFUSED[head])
+
+
+async def test_an_answer_is_logged_if_uvicorn_is_to_log_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    for is_logged in (False, True):
+        await sent(Cycle, HEADS["usual"], access_log=is_logged)
+        assert len(caplog.records) == is_logged

@@ -14,7 +14,8 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.metrics import FOLDER, shared_by_processes
+from app.database.pools import NO_CONNECTION, NO_TURN
+from app.metrics import FOLDER, NO_STREAM_ANSWER, shared_by_processes
 from tests.conftest import ROOT, Callers, Running, TestDatabase, running
 from tests.inbox.conftest import projected, settled
 from tests.realtime.reader import calling, follow, new_tenant, number
@@ -118,6 +119,12 @@ async def test_the_documentation_names_every_metric(callers: Callers) -> None:
     )
     served = {f.name + "_total" * (f.type == "counter") for f in families}
     assert served == set(re.findall(r"^\| `(\w+)`", TABLE.read_text(), re.MULTILINE))
+
+
+def test_the_documentation_names_what_was_not_to_be_had() -> None:
+    text = TABLE.read_text()
+    for code in (NO_TURN, NO_CONNECTION, NO_STREAM_ANSWER):
+        assert f"`{code}` (" in text
 
 
 class Process(NamedTuple):

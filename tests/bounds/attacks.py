@@ -14,14 +14,16 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import httpx
 import msgspec
 
 PATIENCE_SECONDS = 20
+CRASH = "!"
+"""Begins what is told in place of an answer if the attack itself failed."""
 BOMB = '{"type": "x", "data": [' + ",".join(["1e131000"] * 7000) + "]}"
 JSON = {"Content-Type": "application/json"}
 
@@ -87,6 +89,17 @@ class Attacker(NamedTuple):
                     await act(next(numbers))
 
         await asyncio.gather(*(run() for _ in range(at_once)))
+
+    async def together(self, *acts: Coroutine[Any, Any, None]) -> None:
+        """Do things together until it is over, also those that would wait for longer.
+
+        Raises what one of them raises.
+        """
+        tasks = [asyncio.create_task(act) for act in acts]
+        while not self.is_over:
+            done, _ = await asyncio.wait(tasks, timeout=0.1, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                task.result()
 
     async def send(self, *parts: bytes, pause: float = 0) -> None:
         """Send bytes on a connection of their own, and count the answer."""
@@ -168,12 +181,7 @@ async def streams(a: Attacker) -> None:
             a.note(answer)
             await asyncio.sleep(0.05)
 
-        tasks = [
-            asyncio.create_task(a.repeat(40, hold)),
-            asyncio.create_task(a.repeat(2, act)),
-        ]
-        while not a.is_over:
-            await asyncio.wait(tasks, timeout=0.1)
+        await a.together(a.repeat(40, hold), a.repeat(2, act))
 
 
 async def lists(a: Attacker) -> None:
@@ -304,12 +312,7 @@ async def roles(a: Attacker) -> None:
             body = {"name": "Desk", "permissions": permissions, "grantable": []}
             a.note(await client.put(f"{a.path}/roles/desk", json=body))
 
-        tasks = [
-            asyncio.create_task(a.repeat(20, hold)),
-            asyncio.create_task(a.repeat(2, act)),
-        ]
-        while not a.is_over:
-            await asyncio.wait(tasks, timeout=0.1)
+        await a.together(a.repeat(20, hold), a.repeat(2, act))
 
 
 async def questions(a: Attacker) -> None:
@@ -366,7 +369,7 @@ def attack(url: str, order: Order) -> None:
     try:
         asyncio.run(act(attacker))  # type: ignore[arg-type]
     except Exception as error:
-        attacker.answers[repr(error)] += 1
+        attacker.answers[CRASH + repr(error)] += 1
     # In one write, as attackers may be several at once.
     os.write(1, f"{order.name} {json.dumps(attacker.answers)}\n".encode())
 

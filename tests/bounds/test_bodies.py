@@ -63,14 +63,28 @@ def test_the_oldest_of_a_client_that_is_not_whole_is_given_up() -> None:
 
 def test_for_the_process_the_client_gives_up_that_holds_the_most() -> None:
     counted = Counted(3 * MIB, 5 * MIB)
-    for n in range(3):
+    for n in range(2):
         counted.body("loud", f"loud {n}", MIB)
     quiet = counted.body("quiet", "quiet", MIB)
-    for n in range(4):
+    for n in range(5):
         counted.body(f"other {n}", f"other {n}", MIB // 2)
     assert counted.given_up == [("loud 0", 503)]
     assert not quiet.is_over
-    assert counted.bodies.total == 5 * MIB
+    assert counted.bodies.total <= 5 * MIB
+
+
+def test_a_few_clients_whose_bodies_are_whole_leave_room_for_others() -> None:
+    counted = Counted(8 * MIB, 32 * MIB)
+    for _ in range(8):
+        for client in range(8):
+            counted.body(f"loud {client}", f"loud {client}", MIB).is_whole = True
+    assert {(name.split()[0], status) for name, status in counted.given_up} == {("loud", 429)}
+    assert counted.bodies.total < 30 * MIB
+    assert max(counted.bodies.sizes.values()) <= 4 * MIB
+    counted.given_up.clear()
+    for n in range(4):
+        counted.body(f"quiet {n}", f"quiet {n}", MIB // 2)
+    assert counted.given_up == []
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ import pytest
 from app.dev.postgres import EmbeddedPostgres
 from app.server import raise_file_limit
 from app.settings import Settings
-from tests.bounds.attacks import ATTACKS, Order
+from tests.bounds.attacks import ATTACKS, CRASH, Order
 from tests.conftest import (
     ROOT,
     UNLIMITED,
@@ -307,6 +307,8 @@ async def noticed(name: str, scene: Scene) -> list[str]:
     told, answers = await scene.told()
     waits, alone = await behaving, scene.alone
     assert told == name
+    # An attack that crashed leaves the neighbour alone, whatever it was told before.
+    assert not [answer for answer in answers if answer.startswith(CRASH)], answers
     assert answers.keys() >= ATTACKS[name][1], answers
     assert peak <= scene.before.total + PEAK
     return [

@@ -75,7 +75,7 @@ async def test_a_stream_that_gets_no_turn_at_the_database_is_told_to_come_back(
         for whose in others:
             queries.give(whose)
         metrics = await callers.operator().client.get("/metrics")
-        assert 'annex_refused_total{code="no_stream_turn"} 1.0' in metrics.text
+        assert 'annex_refused_total{code="no_stream_answer"} 1.0' in metrics.text
         async with opened(tenant) as response:
             assert response.status_code == 200
 
