@@ -222,7 +222,7 @@ async def test_who_has_as_much_queued_as_may_be_waits_and_others_do_not(
             answer = await key.client.post(f"{loud.path}/{path}", json=body)
             assert (answer.status_code, answer.json()["code"]) == (429, "too_many_events")
             assert answer.headers["retry-after"] == "10"
-        assert await refusals(callers) == 3
+        assert await refusals(callers) == 4
         # What notifies nobody, and what others publish; SQL of one's own is not counted.
         assert (await key.client.post(f"{loud.path}/events", json=batch[0])).status_code == 201
         named = {"type": "x", "recipients": [str(quiet.owner.user_id)]}
@@ -235,7 +235,7 @@ async def test_who_has_as_much_queued_as_may_be_waits_and_others_do_not(
         large = {"type": "x", "data": {"filling": "x" * 20_000}}
         assert (await key.client.post(f"{loud.path}/events", json=large)).status_code == 201
         assert (await key.client.post(f"{loud.path}/events", json=told)).status_code == 429
-        assert await refusals(callers) == 4
+        assert await refusals(callers) == 5
         other = await quiet.owner.client.post(f"{quiet.path}/events", json=named)
         assert other.status_code == 201
         await callers.close()
