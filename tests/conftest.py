@@ -313,7 +313,13 @@ class Client(httpx.AsyncClient):
 
     async def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
         """Send, then validate status, headers, media type and body."""
-        response = await super().send(request, **options)
+        try:
+            response = await super().send(request, **options)
+        except AttributeError as error:
+            if "getpeername" not in str(error):
+                raise
+            # anyio's word for a connection that was reset as soon as it was made.
+            raise httpx.ConnectError(str(error), request=request) from error
         if response.headers.get("content-type", "").startswith("text/event-stream"):
             return response
         await response.aread()
