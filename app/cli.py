@@ -10,12 +10,7 @@ from uuid import UUID
 import rich_click as click
 
 from app import __version__
-from app.settings import (
-    MIGRATE_URL,
-    SettingsError,
-    environment,
-    read_settings,
-)
+from app.settings import MIGRATE_URL, SettingsError, environment, read_settings
 
 DATA = Path(".data")
 PORT = click.IntRange(0, 65535)

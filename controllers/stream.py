@@ -201,12 +201,8 @@ def source_of(request: Request[Any, Any, Any], principal: Principal, ws: str | N
 
 async def look_again(request: Request[Any, Any, Any], source: Source) -> tuple[Sight, float | None]:
     """Look a reader's rights up again, its credential's first; returns when that expires, too."""
-    scope, principal = source.scope, source.scope.principal
-    if principal.kind == "api_key":
-        # Of each stream by itself: the key may be taken from one's address, and not another's.
-        async with asking(source.hub, principal.turn):
-            principal = await refresh(request, principal)
-    else:
-        principal = await refresh(request, principal)
+    scope, reader = source.scope, source.scope.principal
+    # Of each stream by itself: the key may be taken from one's address, and not another's.
+    principal = await refresh(request, reader, partial(asking, source.hub, reader.turn))
     source.scope = msgspec.structs.replace(scope, principal=principal)
     return await source.sight_again(), principal.expires_at

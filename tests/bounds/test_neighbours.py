@@ -25,6 +25,7 @@ from tests.conftest import (
     Callers,
     Tenant,
     TestDatabase,
+    add_member,
     new_database,
     new_tenant,
 )
@@ -124,20 +125,9 @@ class Scene:
 
     async def member(self, tenant: Tenant, role: str, workspaces: int = 0) -> str:
         """Make a member of a tenant who has some workspaces of their own; returns their token."""
-        caller = await self.callers.user()
+        caller = await add_member(self.callers, tenant, role)
         assert caller.user_id is not None
         async with self.process.database.admin() as admin:
-            await admin.execute(
-                "insert into annex.profiles (user_id, email) values ($1, $2)",
-                caller.user_id,
-                caller.email,
-            )
-            await admin.execute(
-                "insert into annex.members (workspace_id, user_id, role) values ($1, $2, $3)",
-                UUID(tenant.id),
-                caller.user_id,
-                role,
-            )
             for _ in range(workspaces):
                 await new_workspace(admin, caller.user_id)
         return str(caller.client.headers["authorization"].removeprefix("Bearer "))

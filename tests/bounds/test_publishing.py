@@ -11,7 +11,7 @@ import pytest
 from app.database.work import Write
 from app.errors import TooManyEvents
 from app.http.budgets import PublishBudget, Share
-from tests.conftest import Caller, Callers, TestDatabase, new_tenant, running
+from tests.conftest import Caller, Callers, Tenant, TestDatabase, new_tenant, running
 from tests.factories import make_settings
 
 SETTINGS = make_settings(max_events_per_minute=60, max_event_bytes_per_minute=6000)
@@ -126,6 +126,15 @@ async def test_a_refused_event_is_not_counted(
         await callers.close()
 
 
+async def publish(tenant: Tenant, caller: Caller, key: str | None = None) -> int:
+    """Publish 20 events, by an idempotency key if there is one; returns the status."""
+    headers = {"Idempotency-Key": key} if key else {}
+    url = f"{tenant.path}/events/batch"
+    answer = await caller.client.post(url, json=[{"type": "x"}] * 20, headers=headers)
+    assert answer.status_code in (201, 429), answer.text
+    return answer.status_code
+
+
 async def test_requests_at_once_by_keys_that_were_never_used_stay_within_it(
     database: TestDatabase,
 ) -> None:
@@ -135,17 +144,10 @@ async def test_requests_at_once_by_keys_that_were_never_used_stay_within_it(
         keys = [await callers.key(tenant.id, "events:publish") for _ in range(6)]
         named = itertools.count()
 
-        async def publish(caller: Caller, headers: dict[str, str]) -> int:
-            batch = [{"type": "x"}] * 20
-            url = f"{tenant.path}/events/batch"
-            answer = await caller.client.post(url, json=batch, headers=headers)
-            assert answer.status_code in (201, 429), answer.text
-            return answer.status_code
-
         began = time.monotonic()
         statuses = await asyncio.gather(
             *(
-                publish(caller, {"Idempotency-Key": f"k-{next(named)}"} if is_once else {})
+                publish(tenant, caller, f"k-{next(named)}" if is_once else None)
                 for caller in (*keys, tenant.owner)
                 for is_once in (True, False) * 2
             )
@@ -162,16 +164,11 @@ async def test_a_replay_costs_nothing_of_it_and_is_answered_beyond_it(
     async with running(database, max_events_per_minute=30) as server:
         callers = Callers(server)
         tenant = await new_tenant(callers)
-        batch, named = [{"type": "x"}] * 20, {"Idempotency-Key": uuid4().hex}
-
-        async def publish(headers: dict[str, str]) -> int:
-            url = f"{tenant.path}/events/batch"
-            return (await tenant.owner.client.post(url, json=batch, headers=headers)).status_code
-
-        assert [await publish(named) for _ in range(5)] == [201] * 5
-        assert await publish({}) == 201
-        assert await publish({}) == 429
-        assert await publish(named) == 201
+        key = uuid4().hex
+        assert [await publish(tenant, tenant.owner, key) for _ in range(5)] == [201] * 5
+        assert await publish(tenant, tenant.owner) == 201
+        assert await publish(tenant, tenant.owner) == 429
+        assert await publish(tenant, tenant.owner, key) == 201
         await callers.close()
 
 
