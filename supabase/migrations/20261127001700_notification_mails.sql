@@ -181,6 +181,8 @@ begin
           select coalesce(w.created_by, w.id) as tenant from annex.workspaces w where w.id = n.workspace_id offset 0
         ) w
       ) n
+      -- Postgres 15 and 16 do not find a window's function again whose argument has a subquery in it.
+      offset 0
     ) n
   ) n
   where n.due_before < max_rows;
