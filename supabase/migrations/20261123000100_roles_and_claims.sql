@@ -129,13 +129,23 @@ end
 $$;
 
 -- Names the caller for the audit trail and for idempotency: user:<id>, api_key:<id>, operator:<id> or system.
-create function annex.principal() returns text language sql stable parallel safe as $$
-  select case
-    when annex.user_id() is not null then 'user:' || annex.user_id()
-    when annex.key_id() is not null then 'api_key:' || annex.key_id()
-    when annex.is_operator() then 'operator:' || (annex.claims() ->> 'sub')
-    else 'system'
-  end
+-- PL/pgSQL, which reads the claims once: as one expression of the functions above, it was prepared at 0.1 ms in each transaction.
+-- A variable's type keeps its schema: it is looked up once a session, and the first to call may have a search_path of their own.
+create function annex.principal() returns text language plpgsql stable parallel safe as $$
+declare
+  claims pg_catalog.jsonb := annex.claims();
+begin
+  return coalesce(
+    case claims ->> 'role'
+      when 'authenticated' then
+        case when claims ? 'annex_key' then 'api_key:' || (claims #>> '{annex_key,id}')::uuid
+          else 'user:' || (claims ->> 'sub')::uuid end
+      when 'annex_key' then case when session_user = 'annex_api' then 'api_key:' || (claims ->> 'sub')::uuid end
+      when 'annex_operator' then case when session_user = 'annex_api' then concat('operator:', claims ->> 'sub') end
+    end,
+    'system'
+  );
+end
 $$;
 grant execute on function annex.principal() to annex_api, annex_worker, authenticated, service_role;
 
