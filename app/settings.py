@@ -13,6 +13,8 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from app.setting_values import (
+    FORWARDED_FOR,
+    address_header,
     api_url,
     normal_origin,
     page_url,
@@ -110,7 +112,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     processes: Annotated[int, msgspec.Meta(ge=1)] = 1
     """How many `annex serve` share the database and each limit; `--workers` divides its part."""
     trusted_proxies: list[str] = []
-    """Addresses or CIDR blocks of proxies whose X-Forwarded-For is believed."""
+    """Addresses or CIDR blocks of proxies that are believed which address a client has."""
+    client_address_header: str = FORWARDED_FOR
+    """Where they say so; every one of them must set or extend this header."""
     max_failures_per_address: Annotated[int, msgspec.Meta(ge=1)] = 60
     """Refused credentials of one client address in a minute."""
     max_connections_per_address: Annotated[int, msgspec.Meta(ge=1)] = 256
@@ -264,6 +268,7 @@ def read_value(field: Any, value: str) -> Any:
         read = {"cors_origins": normal_origin, "trusted_proxies": proxy}.get(field.name, str)
         return [read(part) for part in parts]
     reader = {
+        "client_address_header": address_header,
         "supabase_url": project_url,
         "app_url": page_url,
         "public_url": api_url,

@@ -92,6 +92,8 @@ def test_lists_are_separated_by_commas() -> None:
         ({"ANNEX_MAIL_FROM": "a@b.example\r\nBcc: c@d.example"}, "ANNEX_MAIL_FROM is not usable"),
         ({"ANNEX_MAIL_TEMPLATES": "/nowhere"}, "ANNEX_MAIL_TEMPLATES is no folder"),
         ({"ANNEX_TRUSTED_PROXIES": "proxy"}, "ANNEX_TRUSTED_PROXIES is not usable"),
+        ({"ANNEX_CLIENT_ADDRESS_HEADER": "Forwarded"}, "ANNEX_CLIENT_ADDRESS_HEADER is not usable"),
+        ({"ANNEX_CLIENT_ADDRESS_HEADER": "X-A: 1"}, "ANNEX_CLIENT_ADDRESS_HEADER is not usable"),
         ({"ANNEX_DATABASE_URL": "postgresql://h/d?pgbouncer=true"}, "ANNEX_TRANSACTION_POOLER"),
         ({"ANNEX_DATABASE_URL": "postgresql://h/d?channel_binding=require"}, "only prefer"),
         ({"ANNEX_DATABASE_URL": "postgresql://h/d?connect_timeout=1"}, "take it out"),

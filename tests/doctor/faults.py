@@ -225,6 +225,14 @@ FAULTS = [
         cured_by="settings",
     ),
     Fault(
+        "trusted proxies",
+        "ANNEX_CLIENT_ADDRESS_HEADER is X-Real-IP, and without ANNEX_TRUSTED_PROXIES nobody's",
+        "Name the addresses from which the proxy connects",
+        settings={"trusted_proxies": [], "client_address_header": "X-Real-IP"},
+        level="warning",
+        cured_by="settings",
+    ),
+    Fault(
         "CORS",
         "also behind your proxies",
         "Name the origins",
