@@ -27,9 +27,9 @@ class Bodies:
     """Counts the bodies that are being received, or were and wait to be answered.
 
     Beyond a client's limit, or the process', the oldest body that has not arrived whole is given
-    up: of the client, or of the one that holds the most. A client is an address. It holds no more
-    than is left to all others, so that a few of them never fill the process: their bodies may all
-    be whole, and then it is the body of somebody else that would have to go.
+    up: of the client, or of the one that holds the most. If all of theirs are whole, the body that
+    grows is given up. A client is an address. A client may send no more than is left to all others,
+    so that the whole bodies of a few clients never fill the process.
     """
 
     def __init__(self, of_client: int, of_process: int) -> None:
@@ -48,7 +48,9 @@ class Bodies:
         self.held.setdefault(body.client, {})[body] = None
         self.sizes[body.client] += more
         self.total += more
-        while self.sizes[body.client] > (most := self.most_of_client()):
+        # What a client may hold shrinks while others grow: its whole bodies alone may be beyond it.
+        # So both loops end with the body that grows, after which nothing else can be given up.
+        while not body.is_over and self.sizes[body.client] > (most := self.most_of_client()):
             self.give_up(
                 body.client,
                 body,
@@ -57,7 +59,7 @@ class Bodies:
                     headers={"Retry-After": RETRY_SECONDS},
                 ),
             )
-        while self.total > self.of_process:
+        while not body.is_over and self.total > self.of_process:
             self.give_up(
                 max(self.sizes, key=self.sizes.__getitem__),
                 body,
