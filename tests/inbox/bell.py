@@ -18,10 +18,10 @@ from tests.realtime.reader import follow
 # Every machine that runs these tests has this one.
 NODE = compute_driver_executable()[0]
 SCRIPTS = {
-    block.name: block.code
+    Path(block.name).name: block.code
     for page in ("docs/realtime.md", "docs/inbox.md")
     for block in blocks(page, (ROOT / page).read_text())
-    if block.name in ("bell.js", "follow-fetch.js")
+    if block.name in ("bell/bell.js", "follow-fetch.js")
 }
 WATCH = """
 import { bell } from "./bell.js";
@@ -192,7 +192,6 @@ class Page:
             "watch.js": WATCH,
             "package.json": '{"type": "module"}',
         }.items():
-            assert name is not None
             (self.folder / name).write_text(code)
         process = await asyncio.create_subprocess_exec(
             NODE,
