@@ -6,6 +6,7 @@ Each raises `ValueError` with what to write instead.
 import re
 from email.utils import parseaddr
 from ipaddress import ip_network
+from typing import Any, get_args
 from urllib.parse import SplitResult, urlsplit
 
 import jwt
@@ -16,6 +17,14 @@ SMTP_SCHEMES = {"smtp": 25, "smtp+starttls": 587, "smtps": 465}
 """Schemes of SMTP servers, and their ports."""
 PORTS = {"http": 80, "https": 443}
 FORWARDED_FOR = "X-Forwarded-For"
+
+
+def complaint(error: msgspec.ValidationError, kind: Any) -> str:
+    """Say what is wrong of a setting of this type; of one with few values, which they are."""
+    if choices := [choice for choice in get_args(kind) if isinstance(choice, str)]:
+        return f"write one of {', '.join(choices)}"
+    detail = str(error).partition(" - at `$")[0]
+    return detail[0].lower() + detail[1:]
 
 
 def read_signing_key(text: str) -> jwt.PyJWK:

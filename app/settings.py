@@ -16,6 +16,7 @@ from app.setting_values import (
     FORWARDED_FOR,
     address_header,
     api_url,
+    complaint,
     normal_origin,
     page_url,
     project_url,
@@ -254,8 +255,7 @@ def read_given(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
         try:
             given[field.name] = read_value(field, value)
         except msgspec.ValidationError as error:
-            detail = str(error).partition(" - at `$")[0]
-            wrong.append(f"{name} is not usable: {detail[0].lower()}{detail[1:]}.")
+            wrong.append(f"{name} is not usable: {complaint(error, field.type)}.")
         except ValueError as error:
             wrong.append(f"{name} is not usable: {error}.")
     return given, wrong
