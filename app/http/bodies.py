@@ -49,9 +49,9 @@ class Bodies:
         self.sizes[body.client] += more
         self.total += more
         # What a client may hold shrinks while others grow: its whole bodies alone may be beyond it.
-        # So both loops end with the body that grows, after which nothing else can be given up.
-        while not body.is_over and self.sizes[body.client] > (most := self.most_of_client()):
-            self.give_up(
+        # So a search ends when the body that grows has gone: nothing else may be left to go.
+        while self.sizes[body.client] > (most := self.most_of_client()):
+            gone = self.give_up(
                 body.client,
                 body,
                 RateLimited(
@@ -59,8 +59,10 @@ class Bodies:
                     headers={"Retry-After": RETRY_SECONDS},
                 ),
             )
-        while not body.is_over and self.total > self.of_process:
-            self.give_up(
+            if gone is body:
+                return
+        while self.total > self.of_process:
+            gone = self.give_up(
                 max(self.sizes, key=self.sizes.__getitem__),
                 body,
                 Unavailable(
@@ -68,16 +70,19 @@ class Bodies:
                     headers={"Retry-After": RETRY_SECONDS},
                 ),
             )
+            if gone is body:
+                return
 
     def most_of_client(self) -> int:
         """Return how much a client may hold now: not less than one body."""
         return max(LARGEST_BYTES, min(self.of_client, self.of_process - self.total))
 
-    def give_up(self, client: str, last: Body, problem: Problem) -> None:
-        """Give a client's oldest body up that is not whole; if all of them are, the last one."""
+    def give_up(self, client: str, last: Body, problem: Problem) -> Body:
+        """Give a client's oldest body up that is not whole; if all are, the last one. Return it."""
         oldest = next((each for each in self.held[client] if not each.is_whole), last)
         self.remove(oldest)
         oldest.end(problem)
+        return oldest
 
     def remove(self, body: Body) -> None:
         """Count a body no more, however much of it still comes."""

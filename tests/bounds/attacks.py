@@ -217,6 +217,41 @@ async def replays(a: Attacker) -> None:
         await a.repeat(60, act)
 
 
+async def rings(a: Attacker) -> None:
+    """Events of numbers, held by one stream, and many others with a new filter each."""
+    numbers = {"type": "x", "data": [0.25] * 10_000}
+    async with a.client() as client:
+        listed = await client.get(f"{a.path}/events?limit=1")
+        if listed.status_code != 200:
+            a.note(listed)
+            return
+        cursor = listed.json()["stream_cursor"]
+        for _ in range(16):
+            a.note(await client.post(f"{a.path}/events", json=numbers))
+
+        async def hold(_: int) -> None:
+            url = f"{a.path}/stream?where=data.0:1&where=data.1:2"
+            async with client.stream("GET", url) as answer:
+                async for _raw in answer.aiter_raw():
+                    if a.is_over:
+                        return
+
+        async def act(n: int) -> None:
+            url = f"{a.path}/stream?types=x,a.b{n}&where=data.{n % 5}:{n}"
+            async with client.stream("GET", url, headers={"Last-Event-ID": cursor}) as answer:
+                if answer.status_code != 200:
+                    await answer.aread()
+                    if a.note(answer) in ("too_many_streams", "rate_limited"):
+                        a.answers["refused"] += 1
+                    return
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(0.1):
+                        async for _raw in answer.aiter_raw():
+                            pass
+
+        await a.together(a.repeat(1, hold), a.repeat(30, act))
+
+
 async def guesses(a: Attacker) -> None:
     """Keys that are wrong."""
     async with a.client("annex_sk_wrong") as client:
@@ -341,6 +376,7 @@ ATTACKS: dict[str, tuple[Callable[[Attacker], Awaitable[None]], set[str]]] = {
     "streams": (streams, {"too_many_streams", "too_many_events"}),
     "lists": (lists, {"rate_limited"}),
     "replays": (replays, {"refused"}),
+    "rings": (rings, {"201", "refused"}),
     "guesses": (guesses, {"too_many_failures"}),
     "workspaces": (workspaces, {"too_many_workspaces"}),
     "unread": (unread, {"closed"}),

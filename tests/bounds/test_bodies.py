@@ -121,7 +121,7 @@ def test_whatever_clients_send_the_bound_holds_and_is_counted(
         assert max(counted.bodies.sizes.values(), default=0) <= 4 * MIB
     for body in made:
         counted.bodies.remove(body)
-    assert not (counted.bodies.total or counted.bodies.sizes or counted.bodies.held)
+    assert (counted.bodies.total, counted.bodies.sizes, counted.bodies.held) == (0, {}, {})
 
 
 @pytest.fixture

@@ -63,6 +63,7 @@ async def test_bounds_in_code_are_those_of_its_constants() -> None:
         ("app/realtime/streams.py", f"{streams.LIFETIME_SECONDS:.0f} s"),
         ("app/database/reads.py", f"{reads.MAX_PAGE_BYTES // mebibyte} MiB"),
         ("app/realtime/channels.py", f"{channels.MAX_CHUNK // kibibyte} KiB"),
+        ("app/realtime/channels.py", f"{channels.RING_BYTES // mebibyte} MiB"),
         ("app/http/unread.py", f"{unread.MAX_UNREAD_BYTES // mebibyte} MiB"),
         ("app/http/unread.py", f"{unread.PACE_SECONDS:.0f} s"),
         ("app/realtime/replay.py", f"{replay.MAX_PATCHED}"),
