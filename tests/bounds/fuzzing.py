@@ -100,12 +100,11 @@ class Sender:
                 while (line := file.readline().strip()) != b"":
                     name, _, value = line.decode("latin-1").partition(":")
                     headers[name.lower()] = value.strip()
+                is_kept, body = headers.get("connection") != "close", b""
                 if "content-length" in headers:
                     body = file.read(int(headers["content-length"]))
-                    is_kept = headers.get("connection") != "close"
-                else:
-                    body = file.readline()
-                    is_kept = status.split()[1] in (b"204", b"304")
+                elif status.split()[1] not in (b"204", b"304"):
+                    is_kept, body = False, file.readline()
             return Answer(int(status.split()[1]), headers.get("content-type", ""), body)
         finally:
             if not is_kept:
