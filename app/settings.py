@@ -99,7 +99,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Origins whose pages may call the API, separated by commas."""
     pool_size: Annotated[int, msgspec.Meta(ge=1, le=200)] = 10
     """Connections of one process for requests."""
-    slow_query_seconds: Annotated[float, msgspec.Meta(ge=0)] = 1.0
+    slow_query_seconds: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 1.0
     """A statement that takes longer is a line in the log, without its parameters; 0: none is."""
     max_statements_per_principal: Annotated[int, msgspec.Meta(ge=1)] = 8
     """Of those connections, at most so many serve one principal at once; never all of them."""

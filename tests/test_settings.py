@@ -59,6 +59,8 @@ def test_lists_are_separated_by_commas() -> None:
         ({"ANNEX_WORKER_DATABASE_URL": "nonsense"}, "ANNEX_WORKER_DATABASE_URL is not a Postgres"),
         ({"ANNEX_POOL_SIZE": "many"}, "ANNEX_POOL_SIZE is not usable"),
         ({"ANNEX_POOL_SIZE": "0"}, "ANNEX_POOL_SIZE is not usable"),
+        ({"ANNEX_SLOW_QUERY_SECONDS": "inf"}, "ANNEX_SLOW_QUERY_SECONDS is not usable"),
+        ({"ANNEX_SLOW_QUERY_SECONDS": "nan"}, "ANNEX_SLOW_QUERY_SECONDS is not usable"),
         ({"ANNEX_EVENT_RETENTION_DAYS": "0"}, "ANNEX_EVENT_RETENTION_DAYS is not usable"),
         ({"ANNEX_EVENT_RETENTION_DAYS": "3651"}, "ANNEX_EVENT_RETENTION_DAYS is not usable"),
         ({"ANNEX_WORKSPACE_GRACE_DAYS": "-1"}, "ANNEX_WORKSPACE_GRACE_DAYS is not usable"),

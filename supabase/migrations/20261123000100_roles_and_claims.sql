@@ -27,6 +27,10 @@ alter role annex_api set jit = off;
 alter role annex_api set statement_timeout = '5s';
 alter role annex_api set lock_timeout = '2s';
 alter role annex_api set idle_in_transaction_session_timeout = '5s';
+-- Statements name what is Annex's in full. Everything else is Postgres' own, whatever a database's path or others' functions,
+-- operators, casts and types in public offer.
+alter role annex_api set search_path = pg_catalog, pg_temp;
+alter role annex_worker set search_path = pg_catalog, pg_temp;
 alter role annex_worker set jit = off;
 alter role annex_worker set statement_timeout = '60s';
 alter role annex_worker set lock_timeout = '10s';

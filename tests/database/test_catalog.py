@@ -259,12 +259,14 @@ SETTINGS = {
         "jit": "off",
         "statement_timeout": "5s",
         "lock_timeout": "2s",
+        "search_path": "pg_catalog, pg_temp",
         "idle_in_transaction_session_timeout": "5s",
     },
     "annex_worker": {
         "jit": "off",
         "statement_timeout": "1min",
         "lock_timeout": "10s",
+        "search_path": "pg_catalog, pg_temp",
         "idle_in_transaction_session_timeout": "1min",
     },
 }

@@ -157,6 +157,14 @@ FAULTS = [
         level="warning",
     ),
     Fault(
+        "search_path of the roles",
+        "annex_worker has lost its search_path",
+        "alter role annex_worker set search_path = pg_catalog, pg_temp",
+        "alter role annex_worker reset search_path",
+        "alter role annex_worker set search_path = pg_catalog, pg_temp",
+        level="warning",
+    ),
+    Fault(
         "connections of a role",
         "annex_api may have 60 connections; 1 process of `annex serve` and a worker: up to 71",
         "alter role annex_api connection limit -1",
