@@ -74,6 +74,7 @@ class Mail(Base):
         Index(
             "mails_notified_idx",
             "workspace_id",
+            "is_critical",
             "skip_reason",
             "created_at",
             postgresql_where=text("notification_id is not null"),
@@ -97,6 +98,7 @@ class Mail(Base):
     invitation_id: Mapped[UUID | None]
     notification_id: Mapped[UUID | None]
     user_id: Mapped[UUID | None]
+    is_critical: Mapped[bool] = mapped_column(server_default=text("false"))
     recipient: Mapped[str]
     attempts: Mapped[int] = mapped_column(server_default=text("0"))
     next_attempt_at: Mapped[datetime] = mapped_column(server_default=text("now()"))

@@ -10,7 +10,8 @@ alter table annex.mails
   add constraint mails_notification_id_key unique (notification_id);
 
 -- For the budget of a workspace: what was queued, and what was beyond it.
-create index mails_notified_idx on annex.mails (workspace_id, skip_reason, created_at) where notification_id is not null;
+create index mails_notified_idx on annex.mails (workspace_id, is_critical, skip_reason, created_at)
+  where notification_id is not null;
 -- For the trace.
 create index notifications_event_id_idx on annex.notifications (event_id, user_id);
 
@@ -117,11 +118,8 @@ begin
     return (
       select count(*) from (
         select from annex.mails m
-        where m.workspace_id = item.workspace_id and m.created_at > now() - interval '24 hours'
-          and m.notification_id is not null and m.skip_reason is null
-          and exists (
-            select from annex.notifications n where n.id = m.notification_id and n.is_critical = item.is_critical offset 0
-          )
+        where m.workspace_id = item.workspace_id and m.is_critical = item.is_critical
+          and m.created_at > now() - interval '24 hours' and m.notification_id is not null and m.skip_reason is null
         limit most
       ) m
     );
@@ -129,11 +127,8 @@ begin
   return (
     select count(*) from (
       select from annex.mails m
-      where m.workspace_id = item.workspace_id and m.created_at > now() - interval '24 hours'
-        and m.notification_id is not null and m.skip_reason = reason
-        and exists (
-          select from annex.notifications n where n.id = m.notification_id and n.is_critical = item.is_critical offset 0
-        )
+      where m.workspace_id = item.workspace_id and m.is_critical = item.is_critical
+        and m.created_at > now() - interval '24 hours' and m.notification_id is not null and m.skip_reason = reason
       limit most
     ) m
   );
@@ -289,9 +284,9 @@ begin
       kept := kept || jsonb_strip_nulls(jsonb_build_object(budget, beyond));
       continue when beyond >= workspace_limit;
       insert into annex.mails (
-        workspace_id, notification_id, user_id, recipient, next_attempt_at, failed_at, skip_reason
+        workspace_id, notification_id, user_id, is_critical, recipient, next_attempt_at, failed_at, skip_reason
       )
-      select item.workspace_id, item.id, item.user_id, u.email,
+      select item.workspace_id, item.id, item.user_id, item.is_critical, u.email,
         case when item.is_critical then now()
           else annex.after_quiet_hours(item.user_id, item.workspace_id, now()) end,
         case when used >= workspace_limit then now() end, case when used >= workspace_limit then 'limit' end
@@ -388,9 +383,9 @@ begin
   -- Whatever was tried counts: the mail may have arrived.
   select count(*), count(*) filter (where coalesce(w.created_by, w.id) = tenant) into of_all, of_theirs
   from annex.mails x
-  join annex.notifications n on n.id = x.notification_id and n.is_critical = item.is_critical
   join annex.workspaces w on w.id = x.workspace_id
   where annex.mailbox(x.recipient) = annex.mailbox(mail.recipient) and x.id <> mail.id
+    and x.notification_id is not null and x.is_critical = item.is_critical
     and x.skip_reason is null and x.leased_until > now() - interval '24 hours'
     and (x.sent_at is not null or x.id < mail.id);
   refusal := coalesce(

@@ -194,10 +194,10 @@ RULES = [
     Rule(
         "only annex.grants reads roles and so grants, beside what guards or writes a role",
         "select oid::regprocedure from pg_proc where pronamespace = 'annex'::regnamespace"
-        # `refusals` is its rule for a set of users, which a test holds against it.
+        # `admission` is its rule for `refusals`, a set of users, which a test holds against it.
         " and prosrc ~ '\\mannex\\.roles\\M' and proname <> all (array['grants', 'check_role',"
         " 'require_grantable', 'lock_role', 'put_role', 'delete_role', 'may_give', 'find_role',"
-        " 'refusals'])",
+        " 'admission'])",
         "create function annex.shortcut() returns bigint language sql"
         " as 'select count(*) from annex.members join annex.roles on key = role'",
     ),
