@@ -54,8 +54,8 @@ select format('%s: %s to %s', what, privilege_type, grantee::regrole) from right
 SECRETS = """
 'api_keys', 'pending', 'log', 'log_state', 'event_keys', 'retentions', 'idempotency_keys',
 'limits', 'migrations', 'invitations', 'removals', 'join_rules', 'public_mail_domains', 'mails',
-'mail_state', 'mail_backlogs', 'unsubscribe_tokens', 'erasures', 'event_type_changes', 'locks',
-'trails'
+'mail_state', 'mail_backlogs', 'mail_retries', 'unsubscribe_tokens', 'erasures',
+'event_type_changes', 'locks', 'trails'
 """
 
 RULES = [
