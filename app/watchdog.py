@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections import deque
+from collections import OrderedDict, deque
+from collections.abc import Hashable
 
 TICK_SECONDS = 0.01
 KEPT_SECONDS = 60.0
@@ -67,12 +68,14 @@ class Watchdog:
 class Pace:
     """Tells work of many small steps when a turn of the loop has been long enough.
 
-    Those who wait go on one after the other, in the order in which they came.
+    Those who wait go on one after the other, one of each lane, and in a lane in the order in which
+    they came. Every second turn is one of the lane None: what all have a part in, such as requests
+    and the log, waits for one turn of a tenant's readers, and not for that of each.
     """
 
     def __init__(self) -> None:
         self.until: float | None = None
-        self.waiting: deque[asyncio.Future[None]] = deque()
+        self.lanes: OrderedDict[Hashable, deque[asyncio.Future[None]]] = OrderedDict()
 
     @property
     def is_spent(self) -> bool:
@@ -86,22 +89,32 @@ class Pace:
     @property
     def is_busy(self) -> bool:
         """Whether what begins now should wait: for the next turn, or behind others."""
-        return bool(self.waiting) or self.is_spent
+        return bool(self.lanes) or self.is_spent
 
     def begin(self) -> None:
-        """Begin a turn with the one who has waited for longest."""
+        """Begin a turn with the one who has waited for longest in the lane that is next."""
         self.until = None
-        while self.waiting:
-            following = self.waiting.popleft()
+        while self.lanes:
+            following = self.next()
             if not following.done():
                 following.set_result(None)
                 # Counts from here on, and begins the next turn.
                 _ = self.is_spent
                 return
 
-    async def turn(self) -> None:
+    def next(self) -> asyncio.Future[None]:
+        """Take the next one out of its lane."""
+        lane, waiting = self.lanes.popitem(last=False)
+        following = waiting.popleft()
+        if waiting:
+            self.lanes[lane] = waiting
+        if lane is not None and None in self.lanes:
+            self.lanes.move_to_end(None, last=False)
+        return following
+
+    async def turn(self, lane: Hashable = None) -> None:
         """Wait for a turn: the rest of the loop goes on meanwhile."""
         _ = self.is_spent
         following = asyncio.get_running_loop().create_future()
-        self.waiting.append(following)
+        self.lanes.setdefault(lane, deque()).append(following)
         await following

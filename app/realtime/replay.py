@@ -146,6 +146,9 @@ class Source:
             else:
                 read += len(event["data"]) + len(event["context"])
             page.append(frame)
+            # A `where` has to decode each event, of up to 64 KiB.
+            if self.hub.pace.is_spent:
+                await self.hub.pace.turn(feed.id)
         if page:
             self.rows = min(max(1, MAX_CHUNK * len(page) // read), MORE_ROWS)
         return sight, page

@@ -227,7 +227,7 @@ class Stream:
                 return self.reset()
             if hub.pace.is_spent:
                 # Thousands of readers that go on at once would take one long turn of the loop.
-                await hub.pace.turn()
+                await hub.pace.turn(self.feed.id)
                 continue
             # The log itself says that rights may have changed: look before anything more is sent.
             if self.must_look and not has_looked:
