@@ -44,7 +44,11 @@ class NotificationController(Controller):
         if workspace is not None:
             read.scope = read.scope.within(workspace, Permission.EVENTS_READ)
         wanted = notifications.Wanted(
-            bool(archived), bool(snoozed), unread, seen, workspace is not None
+            is_archived=bool(archived),
+            is_snoozed=bool(snoozed),
+            is_unread=unread,
+            is_seen=seen,
+            in_workspace=workspace is not None,
         )
         narrowed = notifications.narrowing(Filter.read(types, None, None), category)
         user_id = UUID(read.scope.principal.id)

@@ -130,6 +130,20 @@ class MailBacklog(Base):
     served_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
 
 
+class MailRetry(Base):
+    """An item that could not be looked at for its mail, and when it is looked at again."""
+
+    __tablename__ = "mail_retries"
+    __table_args__ = (
+        CheckConstraint("char_length(error) = 5", name="mail_retries_error_check"),
+        Index("mail_retries_next_attempt_at_idx", "next_attempt_at"),
+    )
+    notification_id: Mapped[UUID] = mapped_column(primary_key=True)
+    attempts: Mapped[int]
+    next_attempt_at: Mapped[datetime]
+    error: Mapped[str]
+
+
 class UnsubscribeToken(Base):
     """What the link in a notification's mail ends; no role may select it."""
 

@@ -182,11 +182,23 @@ async def own_role(callers: Callers, tenant: Tenant, *permissions: str) -> str:
     return name
 
 
-def required_query(operation: Operation) -> dict[str, Any]:
-    """Fill in what an operation needs in its query, by the contract's examples."""
+def queried(operation: Operation) -> dict[str, Any]:
+    """Return an operation's query parameters by name."""
     path = DOCUMENT["paths"][operation.path].get("parameters", [])
     found = [resolved(p) for p in (*path, *operation.spec.get("parameters", []))]
-    return {p["name"]: p["example"] for p in found if p["in"] == "query" and p.get("required")}
+    return {p["name"]: p for p in found if p["in"] == "query"}
+
+
+def body_of(operation: Operation) -> dict[str, Any] | None:
+    """Return the schema of an operation's JSON body."""
+    content = resolved(operation.spec.get("requestBody", {})).get("content", {})
+    found = [media for name, media in content.items() if name.endswith("json")]
+    return resolved(found[0]["schema"]) if found else None
+
+
+def required_query(operation: Operation) -> dict[str, Any]:
+    """Fill in what an operation needs in its query, by the contract's examples."""
+    return {n: p["example"] for n, p in queried(operation).items() if p.get("required")}
 
 
 GIVES = {"createInvitations", "resendInvitation", "approveInvitation", "createJoinRule"}

@@ -833,7 +833,8 @@ grant execute on function
 
 -- Mark the calling user's active items seen or read, or archive them: those that arrived until a moment, in one workspace or
 -- in all, at most 10,000, newest first. What arrives meanwhile arrives after that moment. Returns how many were changed, and
--- if there were no more. One personal event an inbox says which: those between two times.
+-- if there were no more. One personal event an inbox says which: those between the first and the last, as a moment that is still to
+-- come would tell of items that arrive until then.
 create function annex.mark_notifications(
   action text, arrived_until timestamptz, workspace_id uuid default null, category text default null
 ) returns table (changed integer, is_complete boolean)
@@ -851,7 +852,9 @@ begin
   elsif workspace_id is not null and not exists (select from annex.sight(mark_notifications.workspace_id)) then
     perform annex.require(mark_notifications.workspace_id, 'events:read');
   end if;
-  select coalesce(array_agg(t.id), '{}') as ids, min(t.arrived_at) as first, count(*) as size into target
+  select coalesce(array_agg(t.id), '{}') as ids, min(t.arrived_at) as first, max(t.arrived_at) as last,
+    count(*) as size
+  into target
   from (
     select n.id, n.arrived_at from annex.notifications n
     where n.user_id = caller and n.archived_at is null and n.snoozed_until is null
@@ -885,7 +888,7 @@ begin
       caller, done.workspace_id, done.permission, done.delta, 'annex.notification.marked', 'user:' || caller,
       jsonb_build_object('mark', jsonb_build_object(
         'action', action, 'category', mark_notifications.category, 'at', annex.json_time(now()),
-        'arrived_from', annex.json_time(target.first), 'arrived_until', annex.json_time(arrived_until)
+        'arrived_from', annex.json_time(target.first), 'arrived_until', annex.json_time(target.last)
       ))
     );
   end loop;
@@ -938,8 +941,12 @@ begin
       );
       woken := woken + 1;
     exception when others then
-      update annex.notifications n set snoozed_until = now() + interval '10 minutes' where n.id = before.id;
       put_off := put_off || before.id;
+      begin
+        update annex.notifications n set snoozed_until = now() + interval '10 minutes' where n.id = before.id;
+      exception when others then
+        null;  -- it is tried again at once, and takes no more than its user's share
+      end;
     end;
   end loop;
   return next;
@@ -991,10 +998,10 @@ end
 $$;
 
 -- Delete one batch of the items that arrived so many days ago, whatever their state, but none that is snoozed. Looks at items
--- in the order of their ids; returns after which to go on, whether that was the last, and how many went. Users whose inbox is
--- in use come next time.
+-- in the order of their ids; returns after which to go on, whether that was the last, how many went, and the users whose items
+-- could not go, who stop no other. Users whose inbox is in use come next time.
 create function annex.expire_notifications(after_id uuid, max_days integer, max_rows integer default 1000)
-returns table (last_id uuid, is_last boolean, expired integer)
+returns table (last_id uuid, is_last boolean, expired integer, failed uuid[])
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
 as $$
@@ -1002,7 +1009,9 @@ declare
   cutoff timestamptz := now() - make_interval(days => max_days);
   old uuid[];
   owners uuid[];
+  owner uuid;
 begin
+  failed := '{}';
   select coalesce(array_agg(o.id order by o.id), '{}'), array_agg(distinct o.user_id) into old, owners
   from (
     select n.id, n.user_id from annex.notifications n
@@ -1013,10 +1022,25 @@ begin
   last_id := coalesce(old[cardinality(old)], after_id);
   is_last := cardinality(old) < max_rows;
   -- Asked again under the lock: an item may have come back, or been snoozed.
-  expired := annex.delete_notifications(array(
+  old := array(
     select n.id from annex.notifications n
     where n.id = any (old) and n.user_id = any (owners) and n.arrived_at < cutoff and n.snoozed_until is null
-  ));
+  );
+  begin
+    expired := annex.delete_notifications(old);
+  exception when others then
+    -- User by user: one whose items cannot go, such as by counts that are wrong in a restored database, is passed over.
+    expired := 0;
+    foreach owner in array owners loop
+      begin
+        expired := expired + annex.delete_notifications(
+          array(select n.id from annex.notifications n where n.id = any (old) and n.user_id = owner)
+        );
+      exception when others then
+        failed := failed || owner;
+      end;
+    end loop;
+  end;
   return next;
 end
 $$;

@@ -7,7 +7,15 @@ import pytest
 
 from tests.conftest import Caller, Callers, Running, Tenant, add_member, new_tenant, tomorrow
 from tests.database.conftest import fan_out
-from tests.operations import OUTSIDERS
+from tests.operations import (
+    ELSEWHERE,
+    OUTSIDERS,
+    Operation,
+    body_of,
+    named,
+    queried,
+    smallest,
+)
 
 LIST = "/api/v1/me/notifications"
 SUBSCRIPTIONS = "/api/v1/me/subscriptions"
@@ -190,31 +198,39 @@ async def test_anothers_item_is_as_unknown_as_none(
     assert (await listed(member))["data"] == [item]
 
 
-OF_A_WORKSPACE: dict[str, tuple[str, str, Any]] = {
-    "list notifications": ("get", LIST, None),
-    "mark": ("post", f"{LIST}/mark", {"action": "read", "arrived_until": "2100-01-01T00:00:00Z"}),
-    "list subscriptions": ("get", SUBSCRIPTIONS, None),
-    "follow": ("put", f"{SUBSCRIPTIONS}/t", {}),
-    "unfollow": ("delete", f"{SUBSCRIPTIONS}/t", None),
-}
+# What is of one workspace, and does not say so in its path.
+OF_A_WORKSPACE = [
+    o for o in ELSEWHERE if "workspace" in {*queried(o), *(body_of(o) or {}).get("properties", {})}
+]
 
 
-@pytest.mark.parametrize("name", OF_A_WORKSPACE)
+@pytest.mark.parametrize("operation", OF_A_WORKSPACE, ids=named)
 async def test_a_workspace_named_in_a_query_or_body_is_out_of_an_outsiders_sight(
-    callers: Callers, tenant: Tenant, name: str
+    callers: Callers, tenant: Tenant, operation: Operation
 ) -> None:
-    method, path, body = OF_A_WORKSPACE[name]
+    schema, path = body_of(operation), operation.path.replace("{topic}", "t")
     users = [w for w in OUTSIDERS if w.__name__ in ("stranger", "member_of_another", "suspended")]
     for make in (*users, next(w for w in OUTSIDERS if w.__name__ == "removed")):
         who = await make(callers, tenant)
         for ws in (tenant.id, tenant.slug, str(uuid4())):
-            options: dict[str, Any] = {"params": {"workspace": ws}}
-            if method == "post":
-                options = {"json": {**body, "workspace": ws}}
-            elif body is not None:
-                options["json"] = body
-            answer = await who.client.request(method, path, **options)
-            assert answer.status_code == 404, (make.__name__, ws)
+            options: dict[str, Any] = {}
+            if schema is not None:
+                options["json"] = smallest(schema)
+            if "workspace" in queried(operation):
+                options["params"] = {"workspace": ws}
+            else:
+                options["json"]["workspace"] = ws
+            answer = await who.client.request(operation.method, path, **options)
+            assert answer.status_code == 404, (make.__name__, ws, answer.text)
+
+
+def test_operations_of_a_workspace_are_found_in_the_contract() -> None:
+    assert {named(o) for o in OF_A_WORKSPACE} >= {
+        "listMyNotifications",
+        "markNotifications",
+        "followTopic",
+        "updateMyPreferences",
+    }
 
 
 async def test_a_subscription_is_made_replaced_and_ended(tenant: Tenant, member: Caller) -> None:

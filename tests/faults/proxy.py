@@ -6,7 +6,10 @@ import ctypes
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from tests.conftest import Running, TestDatabase, running
 
 Opening = Callable[[], Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]]
 SO_ATTACH_FILTER = 26
@@ -157,6 +160,19 @@ def through(proxy: Proxy, url: str) -> str:
     """Return the libpq URL that leads through a proxy."""
     parts = urlsplit(url)
     return f"postgresql://{parts.username}@127.0.0.1:{proxy.port}{parts.path}?sslmode=disable"
+
+
+@contextlib.asynccontextmanager
+async def behind_proxy(
+    database: TestDatabase, role: str = "annex_worker"
+) -> AsyncIterator[tuple[Running, Proxy]]:
+    """Serve with a proxy between the database and the tail, or requests, which are annex_api."""
+    url = database.url(role)
+    async with proxying(to_database(url)) as proxy:
+        setting = "database_url" if role == "annex_api" else "worker_database_url"
+        settings: dict[str, Any] = {setting: through(proxy, url)}
+        async with running(database, **settings) as server:
+            yield server, proxy
 
 
 def to_server(url: str) -> Opening:

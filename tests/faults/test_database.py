@@ -7,7 +7,6 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import NamedTuple
 from uuid import UUID
@@ -18,11 +17,11 @@ from app import supervision
 from app.database import pools
 from app.dev.postgres import EmbeddedPostgres, chosen, programs
 from app.realtime import tail
-from tests.conftest import Running, TestDatabase, execute, running
+from tests.conftest import TestDatabase, execute, running
 from tests.faults.conftest import Crashable
 from tests.faults.health import healthy
 from tests.faults.load import load_and_readers
-from tests.faults.proxy import Link, Proxy, proxying, through, to_database
+from tests.faults.proxy import Link, behind_proxy, proxying, through, to_database
 from tests.faults.seed import SCALE, SEED
 from tests.realtime.reader import calling, elsewhere, follow, new_tenant, number, until
 
@@ -45,17 +44,6 @@ async def test_what_was_committed_outlives_a_crash_of_postgres_for_every_reader(
                 crashable.crash(number)
                 crashable.start()
             await load.more(EVENTS)
-
-
-@contextlib.asynccontextmanager
-async def behind_proxy(database: TestDatabase) -> AsyncIterator[tuple[Running, Proxy]]:
-    """Serve with a proxy between the tail and the database."""
-    url = database.url("annex_worker")
-    async with (
-        proxying(to_database(url)) as proxy,
-        running(database, worker_database_url=through(proxy, url)) as server,
-    ):
-        yield server, proxy
 
 
 async def test_a_database_that_falls_silent_is_left_and_nothing_is_lost(

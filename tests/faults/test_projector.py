@@ -125,5 +125,6 @@ async def test_a_killed_projector_loses_and_doubles_nothing(
             assert await admin.fetchval(wrong) == 0, wrong
     assert in_transaction > 0
     record_property("kills", attempts)
-    record_property("kills_in_an_open_transaction", in_transaction)
+    # As of some milliseconds before each kill: a transaction may have ended meanwhile.
+    record_property("kills_that_an_open_transaction_was_seen_before", in_transaction)
     assert "Traceback" not in log.read_text()

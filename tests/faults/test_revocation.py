@@ -8,11 +8,14 @@ from uuid import UUID
 
 import pytest
 
-from tests.conftest import Caller, Callers, Running, Tenant
+from tests.conftest import Caller, Callers, Running, Tenant, TestDatabase
 from tests.faults.health import healthy
+from tests.faults.proxy import behind_proxy
+from tests.operations import exchanged
 from tests.realtime.reader import (
     Reader,
     add_member,
+    calling,
     follow,
     new_tenant,
     number,
@@ -94,6 +97,14 @@ ENDS: dict[str, tuple[Callable[[Scene], Awaitable[None]], set[str]]] = {
         statement("update annex.api_keys set permissions = '{workspace:read}' where id = $2"),
         {"forbidden", "not_found"},
     ),
+    "token of a key that is revoked": (
+        statement("update annex.api_keys set revoked_at = now() where id = $2"),
+        {"invalid_key", "invalid_token"},
+    ),
+    "token of a key that loses the right": (
+        statement("update annex.api_keys set permissions = '{workspace:read}' where id = $2"),
+        {"forbidden", "not_found"},
+    ),
     "workspace deleted by SQL": (
         statement("update annex.workspaces set deleted_at = now() where id = $1"),
         {"not_found", "invalid_key"},
@@ -142,8 +153,10 @@ async def prepare(server: Running, callers: Callers, kind: str) -> Scene:
             " ($1, 'seeing', 'Seeing', '{workspace:read,events:read}', '{}')",
             UUID(tenant.id),
         )
-    if kind.startswith("key"):
+    if kind.startswith(("key", "token")):
         reader = await callers.key(tenant.id, "events:read")
+        if kind.startswith("token"):
+            reader = await exchanged(callers, reader)
     else:
         role = "seeing" if kind.startswith("role loses") else "viewer"
         reader = await add_member(callers, tenant, role)
@@ -180,9 +193,76 @@ async def test_who_loses_the_right_gets_nothing_that_is_published_after(
             assert len(got) > 10
             assert got == [*begun[: len(got)]]
             assert set(got) <= allowed
+            again = await scene.reader.client.get(path, headers={"Last-Event-ID": losing.cursor})
+            assert again.status_code in (401, 403, 404)
             # Nobody else's stream ends.
             await number(other.tenant, "on")
             assert await unconcerned.names(1) == ["on"]
+
+
+REVOKED = ["member removed", "key revoked", "token of a key that is revoked"]
+
+
+@pytest.mark.parametrize("kind", REVOKED)
+async def test_a_right_that_goes_while_the_log_cannot_be_read_is_gone_when_it_can(
+    own_database: TestDatabase, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr("app.realtime.tail.ANSWER_SECONDS", 1)
+    async with (
+        behind_proxy(own_database) as (server, proxy),
+        healthy(server),
+        calling(server) as callers,
+    ):
+        scene = await prepare(server, callers, kind)
+        path = f"{scene.tenant.path}/stream"
+        async with follow(scene.reader.client, path, types="test.*") as losing:
+            assert (await losing.message()).event == "cursor"
+            async with publishing(scene) as begun:
+                reading = asyncio.create_task(losing.rest(60))
+                await until(lambda: len(begun) > 20)
+                proxy.go_dark()
+                await until(lambda: not server.app.runtime.tail.is_following, 20)
+                await ENDS[kind][0](scene)
+                allowed = set(begun)
+                await until(lambda: len(begun) > len(allowed) + 20)
+                proxy.lighten()
+                messages = await reading
+            *events, last = messages
+            assert problem_of(last) in ENDS[kind][1]
+            assert {m.json()["data"]["n"] for m in events if m.event == "message"} <= allowed
+        proxy.forget()
+
+
+@pytest.mark.parametrize("kind", REVOKED)
+async def test_a_stream_whose_rights_cannot_be_looked_up_ends(
+    own_database: TestDatabase, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr("app.realtime.streams.ANSWER_SECONDS", 1)
+    async with (
+        behind_proxy(own_database, "annex_api") as (server, proxy),
+        healthy(server),
+        calling(server) as callers,
+    ):
+        scene = await prepare(server, callers, kind)
+        path = f"{scene.tenant.path}/stream"
+        async with follow(scene.reader.client, path, types="test.*") as losing:
+            assert (await losing.message()).event == "cursor"
+            async with publishing(scene) as begun:
+                reading = asyncio.create_task(losing.rest(60))
+                await until(lambda: len(begun) > 20)
+                proxy.go_dark()
+                await ENDS[kind][0](scene)
+                allowed = set(begun)
+                # It breaks off without a reason, as nobody knows one; its reader may come back.
+                events = await asyncio.wait_for(asyncio.shield(reading), 1 + SECONDS)
+            assert {m.event for m in events} <= {"message", "cursor"}
+            got = {m.json()["data"]["n"] for m in events if m.event == "message"}
+            assert len(got) > 10
+            assert got <= allowed
+        proxy.lighten()
+        proxy.forget()
+        again = await scene.reader.client.get(path, headers={"Last-Event-ID": losing.cursor})
+        assert again.status_code in (401, 403, 404)
 
 
 @pytest.mark.parametrize("kind", ["remaining member", "other key"])

@@ -11,7 +11,7 @@ from tests.conftest import ROOT
 FIRST = ["README.md", "docs/realtime.md", "docs/supabase.md"]
 TAGS = {"manual", "run", "run background"}
 OPENING = re.compile(r"^ *(?P<fence>`{3,}|~{3,})(?P<info>.*)$")
-NAME = re.compile(r"^(?://|#) (?P<name>[\w-]+\.\w+)(?::|$)", re.MULTILINE)
+NAME = re.compile(r"^(?://|#|<!--) (?P<name>(?:[\w-]+/)?[\w-]+\.\w+)(?::|$| -->$)", re.MULTILINE)
 
 
 class Block(NamedTuple):
@@ -30,7 +30,7 @@ class Block(NamedTuple):
 
     @property
     def name(self) -> str | None:
-        """Return the file's name that the first line gives, if it gives one."""
+        """Return the file's name that the first line gives, perhaps with its folder, if it does."""
         found = NAME.match(self.code)
         return found["name"] if found else None
 

@@ -18,8 +18,8 @@ from tests.guides.blocks import Block
 from tests.ports import free_port
 
 PACKAGES = ROOT / "tests" / "clients" / "node_modules"
-# What `make run` looks at; the code itself is the one under test.
-CHECKOUT = ["Makefile", "pyproject.toml", "app/contract/pyproject.toml"]
+# What `make run` looks at, and a page of which files are taken; the code is the one under test.
+CHECKOUT = ["Makefile", "pyproject.toml", "app/contract/pyproject.toml", "docs/realtime.md"]
 INDEX = """<!doctype html><title>A page of the customer's</title><ul id="events"></ul>
 <script type="module">
   import { supabase } from "./supabase.js";
@@ -87,7 +87,8 @@ async def terminal(folder: Path) -> AsyncIterator[Terminal]:
         "sh",
         "-eu",
         cwd=folder,
-        env={**clean, "PORT": "0", "PYTHON": sys.executable},  # tests share a machine
+        # Tests share a machine; a log is read while its program runs.
+        env={**clean, "PORT": "0", "PYTHON": sys.executable, "PYTHONUNBUFFERED": "1"},
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,

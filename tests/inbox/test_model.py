@@ -28,6 +28,14 @@ CATEGORIES = st.sampled_from(["general", "news", "*"])
 CLAUSE = "data.n:1"
 # Events that every member sees, that take a permission that they hold, and one that they lack.
 PERMISSIONS = st.sampled_from([None, None, "members:read", "events:audit"])
+# What each role may, of what an event's reader or publisher needs; "blind" is a role of one's own.
+SEEN = {"events:read", "members:read"}
+ROLES = {
+    "blind": set[str](),
+    "viewer": SEEN,
+    "member": {*SEEN, "events:publish"},
+    "admin": {*SEEN, "events:publish", "events:audit"},
+}
 KILL = """
 select pg_terminate_backend(pid) from pg_stat_activity
 where usename = 'annex_worker' and datname = current_database()
@@ -49,12 +57,15 @@ class World:
         self.stack = contextlib.AsyncExitStack()
         self.projector = contextlib.AsyncExitStack()
         self.is_projecting = False
-        # By user and workspace: (role, status), topics followed, and how many events were due.
+        # By user and workspace: status, role, topics followed, and how many events were due.
         self.members: dict[tuple[int, int], str] = {}
+        self.roles: dict[tuple[int, int], str] = {}
         self.followed: dict[tuple[int, int, str], dict[str, Any]] = {}
         # By user and workspace, or None for all; None is the workspace's default.
-        self.preferred: dict[tuple[int | None, int | None], dict[str, bool]] = {}
+        # Then by category and channel.
+        self.preferred: dict[tuple[int | None, int | None], dict[tuple[str, str], bool]] = {}
         self.due: dict[tuple[int, int], int] = {}
+        self.published: dict[str, dict[str, Any]] = {}
         self.waiting: list[dict[str, Any]] = []
 
     async def begin(self) -> None:
@@ -63,12 +74,18 @@ class World:
             user = await add_member(self.callers, self.tenants[0], "member")
             self.users.append(user)
             for w in range(WORKSPACES):
-                self.members[n, w] = "active"
+                self.members[n, w], self.roles[n, w] = "active", "member"
                 self.due[n, w] = 0
             await self.sql(
                 "insert into annex.members (workspace_id, user_id, role) values ($1, $2, 'member')",
                 UUID(self.tenants[1].id),
                 user.user_id,
+            )
+        for tenant in self.tenants:
+            await self.sql(
+                "insert into annex.roles (workspace_id, key, name, permissions)"
+                " values ($1, 'blind', 'Blind', '{workspace:read}')",
+                UUID(tenant.id),
             )
         for kind, (category, is_critical) in KINDS.items():
             if kind != "test.one":  # which is not in the catalogue
@@ -122,13 +139,9 @@ class World:
         """Say who is told of an event, independently of the code."""
         w = event["w"]
         category, is_critical = KINDS[event["type"]]
-        if self.members.get((n, w)) != "active" or event["by"] == n:
+        if not self.may(n, w, event["permission"] or "events:read") or event["by"] == n:
             return False
-        if event["permission"] == "events:audit":
-            return False
-        following = [f for t in event["topics"] if (f := self.followed.get((n, w, t)))]
-        following = [f for f in following if not f["types"] or event["type"] in f["types"]]
-        following = [f for f in following if not f["where"] or event["n"] == 1]
+        following = self.following(n, event)
         is_named = n in event["recipients"]
         if not is_named and not following:
             return False
@@ -136,16 +149,51 @@ class World:
             return True
         if not is_named and any(f["is_muted"] for f in following):
             return False
-        return self.wants(n, w, category)
+        return self.wants(n, w, category, "in_app")
 
-    def wants(self, n: int, w: int, category: str) -> bool:
-        """Say if a user wants a category in the inbox: the nearest word counts."""
+    def may(self, n: int, w: int, permission: str) -> bool:
+        """Say if a user is an active member who may see events, and those of a permission."""
+        held = ROLES[self.roles[n, w]] if self.members.get((n, w)) == "active" else set[str]()
+        return {"events:read", permission} <= held
+
+    def following(self, n: int, event: dict[str, Any]) -> list[dict[str, Any]]:
+        """Return a user's subscriptions that an event passes."""
+        found = [f for t in event["topics"] if (f := self.followed.get((n, event["w"], t)))]
+        found = [f for f in found if not f["types"] or event["type"] in f["types"]]
+        return [f for f in found if not f["where"] or event["n"] == 1]
+
+    def wants(self, n: int, w: int, category: str, channel: str) -> bool:
+        """Say if a user wants a category in a channel: the nearest word counts."""
         for whose in ((n, w), (n, None), (None, w)):
             said = self.preferred.get(whose, {})
             for name in (category, "*"):
-                if name in said:
-                    return said[name]
+                if (name, channel) in said:
+                    return said[name, channel]
         return True
+
+    def refusal(self, n: int, w: int, item: Any) -> str | None:
+        """Say why an item would not be mailed now, independently of the code."""
+        for state, column in (
+            ("read", "read_at"),
+            ("archived", "archived_at"),
+            ("snoozed", "snoozed_until"),
+        ):
+            if item[column] is not None:
+                return state
+        if (n, w) not in self.members:
+            return "not_a_member"
+        if self.members[n, w] != "active":
+            return "suspended"
+        if not self.may(n, w, item["permission"]):
+            return "not_permitted"
+        event = self.published[str(item["event_id"])]
+        category, is_critical = KINDS[event["type"]]
+        if is_critical:
+            return None
+        is_muted = any(f["is_muted"] for f in self.following(n, event))
+        if is_muted and n not in event["recipients"]:
+            return "muted"
+        return None if self.wants(n, w, category, "email") else "preference"
 
     async def items(self, n: int, **which: str) -> list[Any]:
         """List a user's items, active ones if nothing else is said."""
@@ -188,6 +236,15 @@ class World:
         for n, bell in enumerate(self.bells):
             await self.agree(n, bell)
         await self.check_due()
+        await self.check_mails()
+
+    async def check_mails(self) -> None:
+        """Hold what keeps a mail back to what is known, item by item."""
+        users = {user.user_id: n for n, user in enumerate(self.users)}
+        places = {tenant.id: w for w, tenant in enumerate(self.tenants)}
+        for item in await self.sql("select n.*, annex.mail_refusal(n) from annex.notifications n"):
+            n, w = users[item["user_id"]], places[str(item["workspace_id"])]
+            assert item["mail_refusal"] == self.refusal(n, w, item), dict(item)
 
     async def agree(self, n: int, bell: Bell) -> None:
         """Wait until a client's state is what it would list."""
@@ -266,9 +323,9 @@ def machine(world: World, loop: asyncio.AbstractEventLoop) -> type[RuleBasedStat
             permission: str | None,
             is_killed: bool,
         ) -> None:
-            if by is not None and (world.members.get((by, w)) != "active" or permission):
+            if by is not None and (permission or not world.may(by, w, "events:publish")):
                 by = None
-            run(
+            event_id = run(
                 publish(
                     world.tenants[w],
                     None if by is None else world.users[by],
@@ -281,7 +338,8 @@ def machine(world: World, loop: asyncio.AbstractEventLoop) -> type[RuleBasedStat
                 )
             )
             event = {"w": w, "topics": topics, "recipients": recipients, "type": kind, "by": by}
-            world.waiting.append({**event, "n": number, "permission": permission})
+            world.published[event_id] = {**event, "n": number, "permission": permission}
+            world.waiting.append(world.published[event_id])
             if is_killed:
                 # As the end of its process does: whatever is open is rolled back.
                 run(world.sql(KILL))
@@ -297,7 +355,7 @@ def machine(world: World, loop: asyncio.AbstractEventLoop) -> type[RuleBasedStat
         def follow(
             self, n: int, w: int, topic: str, types: Any, where: Any, is_muted: bool
         ) -> None:
-            if world.members.get((n, w)) != "active":
+            if not world.may(n, w, "events:read"):
                 return
             wanted = {"types": types, "where": where, "is_muted": is_muted}
             run(world.catch_up())
@@ -307,7 +365,7 @@ def machine(world: World, loop: asyncio.AbstractEventLoop) -> type[RuleBasedStat
 
         @rule(n=PEOPLE, w=PLACES, topic=st.sampled_from(TOPICS))
         def unfollow(self, n: int, w: int, topic: str) -> None:
-            if world.members.get((n, w)) != "active":
+            if not world.may(n, w, "events:read"):
                 return
             run(world.catch_up())
             run(self.delete(n, w, topic))
@@ -325,21 +383,29 @@ def machine(world: World, loop: asyncio.AbstractEventLoop) -> type[RuleBasedStat
             n=st.one_of(st.none(), PEOPLE),
             w=st.one_of(st.none(), PLACES),
             category=CATEGORIES,
-            in_app=st.sampled_from([True, False, False, None]),
+            channel=st.sampled_from(["in_app", "email"]),
+            is_wanted=st.sampled_from([True, False, False, None]),
         )
-        def prefer(self, n: int | None, w: int | None, category: str, in_app: bool | None) -> None:
+        def prefer(
+            self,
+            n: int | None,
+            w: int | None,
+            category: str,
+            channel: str,
+            is_wanted: bool | None,
+        ) -> None:
             """Choose for all workspaces, for one, or as one's owner for its members."""
             if n is None and w is None:
                 return
             if n is not None and w is not None and world.members.get((n, w)) != "active":
                 return
             run(world.catch_up())
-            run(self.choose(n, w, {"categories": {category: {"in_app": in_app}}}))
+            run(self.choose(n, w, {"categories": {category: {channel: is_wanted}}}))
             said = world.preferred.setdefault((n, w), {})
-            if in_app is None:
-                said.pop(category, None)
+            if is_wanted is None:
+                said.pop((category, channel), None)
             else:
-                said[category] = in_app
+                said[category, channel] = is_wanted
 
         async def choose(self, n: int | None, w: int | None, patch: dict[str, Any]) -> None:
             if n is None:
@@ -365,6 +431,7 @@ def machine(world: World, loop: asyncio.AbstractEventLoop) -> type[RuleBasedStat
                     "delete from annex.members where workspace_id = $1 and user_id = $2", *place
                 )
                 world.members.pop((n, w), None)
+                world.roles.pop((n, w), None)
                 world.preferred.pop((n, w), None)
                 for key in [k for k in world.followed if k[:2] == (n, w)]:
                     del world.followed[key]
@@ -377,6 +444,16 @@ def machine(world: World, loop: asyncio.AbstractEventLoop) -> type[RuleBasedStat
                 how,
             )
             world.members[n, w] = how
+            world.roles.setdefault((n, w), "member")
+
+        @rule(n=PEOPLE, w=PLACES, role=st.sampled_from(sorted(ROLES)))
+        def change_role(self, n: int, w: int, role: str) -> None:
+            if (n, w) not in world.members:
+                return
+            run(world.catch_up())
+            change = "update annex.members set role = $3 where workspace_id = $1 and user_id = $2"
+            run(world.sql(change, UUID(world.tenants[w].id), world.users[n].user_id, role))
+            world.roles[n, w] = role
 
         @rule(
             n=PEOPLE,
@@ -453,7 +530,7 @@ def machine(world: World, loop: asyncio.AbstractEventLoop) -> type[RuleBasedStat
         async def mark_all(
             self, n: int, which: int, action: str, w: int | None, category: str | None
         ) -> None:
-            if w is not None and world.members.get((n, w)) != "active":
+            if w is not None and not world.may(n, w, "events:read"):
                 return
             if items := await world.items(n):
                 until = items[which % len(items)]["arrived_at"]

@@ -258,6 +258,18 @@ async def test_what_is_critical_is_mailed_to_all_and_has_no_unsubscribe_link(pos
     assert b"unsubscribe" not in mail.raw.lower()
 
 
+async def test_a_workspace_that_demands_a_second_factor_mails_no_texts(post: Post) -> None:
+    user = await post.member()
+    await post.type(title="Secret {{data.name}}", body="Hidden {{data.name}}")
+    await post.notify(user, data={"name": "merger"})
+    await post.execute("update annex.workspaces set require_aal2 = true")
+    await post.send()
+    (mail,) = post.mailbox.received
+    written = mail.message.as_string()
+    assert "test.made" in written or "test made" in written
+    assert not any(word in written for word in ("Secret", "Hidden", "merger"))
+
+
 async def test_a_server_that_is_down_loses_nothing_and_mails_nobody_too_late(post: Post) -> None:
     early, late = await post.member(), await post.member()
     await post.notify(early, late)
