@@ -215,7 +215,7 @@ async def test_a_right_that_goes_while_the_log_cannot_be_read_is_gone_when_it_ca
     ):
         scene = await prepare(server, callers, kind)
         path = f"{scene.tenant.path}/stream"
-        async with follow(scene.reader.client, path, types="test.*") as losing:
+        async with follow(scene.reader.client, path, seconds=60, types="test.*") as losing:
             assert (await losing.message()).event == "cursor"
             async with publishing(scene) as begun:
                 reading = asyncio.create_task(losing.rest(60))
