@@ -103,6 +103,8 @@ def worker() -> None:
     or SIGTERM it finishes the batch that it has begun, for 8 s at most, and exits with 0. Run at
     least one; several share the work.
     """
+    import uvloop
+
     from app.logs import warn_of_misspelt
     from app.server import check
     from app.worker.housekeeping import work
@@ -115,7 +117,7 @@ def worker() -> None:
         await check(settings)
         await work(settings, lambda: click.echo("Annex works; Ctrl-C stops it.", err=True))
 
-    asyncio.run(until_told(keep()))
+    uvloop.run(until_told(keep()))
 
 
 @annex.command()

@@ -1,10 +1,11 @@
 """The one filter grammar of lists and streams, with the same meaning in SQL and in Python."""
 
+import contextlib
 import re
 from collections.abc import Sequence
 from decimal import Decimal
 from functools import cached_property
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, NamedTuple, Protocol
 
 import msgspec
 from litestar.params import QueryParameter
@@ -28,12 +29,78 @@ MAX_PATTERNS = 20
 MAX_EXPONENT = 1000
 """Of a number to compare with; Postgres refuses the largest that can be written."""
 decode_exactly = msgspec.json.Decoder(float_hook=Decimal)
+decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
+decode_array = msgspec.json.Decoder(list[msgspec.Raw])
 TEXTS = ARRAY(Text)
 MISSING = object()
 
 
+class Document:
+    """JSON of which only what is asked for is decoded, and that once.
+
+    Decoded whole, numbers take twenty times their text. What was decoded is kept as long as this:
+    let it go soon. Neither Postgres nor msgspec writes a space before a value.
+    """
+
+    __slots__ = ("inside", "raw", "value")
+
+    def __init__(self, raw: Any) -> None:
+        self.raw = raw
+        self.inside: Any = msgspec.UNSET
+        self.value: Any = msgspec.UNSET
+
+    def at(self, path: Sequence[str]) -> Any:
+        """Return the scalar at a path; `MISSING` if there is none that Python can decode."""
+        found = self
+        for step in path:
+            if (inside := found.step(step)) is None:
+                return MISSING
+            found = inside
+        return found.scalar
+
+    def step(self, name: str) -> "Document | None":
+        """Return what is at a name or an index, if there is something."""
+        if self.inside is msgspec.UNSET:
+            self.inside = self.opened()
+        inside = self.inside
+        if isinstance(inside, dict):
+            key: Any = name
+            found = inside.get(name)
+        elif inside and INDEX.fullmatch(name) and -len(inside) <= int(name) < len(inside):
+            # As Postgres counts: from the end when negative.
+            key = int(name)
+            found = inside[key]
+        else:
+            return None
+        if isinstance(found, msgspec.Raw):
+            found = inside[key] = Document(found)
+        return found
+
+    def opened(self) -> dict[str, Any] | list[Any] | None:
+        """Decode an object or an array down to its members, and no further."""
+        try:
+            match memoryview(self.raw)[:1].tobytes():
+                case b"{":
+                    return decode_object.decode(self.raw)
+                case b"[":
+                    return decode_array.decode(self.raw)
+        except (msgspec.DecodeError, RecursionError):
+            pass  # Nested beyond what can be read: no `where` finds anything in it.
+        return None
+
+    @property
+    def scalar(self) -> Any:
+        """Decode a scalar; `MISSING` for all else."""
+        if self.value is msgspec.UNSET:
+            self.value = MISSING
+            if memoryview(self.raw)[:1].tobytes() not in b"{[":
+                with contextlib.suppress(msgspec.DecodeError, ArithmeticError, ValueError):
+                    self.value = decode_exactly.decode(self.raw)
+        return self.value
+
+
 class HasFilteredParts(Protocol):
-    """What of an event a filter looks at; `data` decoded with `decode_exactly`."""
+    """What of an event a filter looks at; `data` only if it has a `where`."""
 
     @property
     def type(self) -> str: ...
@@ -42,16 +109,24 @@ class HasFilteredParts(Protocol):
     def topics(self) -> list[str]: ...
 
     @property
-    def data(self) -> Any: ...
+    def data(self) -> Document: ...
 
 
-class Clause(msgspec.Struct, frozen=True):
+class Parts(NamedTuple):
+    """An event taken apart, so that many filters share what they decode."""
+
+    type: str
+    topics: list[str]
+    data: Document
+
+
+class Clause(msgspec.Struct, frozen=True, dict=True):
     """The scalar at a path of the event's data equals a value."""
 
     path: tuple[str, ...]
     value: str
 
-    @property
+    @cached_property
     def scalars(self) -> list[Any]:
         """The JSON scalars that the value stands for: its text, and what else it spells."""
         found: list[Any] = [self.value]
@@ -65,17 +140,10 @@ class Clause(msgspec.Struct, frozen=True):
             found.append(scalar)
         return found
 
-    def matches(self, data: Any) -> bool:
-        """Say whether decoded data has one of the scalars at the path."""
-        for step in self.path:
-            if isinstance(data, dict):
-                data = data.get(step, MISSING)
-            elif isinstance(data, list) and INDEX.fullmatch(step):
-                # As Postgres counts: from the end when negative.
-                data = data[int(step)] if -len(data) <= int(step) < len(data) else MISSING
-            else:
-                return False
-        return any(is_same(data, scalar) for scalar in self.scalars)
+    def matches(self, data: Document) -> bool:
+        """Say whether an event's data has one of the scalars at the path."""
+        found = data.at(self.path)
+        return found is not MISSING and any(is_same(found, scalar) for scalar in self.scalars)
 
     @property
     def texts(self) -> list[str]:
@@ -133,7 +201,10 @@ class Filter(msgspec.Struct, frozen=True, dict=True):
             return False
         if topics and topics.isdisjoint(event.topics):
             return False
-        return all(clause.matches(event.data) for clause in self.where)
+        if not self.where:
+            return True
+        data = event.data
+        return all(clause.matches(data) for clause in self.where)
 
     @property
     def shape(self) -> "FilterShape":

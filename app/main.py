@@ -82,7 +82,8 @@ def create_app(
         logging_config=None,
     )
     app.pace = Pace()
-    app.connections = Connections(settings, Addresses(settings.trusted_proxies))
+    addresses = Addresses(settings.trusted_proxies, settings.client_address_header)
+    app.connections = Connections(settings, addresses)
     return app
 
 

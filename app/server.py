@@ -157,7 +157,7 @@ def configure(app: Application, settings: Settings) -> uvicorn.Config:
         log_config=None,
         access_log=False,
         server_header=False,
-        # The protocol reads X-Forwarded-For itself, by ANNEX_TRUSTED_PROXIES.
+        # The protocol reads the client's address itself, by ANNEX_TRUSTED_PROXIES.
         proxy_headers=False,
         timeout_keep_alive=settings.keep_alive_seconds,
         timeout_graceful_shutdown=GRACE_SECONDS,

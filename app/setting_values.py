@@ -6,6 +6,7 @@ Each raises `ValueError` with what to write instead.
 import re
 from email.utils import parseaddr
 from ipaddress import ip_network
+from typing import Any, get_args
 from urllib.parse import SplitResult, urlsplit
 
 import jwt
@@ -15,6 +16,15 @@ HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
 SMTP_SCHEMES = {"smtp": 25, "smtp+starttls": 587, "smtps": 465}
 """Schemes of SMTP servers, and their ports."""
 PORTS = {"http": 80, "https": 443}
+FORWARDED_FOR = "X-Forwarded-For"
+
+
+def complaint(error: msgspec.ValidationError, kind: Any) -> str:
+    """Say what is wrong of a setting of this type; of one with few values, which they are."""
+    if choices := [choice for choice in get_args(kind) if isinstance(choice, str)]:
+        return f"write one of {', '.join(choices)}"
+    detail = str(error).partition(" - at `$")[0]
+    return detail[0].lower() + detail[1:]
 
 
 def read_signing_key(text: str) -> jwt.PyJWK:
@@ -132,3 +142,10 @@ def proxy(text: str) -> str:
     except ValueError:
         raise ValueError("write addresses or CIDR blocks, such as 10.0.0.0/8") from None
     return str(found)
+
+
+def address_header(text: str) -> str:
+    """Read the name of a header that holds addresses alone; raises `ValueError`."""
+    if not re.fullmatch(r"[A-Za-z0-9-]{1,64}", name := text.strip()) or name.lower() == "forwarded":
+        raise ValueError("write the name of a header of addresses alone, such as X-Real-IP")
+    return name

@@ -13,7 +13,10 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from app.setting_values import (
+    FORWARDED_FOR,
+    address_header,
     api_url,
+    complaint,
     normal_origin,
     page_url,
     project_url,
@@ -96,7 +99,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """Origins whose pages may call the API, separated by commas."""
     pool_size: Annotated[int, msgspec.Meta(ge=1, le=200)] = 10
     """Connections of one process for requests."""
-    slow_query_seconds: Annotated[float, msgspec.Meta(ge=0)] = 1.0
+    slow_query_seconds: Annotated[float, msgspec.Meta(ge=0, le=3600)] = 1.0
     """A statement that takes longer is a line in the log, without its parameters; 0: none is."""
     max_statements_per_principal: Annotated[int, msgspec.Meta(ge=1)] = 8
     """Of those connections, at most so many serve one principal at once; never all of them."""
@@ -110,7 +113,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     processes: Annotated[int, msgspec.Meta(ge=1)] = 1
     """How many `annex serve` share the database and each limit; `--workers` divides its part."""
     trusted_proxies: list[str] = []
-    """Addresses or CIDR blocks of proxies whose X-Forwarded-For is believed."""
+    """Addresses or CIDR blocks of proxies that are believed which address a client has."""
+    client_address_header: str = FORWARDED_FOR
+    """Where they say so; every one of them must set or extend this header."""
     max_failures_per_address: Annotated[int, msgspec.Meta(ge=1)] = 60
     """Refused credentials of one client address in a minute."""
     max_connections_per_address: Annotated[int, msgspec.Meta(ge=1)] = 256
@@ -250,8 +255,7 @@ def read_given(environ: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
         try:
             given[field.name] = read_value(field, value)
         except msgspec.ValidationError as error:
-            detail = str(error).partition(" - at `$")[0]
-            wrong.append(f"{name} is not usable: {detail[0].lower()}{detail[1:]}.")
+            wrong.append(f"{name} is not usable: {complaint(error, field.type)}.")
         except ValueError as error:
             wrong.append(f"{name} is not usable: {error}.")
     return given, wrong
@@ -264,6 +268,7 @@ def read_value(field: Any, value: str) -> Any:
         read = {"cors_origins": normal_origin, "trusted_proxies": proxy}.get(field.name, str)
         return [read(part) for part in parts]
     reader = {
+        "client_address_header": address_header,
         "supabase_url": project_url,
         "app_url": page_url,
         "public_url": api_url,

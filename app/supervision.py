@@ -9,7 +9,7 @@ import structlog
 
 from app.database.drivers import Driver
 from app.database.pools import POOLER_HINT, UNREACHABLE, Pool, is_poolers
-from app.errors import causes
+from app.errors import Unavailable, causes
 from app.logs import reason_of
 
 log = structlog.get_logger()
@@ -65,7 +65,7 @@ class Supervised:
         """Log why the task ended; only what is not expected with its traceback."""
         found = list(causes(error)) if error else []
         is_pooler = any(is_poolers(e) for e in found)
-        expected = is_pooler or any(isinstance(e, UNREACHABLE) for e in found)
+        expected = is_pooler or any(isinstance(e, (*UNREACHABLE, Unavailable)) for e in found)
         # Never a message: a driver's quotes what it was given.
         reason = ", from ".join(reason_of(e) for e in found) or "it returned"
         log.warning(
@@ -81,10 +81,7 @@ def using(pool: Pool, use: Callable[[Driver], Awaitable[None]]) -> Callable[[], 
     """Lend a connection to a task for as long as it runs; it is closed afterwards."""
 
     async def run() -> None:
-        async with pool.lend() as driver:
-            try:
-                await use(driver)
-            finally:
-                driver.terminate()
+        async with pool.lend(is_kept=False) as driver:
+            await use(driver)
 
     return run

@@ -5,6 +5,7 @@ from litestar import Controller, Request, Response, get, post
 from litestar.params import FromPath
 
 import db_models as m
+from app import problems
 from app.auth.dependencies import may
 from app.database.reads import Cursor, Limit, Reading
 from app.errors import Forbidden, NotFound
@@ -136,7 +137,7 @@ async def publish(
         response = await once.respond(*call, answer, begin=share.take)
     except Exception as error:
         share.give_back()
-        if isinstance(error, NotFound | Forbidden):
+        if isinstance(problems.read(error), NotFound | Forbidden):
             budget.forget(*name)
         raise
     if workspace_id := once.write.workspace_id:

@@ -1,5 +1,6 @@
 """What people and coding agents read: the API's documentation, the live view, the guides."""
 
+import asyncio
 import gzip
 import re
 from base64 import b64encode
@@ -58,7 +59,9 @@ class PageController(Controller):
         if file == "scalar.js" and "gzip" in request.headers.get("accept-encoding", ""):
             headers["Content-Encoding"] = "gzip"
             return Response(asset("scalar.js.gz"), media_type=ASSETS[file], headers=headers)
-        return Response(asset(file), media_type=ASSETS[file], headers=headers)
+        # The first time it is unpacked, for which the loop would stand still.
+        content = await asyncio.to_thread(asset, file)
+        return Response(content, media_type=ASSETS[file], headers=headers)
 
     @get("/live", operation_id="getLiveView", opt=may("public", response_media_types=["text/html"]))
     async def get_live_view(self) -> Response[str]:

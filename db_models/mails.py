@@ -74,6 +74,7 @@ class Mail(Base):
         Index(
             "mails_notified_idx",
             "workspace_id",
+            "is_critical",
             "skip_reason",
             "created_at",
             postgresql_where=text("notification_id is not null"),
@@ -97,6 +98,7 @@ class Mail(Base):
     invitation_id: Mapped[UUID | None]
     notification_id: Mapped[UUID | None]
     user_id: Mapped[UUID | None]
+    is_critical: Mapped[bool] = mapped_column(server_default=text("false"))
     recipient: Mapped[str]
     attempts: Mapped[int] = mapped_column(server_default=text("0"))
     next_attempt_at: Mapped[datetime] = mapped_column(server_default=text("now()"))
@@ -126,6 +128,20 @@ class MailBacklog(Base):
     after_id: Mapped[UUID]
     until_id: Mapped[UUID]
     served_at: Mapped[datetime] = mapped_column(server_default=text("clock_timestamp()"))
+
+
+class MailRetry(Base):
+    """An item that could not be looked at for its mail, and when it is looked at again."""
+
+    __tablename__ = "mail_retries"
+    __table_args__ = (
+        CheckConstraint("char_length(error) = 5", name="mail_retries_error_check"),
+        Index("mail_retries_next_attempt_at_idx", "next_attempt_at"),
+    )
+    notification_id: Mapped[UUID] = mapped_column(primary_key=True)
+    attempts: Mapped[int]
+    next_attempt_at: Mapped[datetime]
+    error: Mapped[str]
 
 
 class UnsubscribeToken(Base):

@@ -26,6 +26,7 @@ MAX_AGE_SECONDS = 6 * 3600
 MAX_EXP = 10**11
 UNKNOWN_KID_SECONDS = 60
 RETRY_SECONDS = 1
+FETCH_SECONDS = 5
 MAX_VERDICTS = 20_000
 ASYMMETRIC = ("ES256", "RS256")
 
@@ -148,7 +149,7 @@ class Tokens:
         """
         assert self.url is not None
         try:
-            response = await self.http.get(self.url, timeout=5)
+            response = await self.http.get(self.url, timeout=FETCH_SECONDS)
             response.raise_for_status()
             found = read_set(response.content)
         except (httpx.HTTPError, ValueError, jwt.PyJWKSetError, jwt.PyJWKError) as error:

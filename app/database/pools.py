@@ -37,11 +37,13 @@ UNREACHABLE = (
     OSError,
     asyncpg.PostgresConnectionError,
     asyncpg.CannotConnectNowError,
-    asyncpg.InterfaceError,
     # Of a connection to which a crashing server said goodbye, and which is not closed yet.
     asyncpg.InternalClientError,
     TimeoutError,
 )
+# While a connection is opened, this is about the server, too. Later, asyncpg raises it for calls of
+# ours that are wrong, as well.
+NOT_OPENED = (*UNREACHABLE, asyncpg.InterfaceError)
 # What a transaction pooler makes of named statements: the name went to another server, or another
 # client has used it on this one.
 POOLER_ERRORS = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)
@@ -240,13 +242,16 @@ class Pool:
         self.open.clear()
         self.idle.clear()
 
-    def lend(self, whose: str | None = None, group: str | None = None) -> "Loan":
+    def lend(
+        self, whose: str | None = None, group: str | None = None, *, is_kept: bool = True
+    ) -> "Loan":
         """Lend a connection for as long as the `async with` lasts.
 
         `whose` is the principal it is for, and `group` the workspace it is about, if there is one.
-        Raises `Unavailable` when none is free within 10 s or the server does not answer.
+        A loan that is not `is_kept` ends with the connection closed. Waits 10 s for a turn, 10 s
+        for a place in the pool, and 5 s for a new connection; raises `Unavailable` after that.
         """
-        return Loan(self, whose, group)
+        return Loan(self, whose, group, is_kept)
 
 
 class Probe:
@@ -283,13 +288,14 @@ class Loan:
     A class and not a generator, because it is part of every request and costs half as much so.
     """
 
-    __slots__ = ("driver", "group", "pool", "whose")
+    __slots__ = ("driver", "group", "is_kept", "pool", "whose")
     driver: Driver
 
-    def __init__(self, pool: Pool, whose: str | None, group: str | None) -> None:
+    def __init__(self, pool: Pool, whose: str | None, group: str | None, is_kept: bool) -> None:
         self.pool = pool
         self.whose = whose
         self.group = group
+        self.is_kept = is_kept
 
     async def __aenter__(self) -> Driver:
         pool = self.pool
@@ -305,7 +311,7 @@ class Loan:
             self.driver = await pool.take()
         except BaseException as error:
             self.give()
-            if isinstance(error, UNREACHABLE):
+            if isinstance(error, NOT_OPENED):
                 raise unreachable() from error
             raise
         return self.driver
@@ -317,13 +323,16 @@ class Loan:
             self.pool.turns.give(self.whose, self.group)
 
     async def __aexit__(self, _: object, error: BaseException | None, trace: object) -> None:
-        is_unreachable = error is not None and (isinstance(error, UNREACHABLE) or is_lost(error))
-        # Cancelled or silent in the middle of a statement: asyncpg would wait until the server
-        # confirms a cancellation, which a silent network never does.
-        is_cut_off = error is not None and not isinstance(error, Exception)
-        if is_unreachable or is_cut_off or is_unsettled(self.driver):
-            self.driver.terminate()
-        self.pool.take_back(self.driver)
+        driver = self.driver
+        is_unreachable = error is not None and says_unreachable(error, driver)
+        # Cancelled in the middle of a statement, or called in a way that leaves asyncpg in the
+        # middle of one: nobody knows in what state the next one would get it.
+        is_cut_off = error is not None and (
+            not isinstance(error, Exception) or isinstance(error, asyncpg.InterfaceError)
+        )
+        if not self.is_kept or is_unreachable or is_cut_off or is_unsettled(driver):
+            driver.terminate()
+        self.pool.take_back(driver)
         self.give()
         if is_unreachable:
             raise unreachable() from error
@@ -342,6 +351,14 @@ def unreachable() -> Unavailable:
 def is_unsettled(driver: Driver) -> bool:
     """Say whether a connection has a transaction open."""
     return not driver.is_closed() and driver.is_in_transaction()
+
+
+def says_unreachable(error: BaseException, driver: Driver) -> bool:
+    """Say whether an error means that the server does not answer, or has closed the connection."""
+    if isinstance(error, asyncpg.InterfaceError):
+        # Of a connection that is open, it is a fault of ours: a wrong argument, two calls at once.
+        return driver.is_closed()
+    return isinstance(error, UNREACHABLE) or is_lost(error)
 
 
 def is_lost(error: BaseException) -> bool:

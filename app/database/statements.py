@@ -3,12 +3,14 @@
 Every statement of a request begins with its caller: the claims are set, what the caller may do in
 the path's workspace hangs on them, and the page, row or call hangs on that. So permission and data
 come from one snapshot in one round trip, and row level security sees the claims: were it ever asked
-before, the claims would be empty and so would the answer.
+before, the claims would be empty and so would the answer. A function that requires the permission
+itself needs no look-up before it, if the path says the workspace's id.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -41,6 +43,21 @@ from app.principals import Principal
 AnySelect: TypeAlias = Select[*tuple[Any, ...]]
 Build = Callable[[ColumnElement[UUID]], AnySelect]
 """Makes a statement of the path's workspace; without one, the id is null."""
+BuildT = TypeVar("BuildT", bound=Build)
+
+# As annex.access reads it. A slug is never shaped like an id.
+ID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+CHECKED = set[Build]()
+"""Calls of functions that themselves require the operation's permission."""
+
+
+def checked(build: BuildT) -> BuildT:
+    """Mark a call of a function that itself requires the operation's permission.
+
+    If the path names the workspace by its id, rights are looked up by the function alone.
+    """
+    CHECKED.add(build)
+    return build
 
 
 class Compiled:
@@ -82,6 +99,11 @@ class Scope(msgspec.Struct, frozen=True):
     def group(self) -> str | None:
         """What it is about, for turns: the path's workspace, whose two names are two groups."""
         return self.ws and one_spelling(self.ws)
+
+    @property
+    def named_id(self) -> UUID | None:
+        """The workspace's id, if that is what the path names it by."""
+        return UUID(self.ws) if self.ws is not None and ID.fullmatch(self.ws) else None
 
     @property
     def values(self) -> dict[str, Any]:
@@ -178,6 +200,17 @@ def without_workspace(build: Build) -> Select[Any]:
     return select(*own(found)).select_from(claims.join(found, true()))
 
 
+def by_id(build: Build) -> Select[Any]:
+    """Compose claims and a call in the workspace of an id; the called function looks access up.
+
+    Its argument hangs on the claims.
+    """
+    claims = claimed()
+    is_claimed = literal_column("c.claims", Text).is_not(None)
+    found = build(case((is_claimed, bindparam("named_id", type_=Uuid)))).lateral("p")
+    return select(*found.c).select_from(claims.join(found, true()))
+
+
 def own(found: Any) -> list[ColumnElement[Any]]:
     """List a statement's columns without the one that says that there is a row."""
     return [c for c in found.c if c.key != "is_there"]
@@ -187,6 +220,12 @@ def own(found: Any) -> list[ColumnElement[Any]]:
 def compiled(build: Build, *, has_workspace: bool) -> Compiled:
     """Compose and compile a statement once; `build` is hashable, such as a module's function."""
     return Compiled(in_workspace(build) if has_workspace else without_workspace(build))
+
+
+@cache
+def compiled_by_id(build: Build) -> Compiled:
+    """Do what `compiled` does, for a call that is `checked`."""
+    return Compiled(by_id(build))
 
 
 @cache
@@ -210,8 +249,13 @@ async def run_on(
     """Run a statement as its caller; returns the id of the path's workspace, and the rows.
 
     Raises what `Scope.access` raises: also within a transaction that has looked access up, because
-    each statement sees what was committed before it.
+    each statement sees what was committed before it. A call that is `checked` raises the same as
+    an error of the database.
     """
+    if build in CHECKED and (named_id := scope.named_id) is not None:
+        statement = compiled_by_id(build)
+        given = scope.values | values | {"named_id": named_id}
+        return named_id, list(await driver.fetch(statement.sql, *statement.arguments(given)))
     statement = compiled(build, has_workspace=scope.ws is not None)
     found = await driver.fetch(statement.sql, *statement.arguments(scope.values | values))
     if scope.ws is None:

@@ -16,6 +16,7 @@ from app.settings import Settings
 OLDEST = 150000
 SKEW_SECONDS, LEEWAY_SECONDS = 3.0, 20.0
 ROLES = (("annex_api", "ANNEX_DATABASE_URL"), ("annex_worker", "ANNEX_WORKER_DATABASE_URL"))
+SEARCH_PATH = "pg_catalog, pg_temp"
 IS_REPLICA = "select pg_is_in_recovery()"
 LISTENING = 3
 """Connections as annex_worker that a process of `annex serve` opens."""
@@ -136,6 +137,20 @@ async def find_time_limits(site: Site) -> Finding | None:
                     "Set it again, as the role that migrated; new connections will have it:",
                     role_setting(role, name),
                 )
+    return None
+
+
+async def find_search_path(site: Site) -> Finding | None:
+    """The login roles carry their own search_path, in which no look-alike is found."""
+    for connection, (role, _) in zip((site.api, site.worker), ROLES, strict=True):
+        path = await connection.fetchval("select pg_catalog.current_setting('search_path')")
+        if path != SEARCH_PATH:
+            return warning(
+                f"The role {role} has lost its search_path; a function or operator in {path} may "
+                "now run in place of Postgres' own.",
+                "Set it again, as the role that migrated; new connections will have it:",
+                role_setting(role, "search_path"),
+            )
     return None
 
 
@@ -260,6 +275,7 @@ CHECKS = (
     Check("version of Postgres", find_version),
     Check("primary", find_replica),
     Check("time limits of the roles", find_time_limits, ("roles",)),
+    Check("search_path of the roles", find_search_path, ("roles",)),
     Check("connections of a role", find_connection_limit),
     Check("connections of the server", find_max_connections),
     Check("clock", find_clock),

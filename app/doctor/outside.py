@@ -10,7 +10,7 @@ import msgspec
 
 from app.auth.tokens import read_set
 from app.doctor import Check, Finding, Site, advice, error, warning
-from app.setting_values import read_signing_key
+from app.setting_values import FORWARDED_FOR, read_signing_key
 from app.worker.mails import smtp_client
 
 OTHER_FILES = 200
@@ -127,6 +127,13 @@ async def find_files(site: Site) -> Finding | None:
 
 async def find_proxies(site: Site) -> Finding | None:
     """Whoever is a trusted proxy says which address a client has."""
+    header = site.settings.client_address_header
+    if not site.settings.trusted_proxies and header != FORWARDED_FOR:
+        return warning(
+            f"ANNEX_CLIENT_ADDRESS_HEADER is {header}, and without ANNEX_TRUSTED_PROXIES nobody's "
+            "is read.",
+            "Name the addresses from which the proxy connects (docs/deploy.md).",
+        )
     if not (site.settings.trusted_proxies or site.settings.is_development):
         return advice(
             "ANNEX_TRUSTED_PROXIES is not set: if a proxy stands before Annex, all clients behind "

@@ -173,7 +173,7 @@ async def find_strays(site: Site) -> Finding | None:
 
 
 CHECKS = (
-    Check("schema", find_schema),
+    Check("schema", find_schema, ("one database",)),
     Check("migrations", find_missing, ("roles", "schema")),
     Check("newer migrations", find_unknown, ("roles", "schema")),
     Check("edited migrations", find_edited, ("roles", "schema")),

@@ -12,11 +12,13 @@ from ipaddress import (
 )
 from typing import Any, TypeAlias
 
+from app.setting_values import FORWARDED_FOR
+
 Address: TypeAlias = IPv4Address | IPv6Address
 Network: TypeAlias = IPv4Network | IPv6Network
 
 MAX_HOPS = 32
-"""Entries of X-Forwarded-For that are read, from the right."""
+"""Entries of the header that are read, from the right."""
 MAX_KNOWN = 4096
 """Addresses whose reading is remembered: most requests come from one that came before."""
 LOCAL = "local"
@@ -26,12 +28,13 @@ LOCAL = "local"
 class Addresses:
     """Tells clients apart by their address.
 
-    Only a trusted proxy may name another address than its own: in X-Forwarded-For, the right-most
-    entry that is no trusted proxy is the client. Forwarded and X-Real-IP are not read.
+    Only a trusted proxy may name another address than its own: in one header, the right-most entry
+    that is no trusted proxy is the client. No other header is read.
     """
 
-    def __init__(self, trusted: Sequence[str] = ()) -> None:
+    def __init__(self, trusted: Sequence[str] = (), header: str = FORWARDED_FOR) -> None:
         self.trusted = [network(text) for text in trusted]
+        self.header = header.lower().encode()
 
     def is_trusted(self, address: Address) -> bool:
         """Say whether an address is a trusted proxy's."""
@@ -58,11 +61,11 @@ class Addresses:
         return address
 
     def forwarded(self, proxy: Address, headers: Iterable[tuple[bytes, bytes]]) -> Address:
-        """Follow X-Forwarded-For from the right, up to the first entry that is no trusted proxy.
+        """Follow the header from the right, up to the first entry that is no trusted proxy.
 
         An entry that is no address ends the search: the hop that wrote it is the client then.
         """
-        lines = [value for name, value in headers if name == b"x-forwarded-for"]
+        lines = [value for name, value in headers if name == self.header]
         entries = b",".join(lines).decode("latin-1").rsplit(",", MAX_HOPS)
         for entry in reversed(entries[-MAX_HOPS:]):
             address = read_address(entry)

@@ -27,9 +27,9 @@ class Bodies:
     """Counts the bodies that are being received, or were and wait to be answered.
 
     Beyond a client's limit, or the process', the oldest body that has not arrived whole is given
-    up: of the client, or of the one that holds the most. A client is an address. It holds no more
-    than is left to all others, so that a few of them never fill the process: their bodies may all
-    be whole, and then it is the body of somebody else that would have to go.
+    up: of the client, or of the one that holds the most. If all of theirs are whole, the body that
+    grows is given up. A client is an address. A client may send no more than is left to all others,
+    so that the whole bodies of a few clients never fill the process.
     """
 
     def __init__(self, of_client: int, of_process: int) -> None:
@@ -48,8 +48,10 @@ class Bodies:
         self.held.setdefault(body.client, {})[body] = None
         self.sizes[body.client] += more
         self.total += more
+        # What a client may hold shrinks while others grow: its whole bodies alone may be beyond it.
+        # So a search ends when the body that grows has gone: nothing else may be left to go.
         while self.sizes[body.client] > (most := self.most_of_client()):
-            self.give_up(
+            gone = self.give_up(
                 body.client,
                 body,
                 RateLimited(
@@ -57,8 +59,10 @@ class Bodies:
                     headers={"Retry-After": RETRY_SECONDS},
                 ),
             )
+            if gone is body:
+                return
         while self.total > self.of_process:
-            self.give_up(
+            gone = self.give_up(
                 max(self.sizes, key=self.sizes.__getitem__),
                 body,
                 Unavailable(
@@ -66,16 +70,19 @@ class Bodies:
                     headers={"Retry-After": RETRY_SECONDS},
                 ),
             )
+            if gone is body:
+                return
 
     def most_of_client(self) -> int:
         """Return how much a client may hold now: not less than one body."""
         return max(LARGEST_BYTES, min(self.of_client, self.of_process - self.total))
 
-    def give_up(self, client: str, last: Body, problem: Problem) -> None:
-        """Give a client's oldest body up that is not whole; if all of them are, the last one."""
+    def give_up(self, client: str, last: Body, problem: Problem) -> Body:
+        """Give a client's oldest body up that is not whole; if all are, the last one. Return it."""
         oldest = next((each for each in self.held[client] if not each.is_whole), last)
         self.remove(oldest)
         oldest.end(problem)
+        return oldest
 
     def remove(self, body: Body) -> None:
         """Count a body no more, however much of it still comes."""

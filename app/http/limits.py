@@ -132,6 +132,8 @@ class Limiter:
         """
         is_key = principal.workspace_id is not None
         if is_key:
+            if principal.rate_limit_per_minute is None:  # or no more
+                self.of_keys.pop(principal.name, None)
             self.check(principal)
         state.headers += self.spend(principal.name, principal.rate_limit_per_minute)
         if is_key:
@@ -140,10 +142,16 @@ class Limiter:
     def check(self, principal: Principal) -> None:
         """Raise `RateLimited` if a key or its workspace has no token left, and take none.
 
-        For what is done before the key's own limit is known, such as a look-up of the key.
+        For what is done before a key is looked up. Its own limit is then what the last look-up
+        found, so that a change of it counts as soon as one token is back.
         """
         if self.of_callers.tokens(principal.name) < 1:
             self.spend(principal.name)
+        limit, own = principal.rate_limit_per_minute, self.of_keys.get(principal.name)
+        is_same = own is not None and (limit is None or own.capacity == self.part(limit))
+        if own is not None and is_same and own.tokens(principal.name) < 1:
+            self.refused += 1
+            own.draw(principal.name)
         if self.of_workspaces.tokens(principal.turn) < 1:
             self.refused += 1
             self.of_workspaces.draw(principal.turn)

@@ -1,29 +1,32 @@
-"""Frames, the channels that keep a feed's recent ones, and the groups of readers in them."""
+"""The channels that keep a feed's recent frames, and the groups of readers in them."""
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence, Set
-from typing import Any, Protocol, TypeVar
+from collections.abc import Generator, Iterable, Iterator, Sequence, Set
+from typing import Protocol, TypeVar
 from uuid import UUID
 
-import msgspec
 import structlog
 
-from app.filters import EVERYTHING, Filter, decode_exactly
+from app.filters import EVERYTHING, Filter, Parts
 from app.realtime.feeds import Feed, Sight
+from app.realtime.frames import Frame, Verdicts
 from app.realtime.messages import Message, chunk
-from app.schemas.events import Event
 
 log = structlog.get_logger()
 
 RING = 1024
 """Frames kept a channel, for readers that come back soon."""
 RING_BYTES = 1024 * 1024
-"""Of those frames together: a channel with large events keeps fewer."""
+"""Of memory, for those frames: a channel with large events keeps fewer."""
+JOINED_BYTES = 1024 * 1024
+"""Of what was joined of them, by all groups together, for a second at most."""
+JOINED_EACH = 512
+"""What a joined message takes besides its bytes."""
 MAX_CHUNK = 64 * 1024
-"""Bytes joined for one write, unless a single frame is larger."""
+"""Bytes joined for one write, or looked through at once, unless a single frame is larger."""
 KNOWN = 1000
-"""Principals of whom a channel remembers one by one that their rights changed."""
+"""Principals and workspaces of which a channel remembers one by one that rights changed."""
 
 
 Result = TypeVar("Result")
@@ -39,58 +42,6 @@ def finish(steps: Steps[Result]) -> Result:
         except StopIteration as end:
             result: Result = end.value
             return result
-
-
-class Frame:
-    """An event as every reader gets it: encoded at most once, its filters' verdicts kept."""
-
-    __slots__ = ("_bytes", "_cursor", "_data", "_verdicts", "event", "pos")
-
-    def __init__(self, pos: int, cursor: Callable[[], str], event: Event) -> None:
-        self.pos = pos
-        self.event = event
-        self._cursor = cursor
-        self._bytes: bytes | None = None
-        self._verdicts: dict[Filter, bool] = {}
-        self._data: Any = msgspec.UNSET
-
-    @property
-    def bytes(self) -> bytes:
-        """The message, encoded when somebody gets it."""
-        if self._bytes is None:
-            event = msgspec.json.encode(self.event)
-            self._bytes = b"id: %b\ndata: %b\n\n" % (self._cursor().encode(), event)
-        return self._bytes
-
-    @property
-    def type(self) -> str:
-        return self.event.type
-
-    @property
-    def topics(self) -> list[str]:
-        return self.event.topics
-
-    @property
-    def data(self) -> Any:
-        """The data, decoded when a filter asks for it."""
-        if self._data is msgspec.UNSET:
-            try:
-                self._data = decode_exactly.decode(self.event.data)
-            except (msgspec.DecodeError, RecursionError):
-                # Nested or with numbers beyond what can be read: no `where` finds anything in it.
-                self._data = None
-        return self._data
-
-    def passes(self, wanted: Filter, sight: Sight) -> bool:
-        """Say whether a reader gets it; never an event that it may not see."""
-        if not sight.sees(self.event):
-            return False
-        if wanted is EVERYTHING:
-            return True
-        verdict = self._verdicts.get(wanted)
-        if verdict is None:
-            verdict = self._verdicts[wanted] = wanted.matches(self)
-        return verdict
 
 
 class Reader(Protocol):
@@ -121,13 +72,25 @@ def hand(reader: Reader, message: Message, framed: bytes, wall: float) -> bool:
     return is_sent
 
 
+def within_chunk(frames: Iterable[Frame]) -> Iterator[Frame]:
+    """Yield frames until they are 64 KiB, so that a look through them is short; at least one."""
+    size = 0
+    for frame in frames:
+        if size >= MAX_CHUNK:
+            return
+        size += len(frame.bytes)
+        yield frame
+
+
 class Group:
     """The readers of a channel that want the same and may see the same."""
 
-    __slots__ = ("due", "joined", "parked", "sent_at", "sight", "size", "wanted")
+    __slots__ = ("due", "parked", "sent_at", "sight", "size", "verdicts", "wanted")
 
-    def __init__(self, wanted: Filter, sight: Sight) -> None:
+    def __init__(self, wanted: Filter, sight: Sight, verdicts: Verdicts | None) -> None:
         self.wanted = wanted
+        self.verdicts = verdicts
+        """None for who wants everything."""
         self.sight = sight
         self.size = 0
         self.sent_at = 0.0
@@ -136,18 +99,20 @@ class Group:
         """Readers that have taken all there is, and wait."""
         self.due: set[Reader] = set()
         """Readers that waited when the newest frames came, and have not been sent them yet."""
-        self.joined: dict[int, Message] = {}
-        """What follows a position; many readers come from the same, until there is more."""
+
+    def passes(self, frame: Frame) -> bool:
+        """Say whether the readers get a frame; never an event that they may not see."""
+        return self.sight.sees(frame) and (self.verdicts is None or self.verdicts.of(frame))
 
     def join(self, frames: Iterable[Frame], after: int) -> Message:
-        """Join the frames that pass, up to 64 KiB; perhaps none."""
-        return finish(self.joining(frames, after))
+        """Join those of the next 64 KiB of frames that pass; perhaps none."""
+        return finish(self.joining(within_chunk(frames), after))
 
     def joining(self, frames: Iterable[Frame], after: int) -> Steps[Message]:
-        """Do what `join` does; a step is a frame."""
+        """Join the frames that pass, up to 64 KiB; perhaps none. A step is a frame."""
         parts, size, until = list[bytes](), 0, after
         for frame in frames:
-            if frame.passes(self.wanted, self.sight):
+            if self.passes(frame):
                 size += len(frame.bytes)
                 if parts and size > MAX_CHUNK:
                     break
@@ -158,7 +123,6 @@ class Group:
 
     def begin(self) -> None:
         """Mark the readers that wait as due: the channel has new frames."""
-        self.joined.clear()
         self.due |= self.parked
         self.parked = set()
 
@@ -198,6 +162,43 @@ class Group:
         self.end(message)
 
 
+class Joined:
+    """What follows a position, by group; many readers come from the same, until there is more.
+
+    Bounded in bytes for all groups together. Forgotten with the group, and at the hub's next tick.
+    """
+
+    __slots__ = ("messages", "size")
+
+    def __init__(self) -> None:
+        self.messages: dict[Group, dict[int, Message]] = {}
+        self.size = 0
+
+    def get(self, group: Group, after: int) -> Message | None:
+        """Return what was joined."""
+        found = self.messages.get(group)
+        return None if found is None else found.get(after)
+
+    def keep(self, group: Group, after: int, message: Message) -> None:
+        """Keep what was joined; all else is forgotten if there is no room for it."""
+        size = JOINED_EACH + len(message.raw)
+        if self.size + size > JOINED_BYTES:
+            self.clear()
+        if size <= JOINED_BYTES:
+            self.messages.setdefault(group, {})[after] = message
+            self.size += size
+
+    def drop(self, group: Group) -> None:
+        """Forget what was joined for a group."""
+        for message in self.messages.pop(group, {}).values():
+            self.size -= JOINED_EACH + len(message.raw)
+
+    def clear(self) -> None:
+        """Forget all."""
+        self.messages.clear()
+        self.size = 0
+
+
 class Channel:
     """Recent frames of one feed, complete after `since`, and the feed's readers."""
 
@@ -205,10 +206,12 @@ class Channel:
         "authority",
         "authority_of",
         "changed",
+        "count",
         "empty_since",
         "feed",
         "frames",
         "groups",
+        "joined",
         "since",
         "size",
     )
@@ -217,8 +220,10 @@ class Channel:
         self.feed = feed
         self.since = since
         self.frames: deque[Frame] = deque()
-        self.size = 0
+        self.size = self.count = 0
+        """Of memory, in bytes; of frames, ever."""
         self.groups: dict[tuple[Filter, Sight], Group] = {}
+        self.joined = Joined()
         self.empty_since = 0.0
         self.authority = since
         """The last position at which everybody's rights may have changed."""
@@ -232,23 +237,38 @@ class Channel:
         key = (wanted, sight)
         group = self.groups.get(key)
         if group is None:
-            group = self.groups[key] = Group(wanted, sight)
+            group = self.groups[key] = Group(wanted, sight, self.verdicts(wanted))
         group.size += 1
         return group
+
+    def verdicts(self, wanted: Filter) -> Verdicts | None:
+        """Return what is known of a filter: the same for all groups that have it."""
+        if wanted is EVERYTHING:
+            return None
+        same = (g.verdicts for g in self.groups.values() if g.wanted == wanted)
+        return next(same, None) or Verdicts(wanted)
+
+    @property
+    def newest(self) -> int:
+        """The last position that a reader can have looked at here."""
+        return self.frames[-1].pos if self.frames else self.since
 
     def leave(self, group: Group) -> None:
         """Leave a group, which goes with its last reader."""
         group.size -= 1
         if not group.size:
             del self.groups[group.wanted, group.sight]
+            self.joined.drop(group)
 
     def add(self, frame: Frame) -> None:
         """Append a frame; the oldest may have to go."""
+        frame.number = self.count
+        self.count += 1
         self.frames.append(frame)
-        self.size += len(frame.bytes)
+        self.size += frame.size
         while len(self.frames) > RING or self.size > RING_BYTES:
             oldest = self.frames.popleft()
-            self.size -= len(oldest.bytes)
+            self.size -= oldest.size
             self.since = oldest.pos
 
     def note_rights(self, rights_of: str, pos: int, workspace_id: UUID) -> None:
@@ -279,7 +299,7 @@ class Channel:
     def unknown(self, frames: Iterable[Frame]) -> set[UUID]:
         """Return the workspaces of these events in which not every reader holds something."""
         sights = [group.sight.grants for group in self.groups.values()]
-        workspaces = {f.event.workspace_id for f in frames}
+        workspaces = {f.workspace_id for f in frames}
         return {w for w in workspaces if any(w not in grants for grants in sights)}
 
     def after(self, pos: int) -> Iterator[Frame]:
@@ -293,10 +313,29 @@ class Channel:
 
     def take(self, frames: Sequence[Frame]) -> None:
         """Take new frames; the readers that wait are due them until `deliver` comes to them."""
+        number = self.count
         for frame in frames:
             self.add(frame)
+        self.joined.clear()
         for group in self.groups.values():
+            if group.verdicts is not None:
+                group.verdicts.forget(number, len(frames))
             group.begin()
+
+    def judge(self, groups: Iterable[Group], frames: Sequence[Frame]) -> Steps[None]:
+        """Evaluate filters on each frame together, so that its data is decoded once for all.
+
+        A step is a frame: some milliseconds for as many filters as a workspace may have.
+        """
+        found = {id(g.verdicts): g.verdicts for g in groups if g.verdicts is not None}
+        for frame in frames if len(found) > 1 else ():
+            parts = Parts(frame.type, frame.topics, frame.data)
+            for verdicts in found.values():
+                try:
+                    verdicts.judge(frame, parts)
+                except Exception:
+                    continue  # its group meets it by itself
+            yield
 
     def deliver(
         self, frames: Sequence[Frame], before: int, now: float, *, must_look: bool
@@ -307,10 +346,15 @@ class Channel:
         every reader looks for itself.
         """
         deliveries = 0
-        for group in list(self.groups.values()):
+        look = Message(b"", before)
+        # The others' frames are decoded first.
+        groups = sorted(self.groups.values(), key=lambda g: bool(g.wanted.where))
+        looking = [group for group in groups if group.wanted.where]
+        for group in groups:
+            if looking and group is looking[0]:
+                yield from self.judge(looking, frames)
             if not group.due:
                 continue
-            look = Message(b"", before)
             try:
                 message = look if must_look else (yield from group.joining(frames, before))
             except Exception as error:
@@ -337,29 +381,10 @@ class Channel:
     def forget(self, reached: int, head: int) -> None:
         """Begin anew after a position; every reader looks. A waiting one has reached `reached`."""
         self.frames.clear()
+        self.joined.clear()
         self.size = 0
         self.since = self.authority = head
         self.authority_of.clear()
         self.changed.clear()
         for group in self.groups.values():
             group.wake(Message(b"", reached))
-
-
-def as_event(row: Any) -> Event:
-    """Make an event of its row."""
-    return Event(
-        id=row["event_id"],
-        workspace_id=row["workspace_id"],
-        type=row["type"],
-        source=row["source"],
-        key=row["key"],
-        subject=row["subject"],
-        topics=row["topics"],
-        actor=row["actor"],
-        principal=row["principal"],
-        permission=row["permission"],
-        data=row["data"],
-        context=row["context"],
-        occurred_at=row["occurred_at"],
-        recorded_at=row["recorded_at"],
-    )

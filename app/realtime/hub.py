@@ -14,9 +14,10 @@ import msgspec
 import structlog
 
 from app.database.turns import Turns
-from app.realtime.channels import Channel, Frame, Group, Reader, Steps, as_event, hand
+from app.realtime.channels import Channel, Group, Reader, Steps, hand
 from app.realtime.cursors import Cursors
 from app.realtime.feeds import Changes, Feed, SharedSight
+from app.realtime.frames import Frame, as_event
 from app.realtime.messages import Message, chunk, position
 from app.schemas.events import Event
 from app.watchdog import Pace
@@ -294,6 +295,7 @@ class Hub:
         """
         self.now, wall = time.monotonic(), time.time()
         for feed_id, channel in list(self.channels.items()):
+            channel.joined.clear()
             stand: tuple[int, int] | None = None
             for group in list(channel.groups.values()):
                 for reader in list(group.parked):

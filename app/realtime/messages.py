@@ -26,6 +26,11 @@ def named(
     return "\n".join(lines).encode()
 
 
+def framed(cursor: str, event: bytes) -> bytes:
+    """Frame an event that has been encoded."""
+    return b"id: %b\ndata: %b\n\n" % (cursor.encode(), event)
+
+
 def position(event: str, cursor: str, retry_ms: int | None = None) -> bytes:
     """Frame where a reader stands, so that a quiet one, too, resumes from there."""
     return named(event, StreamPosition(cursor), cursor, retry_ms)

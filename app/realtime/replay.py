@@ -26,8 +26,9 @@ from app.database.pools import Pool
 from app.database.statements import HELD, Scope, run
 from app.errors import UserRequired
 from app.filters import EVERYTHING, Filter
-from app.realtime.channels import MAX_CHUNK, Frame, as_event
+from app.realtime.channels import MAX_CHUNK
 from app.realtime.feeds import Feed, SharedSight, Sight
+from app.realtime.frames import Frame, as_event
 from app.realtime.hub import Hub
 from app.realtime.streams import Expired, asking, in_time
 
@@ -143,7 +144,7 @@ class Source:
                 size += len(frame.bytes)
                 read += len(frame.bytes)
             else:
-                read += len(frame.event.data) + len(frame.event.context)
+                read += len(event["data"]) + len(event["context"])
             page.append(frame)
         if page:
             self.rows = min(max(1, MAX_CHUNK * len(page) // read), MORE_ROWS)

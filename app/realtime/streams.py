@@ -13,8 +13,8 @@ import structlog
 
 from app.errors import Problem, Unavailable
 from app.filters import Filter
-from app.realtime.channels import Frame
 from app.realtime.feeds import Feed, Sight
+from app.realtime.frames import Frame
 from app.realtime.hub import Hub
 from app.realtime.messages import Message, named, position
 from app.realtime.tail import Tail
@@ -29,8 +29,6 @@ BUSY_RETRY_MS = (10_000, 30_000)
 REFUSED_RETRY_MS = 60_000
 ANSWER_SECONDS = 10.0
 """How long a stream waits for the database before it breaks off."""
-JOINED = 16
-"""Positions of which a group keeps what follows, as joined."""
 SLOW_SECONDS = 5.0
 """A reader that took nothing for so long, and then was gone, was too slow."""
 BEFORE_ALL = -1
@@ -248,7 +246,7 @@ class Stream:
             if message.count:
                 hub.counts.deliveries += message.count
                 return message.raw
-            if must_look:
+            if must_look or self.pos < self.channel.newest:
                 continue
             message = await self.parked()
             self.pos = message.until
@@ -276,13 +274,11 @@ class Stream:
 
     def newest(self) -> Message:
         """Join what the ring has after the reader's position, once for all who stand there."""
-        joined = self.group.joined
-        message = joined.get(self.pos)
+        joined = self.channel.joined
+        message = joined.get(self.group, self.pos)
         if message is None:
             message = self.group.join(self.channel.after(self.pos), self.pos)
-            if len(joined) >= JOINED:
-                joined.clear()
-            joined[self.pos] = message
+            joined.keep(self.group, self.pos, message)
         return message
 
     async def parked(self) -> Message:

@@ -10,10 +10,12 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.types import Boolean, DateTime, Integer, Text, Uuid
 
 from app.database.reads import Of
+from app.database.statements import checked
 from app.http.responses import StructResponse
 from app.schemas import events as s
 
 
+@checked
 def published(workspace_id: ColumnElement[UUID]) -> Select[Any]:
     """Call annex.publish; its parameters are `publication` of an event without a key."""
     event_id = func.annex.publish(
@@ -35,6 +37,7 @@ def published(workspace_id: ColumnElement[UUID]) -> Select[Any]:
     return select(event_id.label("event_id"), false().label("is_duplicate"))
 
 
+@checked
 def published_together(workspace_id: ColumnElement[UUID]) -> Select[Any]:
     """Call annex.publish_events; its parameters are `publication` of all other events."""
     rows = func.annex.publish_events(

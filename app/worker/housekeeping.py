@@ -5,11 +5,12 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
+import asyncpg
 import structlog
 
 from app.database.drivers import Driver
-from app.database.pools import WORKER_NAME, Database
-from app.logs import configure_logging
+from app.database.pools import WORKER_NAME, Database, is_lost
+from app.logs import configure_logging, reason_of
 from app.settings import Settings
 from app.worker.mails import mailing
 from app.worker.notification_mails import notifying
@@ -150,6 +151,11 @@ async def repeat_after(key: str, driver: Driver, statement: str, *arguments: Any
     while row := await driver.fetchrow(statement, after, *arguments, timeout=STEP_SECONDS):
         after = row[key]
         gone += row["expired"]
+        if row.get("failed"):
+            log.error(
+                "notifications could not be deleted and are tried again",
+                user_ids=[*map(str, row["failed"])],
+            )
         if row["is_last"]:
             break
     return gone
@@ -181,7 +187,10 @@ async def expire_notifications(driver: Driver, days: int) -> int:
 
 
 async def trim_inboxes(driver: Driver) -> int:
-    """Delete what inboxes hold over their limit, in batches; returns how many notifications."""
+    """Delete what inboxes hold over their limit, in batches; returns how many notifications.
+
+    An inbox that fails stops no other.
+    """
     gone = 0
     full = "select * from annex.full_inboxes($1, $2, $3, $4)"
     trim = "select annex.trim_inbox($1, $2, $3, $4)"
@@ -189,7 +198,16 @@ async def trim_inboxes(driver: Driver) -> int:
     # After the last one: some fill faster than they are trimmed, and others must have their turn.
     while found := await driver.fetch(full, *last, INBOXES, timeout=STEP_SECONDS):
         for inbox in found:
-            gone += await repeat(driver, trim, *inbox, NOTIFICATIONS)
+            try:
+                gone += await repeat(driver, trim, *inbox, NOTIFICATIONS)
+            except asyncpg.PostgresError as error:
+                if is_lost(error):
+                    raise
+                log.error(
+                    "notifications could not be deleted and are tried again",
+                    user_ids=[str(inbox["user_id"])],
+                    reason=reason_of(error),
+                )
         last = found[-1]
     return gone
 

@@ -103,16 +103,22 @@ async def send_some(settings: Settings, templates: Templates, database: Database
 async def queue(settings: Settings, database: Database) -> bool:
     """Queue the mails of a batch of items that are old enough; returns whether it was the last.
 
-    Logs the items whose own data made them fail, which are not mailed; raises for all else.
+    An item that fails stops no other: it is put aside, tried again later, and given up after a day.
     """
     statement = "select * from annex.queue_notification_mails($1, $2, $3)"
     delay, most = settings.notification_mail_seconds, settings.max_notification_mails_per_workspace
     async with database.worker.lend() as driver:
-        _, is_last, failed = await driver.fetchrow(
+        _, is_last, put_aside, given_up, errors = await driver.fetchrow(
             statement, delay, most, LOOKED_AT_ONCE, timeout=STEP_SECONDS
         )
-    if failed:
-        log.error("notifications failed and are not mailed", notification_ids=[*map(str, failed)])
+    if put_aside:
+        log.error(
+            "notifications could not be queued for mail and are tried again",
+            notification_ids=[*map(str, put_aside)],
+            errors=errors,
+        )
+    if given_up:
+        log.error("notifications are not mailed", notification_ids=[*map(str, given_up)])
     return bool(is_last)
 
 

@@ -8,8 +8,10 @@ and the others go on.
 """
 
 import asyncio
+import time
 from collections.abc import Sequence
 from functools import partial
+from typing import NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -28,6 +30,8 @@ NEW_EVENTS, BEGUN_EVENTS = 50, 10
 """Events that share a page."""
 PAGE_SECONDS = 8.0
 """How long a page may take before its events are tried one by one; less than a command may."""
+LONG_SECONDS = 0.5
+"""A call that took so long may have left events to the next one; after a second it does."""
 FANOUT_SECONDS = 0.25
 """How often a job looks for what another process has queued; its own wakes it at once."""
 WAKE_SECONDS = 1.0
@@ -67,18 +71,32 @@ class Projector:
 
 
 async def fan_out(is_begun: bool, database: Database) -> bool:
-    """Fan out what is due, page by page; returns whether there was something."""
-    found = False
+    """Fan out what is due, page by page; returns whether an event has more than its part."""
+    has_more = False
     async with database.worker.lend() as driver:
-        while await fan_out_page(driver, is_begun):
-            found = True
-    return found
+        while True:
+            began = time.monotonic()
+            page = await fan_out_page(driver, is_begun)
+            has_more = has_more or page.begun > 0
+            # What is left of a begun event is due again, and so is what a long call did not come
+            # to. What was queued meanwhile wakes the job.
+            is_all = page.events < NEW_EVENTS and time.monotonic() - began < LONG_SECONDS
+            if not page.events or (is_all and not is_begun):
+                return has_more
 
 
-async def fan_out_page(driver: Driver, is_begun: bool) -> int:
-    """Fan out a page of what is due; returns how many events there were.
+class Page(NamedTuple):
+    """What became of a page."""
 
-    If that fails, each is tried by itself, and put aside if that fails too.
+    events: int
+    begun: int
+    """Events that have more recipients than were their part."""
+
+
+async def fan_out_page(driver: Driver, is_begun: bool) -> Page:
+    """Fan out a page of what is due.
+
+    If that fails, each event is tried by itself, and put aside if that fails too.
     """
     limit = BEGUN_EVENTS if is_begun else NEW_EVENTS
     try:
@@ -86,23 +104,24 @@ async def fan_out_page(driver: Driver, is_begun: bool) -> int:
     except (asyncpg.PostgresError, TimeoutError) as error:
         if is_lost(error):
             raise
+    begun = 0
     events = await driver.fetchval("select annex.due_fanouts($1, $2)", is_begun, limit) or []
     for event in events:
         try:
-            await deliver(driver, "array[$1::uuid]", event)
+            begun += (await deliver(driver, "array[$1::uuid]", event)).begun
         except (asyncpg.PostgresError, TimeoutError) as error:
             if is_lost(error):
                 raise
             await put_aside(driver, event, reason_of(error))
-    return len(events)
+    return Page(len(events), begun)
 
 
-async def deliver(driver: Driver, events: str, *arguments: object) -> int:
-    """Fan out a page of the events that an expression names; returns how many there were.
+async def deliver(driver: Driver, events: str, *arguments: object) -> Page:
+    """Fan out a page of the events that an expression names.
 
     Those that name a user whose inbox stays in use are put aside, and wait for nobody else.
     """
-    served, held = await driver.fetchrow(
+    served, begun, held = await driver.fetchrow(
         f"select * from annex.deliver({events}, ${len(arguments) + 1})",
         *arguments,
         PAGE,
@@ -110,7 +129,7 @@ async def deliver(driver: Driver, events: str, *arguments: object) -> int:
     )
     for event in held:
         await put_aside(driver, event, "inbox in use")
-    return int(served) + len(held)
+    return Page(served + len(held), begun)
 
 
 async def put_aside(driver: Driver, event: UUID, reason: str) -> None:

@@ -27,6 +27,10 @@ alter role annex_api set jit = off;
 alter role annex_api set statement_timeout = '5s';
 alter role annex_api set lock_timeout = '2s';
 alter role annex_api set idle_in_transaction_session_timeout = '5s';
+-- Statements name what is Annex's in full. Everything else is Postgres' own, whatever a database's path or others' functions,
+-- operators, casts and types in public offer.
+alter role annex_api set search_path = pg_catalog, pg_temp;
+alter role annex_worker set search_path = pg_catalog, pg_temp;
 alter role annex_worker set jit = off;
 alter role annex_worker set statement_timeout = '60s';
 alter role annex_worker set lock_timeout = '10s';
@@ -129,13 +133,23 @@ end
 $$;
 
 -- Names the caller for the audit trail and for idempotency: user:<id>, api_key:<id>, operator:<id> or system.
-create function annex.principal() returns text language sql stable parallel safe as $$
-  select case
-    when annex.user_id() is not null then 'user:' || annex.user_id()
-    when annex.key_id() is not null then 'api_key:' || annex.key_id()
-    when annex.is_operator() then 'operator:' || (annex.claims() ->> 'sub')
-    else 'system'
-  end
+-- PL/pgSQL, which reads the claims once: as one expression of the functions above, it was prepared at 0.1 ms in each transaction.
+-- A variable's type keeps its schema: it is looked up once a session, and the first to call may have a search_path of their own.
+create function annex.principal() returns text language plpgsql stable parallel safe as $$
+declare
+  claims pg_catalog.jsonb := annex.claims();
+begin
+  return coalesce(
+    case claims ->> 'role'
+      when 'authenticated' then
+        case when claims ? 'annex_key' then 'api_key:' || (claims #>> '{annex_key,id}')::uuid
+          else 'user:' || (claims ->> 'sub')::uuid end
+      when 'annex_key' then case when session_user = 'annex_api' then 'api_key:' || (claims ->> 'sub')::uuid end
+      when 'annex_operator' then case when session_user = 'annex_api' then concat('operator:', claims ->> 'sub') end
+    end,
+    'system'
+  );
+end
 $$;
 grant execute on function annex.principal() to annex_api, annex_worker, authenticated, service_role;
 

@@ -13,6 +13,7 @@ create table annex.mails (
   invitation_id uuid,
   notification_id uuid,
   user_id uuid,
+  is_critical boolean not null default false,
   recipient text not null,
   attempts integer not null default 0,
   next_attempt_at timestamptz not null default now(),

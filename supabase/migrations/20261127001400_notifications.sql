@@ -159,21 +159,41 @@ create policy inboxes_select on annex.inboxes for select to annex_api, authentic
 grant select on annex.notifications, annex.inboxes to annex_api;
 grant select on annex.notifications, annex.inboxes to authenticated;
 
+-- The roles whose members may see what takes a permission in a workspace; null if there is no such workspace. One expression, so
+-- that a statement takes it in.
+create function annex.admission(workspace_id uuid, permission text) returns table (roles text[])
+language sql stable rows 1 as $$
+  select case
+    when exists (select from annex.workspaces w where w.id = admission.workspace_id and w.deleted_at is null) then array(
+      select r.key from annex.roles r
+      where r.workspace_id = admission.workspace_id
+        and r.permissions @> array['events:read', coalesce(admission.permission, 'events:read')]
+      union all
+      select r.key from annex.roles r
+      where r.workspace_id is null
+        and r.permissions @> array['events:read', coalesce(admission.permission, 'events:read')]
+    )
+  end
+$$;
+
+-- Say why somebody with a membership's status and role, or nulls for none, is not among those whom annex.admission lets in.
+create function annex.refusal(status text, role text, roles text[]) returns text language sql immutable as $$
+  select case
+    when roles is null or status is null then 'not_a_member'
+    when status <> 'active' then 'suspended'
+    when role <> all (roles) then 'not_permitted'
+  end
+$$;
+
 -- Says of users why each may not see what takes a permission in a workspace; null for those who may. The rule of annex.grants,
 -- for a set of users who have passed every factor. Whatever sends something to somebody asks here, at the time it sends.
 create function annex.refusals(workspace_id uuid, permission text, user_ids uuid[])
 returns table (user_id uuid, refusal text)
 language sql stable as $$
-  select u.id, case
-    when m.user_id is null
-      or not exists (select from annex.workspaces w where w.id = refusals.workspace_id and w.deleted_at is null)
-      then 'not_a_member'
-    when m.status <> 'active' then 'suspended'
-    when not r.permissions @> array['events:read', coalesce(refusals.permission, 'events:read')] then 'not_permitted'
-  end
-  from unnest(user_ids) u (id)
+  select u.id, annex.refusal(m.status, m.role, a.roles)
+  from annex.admission(refusals.workspace_id, refusals.permission) a
+  cross join unnest(user_ids) u (id)
   left join annex.members m on m.workspace_id = refusals.workspace_id and m.user_id = u.id
-  left join lateral annex.find_role(refusals.workspace_id, m.role) r on true
 $$;
 
 -- A time as the API writes it.
@@ -181,17 +201,21 @@ create function annex.json_time(moment timestamptz) returns text language sql st
   select to_char(moment at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
 $$;
 
--- An item and an inbox as the API shows them, for personal events.
+-- An item and an inbox as the API shows them, for personal events. What is text comes as one array: jsonb_build_object looks up
+-- the type of each value anew.
 create function annex.notification_json(item annex.notifications) returns jsonb language sql stable as $$
-  select jsonb_build_object(
-    'id', item.id, 'workspace_id', item.workspace_id, 'event_id', item.event_id, 'type', item.type,
-    'subject', item.subject, 'actor', item.actor, 'permission', item.permission, 'category', item.category,
-    'is_critical', item.is_critical, 'reason', item.reason, 'topic', item.topic, 'title', item.title,
-    'body', item.body, 'url', item.url, 'group_key', item.group_key, 'group_count', item.group_count,
-    'arrived_at', annex.json_time(item.arrived_at), 'seen_at', annex.json_time(item.seen_at),
-    'read_at', annex.json_time(item.read_at), 'archived_at', annex.json_time(item.archived_at),
-    'snoozed_until', annex.json_time(item.snoozed_until), 'version', item.version
-  )
+  select jsonb_object(
+    array[
+      'id', 'workspace_id', 'event_id', 'type', 'subject', 'actor', 'permission', 'category', 'reason', 'topic', 'title', 'body',
+      'url', 'group_key', 'arrived_at', 'seen_at', 'read_at', 'archived_at', 'snoozed_until'
+    ],
+    array[
+      item.id::text, item.workspace_id::text, item.event_id::text, item.type, item.subject, item.actor, item.permission,
+      item.category, item.reason, item.topic, item.title, item.body, item.url, item.group_key,
+      annex.json_time(item.arrived_at), annex.json_time(item.seen_at), annex.json_time(item.read_at),
+      annex.json_time(item.archived_at), annex.json_time(item.snoozed_until)
+    ]
+  ) || jsonb_build_object('is_critical', item.is_critical, 'group_count', item.group_count, 'version', item.version)
 $$;
 create function annex.inbox_json(inbox annex.inboxes) returns jsonb language sql stable as $$
   select jsonb_build_object(
@@ -265,7 +289,8 @@ grant execute on function annex.queue_fanouts(uuid[]) to annex_worker;
 -- Raise too_many_events while as many events of a workspace's tenant wait for fan-out as annex.limits says, if a new one of a
 -- batch would be queued as well: by a recipient, or a topic that somebody follows. With the seconds after which to try again as
 -- hint. Turns keep a tenant's queue from holding up others, and this keeps it from growing as long as the projector reads the
--- log: what the projector has not read yet is not counted. For annex.publish and annex.publish_events.
+-- log. What it has not read yet is not counted: which of those events are to be queued takes a look at each of them, at every
+-- request, and a worker that is down would stop publishers. For annex.publish and annex.publish_events.
 create function annex.check_fanouts(workspace_id uuid, batch jsonb, are_new boolean[]) returns void
 language plpgsql stable set enable_seqscan = off set enable_bitmapscan = off
 as $$
@@ -327,8 +352,9 @@ end
 $$;
 grant execute on function annex.due_fanouts(boolean, integer) to annex_worker;
 
--- Put an event aside whose fan-out failed, with the reason: it is tried again after 1 s, 4 s, 16 s and so on up to an hour,
--- and given up after so many tries. Returns how many have failed, and if it was given up; no row if it is not queued.
+-- Put an event aside whose fan-out failed, with the reason: it is tried again after a quarter of a second, because an inbox that
+-- was in use mostly is free by then, after 1 s, 4 s and so on up to an hour, and given up after so many tries. Returns how many
+-- have failed, and if it was given up; no row if it is not queued.
 create function annex.put_fanout_aside(event_id uuid, reason text, max_attempts integer default 12)
 returns table (attempts integer, is_given_up boolean)
 language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
@@ -337,7 +363,7 @@ begin
   return query
     update annex.fanouts f
     set is_begun = true, attempts = f.attempts + 1, error = left(reason, 200),
-      due_at = clock_timestamp() + least(power(4, least(f.attempts, 6)), 3600) * interval '1 second',
+      due_at = clock_timestamp() + least(power(4, least(f.attempts, 7) - 1), 3600) * interval '1 second',
       failed_at = case when f.attempts + 1 >= max_attempts then clock_timestamp() end
     where f.event_id = put_fanout_aside.event_id and f.failed_at is null
     returning f.attempts, f.failed_at is not null;
@@ -394,12 +420,17 @@ begin
   with source as materialized (
     select q.place, e.event_id, e.workspace_id, e.type, e.subject, e.actor, e.principal, e.permission, e.group_key,
       coalesce(e.permission, 'events:read') as seen_by, coalesce(e.url, d.link) as url, d.category, d.is_critical, d.title, d.body,
+      -- Once for the event: of its candidates, most have one of a few roles, and chose nothing.
+      a.roles, exists (
+        select from annex.preferences p where p.user_id is null and p.workspace_id = e.workspace_id
+      ) as is_chosen,
       -- A time of its own, which orders the items of a user as the events are.
       moment + q.place * interval '1 microsecond' as arrived_at
     from unnest(event_ids) with ordinality q (event_id, place)
     -- `offset 0` here and below: by its key, whatever the planner thinks of a table that was empty a moment ago.
     cross join lateral (select e.* from annex.events e where e.event_id = q.event_id offset 0) e
     cross join lateral (select d.* from annex.describe(e.type, e.data) d offset 0) d
+    cross join lateral (select a.* from annex.admission(e.workspace_id, e.permission) a offset 0) a
   ), judged as materialized (
     select s.*, g.user_id, g.reason, g.topic,
       case
@@ -408,13 +439,18 @@ begin
         when not g.is_locked then 'not_a_member'  -- who came, or came back, this very moment
         when s.is_critical then null
         when g.is_muted then 'muted'
-        when not exists (
+        when (s.is_chosen or g.user_id = any (array(
+          select distinct p.user_id from annex.preferences p where p.user_id = any (deliver_events.user_ids)
+        ))) and not exists (
           select from annex.wanting(array[g.user_id], s.workspace_id, s.category, s.is_critical, 'in_app')
         ) then 'preference'
       end as refusal
     from unnest(places, user_ids, reasons, via, muted, locked) g (place, user_id, reason, topic, is_muted, is_locked)
     join source s on s.place = g.place
-    cross join lateral annex.refusals(s.workspace_id, s.permission, array[g.user_id]) f
+    left join lateral (
+      select m.status, m.role from annex.members m where m.workspace_id = s.workspace_id and m.user_id = g.user_id offset 0
+    ) m on true
+    cross join lateral (select annex.refusal(m.status, m.role, s.roles) as refusal offset 0) f
     -- Users who are known, as recipients may name anybody; a member has a profile.
     where f.refusal is null or exists (select from annex.profiles p where p.user_id = g.user_id offset 0)
   ), withheld as (
@@ -496,10 +532,10 @@ $$;
 -- Fan out a page of these queued events, at most 50, in the order of their turns: each gets an equal part of it, and one that
 -- has more takes its tenant's next turn, so that a small one never waits for a large one. Those that another worker is at are left to it, and after a
 -- second the rest waits for the next call. Recipients come in the order of their ids, each once. Items, counts, personal
--- events and the cursor are one transaction. Returns how many events had their turn, and those that had none because an inbox
--- is in use; a moment is waited for one, and the others never.
+-- events and the cursor are one transaction. Returns how many events had their turn, how many of these have more recipients than
+-- their part, and those that had none because an inbox is in use; a moment is waited for one, and the others never.
 create function annex.deliver(event_ids uuid[], max_rows integer default 500)
-returns table (served integer, held uuid[])
+returns table (served integer, begun integer, held uuid[])
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 set lock_timeout = '500ms' set jit = off
 set plan_cache_mode = force_generic_plan set enable_material = off set enable_memoize = off
@@ -519,6 +555,7 @@ declare
   waiting bigint[];
 begin
   served := 0;
+  begun := 0;
   held := '{}';
   -- The commit waits for no disk: a crash loses it with its cursor, and a position, which makes a personal event visible, is
   -- committed after it and does wait.
@@ -640,6 +677,7 @@ begin
     set after_user = part.user_id, is_begun = true, turn = annex.next_turn(f.tenant, true), due_at = clock_timestamp(),
       attempts = 0, error = null
     where f.event_id = queued[part.place];
+    begun := begun + 1;
   end loop;
   delete from annex.fanouts f
   where f.event_id = any (queued[1 : served])
@@ -795,7 +833,8 @@ grant execute on function
 
 -- Mark the calling user's active items seen or read, or archive them: those that arrived until a moment, in one workspace or
 -- in all, at most 10,000, newest first. What arrives meanwhile arrives after that moment. Returns how many were changed, and
--- if there were no more. One personal event an inbox says which: those between two times.
+-- if there were no more. One personal event an inbox says which: those between the first and the last, as a moment that is still to
+-- come would tell of items that arrive until then.
 create function annex.mark_notifications(
   action text, arrived_until timestamptz, workspace_id uuid default null, category text default null
 ) returns table (changed integer, is_complete boolean)
@@ -813,7 +852,9 @@ begin
   elsif workspace_id is not null and not exists (select from annex.sight(mark_notifications.workspace_id)) then
     perform annex.require(mark_notifications.workspace_id, 'events:read');
   end if;
-  select coalesce(array_agg(t.id), '{}') as ids, min(t.arrived_at) as first, count(*) as size into target
+  select coalesce(array_agg(t.id), '{}') as ids, min(t.arrived_at) as first, max(t.arrived_at) as last,
+    count(*) as size
+  into target
   from (
     select n.id, n.arrived_at from annex.notifications n
     where n.user_id = caller and n.archived_at is null and n.snoozed_until is null
@@ -847,7 +888,7 @@ begin
       caller, done.workspace_id, done.permission, done.delta, 'annex.notification.marked', 'user:' || caller,
       jsonb_build_object('mark', jsonb_build_object(
         'action', action, 'category', mark_notifications.category, 'at', annex.json_time(now()),
-        'arrived_from', annex.json_time(target.first), 'arrived_until', annex.json_time(arrived_until)
+        'arrived_from', annex.json_time(target.first), 'arrived_until', annex.json_time(target.last)
       ))
     );
   end loop;
@@ -900,8 +941,12 @@ begin
       );
       woken := woken + 1;
     exception when others then
-      update annex.notifications n set snoozed_until = now() + interval '10 minutes' where n.id = before.id;
       put_off := put_off || before.id;
+      begin
+        update annex.notifications n set snoozed_until = now() + interval '10 minutes' where n.id = before.id;
+      exception when others then
+        null;  -- it is tried again at once, and takes no more than its user's share
+      end;
     end;
   end loop;
   return next;
@@ -953,10 +998,10 @@ end
 $$;
 
 -- Delete one batch of the items that arrived so many days ago, whatever their state, but none that is snoozed. Looks at items
--- in the order of their ids; returns after which to go on, whether that was the last, and how many went. Users whose inbox is
--- in use come next time.
+-- in the order of their ids; returns after which to go on, whether that was the last, how many went, and the users whose items
+-- could not go, who stop no other. Users whose inbox is in use come next time.
 create function annex.expire_notifications(after_id uuid, max_days integer, max_rows integer default 1000)
-returns table (last_id uuid, is_last boolean, expired integer)
+returns table (last_id uuid, is_last boolean, expired integer, failed uuid[])
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_generic_plan set enable_seqscan = off set enable_bitmapscan = off
 as $$
@@ -964,7 +1009,9 @@ declare
   cutoff timestamptz := now() - make_interval(days => max_days);
   old uuid[];
   owners uuid[];
+  owner uuid;
 begin
+  failed := '{}';
   select coalesce(array_agg(o.id order by o.id), '{}'), array_agg(distinct o.user_id) into old, owners
   from (
     select n.id, n.user_id from annex.notifications n
@@ -975,10 +1022,25 @@ begin
   last_id := coalesce(old[cardinality(old)], after_id);
   is_last := cardinality(old) < max_rows;
   -- Asked again under the lock: an item may have come back, or been snoozed.
-  expired := annex.delete_notifications(array(
+  old := array(
     select n.id from annex.notifications n
     where n.id = any (old) and n.user_id = any (owners) and n.arrived_at < cutoff and n.snoozed_until is null
-  ));
+  );
+  begin
+    expired := annex.delete_notifications(old);
+  exception when others then
+    -- User by user: one whose items cannot go, such as by counts that are wrong in a restored database, is passed over.
+    expired := 0;
+    foreach owner in array owners loop
+      begin
+        expired := expired + annex.delete_notifications(
+          array(select n.id from annex.notifications n where n.id = any (old) and n.user_id = owner)
+        );
+      exception when others then
+        failed := failed || owner;
+      end;
+    end loop;
+  end;
   return next;
 end
 $$;

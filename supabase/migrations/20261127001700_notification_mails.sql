@@ -10,7 +10,8 @@ alter table annex.mails
   add constraint mails_notification_id_key unique (notification_id);
 
 -- For the budget of a workspace: what was queued, and what was beyond it.
-create index mails_notified_idx on annex.mails (workspace_id, skip_reason, created_at) where notification_id is not null;
+create index mails_notified_idx on annex.mails (workspace_id, is_critical, skip_reason, created_at)
+  where notification_id is not null;
 -- For the trace.
 create index notifications_event_id_idx on annex.notifications (event_id, user_id);
 
@@ -31,6 +32,18 @@ create table annex.mail_backlogs (
   served_at timestamptz not null default clock_timestamp(),
   constraint mail_backlogs_pkey primary key (tenant)
 );
+
+-- Items that could not be looked at: each is looked at again after a while, and the others go on. Without a foreign key, which
+-- would wait for an item that is being deleted; a row whose item is gone goes with its next turn.
+create table annex.mail_retries (
+  notification_id uuid not null,
+  attempts integer not null,
+  next_attempt_at timestamptz not null,
+  error text not null,
+  constraint mail_retries_pkey primary key (notification_id),
+  constraint mail_retries_error_check check (char_length(error) = 5)
+);
+create index mail_retries_next_attempt_at_idx on annex.mail_retries (next_attempt_at);
 
 -- BEFORE DELETE on profiles: what is left of a creator's backlog becomes that of each of their workspaces, which are tenants by
 -- themselves from then on.
@@ -117,11 +130,8 @@ begin
     return (
       select count(*) from (
         select from annex.mails m
-        where m.workspace_id = item.workspace_id and m.created_at > now() - interval '24 hours'
-          and m.notification_id is not null and m.skip_reason is null
-          and exists (
-            select from annex.notifications n where n.id = m.notification_id and n.is_critical = item.is_critical offset 0
-          )
+        where m.workspace_id = item.workspace_id and m.is_critical = item.is_critical
+          and m.created_at > now() - interval '24 hours' and m.notification_id is not null and m.skip_reason is null
         limit most
       ) m
     );
@@ -129,11 +139,8 @@ begin
   return (
     select count(*) from (
       select from annex.mails m
-      where m.workspace_id = item.workspace_id and m.created_at > now() - interval '24 hours'
-        and m.notification_id is not null and m.skip_reason = reason
-        and exists (
-          select from annex.notifications n where n.id = m.notification_id and n.is_critical = item.is_critical offset 0
-        )
+      where m.workspace_id = item.workspace_id and m.is_critical = item.is_critical
+        and m.created_at > now() - interval '24 hours' and m.notification_id is not null and m.skip_reason = reason
       limit most
     ) m
   );
@@ -239,14 +246,48 @@ begin
 end
 $$;
 
+-- Take the items whose next try is due, at most a number of them: of the first 1,000, tenant by tenant. Returns how often each
+-- was tried, and those that are given up as they are older than a day. For annex.queue_notification_mails.
+create function annex.take_mail_retries(delay_seconds integer, max_rows integer, out tried jsonb, out given_up uuid[])
+language plpgsql as $$
+declare
+  oldest uuid := annex.uuid7_floor(now() - make_interval(secs => delay_seconds) - interval '1 day');
+begin
+  with due as (
+    select d.notification_id from (
+      select r.notification_id, r.next_attempt_at,
+        row_number() over (partition by w.tenant order by r.next_attempt_at, r.notification_id) as nth
+      from (
+        select r.notification_id, r.next_attempt_at from annex.mail_retries r
+        where r.next_attempt_at <= clock_timestamp() order by r.next_attempt_at limit 1000
+      ) r
+      left join lateral (
+        select coalesce(w.created_by, w.id) as tenant
+        from annex.notifications n join annex.workspaces w on w.id = n.workspace_id
+        where n.id = r.notification_id offset 0
+      ) w on true
+    ) d
+    order by d.nth, d.next_attempt_at, d.notification_id limit max_rows
+  ), taken as (
+    delete from annex.mail_retries r where r.notification_id = any (array(select d.notification_id from due d))
+    returning r.notification_id as id, r.attempts
+  )
+  select coalesce(jsonb_object_agg(t.id, t.attempts) filter (where t.id > oldest), '{}'),
+    coalesce(array_agg(t.id order by t.id) filter (
+      where t.id <= oldest and exists (select from annex.notifications n where n.id = t.id offset 0)
+    ), '{}')
+  into tried, given_up from taken t;
+end
+$$;
+
 -- Queue the mails of items that are so old and were not read: to users who want them, after their quiet hours unless it is
 -- critical. A workspace gets so many in 24 hours, and as many again of what is critical; more are skipped, as the items are in the
 -- inbox, and of those as many again keep a row that says so. An item or a user that is being deleted gets none. One worker at a
--- time, and tenants take turns. Returns how many items it looked at, if no more are ripe, and those whose own data made them
--- fail, which are not mailed and stop no other. All else fails the call, and is tried again with the next one. The first call
--- begins with items that are to come.
+-- time, and tenants take turns. Returns how many items it looked at, and if no more are ripe. An item that fails, by whatever,
+-- stops no other: it is put aside and tried again after 30 s, 1 min, 2 min and so on up to 10 min, and given up when it is older
+-- than a day. Returns both kinds, and the SQLSTATEs. The first call begins with items that are to come.
 create function annex.queue_notification_mails(delay_seconds integer, workspace_limit integer, max_rows integer)
-returns table (looked integer, is_last boolean, failed uuid[])
+returns table (looked integer, is_last boolean, put_aside uuid[], given_up uuid[], errors text[])
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 -- As in annex.deliver: planned once a session, for tables of any size.
 set plan_cache_mode = force_generic_plan set enable_material = off set enable_memoize = off
@@ -255,24 +296,32 @@ as $$
 #variable_conflict use_column
 declare
   chosen record;
+  again record;
   item annex.notifications;
   budget text;
   sent jsonb := '{}';
   kept jsonb := '{}';
   used integer;
   beyond integer;
+  state text;
+  tries integer;
 begin
   looked := 0;
   is_last := true;
-  failed := '{}';
+  put_aside := '{}';
+  given_up := '{}';
+  errors := '{}';
   if not annex.try_lock('mails_of_items') then
     return next;
     return;
   end if;
+  select t.tried, t.given_up into again from annex.take_mail_retries(delay_seconds, greatest(max_rows / 5, 1)) t;
+  given_up := again.given_up;
   select c.ids, c.is_last into chosen from annex.choose_mail_items(delay_seconds, max_rows) c;
   is_last := chosen.is_last;
   for item in
-    select n.* from unnest(chosen.ids) with ordinality c (id, place)
+    select n.*
+    from unnest(array(select k::uuid from jsonb_object_keys(again.tried) k order by 1) || chosen.ids) with ordinality c (id, place)
     cross join lateral (select n.* from annex.notifications n where n.id = c.id offset 0) n
     order by c.place
   loop
@@ -289,15 +338,16 @@ begin
       kept := kept || jsonb_strip_nulls(jsonb_build_object(budget, beyond));
       continue when beyond >= workspace_limit;
       insert into annex.mails (
-        workspace_id, notification_id, user_id, recipient, next_attempt_at, failed_at, skip_reason
+        workspace_id, notification_id, user_id, is_critical, recipient, next_attempt_at, failed_at, skip_reason
       )
-      select item.workspace_id, item.id, item.user_id, u.email,
+      select item.workspace_id, item.id, item.user_id, item.is_critical, u.email,
         case when item.is_critical then now()
           else annex.after_quiet_hours(item.user_id, item.workspace_id, now()) end,
         case when used >= workspace_limit then now() end, case when used >= workspace_limit then 'limit' end
       from annex.find_user(item.user_id) u
       -- Locked, as the foreign keys would lock them, but never waited for: that could be in a circle.
-      where exists (select from annex.profiles p where p.user_id = item.user_id for key share skip locked)
+      where exists (select from annex.workspaces w where w.id = item.workspace_id for key share skip locked)
+        and exists (select from annex.profiles p where p.user_id = item.user_id for key share skip locked)
         and exists (select from annex.notifications n where n.id = item.id for key share skip locked)
       on conflict do nothing;
       if beyond is null then
@@ -305,9 +355,15 @@ begin
       else
         kept := kept || jsonb_build_object(budget, beyond + found::integer);
       end if;
-    exception when data_exception or integrity_constraint_violation then
-      -- The item's own data. All else, such as a right that is missing or a lock, fails the batch, which comes again.
-      failed := failed || item.id;
+    exception when others then
+      -- If this fails too, so does the call, which comes again.
+      get stacked diagnostics state = returned_sqlstate;
+      tries := coalesce((again.tried ->> item.id::text)::integer, 0);
+      insert into annex.mail_retries (notification_id, attempts, next_attempt_at, error)
+      values (item.id, tries + 1, clock_timestamp() + least(30 * power(2, least(tries, 10)), 600) * interval '1 second', state)
+      on conflict do nothing;
+      put_aside := put_aside || item.id;
+      errors := case when state = any (errors) then errors else errors || state end;
     end;
   end loop;
   return next;
@@ -359,7 +415,8 @@ grant execute on function annex.lease_notification_mails(integer, integer) to an
 -- skipped, with the reason; quiet hours that have begun since make it wait. No row then, nor where the lease is lost. A mailbox
 -- gets so many in 24 hours; a third of these are kept for each creator of workspaces whatever others send, up to twice the limit.
 -- What is critical is counted by itself, so that nothing else uses up its place. Stores the hash of the mail's new unsubscribe
--- token; what is critical has none, as nobody can end it.
+-- token; what is critical has none, as nobody can end it. Where a workspace demands a second factor, the event's type stands for
+-- title and body.
 create function annex.prepare_notification_mail(mail_id uuid, lease_id uuid, new_hash bytea, mailbox_limit integer)
 returns table (
   recipient text, workspace_name text, title text, body text, url text, group_count integer, locale text, is_critical boolean
@@ -388,9 +445,9 @@ begin
   -- Whatever was tried counts: the mail may have arrived.
   select count(*), count(*) filter (where coalesce(w.created_by, w.id) = tenant) into of_all, of_theirs
   from annex.mails x
-  join annex.notifications n on n.id = x.notification_id and n.is_critical = item.is_critical
   join annex.workspaces w on w.id = x.workspace_id
   where annex.mailbox(x.recipient) = annex.mailbox(mail.recipient) and x.id <> mail.id
+    and x.notification_id is not null and x.is_critical = item.is_critical
     and x.skip_reason is null and x.leased_until > now() - interval '24 hours'
     and (x.sent_at is not null or x.id < mail.id);
   refusal := coalesce(
@@ -416,8 +473,10 @@ begin
     values (new_hash, item.workspace_id, item.user_id, item.category);
   end if;
   return query
-    select mail.recipient, w.name, coalesce(item.title, item.type), coalesce(item.body, ''), item.url, item.group_count,
-      p.locale, item.is_critical
+    select mail.recipient, w.name,
+      -- A mailbox is no second factor.
+      case when w.require_aal2 then item.type else coalesce(item.title, item.type) end,
+      case when w.require_aal2 then '' else coalesce(item.body, '') end, item.url, item.group_count, p.locale, item.is_critical
     from annex.workspaces w, annex.profiles p where w.id = item.workspace_id and p.user_id = item.user_id;
 end
 $$;
@@ -550,9 +609,11 @@ grant execute on function annex.trace_event(uuid, uuid, uuid, integer) to annex_
 
 alter table annex.mail_state enable row level security, force row level security;
 alter table annex.mail_backlogs enable row level security, force row level security;
+alter table annex.mail_retries enable row level security, force row level security;
 alter table annex.unsubscribe_tokens enable row level security, force row level security;
 create policy mail_state_owner on annex.mail_state to annex_owner using (true) with check (true);
 create policy mail_backlogs_owner on annex.mail_backlogs to annex_owner using (true) with check (true);
+create policy mail_retries_owner on annex.mail_retries to annex_owner using (true) with check (true);
 create policy unsubscribe_tokens_owner on annex.unsubscribe_tokens to annex_owner using (true) with check (true);
 
 reset role;

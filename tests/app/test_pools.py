@@ -2,14 +2,17 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import asyncpg
 import pytest
 
+from app.database.drivers import Driver
 from app.database.pools import Pool
-from app.errors import Unavailable
+from app.errors import InternalError, Unavailable
 from app.problems import read
+from app.supervision import Supervised, using
 from tests.conftest import TestDatabase
 from tests.realtime.reader import until
 
@@ -81,6 +84,48 @@ async def test_a_connection_with_an_open_transaction_is_closed(pool: Pool) -> No
         await driver.execute("begin")
     assert driver.is_closed()
     assert pool.open == set()
+
+
+async def wrong_count(driver: Driver) -> None:
+    await driver.fetchval("select $1::int", 1, 2)
+
+
+async def two_at_once(driver: Driver) -> None:
+    await asyncio.gather(driver.fetchval("select pg_sleep(1)"), driver.fetchval("select 1"))
+
+
+@pytest.mark.parametrize("misuse", [wrong_count, two_at_once])
+async def test_a_call_that_we_made_wrong_is_no_outage(
+    misuse: Callable[[Driver], Awaitable[None]], pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(asyncpg.InterfaceError) as raised:
+        async with pool.lend() as driver:
+            await misuse(driver)
+    assert isinstance(read(raised.value), InternalError)
+    # Nor is it of a background task, whose connection is closed in any case.
+    task = Supervised("wrong", using(pool, misuse))
+    told = list[Any]()
+    monkeypatch.setattr(
+        "app.supervision.log.warning", lambda *_, **named: told.append(named), raising=False
+    )
+    keeping = asyncio.create_task(task.keep())
+    await until(lambda: task.restarts > 0)
+    keeping.cancel()
+    await asyncio.wait({keeping})
+    assert isinstance(told[0]["exc_info"], asyncpg.InterfaceError)
+    async with pool.lend() as another:
+        assert another is not driver
+        assert await another.fetchval("select 1") == 1
+
+
+async def test_a_call_on_a_connection_that_was_lost_is_an_outage(pool: Pool) -> None:
+    async def ask() -> None:
+        async with pool.lend() as driver:
+            driver.terminate()
+            await driver.fetchval("select 1")
+
+    with pytest.raises(Unavailable, match="cannot be reached"):
+        await ask()
 
 
 async def test_a_cancelled_wait_gives_its_place_back(pool: Pool) -> None:

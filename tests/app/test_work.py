@@ -1,16 +1,17 @@
 """A transaction: what its caller may do is asked with each of its calls."""
 
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
 import pytest
 
 from app.database.pools import Pool
-from app.database.statements import Scope
+from app.database.statements import CHECKED, Build, Scope, compiled_by_id
 from app.database.work import Write
 from app.errors import Forbidden, NotFound
 from app.principals import Principal
-from app.services import roles
+from app.services import events, roles
 from tests.conftest import Callers, Tenant, add_member
 
 CHANGES = {
@@ -48,3 +49,12 @@ async def test_a_connection_keeps_its_plans_and_itself(callers: Callers) -> None
         assert config.max_cached_statement_lifetime == 0
     async with pool.lend() as again:
         assert again is driver
+
+
+@pytest.mark.parametrize("build", sorted(CHECKED, key=attrgetter("__name__")))
+def test_a_checked_call_looks_rights_up_by_itself_alone(build: Build) -> None:
+    assert "annex.access" not in compiled_by_id(build).sql
+
+
+def test_publishing_is_checked() -> None:
+    assert {events.published, events.published_together} <= CHECKED

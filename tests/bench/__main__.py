@@ -191,18 +191,23 @@ def settings_for(postgres: EmbeddedPostgres) -> Settings:
 async def callers_in(
     postgres: EmbeddedPostgres, settings: Settings, count: int, workspaces: int = 8
 ) -> list[Caller]:
-    """Make a token for each user, and find an event that they may read."""
+    """Make a token for each user, and find an event that they may read.
+
+    Workspaces are named by their ids, as programs name them.
+    """
     admin = await asyncpg.connect(postgres.url("postgres", DATABASE))
     newest = (
-        "select e.event_id from annex.events e join annex.workspaces w on w.id = e.workspace_id"
-        " where w.slug = $1 order by e.event_id desc limit 1"
+        "select w.id, e.event_id from annex.events e join annex.workspaces w on w.id ="
+        " e.workspace_id where w.slug = $1 order by e.event_id desc limit 1"
     )
     callers = []
     for n in range(count):
-        ws, user = slug(n, workspaces), str(user_id(n))
+        user = str(user_id(n))
         claims = msgspec.json.encode({"role": "authenticated", "sub": user, "aal": "aal1"}).decode()
         token = mint_token(settings, user)
-        callers.append(Caller(token, claims, ws, await admin.fetchval(newest, ws)))
+        found = await admin.fetchrow(newest, slug(n, workspaces))
+        assert found is not None
+        callers.append(Caller(token, claims, str(found[0]), found[1]))
     await admin.close()
     return callers
 

@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import time
+from base64 import urlsafe_b64encode
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, NamedTuple
@@ -22,6 +23,8 @@ import httpx
 import msgspec
 
 PATIENCE_SECONDS = 20
+HANGING_SECONDS = 8.0
+"""What a request may last that waits for the key set, beside everything else."""
 CRASH = "!"
 """Begins what is told in place of an answer if the attack itself failed."""
 BOMB = '{"type": "x", "data": [' + ",".join(["1e131000"] * 7000) + "]}"
@@ -217,6 +220,41 @@ async def replays(a: Attacker) -> None:
         await a.repeat(60, act)
 
 
+async def rings(a: Attacker) -> None:
+    """Events of numbers, held by one stream, and many others with a new filter each."""
+    numbers = {"type": "x", "data": [0.25] * 10_000}
+    async with a.client() as client:
+        listed = await client.get(f"{a.path}/events?limit=1")
+        if listed.status_code != 200:
+            a.note(listed)
+            return
+        cursor = listed.json()["stream_cursor"]
+        for _ in range(16):
+            a.note(await client.post(f"{a.path}/events", json=numbers))
+
+        async def hold(_: int) -> None:
+            url = f"{a.path}/stream?where=data.0:1&where=data.1:2"
+            async with client.stream("GET", url) as answer:
+                async for _raw in answer.aiter_raw():
+                    if a.is_over:
+                        return
+
+        async def act(n: int) -> None:
+            url = f"{a.path}/stream?types=x,a.b{n}&where=data.{n % 5}:{n}"
+            async with client.stream("GET", url, headers={"Last-Event-ID": cursor}) as answer:
+                if answer.status_code != 200:
+                    await answer.aread()
+                    if a.note(answer) in ("too_many_streams", "rate_limited"):
+                        a.answers["refused"] += 1
+                    return
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(0.1):
+                        async for _raw in answer.aiter_raw():
+                            pass
+
+        await a.together(a.repeat(1, hold), a.repeat(30, act))
+
+
 async def guesses(a: Attacker) -> None:
     """Keys that are wrong."""
     async with a.client("annex_sk_wrong") as client:
@@ -225,6 +263,36 @@ async def guesses(a: Attacker) -> None:
             a.note(await client.get("/api/v1/workspaces"))
 
         await a.repeat(20, act)
+
+
+async def tokens(a: Attacker) -> None:
+    """Tokens of keys that nobody knows, while the host of the key set hangs."""
+    # Each address alone has spent its failures before the host has hung for long.
+    part = os.getpid() % 250
+    addresses = [a._replace(address=f"127.1.{part}.{n}") for n in range(1, 6)]
+    async with contextlib.AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(a.client("")) for a in addresses]
+
+        async def act(n: int) -> None:
+            token = unknown_token(f"{os.getpid()}-{n}")
+            path = f"{a.path}/stream" if n % 2 else "/api/v1/workspaces"
+            began = time.monotonic()
+            answer = await clients[n % len(clients)].get(
+                path, headers={"Authorization": f"Bearer {token}"}
+            )
+            seconds = time.monotonic() - began
+            assert seconds < HANGING_SECONDS, f"{path} took {seconds:.1f} s"
+            a.note(answer)
+            if seconds > 0.5:
+                a.answers["waited"] += 1
+
+        await a.repeat(40, act)
+
+
+def unknown_token(kid: str) -> str:
+    """Write a token that names a key; its signature is none."""
+    parts = [json.dumps({"alg": "ES256", "kid": kid}), "{}", "x" * 64]
+    return ".".join(urlsafe_b64encode(p.encode()).decode().rstrip("=") for p in parts)
 
 
 async def workspaces(a: Attacker) -> None:
@@ -341,7 +409,9 @@ ATTACKS: dict[str, tuple[Callable[[Attacker], Awaitable[None]], set[str]]] = {
     "streams": (streams, {"too_many_streams", "too_many_events"}),
     "lists": (lists, {"rate_limited"}),
     "replays": (replays, {"refused"}),
+    "rings": (rings, {"201", "refused"}),
     "guesses": (guesses, {"too_many_failures"}),
+    "tokens": (tokens, {"invalid_token", "too_many_failures", "waited"}),
     "workspaces": (workspaces, {"too_many_workspaces"}),
     "unread": (unread, {"closed"}),
     "keys": (keys, {"rate_limited"}),

@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.errors import Problem
 from app.http.bodies import Bodies, Body
@@ -85,6 +87,41 @@ def test_a_few_clients_whose_bodies_are_whole_leave_room_for_others() -> None:
     for n in range(4):
         counted.body(f"quiet {n}", f"quiet {n}", MIB // 2)
     assert counted.given_up == []
+    # Less is left by now than each loud client holds whole: another body of theirs goes, and ends
+    # the search for one that could.
+    for n in range(8):
+        counted.body(f"loud {n}", f"again {n}", MIB // 2)
+    assert counted.given_up == [(f"again {n}", 429) for n in range(8)]
+    assert counted.bodies.total == sum(counted.bodies.sizes.values()) < 32 * MIB
+
+
+SENDS = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5), st.booleans()), max_size=60)
+
+
+@given(SENDS)
+def test_whatever_clients_send_the_bound_holds_and_is_counted(
+    sends: list[tuple[int, int, bool]],
+) -> None:
+    counted = Counted(4 * MIB, 8 * MIB)
+    made = list[Body]()
+    for client, half_mib, is_whole in sends:
+        if not half_mib:
+            # The oldest one is answered, given up or not.
+            for body in made[:1]:
+                counted.bodies.remove(body)
+            del made[:1]
+            continue
+        body = counted.body(f"{client}", "", half_mib * MIB // 4)
+        counted.bodies.grow(body, half_mib * MIB // 2)
+        body.is_whole = is_whole
+        made.append(body)
+        held = [body for body in made if not body.is_over]
+        assert counted.bodies.total == sum(body.size for body in held) <= 8 * MIB
+        assert {b for each in counted.bodies.held.values() for b in each} == set(held)
+        assert max(counted.bodies.sizes.values(), default=0) <= 4 * MIB
+    for body in made:
+        counted.bodies.remove(body)
+    assert (counted.bodies.total, counted.bodies.sizes, counted.bodies.held) == (0, {}, {})
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ ROWS = {
     *(f"M{n}" for n in range(1, 11)),
     *(f"R{n}" for n in range(1, 9)),
     *("chunks", "lists", "allow", "origins", "claims", "zones", "gzip", "offsets", "binary"),
-    *("roles", "unread", "locks", "keys", "begin", "strangers", "codings"),
+    *("roles", "rings", "unread", "locks", "keys", "begin", "strangers", "codings"),
     *("answers", "busy"),
     *("delete", "profiles", "worker", "slug", "trails", "bodies", "framing"),
 }

@@ -34,9 +34,9 @@ def lent(server: Running, monkeypatch: pytest.MonkeyPatch) -> list[str | None]:
     return found
 
 
-async def credential(callers: Callers, tenant: Tenant, what: str) -> dict[str, Any]:
+async def credential(callers: Callers, tenant: Tenant, what: str, **columns: Any) -> dict[str, Any]:
     """Return what a request carries to call as a key."""
-    key = (await callers.key(tenant.id, "workspace:read", "events:read")).client
+    key = (await callers.key(tenant.id, "workspace:read", "events:read", **columns)).client
     if what == "ticket":
         made = await key.post("/api/v1/stream/tickets", json={"path": f"{tenant.path}/stream"})
         return {"params": {"ticket": made.json()["ticket"]}}
@@ -61,6 +61,44 @@ async def test_a_key_that_is_refused_for_its_rate_is_not_looked_up(
             counts.append(len(lent))
     assert counts[0] > 0
     assert counts[-6:] == [0] * 6
+
+
+@pytest.mark.parametrize("what", ["key", "exchanged", "ticket"])
+async def test_a_key_that_is_refused_for_its_own_rate_is_not_looked_up(
+    callers: Callers, tenant: Tenant, lent: list[str | None], what: str
+) -> None:
+    carried = await credential(callers, tenant, what, rate_limit_per_minute=2)
+    path = f"{tenant.path}/stream" if what == "ticket" else tenant.path
+    counts, policies = [], set[str | None]()
+    async with httpx.AsyncClient(base_url=callers.server.url) as client:
+        for _ in range(6):
+            lent.clear()
+            async with client.stream("GET", path, **carried) as answer:
+                if answer.status_code == 429:
+                    policies.add(answer.headers.get("ratelimit-policy"))
+            counts.append(len(lent))
+    assert counts[0] > 0
+    assert counts[2:] == [0] * 4
+    assert policies == (set() if what == "ticket" else {'"key";q=2;w=60'})
+
+
+@pytest.mark.parametrize("limit", [100, None])
+async def test_a_limit_that_was_raised_counts_with_the_next_look_up(
+    callers: Callers, tenant: Tenant, limit: int | None
+) -> None:
+    key = await callers.key(tenant.id, "workspace:read", rate_limit_per_minute=1)
+    limiter = callers.server.app.runtime.limiter
+    assert [(await key.client.get(tenant.path)).status_code for _ in range(2)] == [200, 429]
+    async with callers.server.database.admin() as admin:
+        await admin.execute(
+            "update annex.api_keys set rate_limit_per_minute = $1 where workspace_id = $2",
+            limit,
+            UUID(tenant.id),
+        )
+    assert (await key.client.get(tenant.path)).status_code == 429
+    ((name, own),) = [found for found in limiter.of_keys.items() if key.claims["sub"] in found[0]]
+    own.put(name, 1.0, own.clock())  # a minute later
+    assert [(await key.client.get(tenant.path)).status_code for _ in range(2)] == [200, 200]
 
 
 @pytest.mark.parametrize("what", ["key", "exchanged", "ticket"])

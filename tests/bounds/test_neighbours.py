@@ -15,9 +15,11 @@ import httpx
 import msgspec
 import pytest
 
+from app.dev.demo import ISSUER
 from app.dev.postgres import EmbeddedPostgres
 from app.server import raise_file_limit
 from app.settings import Settings
+from tests.auth.test_tokens import SigningKey
 from tests.bounds.attacks import ATTACKS, CRASH, Order
 from tests.conftest import (
     ROOT,
@@ -65,6 +67,12 @@ LIMITS = {
     "body_seconds": 2,
     "header_seconds": 2,
 }
+# So that a host that hangs is met again and again in a few seconds, and by known keys, too.
+PATCHES = {
+    "app.auth.tokens.REFRESH_SECONDS": 1,
+    "app.auth.tokens.UNKNOWN_KID_SECONDS": 1,
+    "app.auth.tokens.FETCH_SECONDS": 1,
+}
 
 
 SESSIONS = """
@@ -107,13 +115,49 @@ class Memory(NamedTuple):
         return self.server + sum(self.sessions)
 
 
+class KeySet:
+    """The host of a project's key set: it answers once, and hangs from then on."""
+
+    def __init__(self) -> None:
+        self.key = SigningKey("project")
+        self.asked = 0
+        self.ends = asyncio.Event()
+
+    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Take a connection."""
+        await reader.readuntil(b"\r\n\r\n")
+        self.asked += 1
+        if self.asked > 1:
+            await self.ends.wait()
+        else:
+            body = msgspec.json.encode({"keys": [self.key.public]})
+            head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+            writer.write(head.encode() + body)
+        writer.close()
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator[str]:
+        """Serve; returns the project's URL."""
+        host = await asyncio.start_server(self.answer, "127.0.0.1", 0)
+        yield f"http://127.0.0.1:{host.sockets[0].getsockname()[1]}"
+        self.ends.set()
+        host.close()
+        await host.wait_closed()
+
+
 class Scene:
     """A server in a process of its own, a tenant that behaves and one whose owners do not."""
 
     def __init__(
-        self, process: Process, callers: Callers, quiet: Tenant, loud: Tenant, cursor: str
+        self,
+        process: Process,
+        callers: Callers,
+        project: KeySet,
+        quiet: Tenant,
+        loud: Tenant,
+        cursor: str,
     ) -> None:
-        self.process, self.callers = process, callers
+        self.process, self.callers, self.project = process, callers, project
         self.quiet, self.loud, self.cursor = quiet, loud, cursor
         self.runs = itertools.count()
         self.addresses = (f"127.0.0.{n}" for n in itertools.count(2))
@@ -124,13 +168,18 @@ class Scene:
         """After a little of every attack."""
 
     async def member(self, tenant: Tenant, role: str, workspaces: int = 0) -> str:
-        """Make a member of a tenant who has some workspaces of their own; returns their token."""
+        """Make a member of a tenant who has some workspaces of their own.
+
+        Returns a token of theirs, signed with the project's key.
+        """
         caller = await add_member(self.callers, tenant, role)
         assert caller.user_id is not None
         async with self.process.database.admin() as admin:
             for _ in range(workspaces):
                 await new_workspace(admin, caller.user_id)
-        return str(caller.client.headers["authorization"].removeprefix("Bearer "))
+        return self.project.key.sign(
+            sub=str(caller.user_id), email=caller.email, issuer=ISSUER, is_anonymous=False
+        )
 
     async def begin(self, name: str, seconds: float, *, is_patient: bool = True) -> None:
         """Begin an attack in a process of its own, by somebody who has spent nothing yet."""
@@ -228,13 +277,15 @@ async def scene(
     for variable, value in ALLOCATOR.items():
         monkeypatch.setenv(variable, value)
     folder = tmp_path_factory.mktemp("neighbours")
+    project = KeySet()
     async with (
+        project.serving() as url,
         new_database(postgres, template) as database,
-        serving(database, folder, **LIMITS) as (process, server),
+        serving(database, folder, patches=PATCHES, supabase_url=url, **LIMITS) as (process, server),
     ):
         monkeypatch.undo()
         callers = Callers(server)
-        made = await settle(process, callers, database)
+        made = await settle(process, callers, project, database)
         made.attackers = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "tests.bounds.attacks", server.url),
             cwd=ROOT,
@@ -250,12 +301,15 @@ async def scene(
         made.before = await made.memory()
         assert made.before.server <= WARM
         yield made
+        assert project.asked > 1
         made.attackers.kill()
         await made.attackers.wait()
         await callers.close()
 
 
-async def settle(process: Process, callers: Callers, database: TestDatabase) -> Scene:
+async def settle(
+    process: Process, callers: Callers, project: KeySet, database: TestDatabase
+) -> Scene:
     """Make the tenants, one of them with a long past."""
     async with database.connect("postgres") as admin:
         await admin.execute("update annex.limits set value = 20 where name = 'workspaces_per_user'")
@@ -269,7 +323,7 @@ async def settle(process: Process, callers: Callers, database: TestDatabase) -> 
         async with asyncio.timeout(60):
             while await admin.fetchval("select exists (select from annex.pending)"):
                 await asyncio.sleep(0.1)
-    return Scene(process, callers, quiet, loud, cursor)
+    return Scene(process, callers, project, quiet, loud, cursor)
 
 
 @pytest.mark.parametrize("name", ATTACKS)

@@ -106,7 +106,10 @@ def test_claims_are_a_user_or_refused(claims: dict[str, Any]) -> None:
 @settings(max_examples=200)
 @given(TEXT)
 def test_settings_are_read_or_refused_in_sentences(text: str) -> None:
-    names = ("DATABASE_URL", "SUPABASE_URL", "CORS_ORIGINS", "TRUSTED_PROXIES", "POOL_SIZE")
+    names = (
+        "DATABASE_URL", "SUPABASE_URL", "CORS_ORIGINS", "TRUSTED_PROXIES", "CLIENT_ADDRESS_HEADER",
+        "POOL_SIZE",
+    )  # fmt: skip
     with contextlib.suppress(SettingsError):
         read_settings({f"ANNEX_{name}": text for name in names})
 
@@ -134,6 +137,25 @@ def test_the_right_most_entry_that_is_no_proxy_is_the_client(
     scope = {"client": ("10.0.0.1", 1), "headers": headers}
     assert Addresses(["10.0.0.0/8"]).of(scope) == client
     assert Addresses().of(scope) == "10.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("said", "client"),
+    [
+        ([], "10.0.0.1"),
+        (["203.0.113.7"], "203.0.113.7"),
+        (["6.6.6.6", "203.0.113.7"], "203.0.113.7"),
+        (["unknown"], "10.0.0.1"),
+    ],
+)
+def test_a_header_of_the_operators_choice_takes_the_place_of_x_forwarded_for(
+    said: list[str], client: str
+) -> None:
+    headers = [(b"x-real-ip", line.encode()) for line in said]
+    headers += [(b"x-forwarded-for", b"203.0.113.9, 198.51.100.4"), (b"forwarded", b"for=6.6.6.6")]
+    scope = {"client": ("10.0.0.1", 1), "headers": headers}
+    assert Addresses(["10.0.0.0/8"], "X-Real-IP").of(scope) == client
+    assert Addresses([], "X-Real-IP").of(scope) == "10.0.0.1"
 
 
 SECRETS = [

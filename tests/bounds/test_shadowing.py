@@ -1,4 +1,4 @@
-"""Look-alikes in pg_temp and public: no function of Annex takes one for its own."""
+"""Look-alikes in pg_temp and public: neither functions nor logins take one for their own."""
 
 import contextlib
 from collections import Counter
@@ -9,14 +9,15 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from tests.conftest import TestDatabase
+from tests.conftest import Callers, TestDatabase, add_member, new_tenant, running
 from tests.database.conftest import Claims, Connection, new_user, new_workspace, user
+from tests.realtime.reader import follow
 
 PWNED = "runs as the owner"
 EVIL = f"""
 create function {{schema}}.evil(value anyelement) returns boolean language plpgsql as $$
 begin
-  if current_user = 'annex_owner' then
+  if current_user in ({{victims}}) then
     raise exception '{PWNED}';
   end if;
   return true;
@@ -92,11 +93,16 @@ VALUES = {
 }
 
 
-async def forge(connection: Connection, schema: str) -> Counter[str]:
-    """Make all look-alikes in a schema that the session lets itself make; returns how many."""
+async def forge(
+    connection: Connection, schema: str, victims: str = "'annex_owner'"
+) -> Counter[str]:
+    """Make all look-alikes in a schema that the session lets itself make; returns how many.
+
+    They raise when one of some roles runs them.
+    """
     made = Counter[str]()
     kind = "temp" if schema == "pg_temp" else ""
-    statements = [EVIL.format(schema=schema)]
+    statements = [EVIL.format(schema=schema, victims=victims)]
     statements += [
         f"create domain {schema}.{t} as pg_catalog.{BASES.get(t, t)}"
         f" check ({schema}.evil(value))"
@@ -206,3 +212,67 @@ async def test_that_test_sees_a_function_that_looks_in_the_wrong_place(
         await forge(attacker, "pg_temp")
         found = await call_everything(attacker, workspace)
         assert any("access" in name for name in found)
+
+
+LOGINS = "'annex_api', 'annex_worker'"
+
+
+async def test_no_look_alike_runs_with_the_apis_rights(own_database: TestDatabase) -> None:
+    async with running(own_database) as server:
+        before = Callers(server)
+        tenant = await new_tenant(before)
+        member = await add_member(before, tenant, "admin")
+        key = await before.key(tenant.id, "workspace:read", "events:read", "events:publish")
+        await before.close()
+    async with own_database.connect("postgres") as admin:
+        await admin.execute("grant create on schema public to public")
+    assert member.user_id is not None
+    async with session(own_database, "authenticated", user(member.user_id)) as attacker:
+        assert await forge(attacker, "public", LOGINS) == FORGED
+    await lead(own_database, "database {}")
+    async with running(own_database) as server:
+        callers = Callers(server)
+        for caller in (tenant.owner, member, key):
+            credential = caller.client.headers["authorization"].removeprefix("Bearer ")
+            client = callers.client(credential)
+            async with follow(client, f"{tenant.path}/stream", types="x") as reader:
+                body = {"type": "x", "data": {"n": 1}, "topics": ["a:1"]}
+                made = await client.post(
+                    f"{tenant.path}/events", json=body, headers={"Idempotency-Key": credential[-9:]}
+                )
+                assert made.status_code == 201, made.text
+                while (await reader.message(10)).event != "message":
+                    pass
+            found = await client.get(
+                f"{tenant.path}/events?types=x&topics=a:1&where=data.n:1&limit=1"
+            )
+            assert [e["type"] for e in found.json()["data"]] == ["x"]
+            assert (await client.get(tenant.path)).status_code == 200
+        owner = callers.client(tenant.owner.client.headers["authorization"].removeprefix("Bearer "))
+        changed = await owner.patch(tenant.path, json={"metadata": {"a": 1}})
+        assert changed.status_code == 200, changed.text
+        for path in ("members", "roles", "api-keys", "invitations"):
+            assert (await owner.get(f"{tenant.path}/{path}")).status_code == 200
+        assert (await owner.get("/api/v1/me/notifications")).status_code == 200
+        assert (await owner.get("/health/ready")).status_code == 200
+        await callers.close()
+
+
+@pytest.mark.parametrize("role", ["annex_api", "annex_worker"])
+async def test_that_test_sees_a_login_that_looks_in_the_wrong_place(
+    role: str, own_database: TestDatabase
+) -> None:
+    async with own_database.connect("postgres") as admin:
+        await forge(admin, "public", LOGINS)
+    await lead(own_database, f"role {role} in database {{}}")
+    async with own_database.connect(role) as login:
+        with pytest.raises(asyncpg.RaiseError, match=PWNED):
+            await login.fetchval("select now()")
+
+
+async def lead(database: TestDatabase, whom: str) -> None:
+    """Let new sessions look into public before they look anywhere else."""
+    async with database.connect("postgres") as admin:
+        await admin.execute(
+            f"alter {whom.format(database.name)} set search_path = public, pg_catalog"
+        )

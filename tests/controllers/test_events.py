@@ -279,7 +279,38 @@ async def test_a_user_publishes_as_themselves(tenant: Tenant) -> None:
     ]
 
 
-async def test_who_may_not_publish_is_refused(callers: Callers, tenant: Tenant) -> None:
+@pytest.mark.parametrize("name", ["id", "slug"])
+@pytest.mark.parametrize("body", [{"type": "x"}, [{"type": "x"}]], ids=["one", "batch"])
+async def test_who_may_not_publish_is_refused_by_whatever_name_and_however_often(
+    callers: Callers, tenant: Tenant, name: str, body: Any
+) -> None:
+    path = f"/api/v1/workspaces/{tenant.slug if name == 'slug' else tenant.id.upper()}"
+    named = tenant._replace(path=path)
+    viewer = await add_member(callers, tenant, "viewer")
+    weak = await add_member(callers, tenant, "member")
+    stranger = await callers.user()
+    keyless = await callers.key(tenant.id, "events:read")
+    assert (await publish(weak, named, body)).status_code == 201
+    raised = await callers.user(aal="aal2", user_id=tenant.owner.user_id)
+    demanded = await raised.client.patch(tenant.path, json={"require_aal2": True})
+    assert demanded.status_code == 200
+    for caller, status, code in (
+        (viewer, 403, "second_factor_required"),
+        (weak, 403, "second_factor_required"),
+        (stranger, 404, "not_found"),
+        (keyless, 403, "forbidden"),
+    ):
+        for headers in ({}, {"Idempotency-Key": "k"}):
+            caller.client.headers.update(headers)
+            for _ in range(2):  # once without a look-up that let the caller in before, if any
+                response = await publish(caller, named, body)
+                assert (response.status_code, response.json()["code"]) == (status, code)
+    assert (await publish(raised, named, body)).status_code == 201
+    await raised.client.delete(tenant.path)
+    assert (await publish(raised, named, body)).status_code == 404
+
+
+async def test_a_viewer_does_not_publish(callers: Callers, tenant: Tenant) -> None:
     viewer = await add_member(callers, tenant, "viewer")
     response = await publish(viewer, tenant, {"type": "x"})
     assert (response.status_code, response.json()["code"]) == (403, "forbidden")

@@ -1,6 +1,8 @@
 import asyncio
 import contextlib
+import gzip
 import re
+import threading
 from base64 import b64encode
 from hashlib import sha256
 
@@ -12,6 +14,7 @@ import yaml
 from app import __version__
 from app.errors import Problem, subclasses
 from app.guides import GUIDES
+from controllers import pages
 from controllers.service import contract
 from tests.conftest import CONTRACT, NO_TLS, Callers, Client, TestDatabase, read_contract, running
 from tests.realtime.reader import until
@@ -106,6 +109,24 @@ async def test_the_documentations_large_script_is_sent_as_the_client_takes_it(
     assert packed.headers["content-encoding"] == "gzip"
     assert "content-encoding" not in plain.headers
     assert packed.content == plain.content
+
+
+async def test_the_documentations_large_script_is_unpacked_beside_the_loop(
+    callers: Callers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads, decompress = list[threading.Thread](), gzip.decompress
+
+    def note(content: bytes) -> bytes:
+        threads.append(threading.current_thread())
+        return decompress(content)
+
+    monkeypatch.setattr(gzip, "decompress", note)
+    pages.asset.cache_clear()
+    path, headers = "/docs/assets/scalar.js", {"Accept-Encoding": "identity"}
+    for _ in range(2):
+        assert (await callers.client().get(path, headers=headers)).status_code == 200
+    assert len(threads) == 1
+    assert threads[0] is not threading.current_thread()
 
 
 async def test_the_list_for_agents_leads_to_every_guide(callers: Callers) -> None:

@@ -155,6 +155,11 @@ async def new_preferences(admin: Connection, workspace: UUID, member: UUID) -> N
         " values ($1, annex.uuid7_floor(now()), annex.uuid7_floor(now())) on conflict do nothing",
         workspace,
     )
+    await admin.execute(
+        "insert into annex.mail_retries (notification_id, attempts, next_attempt_at, error)"
+        " values ($1, 1, now(), 'XX000') on conflict do nothing",
+        workspace,
+    )
 
 
 async def new_items(admin: Connection, workspace: UUID, member: UUID, event: UUID) -> UUID:

@@ -3,10 +3,11 @@
 import re
 from collections import defaultdict
 
-from app import filters
+from app import filters, main
 from app.database import pools, reads
 from app.http import unread
 from app.realtime import channels, replay, streams
+from app.services import publishing
 from tests.conftest import ROOT, TestDatabase
 
 PAGE = (ROOT / "docs" / "operations.md").read_text()
@@ -53,6 +54,8 @@ async def test_bounds_in_code_are_those_of_its_constants() -> None:
     stated = re.findall(r"^\| ([\d,. a-zA-Z]+) \| .+? \| .*`([\w/.]+)`", section, re.MULTILINE)
     mebibyte, kibibyte = 1024 * 1024, 1024
     held = {
+        ("app/main.py", f"{main.MAX_BODY_BYTES // mebibyte} MiB"),
+        ("app/services/publishing.py", f"{publishing.MAX_DATA_BYTES // kibibyte} KiB"),
         ("app/filters.py", f"{filters.MAX_PATTERNS}"),
         ("app/database/pools.py", f"{pools.ACQUIRE_SECONDS:.0f} s"),
         ("app/database/pools.py", f"{pools.COMMAND_SECONDS:.0f} s"),
@@ -60,6 +63,7 @@ async def test_bounds_in_code_are_those_of_its_constants() -> None:
         ("app/realtime/streams.py", f"{streams.LIFETIME_SECONDS:.0f} s"),
         ("app/database/reads.py", f"{reads.MAX_PAGE_BYTES // mebibyte} MiB"),
         ("app/realtime/channels.py", f"{channels.MAX_CHUNK // kibibyte} KiB"),
+        ("app/realtime/channels.py", f"{channels.RING_BYTES // mebibyte} MiB"),
         ("app/http/unread.py", f"{unread.MAX_UNREAD_BYTES // mebibyte} MiB"),
         ("app/http/unread.py", f"{unread.PACE_SECONDS:.0f} s"),
         ("app/realtime/replay.py", f"{replay.MAX_PATCHED}"),

@@ -54,8 +54,8 @@ select format('%s: %s to %s', what, privilege_type, grantee::regrole) from right
 SECRETS = """
 'api_keys', 'pending', 'log', 'log_state', 'event_keys', 'retentions', 'idempotency_keys',
 'limits', 'migrations', 'invitations', 'removals', 'join_rules', 'public_mail_domains', 'mails',
-'mail_state', 'mail_backlogs', 'unsubscribe_tokens', 'erasures', 'event_type_changes', 'locks',
-'trails'
+'mail_state', 'mail_backlogs', 'mail_retries', 'unsubscribe_tokens', 'erasures',
+'event_type_changes', 'locks', 'trails'
 """
 
 RULES = [
@@ -194,10 +194,10 @@ RULES = [
     Rule(
         "only annex.grants reads roles and so grants, beside what guards or writes a role",
         "select oid::regprocedure from pg_proc where pronamespace = 'annex'::regnamespace"
-        # `refusals` is its rule for a set of users, which a test holds against it.
+        # `admission` is its rule for `refusals`, a set of users, which a test holds against it.
         " and prosrc ~ '\\mannex\\.roles\\M' and proname <> all (array['grants', 'check_role',"
         " 'require_grantable', 'lock_role', 'put_role', 'delete_role', 'may_give', 'find_role',"
-        " 'refusals'])",
+        " 'admission'])",
         "create function annex.shortcut() returns bigint language sql"
         " as 'select count(*) from annex.members join annex.roles on key = role'",
     ),
@@ -259,12 +259,14 @@ SETTINGS = {
         "jit": "off",
         "statement_timeout": "5s",
         "lock_timeout": "2s",
+        "search_path": "pg_catalog, pg_temp",
         "idle_in_transaction_session_timeout": "5s",
     },
     "annex_worker": {
         "jit": "off",
         "statement_timeout": "1min",
         "lock_timeout": "10s",
+        "search_path": "pg_catalog, pg_temp",
         "idle_in_transaction_session_timeout": "1min",
     },
 }

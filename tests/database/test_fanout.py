@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.filters import Filter, decode_exactly
+from app.filters import Document, Filter
 from tests.conftest import TestDatabase, encode
 from tests.database.conftest import Connection, fan_out, join, new_user, new_workspace, user
 
@@ -205,7 +205,7 @@ async def test_a_clause_means_in_sql_what_it_means_in_python(admin: Connection) 
     for clause, data in drawn:
         wanted = Filter.read(None, None, [clause]).where[0]
         found = await admin.fetchval("select annex.matches_clause($1, $2)", clause, encode(data))
-        assert found == wanted.matches(decode_exactly.decode(encode(data))), (clause, data)
+        assert found == wanted.matches(Document(encode(data).encode())), (clause, data)
 
 
 async def test_events_of_a_group_are_one_unread_item(admin: Connection, workspace: UUID) -> None:
@@ -380,13 +380,13 @@ async def test_what_failed_waits_longer_each_time_and_is_given_up(
         assert (row["attempts"], row["is_given_up"]) == (attempt, attempt == 12)
         kept = await first(
             admin,
-            "select round(extract(epoch from due_at - clock_timestamp())) as pause, error"
+            "select round(extract(epoch from due_at - clock_timestamp()), 1) as pause, error"
             " from annex.fanouts where event_id = $1",
             event,
         )
-        pauses.append(int(kept["pause"]))
+        pauses.append(float(kept["pause"]))
         assert kept["error"] == "SomeError 22003"
-    assert pauses == [1, 4, 16, 64, 256, 1024, *[3600] * 6]
+    assert pauses == [0.2, 1, 4, 16, 64, 256, 1024, *[3600] * 5]
     assert not await admin.fetchval("select served from annex.deliver($1)", [event])
     assert (await first(admin, "select * from annex.fanout_health()"))["given_up"] == 1
     # An operator lets it begin again.

@@ -7,9 +7,10 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+import structlog
 
 from app.database.pools import Database
-from app.worker.housekeeping import tidy
+from app.worker.housekeeping import tidy, trim_inboxes
 from tests.conftest import TestDatabase, settings_for
 from tests.database.conftest import Connection, fan_out, insert, join, new_user, new_workspace
 from tests.database.test_fanout import member, publish
@@ -198,6 +199,34 @@ async def test_an_inbox_in_use_is_left_until_the_next_time(
         assert await left(admin, idle) == set()
     limit = "update annex.limits set value = 10000 where name = 'notifications_per_inbox'"
     await admin.execute(limit)
+    assert sum(await expire(worker, 365)) == 1
+
+
+async def test_a_user_whose_items_cannot_go_stops_no_other(
+    admin: Connection, worker: Connection, workspace: UUID, database: TestDatabase
+) -> None:
+    # The first one in every order.
+    bad, *good = sorted([await member(admin, workspace) for _ in range(3)])
+    for who in (bad, *good):
+        await add(admin, workspace, who, timedelta(days=400))
+    spoil = "update annex.inboxes set unseen = $2, unread = $2 where user_id = $1"
+    await admin.execute(spoil, bad, 0)
+    [row] = await worker.fetch(EXPIRE, None, 365, 1000)
+    assert (row["expired"], row["failed"]) == (2, [bad])
+    assert [await left(admin, who) for who in good] == [set(), set()]
+    for who in good:
+        await add(admin, workspace, who, timedelta(days=1))
+    limit = "update annex.limits set value = $1 where name = 'notifications_per_inbox'"
+    await admin.execute(limit, 0)
+    try:
+        async with Database(settings_for(database)) as pools, pools.worker.lend() as driver:
+            with structlog.testing.capture_logs() as logs:
+                assert await trim_inboxes(driver) >= 2
+    finally:
+        await admin.execute(limit, 10_000)
+    assert [await left(admin, who) for who in good] == [set(), set()]
+    assert [str(bad)] in [entry["user_ids"] for entry in logs]
+    await admin.execute(spoil, bad, 1)
     assert sum(await expire(worker, 365)) == 1
 
 

@@ -64,6 +64,8 @@ class Tenants(NamedTuple):
                 return "user_id", self.them
             case "idempotency_keys":
                 return "principal", f"user:{self.them}"
+            case "mail_retries":
+                return "notification_id", self.theirs
             case "mail_backlogs":
                 return "tenant", self.theirs
             case "fanouts":

@@ -212,6 +212,30 @@ async def test_an_item_that_cannot_come_back_stops_no_other(
     assert await wake(database) == 1
 
 
+async def test_an_item_that_cannot_even_be_put_off_stops_no_other(
+    admin: Connection, database: TestDatabase, workspace: UUID
+) -> None:
+    (_, broken), (good, item) = [await snoozed(admin, database, workspace, -n) for n in (2, 1)]
+    await admin.execute(f"""
+        create function public.refuse() returns trigger language plpgsql as $$
+        begin
+          raise exception 'no';
+        end
+        $$;
+        create trigger refuse before update on annex.notifications for each row
+        when (old.id = '{broken}') execute function public.refuse()
+    """)
+    try:
+        async with database.connect("annex_worker") as worker:
+            row = await first(worker, "select * from annex.wake_notifications()")
+        assert row["put_off"] == [broken]
+        assert (await shown(admin, item))["snoozed_until"] is None
+        assert await counts(admin, good) == (1, 1, 1, 0, 0)
+    finally:
+        await admin.execute("drop function public.refuse() cascade")
+    assert await wake(database) == 1
+
+
 async def test_what_somebody_plants_for_others_silences_nobody(
     admin: Connection, database: TestDatabase, workspace: UUID
 ) -> None:

@@ -157,6 +157,14 @@ FAULTS = [
         level="warning",
     ),
     Fault(
+        "search_path of the roles",
+        "annex_worker has lost its search_path",
+        "alter role annex_worker set search_path = pg_catalog, pg_temp",
+        "alter role annex_worker reset search_path",
+        "alter role annex_worker set search_path = pg_catalog, pg_temp",
+        level="warning",
+    ),
+    Fault(
         "connections of a role",
         "annex_api may have 60 connections; 1 process of `annex serve` and a worker: up to 71",
         "alter role annex_api connection limit -1",
@@ -222,6 +230,14 @@ FAULTS = [
         "Name the addresses from which the proxy connects",
         settings={"trusted_proxies": []},
         level="advice",
+        cured_by="settings",
+    ),
+    Fault(
+        "trusted proxies",
+        "ANNEX_CLIENT_ADDRESS_HEADER is X-Real-IP, and without ANNEX_TRUSTED_PROXIES nobody's",
+        "Name the addresses from which the proxy connects",
+        settings={"trusted_proxies": [], "client_address_header": "X-Real-IP"},
+        level="warning",
         cured_by="settings",
     ),
     Fault(

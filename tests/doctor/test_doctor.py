@@ -100,6 +100,12 @@ async def test_two_databases_are_found(deployment: Deployment, database: TestDat
     assert deployment.database.name in finding.wrong
 
 
+async def test_a_worker_in_another_database_is_one_finding(deployment: Deployment) -> None:
+    other = TestDatabase(deployment.database.postgres, "postgres")
+    found = await deployment.visit(worker_database_url=other.url("annex_worker"))
+    assert found.keys() == {"one database"}
+
+
 async def test_a_database_without_the_schema_is_one_finding(deployment: Deployment) -> None:
     await deployment.execute("drop schema annex cascade")
     results = await visit.visit(deployment.settings())

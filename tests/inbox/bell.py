@@ -56,6 +56,7 @@ class State:
     def __init__(self) -> None:
         self.items: dict[str, dict[str, Any]] = {}
         self.inboxes: dict[tuple[str, str], dict[str, Any]] = {}
+        self.loaded: dict[tuple[str, str], int] = {}
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -65,6 +66,8 @@ class State:
     def take(self, data: dict[str, Any]) -> None:
         """Apply a message of the stream."""
         inbox = data["inbox"]
+        if inbox["version"] <= self.loaded.get(key_of(inbox), 0):
+            return
         if item := data.get("notification"):
             known = self.items.get(item["id"])
             if known is None or known["version"] <= item["version"]:
@@ -116,6 +119,9 @@ async def load(client: httpx.AsyncClient) -> tuple[State, str]:
         params: dict[str, Any] = {**which, "limit": 10}
         while True:
             page = (await client.get(LIST, params=params)).raise_for_status().json()
+            if not cursor:
+                # What came later may be in the pages after this one or not.
+                state.loaded = {key_of(i): i["version"] for i in page["inboxes"]}
             cursor = cursor or page["stream_cursor"]
             state.items |= {i["id"]: plain(i) for i in page["data"]}
             state.inboxes |= {key_of(i): i for i in page["inboxes"]}
@@ -182,6 +188,8 @@ class Page:
         self.client, self.folder = client, folder
         self.items: list[dict[str, Any]] = []
         self.unread = 0
+        self.before = ""  # code that runs first
+        self.changed = asyncio.Event()
         self.stack = contextlib.AsyncExitStack()
 
     async def open(self) -> None:
@@ -189,7 +197,7 @@ class Page:
         self.folder.mkdir(exist_ok=True)
         for name, code in {
             **SCRIPTS,
-            "watch.js": WATCH,
+            "watch.js": self.before + WATCH,
             "package.json": '{"type": "module"}',
         }.items():
             (self.folder / name).write_text(code)
@@ -212,6 +220,14 @@ class Page:
         async for line in process.stdout:
             shown = json.loads(line)
             self.items, self.unread = [plain(item) for item in shown["items"]], shown["unread"]
+            self.changed.set()
+
+    async def shows(self, item_id: str, seconds: float = 30) -> None:
+        """Wait until it shows an item."""
+        async with asyncio.timeout(seconds):
+            while item_id not in [item["id"] for item in self.items]:
+                self.changed.clear()
+                await self.changed.wait()
 
     async def close(self) -> None:
         """Close the page."""

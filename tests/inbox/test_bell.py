@@ -1,12 +1,13 @@
 """The bell of /live in a real browser: two tabs of one user stay the same."""
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, Page, Route, expect
 
-from tests.conftest import Caller, Callers, Running, Tenant, execute
-from tests.inbox.conftest import publish
+from tests.conftest import Caller, Callers, Running, Tenant, TestDatabase, execute
+from tests.inbox.conftest import publish, settled
 from tests.realtime.conftest import browser, tenant
 from tests.realtime.reader import add_member
 from tests.realtime.test_live_page import complaints, fill, is_now, press
@@ -69,6 +70,41 @@ async def test_what_is_done_in_one_tab_shows_in_the_other(
     for page in tabs:
         await expect(page.locator("#items li")).to_have_count(1)
         assert await page.evaluate("window.taken") is None
+
+
+async def test_an_item_that_stands_for_a_newer_event_is_not_read_unseen(
+    tabs: list[Page],
+    server: Running,
+    callers: Callers,
+    tenant: Tenant,
+    database: TestDatabase,
+    complaints: list[str],
+) -> None:
+    user = await add_member(callers, tenant, "viewer")
+    page = tabs[0]
+    await open_bell(page, server, tenant, user)
+    event: dict[str, Any] = {"recipients": [str(user.user_id)], "group_key": "g"}
+    await publish(tenant, **event)
+    await expect(page.locator("#unread")).to_have_text("1")
+
+    async def overtaken(route: Route) -> None:
+        await publish(tenant, **event)
+        await settled(database)
+        await route.continue_()
+
+    await page.route("**/me/notifications/*", overtaken)
+    await page.locator("#items li").first.get_by_role("button", name="Mark read").click()
+    await expect(page.locator("#inbox-more")).not_to_be_empty()
+    await expect(page.locator("#items li.unread")).to_contain_text("test.made (2)")
+    [refused] = complaints
+    assert "412" in refused
+    complaints.clear()
+    # As it is shown now, it is; and so after all were marked at once.
+    await page.unroute("**/me/notifications/*")
+    await page.get_by_role("button", name="Mark all read").click()
+    await page.locator("#items li").first.get_by_role("button", name="Mark unread").click()
+    await expect(page.locator("#unread")).to_have_text("1")
+    await expect(page.locator("#inbox-more")).to_be_empty()
 
 
 async def test_a_planted_link_is_shown_as_text(

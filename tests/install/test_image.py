@@ -111,6 +111,12 @@ def test_the_examples_start_what_exists_and_ask_for_a_path_that_is_served() -> N
         *(service["dockerCommand"] for service in render),
         railway["startCommand"],
         " ".join(compose["worker"]["command"]),
+        *(
+            line.removeprefix("ExecStart=/opt/annex/bin/")
+            for unit in DEPLOY.glob("*.service")
+            for line in unit.read_text().splitlines()
+            if line.startswith("ExecStart=")
+        ),
     ]
     for command in commands:
         program, name, *_ = command.split()
@@ -121,5 +127,5 @@ def test_the_examples_start_what_exists_and_ask_for_a_path_that_is_served() -> N
     checks += [service["healthCheckPath"] for service in render if service["type"] == "web"]
     assert {*checks, railway["healthcheckPath"]} <= set(contract["paths"])
     example = (ROOT / ".env.example").read_text()
-    for variable in (v["key"] for service in render for v in service["envVars"]):
+    for variable in (*fly["env"], *(v["key"] for service in render for v in service["envVars"])):
         assert f"{variable}=" in example

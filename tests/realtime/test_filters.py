@@ -16,8 +16,8 @@ from app.database.statements import Compiled
 from app.errors import InvalidRequest
 from app.filters import Filter
 from app.permissions import Permission
-from app.realtime.channels import Frame, as_event
 from app.realtime.feeds import Sight
+from app.realtime.frames import Frame, as_event
 from app.schemas.events import Event
 from tests.conftest import Callers, Tenant, TestDatabase
 from tests.factories import make
@@ -60,7 +60,8 @@ class Log(NamedTuple):
 
     pool: Pool
     workspace_id: UUID
-    frames: list[Frame]
+    frames: dict[UUID, Frame]
+    """By the id of the event."""
 
     def __repr__(self) -> str:
         return f"{len(self.frames)} events"
@@ -75,7 +76,7 @@ class Log(NamedTuple):
 
     def passed(self, wanted: Filter) -> set[UUID]:
         """Filter in Python."""
-        return {f.event.id for f in self.frames if f.passes(wanted, sight_of(f))}
+        return {id for id, f in self.frames.items() if f.passes(wanted, sight_of(f))}
 
 
 @pytest.fixture(scope="module")
@@ -97,13 +98,13 @@ async def log(database: TestDatabase) -> AsyncIterator[Log]:
         rows = await driver.fetch(
             "select * from annex.events where workspace_id = $1", workspace_id
         )
-    yield Log(pool, workspace_id, [Frame(0, str, as_event(row)) for row in rows])
+    yield Log(pool, workspace_id, {row["event_id"]: Frame(0, str, as_event(row)) for row in rows})
     pool.close()
 
 
 def sight_of(frame: Frame) -> Sight:
     """See everything in a frame's workspace."""
-    return Sight({frame.event.workspace_id: frozenset(Permission)})
+    return Sight({frame.workspace_id: frozenset(Permission)})
 
 
 def passes(frame: Frame, wanted: Filter) -> bool:

@@ -199,7 +199,7 @@ def test_the_ring_is_bounded_in_frames_and_in_bytes(
     assert (len(channel.frames), channel.since) == (10, 20)
     publish(hub, [row(n, data={"text": "x" * 300_000}) for n in range(31, 41)])
     assert (len(channel.frames), channel.since) == (3, 37)
-    assert channel.size == sum(len(f.bytes) for f in channel.frames) <= channels.RING_BYTES
+    assert channel.size == sum(f.size for f in channel.frames) <= channels.RING_BYTES
 
 
 async def test_who_waits_is_woken_for_heartbeats_and_at_the_end_of_their_time(hub: Hub) -> None:

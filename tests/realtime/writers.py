@@ -13,14 +13,14 @@ import asyncpg
 import httpx
 from httpx_sse import SSEError
 
-from app.database.pools import UNREACHABLE
+from app.database.pools import NOT_OPENED
 from tests.conftest import TestDatabase
 from tests.realtime.reader import follow, until
 
 WRITERS, ENTITIES = 20, 6
 LAST = "last"
 # What a writer sees of a server that goes down, and a reader of one.
-CUT_OFF = (*UNREACHABLE, asyncpg.OperatorInterventionError)
+CUT_OFF = (*NOT_OPENED, asyncpg.OperatorInterventionError)
 GONE = (httpx.TransportError, SSEError, StopAsyncIteration)
 
 

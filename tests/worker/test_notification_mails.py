@@ -258,6 +258,18 @@ async def test_what_is_critical_is_mailed_to_all_and_has_no_unsubscribe_link(pos
     assert b"unsubscribe" not in mail.raw.lower()
 
 
+async def test_a_workspace_that_demands_a_second_factor_mails_no_texts(post: Post) -> None:
+    user = await post.member()
+    await post.type(title="Secret {{data.name}}", body="Hidden {{data.name}}")
+    await post.notify(user, data={"name": "merger"})
+    await post.execute("update annex.workspaces set require_aal2 = true")
+    await post.send()
+    (mail,) = post.mailbox.received
+    written = mail.message.as_string()
+    assert "test.made" in written or "test made" in written
+    assert not any(word in written for word in ("Secret", "Hidden", "merger"))
+
+
 async def test_a_server_that_is_down_loses_nothing_and_mails_nobody_too_late(post: Post) -> None:
     early, late = await post.member(), await post.member()
     await post.notify(early, late)
@@ -378,19 +390,23 @@ async def test_a_workspaces_mails_are_counted_once_and_no_further_than_its_limit
 ) -> None:
     user = await post.member()
     async with post.callers.server.database.connect("postgres") as admin:
-        # Of yesterday and today: many that a limit kept back, and some that went.
+        # Of yesterday and today: many that a limit kept back, and some that went; and what is
+        # critical, of a budget of its own.
         await admin.execute(
             """
             with made as (
               insert into annex.notifications
-                (workspace_id, user_id, event_id, type, actor, category, reason, title)
-              select $1, $2, gen_random_uuid(), 'a.b', 'system', 'news', 'recipient', 'x'
-              from generate_series(1, 3000) returning id
+                (workspace_id, user_id, event_id, type, actor, category, reason, title, is_critical)
+              select $1, $2, gen_random_uuid(), 'a.b', 'system', 'news', 'recipient', 'x', n > 3000
+              from generate_series(1, 4000) n returning id, is_critical
             )
             insert into annex.mails
-              (workspace_id, notification_id, user_id, recipient, failed_at, skip_reason)
+              (workspace_id, notification_id, user_id, recipient, failed_at, skip_reason,
+                is_critical)
             select $1, id, $2, $3, now(),
-              case when row_number() over () > 100 then 'limit' end from made
+              case when row_number() over (partition by is_critical) > 100 then 'limit' end,
+              is_critical
+            from made
             """,
             UUID(post.tenant.id),
             user.user_id,
@@ -414,7 +430,7 @@ async def test_a_workspaces_mails_are_counted_once_and_no_further_than_its_limit
     # The two counts end at the limit; one of them may meet the 100 that went first.
     assert read <= 200
     # What is over the budget is noted as often as the budget is large, and no more.
-    assert len(await post.outbox()) == 3000
+    assert len(await post.outbox()) == 4000
 
 
 async def test_after_a_long_pause_the_last_day_is_mailed_and_not_the_months_before(

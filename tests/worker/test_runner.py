@@ -231,6 +231,7 @@ async def test_a_reader_rests_after_a_read_that_was_no_full_hand(
 
     monkeypatch.setattr("app.worker.runner.BATCH", 5)
     monkeypatch.setattr("app.worker.runner.REST_SECONDS", 60.0)
+    monkeypatch.setattr("app.worker.runner.MAX_REST_SECONDS", 60.0)
     async with Database(settings_for(own_database)) as pools:
         for count, expected in ((12, 1), (10, 0)):
             with monkeypatch.context() as patched:
