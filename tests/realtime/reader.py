@@ -58,20 +58,12 @@ class Reader:
 
 @contextlib.asynccontextmanager
 async def follow(
-    client: httpx.AsyncClient,
-    path: str,
-    cursor: str | None = None,
-    *,
-    seconds: float = 10,
-    **params: Any,
+    client: httpx.AsyncClient, path: str, cursor: str | None = None, **params: Any
 ) -> AsyncIterator[Reader]:
-    """Open a stream, from a cursor as a browser's second connection would send it.
-
-    It may be silent for so many seconds.
-    """
+    """Open a stream, from a cursor as a browser's second connection would send it."""
     headers: Mapping[str, str] = {"Last-Event-ID": cursor} if cursor else {}
     async with aconnect_sse(
-        client, "GET", path, params=params or None, headers={**headers}, timeout=seconds
+        client, "GET", path, params=params or None, headers={**headers}, timeout=10
     ) as source:
         reader = Reader(source)
         try:
