@@ -1,4 +1,4 @@
-"""What HTTP asks of every answer: request ids, entity tags, links, media types, HEAD."""
+"""The application as a server calls it: what it does with every request and answer."""
 
 import re
 import time
