@@ -204,7 +204,7 @@ class World:
         """Delete what inboxes hold over a number, or all that is not snoozed; the model follows."""
         await self.check_due()
         if most is None:
-            await self.sql("select annex.expire_notifications(null, 0)")
+            await self.sql("select * from annex.expire_notifications(null, 0)")
         else:
             limit = "update annex.limits set value = $1 where name = 'notifications_per_inbox'"
             await self.sql(limit, most)
