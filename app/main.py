@@ -21,6 +21,7 @@ from app.database.pools import Database
 from app.http.addresses import Addresses
 from app.http.application import Application, StrictRequest, check_request
 from app.http.budgets import AnswerBudget, PublishBudget, StreamBudget
+from app.http.caches import remember_little
 from app.http.idempotency import provide_once
 from app.http.limits import Failures, Limiter
 from app.http.protocol import Connections
@@ -81,6 +82,7 @@ def create_app(
         openapi_config=None,
         logging_config=None,
     )
+    remember_little(app)
     app.pace = Pace()
     addresses = Addresses(settings.trusted_proxies, settings.client_address_header)
     app.connections = Connections(settings, addresses)

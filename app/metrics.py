@@ -235,7 +235,7 @@ class Metrics:
         self.longest_turn.set(self.watchdog.longest)
         self.longest_pause.set(self.watchdog.longest_pause)
         self.open_connections.set(self.connections.total)
-        self.in_use.set(self.database.api.in_use)
+        self.in_use.set(self.database.api.lent)
         self.waiting.set(self.database.api.waiting)
         slow = self.database.api.slow + self.database.worker.slow
         self.slow_queries.inc(slow - self.slow_before)

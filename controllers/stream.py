@@ -1,3 +1,4 @@
+import re
 import time
 from functools import partial
 from typing import Annotated, Any
@@ -28,6 +29,8 @@ from app.schemas import stream as s
 LastEventId = Annotated[str | None, HeaderParameter(name="Last-Event-ID")]
 LastEventIdQuery = Annotated[str | None, QueryParameter(name="last_event_id")]
 Ticket = Annotated[str | None, QueryParameter(name="ticket", max_length=4000)]
+# Litestar would read all cookies, of which a stranger may send thousands.
+TICKET_COOKIE = re.compile(rf'(?:^|;)[ \t]*{COOKIE}="?([^;"]*)')
 PERSONAL = "/api/v1/stream/notifications"
 
 
@@ -107,7 +110,8 @@ async def follow(
     `first_event_id` is the query's cursor; Last-Event-ID wins over it. A ticket may be a cookie.
     """
     if ticket is None and "authorization" not in request.headers:
-        ticket = request.cookies.get(COOKIE)
+        found = TICKET_COOKIE.search(request.headers.get("cookie", ""))
+        ticket = found and found[1].strip()
     runtime = runtime_of(request)
     hub = runtime.hub
     if not hub.admit():

@@ -32,6 +32,7 @@ from app.main import create_app
 from app.server import Server, configure, listen
 from app.settings import Settings
 from controllers.service import yaml_loader
+from tests.called import CALLS, NAME, TRACKED, is_counting, is_whole
 from tests.versions import Chooser, has_none
 
 ROOT = Path(__file__).parent.parent
@@ -123,13 +124,29 @@ def limited(test: Callable[..., Any], seconds: float) -> Callable[..., Any]:
     return run
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take what a worker of xdist counted; one that crashed says nothing."""
+    if said := getattr(node, "workeroutput", {}).get(NAME):
+        CALLS.add(said)
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fail a run that skipped something, since a gate that skips guards nothing."""
+    """Fail a run that skipped something, or called too little: such a gate guards nothing."""
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output[NAME] = CALLS.say()
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is None or os.environ.get("ANNEX_FAIL_ON_SKIP") != "1":  # xdist's workers have none
+    if reporter is None:  # xdist's workers have none
         return
-    if reporter.stats.get("skipped"):
-        reporter.write_line("\nANNEX_FAIL_ON_SKIP=1: a skipped test fails this run.", red=True)
+    wrong = []
+    if os.environ.get("ANNEX_FAIL_ON_SKIP") == "1" and reporter.stats.get("skipped"):
+        wrong.append("ANNEX_FAIL_ON_SKIP=1: a skipped test fails this run.")
+    if session.exitstatus == pytest.ExitCode.OK and is_whole(session.config):
+        wrong += [f"On this Postgres no test calls {f}." for f in sorted(CALLS.all - CALLS.called)]
+        if not CALLS.all:
+            wrong.append("Nothing counted which functions were called.")
+    for line in wrong:
+        reporter.write_line(f"\n{line}", red=True)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
@@ -140,10 +157,13 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
 
 
 @pytest.fixture(scope="session")
-def postgres(worker_id: str) -> Iterator[EmbeddedPostgres]:
+def postgres(worker_id: str, pytestconfig: pytest.Config) -> Iterator[EmbeddedPostgres]:
     """A server of this worker's own, thrown away at the end."""
     folder = ROOT / ".data" / f"tests-{worker_id}-{os.getpid()}"
     settings = {**THROWAWAY, "max_connections": "120", "max_prepared_transactions": "20"}
+    if is_counting(pytestconfig):
+        settings |= TRACKED
+        CALLS.is_on = True
     with EmbeddedPostgres(folder, version=chosen(), settings=settings) as server:
         yield server
     shutil.rmtree(folder, ignore_errors=True)
@@ -227,6 +247,8 @@ async def new_database(postgres: EmbeddedPostgres, template: str) -> AsyncIterat
     finally:
         for connection in idle:
             connection.terminate()
+        if CALLS.is_on:
+            await CALLS.count(TestDatabase(postgres, name).url("postgres"))
         await execute(postgres.admin_url, f"drop database {name} with (force)")
 
 
@@ -254,13 +276,21 @@ def settings_for(database: TestDatabase, **others: Any) -> Settings:
     return demo_settings(SECRETS, **urls, **others)
 
 
-class Running(NamedTuple):
+@dataclass(frozen=True)
+class Running:
     """A live server: its URL, its application and how to make tokens for it."""
 
     url: str
     app: Application
     settings: Settings
     database: TestDatabase
+    opened: list["Callers"] = field(default_factory=list, compare=False)
+    """Callers that are not closed yet."""
+
+    async def close(self) -> None:
+        """Close what a test that failed left open, or the loop of the next ones could not end."""
+        for callers in [*self.opened]:
+            await callers.close()
 
 
 @contextlib.asynccontextmanager
@@ -273,14 +303,15 @@ async def running(database: TestDatabase, port: int = 0, **others: Any) -> Async
     config.timeout_graceful_shutdown = 2
     server = Server(app, config)
     with contextlib.closing(listener):
+        live = Running(f"http://127.0.0.1:{listener.getsockname()[1]}", app, settings, database)
         serving = asyncio.create_task(server._serve([listener]))
-        await asyncio.wait(
-            {serving, asyncio.create_task(server.began.wait())}, return_when=asyncio.FIRST_COMPLETED
-        )
+        began = asyncio.create_task(server.began.wait())
         try:
-            port = listener.getsockname()[1]
-            yield Running(f"http://127.0.0.1:{port}", app, settings, database)
+            await asyncio.wait({serving, began}, return_when=asyncio.FIRST_COMPLETED)
+            yield live
         finally:
+            began.cancel()
+            await live.close()
             server.should_exit = True
             await serving
 
@@ -355,6 +386,7 @@ class Callers:
     def __init__(self, server: Running) -> None:
         self.server = server
         self.clients: list[Client] = []
+        server.opened.append(self)
 
     def client(self, credential: str | None = None) -> Client:
         """Make a client that sends a bearer credential, or none."""
@@ -425,6 +457,8 @@ class Callers:
         """Close every client."""
         for client in self.clients:
             await client.aclose()
+        if self in self.server.opened:
+            self.server.opened.remove(self)
 
 
 class Tenant(NamedTuple):

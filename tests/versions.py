@@ -4,7 +4,7 @@ A version decides about catalogs, grants, plans, locks and what a statement does
 the schema's functions straight runs on every version, as do the doctor, the drift check's reading
 of catalogs, and a call of each operation. What is left out repeats statements of its neighbours
 with other values or more rows, or it plants what no server decides. `make test-versions` runs
-everything on all of them.
+everything on all of them. tests/called.py holds that each function of the schema is called.
 """
 
 from pathlib import Path
@@ -22,11 +22,16 @@ ON_EVERY_POSTGRES = (
     "tests/installation/test_projects.py",
     # Functions that none of the others calls.
     "tests/controllers/test_api_keys.py::test_a_key_is_verified_for_who_may_read_it",
+    "tests/controllers/test_event_types.py::test_a_strict_workspace_takes_only_types_of_the_catalogue",
     "tests/controllers/test_invitations.py::test_declining_ends_an_invitation_and_leaves_a_link",
+    "tests/controllers/test_invitations.py::test_revoking_ends_it_at_once_and_can_be_repeated",
     "tests/controllers/test_join_rules.py::test_users_of_a_domain_join_with_the_rules_role",
     "tests/test_conventions.py::test_a_repeated_request_is_answered_and_not_done_again",
+    "tests/worker/test_mails.py::test_a_workspace_queues_so_many_mails_a_day",
     "tests/worker/test_notification_mails.py::test_quiet_hours_delay_a_mail_unless_it_is_critical",
     "tests/worker/test_notification_mails.py::test_what_was_not_read_is_mailed_once",
+    # The worker's statements that are more than the call of a function.
+    "tests/worker/test_runner.py::test_a_reader_alone_keeps_the_log_moving_and_skips_nothing",
 )
 """Tests, files and folders; a new test in them runs on every version."""
 MARKED_BY_HAND = ("tests/app/test_compiling.py",)

@@ -107,6 +107,7 @@ class Pool:
         self.is_pooled = is_pooled
         self.name = name
         self.lent = 0
+        """Connections that are lent, or are being opened for that."""
         self.slow = 0
         """Statements that took longer than `slow_seconds`, if that is not 0."""
         self.url = database_url(setting, url)
@@ -218,13 +219,8 @@ class Pool:
         )
 
     @property
-    def in_use(self) -> int:
-        """How many of its connections are lent, or are being opened for that."""
-        return self.lent
-
-    @property
     def waiting(self) -> int:
-        """How many wait for their turn to get one."""
+        """How many wait for their turn, with those that gave up and are not swept yet."""
         return sum(len(q) for queues in self.turns.waiting.values() for q in queues.values())
 
     @property

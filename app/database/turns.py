@@ -16,7 +16,9 @@ class Turns:
     Neither more of each group, which is what they are about, such as a workspace. A share is never
     all, unless there is only one. Those who wait are served by turns, one of each group and of each
     principal in it, so that neither a principal with hundreds of things to do nor hundreds of
-    principals of one workspace delay the others for longer than one of these things takes.
+    principals of one workspace delay the others for longer than one of these things takes. Who has
+    nothing under way comes first: a principal may ask for hundreds of groups, such as workspaces
+    that do not exist.
     """
 
     def __init__(self, size: int, each: int) -> None:
@@ -71,11 +73,11 @@ class Turns:
             self.waiting.move_to_end(group)
             if whose in queues:
                 queues.move_to_end(whose)
-        while self.free and self.call_next():
+        while self.free and (self.call_next(1) or self.call_next(self.each)):
             pass
 
-    def call_next(self) -> bool:
-        """Give the next one who waits their turn; returns whether it was anybody's."""
+    def call_next(self, each: int) -> bool:
+        """Give a turn to the next one who waits and has fewer than `each`; returns whether any."""
         for group in list(self.waiting):
             if self.of_groups[group] >= self.each:
                 continue
@@ -84,7 +86,7 @@ class Turns:
                 turns = queues[whose]
                 while turns and turns[0].done():
                     turns.popleft()  # it was cancelled
-                if turns and self.under_way[whose] >= self.each:
+                if turns and self.under_way[whose] >= each:
                     continue
                 called = turns.popleft() if turns else None
                 if turns:

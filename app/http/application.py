@@ -1,4 +1,4 @@
-"""What HTTP asks of every answer: request ids, entity tags, links, media types, HEAD."""
+"""The application as a server calls it: what it does with every request and answer."""
 
 import re
 import time
@@ -37,6 +37,8 @@ SINGLE |= {"category", "token", "seen", "unread", "archived", "snoozed"}
 
 Not a stream's `last_event_id` and `ticket`: an EventSource would give up for good on a 400.
 """
+MAX_PARAMETERS = 100
+"""Of a query; to read thousands takes a long turn of everybody's loop."""
 SANE_ID = re.compile(r"[A-Za-z0-9._:-]{1,100}")
 
 
@@ -213,8 +215,13 @@ def finish_headers(message: Any, scope: Any, state: RequestState) -> None:
     )
 
 
-def check_repeated(query: bytes) -> None:
-    """Refuse a parameter that counts once and was given twice: one of its values would be lost."""
+def check_query(query: bytes) -> None:
+    """Refuse too many parameters, and one that counts once and was given twice.
+
+    Of the latter, one of its values would be lost.
+    """
+    if query.count(b"&") >= MAX_PARAMETERS:
+        raise InvalidRequest(f"Send at most {MAX_PARAMETERS} parameters.")
     if query.count(b"=") < 2:
         return
     text = query.decode("latin-1")  # what is not UTF-8 once it is unquoted is replaced
@@ -231,7 +238,7 @@ def check_request(request: Request[Any, Any, Any]) -> None:
     path = request.scope["raw_path"]
     if path != b"/" and path.endswith(b"/"):
         raise NotFound("There is nothing at this path; leave the slash at its end out.")
-    check_repeated(request.scope["query_string"])
+    check_query(request.scope["query_string"])
     if request.method not in ("POST", "PUT", "PATCH"):
         return
     headers, handler = request.headers, request.route_handler

@@ -1,4 +1,7 @@
-"""Rate limits: one token bucket a caller (draft-ietf-httpapi-ratelimit-headers)."""
+"""Rate limits: token buckets of callers, workspaces, keys and addresses that failed.
+
+The headers are those of draft-ietf-httpapi-ratelimit-headers.
+"""
 
 import contextlib
 import math
@@ -157,7 +160,10 @@ class Limiter:
             self.of_workspaces.draw(principal.turn)
 
     def spend(self, caller: str, per_minute: int | None = None) -> Headers:
-        """Do what `take` does for no request, of a caller alone; returns the headers."""
+        """Take a token of a caller, and none of its workspace; returns the headers.
+
+        Raises and counts `RateLimited`.
+        """
         try:
             return self.draw(caller, per_minute)
         except RateLimited:
@@ -165,6 +171,7 @@ class Limiter:
             raise
 
     def draw(self, caller: str, per_minute: int | None) -> Headers:
+        """Take a token of a caller, and of its key's own limit; raises `RateLimited`."""
         headers = self.of_callers.draw(caller)
         if per_minute is None:
             return headers

@@ -10,7 +10,7 @@ import structlog
 
 from app.filters import EVERYTHING, Filter, Parts
 from app.realtime.feeds import Feed, Sight
-from app.realtime.frames import Frame, Verdicts
+from app.realtime.frames import Documents, Frame, Verdicts
 from app.realtime.messages import Message, chunk
 
 log = structlog.get_logger()
@@ -105,7 +105,7 @@ class Group:
         return self.sight.sees(frame) and (self.verdicts is None or self.verdicts.of(frame))
 
     def join(self, frames: Iterable[Frame], after: int) -> Message:
-        """Join those of the next 64 KiB of frames that pass; perhaps none."""
+        """Join those of the next 64 KiB of a ring's frames that pass; perhaps none."""
         return finish(self.joining(within_chunk(frames), after))
 
     def joining(self, frames: Iterable[Frame], after: int) -> Steps[Message]:
@@ -133,7 +133,7 @@ class Group:
             reader.wake(message)
 
     def send(self, message: Message, now: float) -> Steps[None]:
-        """Send every due reader the same; only who cannot take it at once is woken.
+        """Send every due reader the same; readers that cannot take it at once are woken.
 
         A step is a reader.
         """
@@ -207,6 +207,7 @@ class Channel:
         "authority_of",
         "changed",
         "count",
+        "documents",
         "empty_since",
         "feed",
         "frames",
@@ -216,8 +217,9 @@ class Channel:
         "size",
     )
 
-    def __init__(self, feed: Feed, since: int) -> None:
+    def __init__(self, feed: Feed, since: int, documents: Documents) -> None:
         self.feed = feed
+        self.documents = documents
         self.since = since
         self.frames: deque[Frame] = deque()
         self.size = self.count = 0
@@ -246,7 +248,7 @@ class Channel:
         if wanted is EVERYTHING:
             return None
         same = (g.verdicts for g in self.groups.values() if g.wanted == wanted)
-        return next(same, None) or Verdicts(wanted)
+        return next(same, None) or Verdicts(wanted, self.documents)
 
     @property
     def newest(self) -> int:

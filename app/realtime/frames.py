@@ -15,6 +15,8 @@ from app.schemas.events import Event
 
 FRAME_BYTES = 512
 """What a frame takes besides its texts: itself, its ids, and its place in a ring."""
+DECODED_BYTES = 1024 * 1024
+"""Of messages whose data is kept as it was decoded, for a second at most."""
 REMEMBERED = 2048
 """Frames of which a filter's verdicts are kept: more than a ring and a batch have."""
 
@@ -78,16 +80,47 @@ class Frame:
         return sight.sees(self) and (wanted is EVERYTHING or wanted.matches(self))
 
 
+class Documents:
+    """What filters have decoded lately of frames in rings, of all channels of a process together.
+
+    A new filter looks through a whole ring, and others may come in the same second. Bounded by the
+    texts, which take twenty times as much when they are decoded, and forgotten at the hub's tick.
+    """
+
+    __slots__ = ("found", "size")
+
+    def __init__(self) -> None:
+        self.found: dict[Frame, Document] = {}
+        self.size = 0
+
+    def of(self, frame: Frame) -> Document:
+        """Return a frame's data; all else is forgotten if there is no room for it."""
+        found = self.found.get(frame)
+        if found is None:
+            found = frame.data
+            if self.size + len(frame.bytes) > DECODED_BYTES:
+                self.clear()
+            self.found[frame] = found
+            self.size += len(frame.bytes)
+        return found
+
+    def clear(self) -> None:
+        """Forget all."""
+        self.found.clear()
+        self.size = 0
+
+
 class Verdicts:
     """What one filter says of the recent frames of a channel, for all groups that have it.
 
     A byte a frame, so that what readers ask for takes little, and ends with them.
     """
 
-    __slots__ = ("known", "wanted")
+    __slots__ = ("documents", "known", "wanted")
 
-    def __init__(self, wanted: Filter) -> None:
+    def __init__(self, wanted: Filter, documents: Documents) -> None:
         self.wanted = wanted
+        self.documents = documents
         self.known = bytearray(REMEMBERED)
 
     def forget(self, number: int, count: int) -> None:
@@ -109,7 +142,10 @@ class Verdicts:
         place = frame.number % REMEMBERED
         if known := self.known[place]:
             return known == 2
-        verdict = self.wanted.matches(frame)
+        parts: Frame | Parts = frame
+        if self.wanted.where:
+            parts = Parts(frame.type, frame.topics, self.documents.of(frame))
+        verdict = self.wanted.matches(parts)
         self.known[place] = 1 + verdict
         return verdict
 

@@ -17,7 +17,7 @@ from app.database.turns import Turns
 from app.realtime.channels import Channel, Group, Reader, Steps, hand
 from app.realtime.cursors import Cursors
 from app.realtime.feeds import Changes, Feed, SharedSight
-from app.realtime.frames import Frame, as_event
+from app.realtime.frames import Documents, Frame, as_event
 from app.realtime.messages import Message, chunk, position
 from app.schemas.events import Event
 from app.watchdog import Pace
@@ -75,6 +75,7 @@ class Hub:
         self.retained_from = 1
         self.channels: dict[UUID, Channel] = {}
         """By the id of their feed."""
+        self.documents = Documents()
         self.changes = Changes()
         self.sights = WeakValueDictionary[tuple[UUID, str], SharedSight]()
         """By feed and claims: of two tokens of a user, one may have passed a second factor."""
@@ -100,7 +101,7 @@ class Hub:
         """Return a feed's channel, complete from now on if it is new."""
         channel = self.channels.get(feed.id)
         if channel is None:
-            channel = self.channels[feed.id] = Channel(feed, self.head)
+            channel = self.channels[feed.id] = Channel(feed, self.head, self.documents)
         channel.empty_since = self.now
         return channel
 
@@ -294,6 +295,7 @@ class Hub:
         A step is a reader, and says whether that reader was woken.
         """
         self.now, wall = time.monotonic(), time.time()
+        self.documents.clear()
         for feed_id, channel in list(self.channels.items()):
             channel.joined.clear()
             stand: tuple[int, int] | None = None

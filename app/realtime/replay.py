@@ -116,8 +116,8 @@ class Source:
     ) -> tuple[Sight, list[Frame]]:
         """Read frames after a position, at most up to another; up to 64 KiB of them are wanted.
 
-        The others are there to be passed over, and are not encoded: readers of a long past in which
-        nothing matches would take the loop's time from everybody. Returns the reader's sight as
+        The others are passed over, and not encoded. If nothing of a long past matches, its readers
+        would take the loop's time from everybody. Returns the reader's sight as
         well, of the same snapshot. Raises a Problem without rights, `Expired` when retention has
         passed the position.
         """
@@ -226,8 +226,8 @@ def past_of_user(_: ColumnElement[UUID]) -> Select[Any]:
 def past(owner: Any, feed_id: ColumnElement[UUID], condition: ColumnElement[bool]) -> Select[Any]:
     """Select the events of a feed after a position, up to another, and how far they have expired.
 
-    Compared as pairs, which only the index of the feed's entries has: planned for any parameters,
-    the range of positions alone looks narrow, and a quiet feed would read everybody's.
+    Only the index of the feed's entries has the pairs that are compared. A plan for any parameters
+    takes a range of positions for narrow, and would read everybody's entries for a quiet feed.
     """
     log, event = m.LogEntry, m.Event.__table__.columns
     after, until = (bindparam(name, type_=BigInteger) for name in ("after", "until"))

@@ -13,6 +13,7 @@ import structlog
 
 from app.errors import Problem, Unavailable
 from app.filters import Filter
+from app.realtime.channels import finish
 from app.realtime.feeds import Feed, Sight
 from app.realtime.frames import Frame
 from app.realtime.hub import Hub
@@ -329,7 +330,7 @@ class Stream:
             return b""
         if self.see(sight, head):
             return self.reload()
-        message = self.group.join(frames, self.pos)
+        message = finish(self.group.joining(frames, self.pos))
         self.pos = message.until if frames else until
         self.hub.counts.deliveries += message.count
         return message.raw

@@ -15,6 +15,10 @@ from app.schemas.problems import FieldError
 T = TypeVar("T")
 MAX_BATCH = 500
 MAX_DATA_BYTES = 64 * 1024
+MAX_CONTEXT_BYTES, MAX_CONTEXT_MEMBERS = 64 * 1024, 3000
+"""As it is sent; Postgres refuses what is longer than 16 KiB as it writes it."""
+MAX_PRINTED_TOGETHER = 1024 * 1024
+"""Digits that the exponents of a batch may stand for: each costs a look of its own."""
 BATCH = Meta(min_length=1, max_length=MAX_BATCH)
 # The body of each operation that takes a batch, as the contract has it.
 EVENTS = Annotated[list[s.EventCreate], BATCH]
@@ -75,17 +79,42 @@ def checked(events: list[s.EventCreate], *, is_batch: bool = False) -> list[s.Ev
 
     Raises `TooLarge` for too much data, `InvalidRequest` for a number or a time out of range.
     """
-    return [check(event, f"/{i}" if is_batch else "") for i, event in enumerate(events)]
+    printed = 0
+    for i, event in enumerate(events):
+        within = f"/{i}" if is_batch else ""
+        printed += check_documents(event, within)
+        if printed > MAX_PRINTED_TOGETHER:
+            raise TooLarge("The numbers of the batch, written out, are longer than 1 MiB.")
+        events[i] = completed(event, within)
+    return events
 
 
-def check(event: s.EventCreate, within: str) -> s.EventCreate:
-    """Check one event; `within` is the pointer to it."""
+def check_documents(event: s.EventCreate, within: str) -> int:
+    """Check one event's documents as `check_numbers` does; `within` is the pointer to it."""
+    printed = 0
     if event.data is not UNSET:
         if len(event.data) > MAX_DATA_BYTES:
             raise TooLarge("An event's data is larger than 64 KiB.")
-        check_numbers(event.data, f"{within}/data")
+        printed += check_numbers(event.data, f"{within}/data")
     if event.context is not UNSET:
-        check_members(event.context, f"{within}/context")
+        check_size(event.context, f"{within}/context")
+        printed += check_members(event.context, f"{within}/context")
+    return printed
+
+
+def check_size(context: dict[str, Raw], pointer: str) -> None:
+    """Raise `InvalidRequest` for a context that Postgres would refuse for its size, later."""
+    if (
+        len(context) > MAX_CONTEXT_MEMBERS
+        or sum(map(len, context)) + sum(map(len, context.values())) > MAX_CONTEXT_BYTES
+    ):
+        raise InvalidRequest(
+            "An event's context is larger than 16 KiB.", errors=[FieldError(pointer, "over 16 KiB")]
+        )
+
+
+def completed(event: s.EventCreate, within: str) -> s.EventCreate:
+    """Fill in what the contract says of an absent field."""
     filled: dict[str, Any] = {"source": "api"} if event.source is UNSET else {}
     if event.occurred_at is not None and event.occurred_at.tzinfo is not UTC:
         filled["occurred_at"] = in_utc(event.occurred_at, f"{within}/occurred_at")
@@ -124,6 +153,8 @@ def from_cloud_event(body: Raw, within: str) -> s.EventCreate:
             "Only JSON data is taken; send it as `data`.",
             errors=[FieldError(f"{within}/data_base64", "Not taken")],
         )
+    if len(members) > MAX_CONTEXT_MEMBERS:
+        check_size(members, within)
     context = {
         name: value
         for name, value in members.items()

@@ -21,6 +21,7 @@ import msgspec
 import structlog
 
 from app.database.pools import Database
+from app.logs import redact
 from app.services.invitations import accept_url, hash_of, new_token
 from app.setting_values import SMTP_SCHEMES
 from app.settings import Settings
@@ -73,11 +74,12 @@ LeasedT = TypeVar("LeasedT", bound=Leased)
 
 
 class Refusal(Exception):
-    """The SMTP server does not take the mail; the text says why."""
+    """The SMTP server does not take the mail; the text says why, without secrets."""
 
     def __init__(self, reason: str, *, is_final: bool) -> None:
         super().__init__(reason)
-        self.reason = reason
+        # A filter quotes what it does not like: the mail's link, whose token may still be good.
+        self.reason = redact(reason)
         self.is_final = is_final
 
 

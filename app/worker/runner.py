@@ -23,7 +23,7 @@ WAITS = (0.005, 0.025, 0.1)
 """Seconds to wait after a read that found nothing: short after activity, then longer."""
 QUIET_READS = 20
 """Reads that find nothing before the next of WAITS is taken."""
-REST_SECONDS, REST_SECONDS_EACH, MAX_REST_SECONDS = 0.015, 0.0004, 0.05
+REST_SECONDS, REST_SECONDS_EACH, MAX_REST_SECONDS = 0.015, 0.0004, 0.035
 """From the start of a read that found something to the next, and more for each entry that it found,
 unless there was more: what comes meanwhile shares a batch. One event a page takes twice the CPU of
 five, and three times that of ten or more; so the busier the log is, the longer the rest."""

@@ -246,13 +246,14 @@ async def rings(a: Attacker) -> None:
                     await answer.aread()
                     if a.note(answer) in ("too_many_streams", "rate_limited"):
                         a.answers["refused"] += 1
+                    await asyncio.sleep(0.5)
                     return
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(0.1):
                         async for _raw in answer.aiter_raw():
                             pass
 
-        await a.together(a.repeat(1, hold), a.repeat(30, act))
+        await a.together(a.repeat(1, hold), a.repeat(10, act))
 
 
 async def guesses(a: Attacker) -> None:

@@ -15,6 +15,7 @@ ROWS = {
     *("roles", "rings", "unread", "locks", "keys", "begin", "strangers", "codings"),
     *("answers", "busy"),
     *("delete", "profiles", "worker", "slug", "trails", "bodies", "framing"),
+    *("remembered", "numbers", "groups", "quotes"),
 }
 
 

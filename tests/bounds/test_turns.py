@@ -74,6 +74,23 @@ async def test_a_crowd_of_one_workspace_leaves_something_to_others() -> None:
     assert turns.take_now("a", "quiet")
 
 
+async def test_a_few_principals_with_hundreds_of_groups_wait_for_themselves() -> None:
+    """Whoever has an account may name any workspace, also one that does not exist."""
+    turns, order = Turns(10, 8), list[str]()
+
+    async def use(whose: str, group: str) -> None:
+        await turns.take(whose, group)
+        order.append(whose)
+        await asyncio.sleep(0)
+        turns.give(whose, group)
+
+    crowd = [(whose, f"{whose}{n}") for n in range(100) for whose in "ab"]
+    await asyncio.gather(*(use(*one) for one in [*crowd, ("quiet", "quiet")]))
+    assert order.index("quiet") == 10
+    assert (len(order), turns.free, turns.under_way) == (201, 10, Counter())
+    assert (turns.of_groups, turns.waiting) == (Counter(), {})
+
+
 async def test_a_turn_that_nobody_waits_for_any_more_is_the_next_ones() -> None:
     turns = Turns(1, 1)
     await turns.take("a")

@@ -16,6 +16,7 @@ from tests.operations import (
     queried,
     smallest,
 )
+from tests.realtime.reader import calling
 
 LIST = "/api/v1/me/notifications"
 SUBSCRIPTIONS = "/api/v1/me/subscriptions"
@@ -24,10 +25,10 @@ SUBSCRIPTIONS = "/api/v1/me/subscriptions"
 async def notify(server: Running, tenant: Tenant, *users: Caller, **event: Any) -> str:
     """Publish an event that names users, and fan it out; returns its id."""
     body = {"type": "test.made", "recipients": [str(u.user_id) for u in users], **event}
-    key = await Callers(server).key(tenant.id, "events:publish")
-    response = await key.client.post(f"{tenant.path}/events", json=body)
+    async with calling(server) as callers:
+        key = await callers.key(tenant.id, "events:publish")
+        response = await key.client.post(f"{tenant.path}/events", json=body)
     assert response.status_code == 201, response.text
-    await key.client.aclose()
     made = response.json()["id"]
     async with server.database.connect("annex_worker") as worker:
         await fan_out(worker, UUID(made))

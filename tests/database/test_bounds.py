@@ -3,9 +3,9 @@
 import re
 from collections import defaultdict
 
-from app import filters, main
+from app import documents, filters, main
 from app.database import pools, reads
-from app.http import unread
+from app.http import application, unread
 from app.realtime import channels, replay, streams
 from app.services import publishing
 from tests.conftest import ROOT, TestDatabase
@@ -57,6 +57,9 @@ async def test_bounds_in_code_are_those_of_its_constants() -> None:
         ("app/main.py", f"{main.MAX_BODY_BYTES // mebibyte} MiB"),
         ("app/services/publishing.py", f"{publishing.MAX_DATA_BYTES // kibibyte} KiB"),
         ("app/filters.py", f"{filters.MAX_PATTERNS}"),
+        ("app/http/application.py", f"{application.MAX_PARAMETERS}"),
+        ("app/documents.py", f"{documents.MAX_PRINTED // kibibyte} KiB"),
+        ("app/services/publishing.py", f"{publishing.MAX_PRINTED_TOGETHER // mebibyte} MiB"),
         ("app/database/pools.py", f"{pools.ACQUIRE_SECONDS:.0f} s"),
         ("app/database/pools.py", f"{pools.COMMAND_SECONDS:.0f} s"),
         ("app/realtime/streams.py", f"{streams.ANSWER_SECONDS:.0f} s"),

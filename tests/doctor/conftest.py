@@ -1,6 +1,7 @@
 """A deployment for the doctor to look at, in which all is well."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
@@ -82,15 +83,15 @@ class Deployment:
 @pytest.fixture
 async def deployment(own_database: TestDatabase) -> AsyncIterator[Deployment]:
     keys = KeySet()
-    server = await asyncio.start_server(keys.answer, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    worker = await asyncpg.connect(
-        own_database.url("annex_worker"), server_settings={"application_name": WORKER_NAME}
-    )
-    await execute(own_database.url("postgres"), "select annex.roll_partitions()")
-    # A database's own rights are not copied from its template.
-    given = f"grant create on database {own_database.name} to {MIGRATING_ROLE}"
-    await execute(own_database.url("postgres"), given)
-    yield Deployment(own_database, keys, f"http://127.0.0.1:{port}")
-    await worker.close()
-    server.close()
+    named = {"application_name": WORKER_NAME}
+    async with contextlib.AsyncExitStack() as stack:
+        server = await asyncio.start_server(keys.answer, "127.0.0.1", 0)
+        stack.callback(server.close)
+        port = server.sockets[0].getsockname()[1]
+        worker = await asyncpg.connect(own_database.url("annex_worker"), server_settings=named)
+        stack.push_async_callback(worker.close)
+        await execute(own_database.url("postgres"), "select annex.roll_partitions()")
+        # A database's own rights are not copied from its template.
+        given = f"grant create on database {own_database.name} to {MIGRATING_ROLE}"
+        await execute(own_database.url("postgres"), given)
+        yield Deployment(own_database, keys, f"http://127.0.0.1:{port}")

@@ -312,9 +312,8 @@ async def refusing(offers: str = "250 AUTH PLAIN") -> AsyncIterator[int]:
             await writer.drain()
         writer.close()
 
-    server = await asyncio.start_server(talk, "127.0.0.1", 0)
-    yield server.sockets[0].getsockname()[1]
-    server.close()
+    with contextlib.closing(await asyncio.start_server(talk, "127.0.0.1", 0)) as server:
+        yield server.sockets[0].getsockname()[1]
 
 
 async def test_too_few_open_files_are_found(

@@ -111,7 +111,11 @@ async def serving(
     """Serve in a process of its own; an end that was no kill has to be a clean one."""
     process = Process(database, folder, **options)
     try:
-        yield process, await process.started()
+        live = await process.started()
+        try:
+            yield process, live
+        finally:
+            await live.close()
         if process.child.poll() is None:
             await process.stop()
         assert process.child.returncode in (0, -signal.SIGKILL), process.said

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 import pytest
+from httpx_sse import aconnect_sse
 
 from tests.conftest import Caller, Callers, Running, Tenant, TestDatabase
 from tests.faults.health import healthy
@@ -215,7 +216,11 @@ async def test_a_right_that_goes_while_the_log_cannot_be_read_is_gone_when_it_ca
     ):
         scene = await prepare(server, callers, kind)
         path = f"{scene.tenant.path}/stream"
-        async with follow(scene.reader.client, path, types="test.*") as losing:
+        # Longer than `follow` waits for a word, as there is none while the log cannot be read.
+        async with aconnect_sse(
+            scene.reader.client, "GET", path, params={"types": "test.*"}, timeout=60
+        ) as source:
+            losing = Reader(source)
             assert (await losing.message()).event == "cursor"
             async with publishing(scene) as begun:
                 reading = asyncio.create_task(losing.rest(60))

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import random
 from collections.abc import AsyncIterator
@@ -93,13 +94,13 @@ async def log(database: TestDatabase) -> AsyncIterator[Log]:
             " values ($1, $2, $3, $4, 'test', 'test')",
             events,
         )
-    pool = Pool("DATABASE_URL", database.url("postgres"), 1)
-    async with pool.lend() as driver:
-        rows = await driver.fetch(
-            "select * from annex.events where workspace_id = $1", workspace_id
-        )
-    yield Log(pool, workspace_id, {row["event_id"]: Frame(0, str, as_event(row)) for row in rows})
-    pool.close()
+    with contextlib.closing(Pool("DATABASE_URL", database.url("postgres"), 1)) as pool:
+        async with pool.lend() as driver:
+            rows = await driver.fetch(
+                "select * from annex.events where workspace_id = $1", workspace_id
+            )
+        frames = {row["event_id"]: Frame(0, str, as_event(row)) for row in rows}
+        yield Log(pool, workspace_id, frames)
 
 
 def sight_of(frame: Frame) -> Sight:

@@ -50,6 +50,8 @@ class Mailbox:
         self.received: list[Received] = []
         self.refuse: dict[str, str] = {}
         self.data: Callable[[], str] = lambda: "250 OK"
+        self.is_quoting = False
+        """Whether a refusal ends with the mail's token."""
         self.begun = 0
         """Mails that have come and may not be answered yet."""
         self.pause = 0.0
@@ -74,12 +76,13 @@ class Mailbox:
         self.begun += 1
         await asyncio.sleep(self.pause)
         reply = self.data()
+        assert isinstance(envelope.content, bytes)
+        assert envelope.mail_from is not None
+        mail = Received(envelope.mail_from, list(envelope.rcpt_tos), envelope.content)
         if reply.startswith("250"):
-            assert isinstance(envelope.content, bytes)
-            assert envelope.mail_from is not None
-            self.received.append(
-                Received(envelope.mail_from, list(envelope.rcpt_tos), envelope.content)
-            )
+            self.received.append(mail)
+        elif self.is_quoting:
+            reply += f" https://app.example.com/join#token={mail.token} or {mail.token}"
         if self.drop:
             # The mail is taken, and the client never hears of it.
             abort(server)

@@ -95,4 +95,3 @@ async def post(own_database: TestDatabase) -> AsyncIterator[Post]:
             made = Post(callers, await new_tenant(callers), box, live.settings, pools)
             await made.queue()
             yield made
-            await callers.close()

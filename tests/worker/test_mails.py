@@ -19,6 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis.strategies import from_regex
+from structlog.testing import capture_logs
 
 from app.database.pools import Database
 from app.schemas.invitations import Email
@@ -510,6 +511,21 @@ async def test_the_outbox_holds_no_token_before_or_after(post: Post) -> None:
         )
         for (table,) in tables:
             assert mail.token not in str(await admin.fetch(f"select t::text from {table} t"))
+
+
+async def test_a_refusal_that_quotes_the_mail_is_told_and_stored_without_its_token(
+    post: Post,
+) -> None:
+    user = await post.callers.user()
+    await issue(post.tenant.owner, post.tenant, str(user.email))
+    post.mailbox.is_quoting = True
+    post.mailbox.data = lambda: "451 spam:"
+    with capture_logs() as said:
+        await post.send()
+    [mail] = await post.outbox()
+    assert mail["error"] == "451 spam: https://app.example.com/join#[hidden] or [hidden]"
+    assert "a mail was not sent" in str(said)
+    assert "annex_it_" not in str(said)
 
 
 async def test_the_worker_sends_by_itself(post: Post) -> None:

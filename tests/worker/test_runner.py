@@ -178,7 +178,7 @@ async def test_a_reader_that_raises_is_begun_again_with_back_off_and_loses_nothi
     state.check(await events_of(own_database))
 
 
-async def test_a_task_that_is_down_is_counted_and_turns_readiness_off(
+async def test_a_task_of_a_server_that_is_down_is_counted_and_turns_readiness_off(
     own_database: TestDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     workspace = await prepare(own_database)
