@@ -653,6 +653,22 @@ begin
     -- Whoever changes an item holds the inbox for a few milliseconds.
     perform pg_sleep(0.01) where attempt < 5;
   end loop;
+  -- One who changes items without a pause is met at each try. In line, Annex has its turn behind those that came before.
+  if waiting <> '{}' then
+    perform set_config('lock_timeout', '100ms', true);
+    begin
+      locked := locked || array(
+        select p.user_id from annex.profiles p where p.user_id = any (missing[1:5]) order by p.user_id for no key update
+      );
+      waiting := array(
+        select distinct c.place from unnest(page.places, page.user_ids, page.locked) c (place, user_id, is_locked)
+        where c.is_locked and c.user_id = any (missing) and c.user_id <> all (locked)
+      );
+    exception when lock_not_available then
+      null;
+    end;
+    perform set_config('lock_timeout', '500ms', true);
+  end if;
   for ahead in 1 .. cardinality(queued) + 1 loop
     -- A run ends before an event that may join an item of the run.
     continue when ahead <= cardinality(queued)
