@@ -183,11 +183,13 @@ class Scene:
 
     async def begin(self, name: str, seconds: float, *, is_patient: bool = True) -> None:
         """Begin an attack in a process of its own, by somebody who has spent nothing yet."""
+        # Others of the loud tenant may have spent the events that this one begins with.
+        tenant = await new_tenant(self.callers) if name == "rings" else self.loud
         order = Order(
             name,
             seconds,
-            self.loud.path,
-            await self.member(self.loud, "owner", 19 * (name == "roles")),
+            tenant.path,
+            await self.member(tenant, "owner", 19 * (name == "roles")),
             self.cursor,
             next(self.addresses),
             is_patient,
