@@ -1,5 +1,6 @@
 """A filtered list that lets everything through is the list."""
 
+import itertools
 from typing import Any
 
 import msgspec
@@ -109,8 +110,11 @@ async def test_a_list_does_nothing_with_a_parameter_that_the_contract_does_not_n
         if operation.permission == "operator":
             assert plain.status_code == 403
             continue
-        for value in ("x", "eq.null"):
-            more = dict.fromkeys(sorted((columns | WORDS) - known), value) | query
+        unknown = sorted((columns | WORDS) - known)
+        # A query has 100 parameters at most.
+        parts = [unknown[n : n + 90] for n in range(0, len(unknown), 90)]
+        for part, value in itertools.product(parts, ("x", "eq.null")):
+            more = dict.fromkeys(part, value) | query
             answer = await tenant.owner.client.get(path, params=more)
             assert answer.status_code == plain.status_code == 200, (path, answer.text)
             assert answer.json()["data"] == plain.json()["data"], path
