@@ -253,7 +253,7 @@ async def rings(a: Attacker) -> None:
                         async for _raw in answer.aiter_raw():
                             pass
 
-        await a.together(a.repeat(1, hold), a.repeat(10, act))
+        await a.together(a.repeat(1, hold), a.repeat(5, act))
 
 
 async def guesses(a: Attacker) -> None:
