@@ -309,11 +309,9 @@ async def running(database: TestDatabase, port: int = 0, **others: Any) -> Async
         try:
             await asyncio.wait({serving, began}, return_when=asyncio.FIRST_COMPLETED)
             yield live
-        except BaseException:
-            await live.close()
-            raise
         finally:
             began.cancel()
+            await live.close()
             server.should_exit = True
             await serving
 
