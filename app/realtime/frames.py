@@ -28,6 +28,7 @@ class Frame:
         "_bytes",
         "_data_at",
         "_source",
+        "is_wanted",
         "number",
         "permission",
         "pos",
@@ -40,6 +41,8 @@ class Frame:
         self.pos = pos
         self.number = -1
         """In its channel; negative while it is in none."""
+        self.is_wanted: bool | None = None
+        """Of the past, which is read for one reader alone: whether that reader gets it."""
         self.type: str = event.type
         self.topics: list[str] = event.topics
         self.workspace_id: UUID = event.workspace_id
@@ -137,6 +140,8 @@ class Verdicts:
 
     def of(self, frame: Frame) -> bool:
         """Say whether a frame is wanted."""
+        if frame.is_wanted is not None:
+            return frame.is_wanted
         if frame.number < 0:
             return self.wanted.matches(frame)
         place = frame.number % REMEMBERED

@@ -138,7 +138,8 @@ class Source:
         for row in (row for row in rows if row[1] is not None):
             event = dict(zip(EVENT_COLUMNS, row[2:], strict=True))
             frame = self.hub.frame(feed.id, row[1], as_event(event))
-            if frame.passes(wanted, sight):
+            frame.is_wanted = frame.passes(wanted, sight)
+            if frame.is_wanted:
                 if size and size + len(frame.bytes) > MAX_CHUNK:
                     break
                 size += len(frame.bytes)

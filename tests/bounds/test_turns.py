@@ -50,8 +50,9 @@ async def test_those_who_wait_are_served_one_of_each_principal() -> None:
     assert (turns.free, turns.under_way, turns.waiting) == (1, Counter(), {})
 
 
-async def test_a_crowd_of_one_workspace_is_served_as_one() -> None:
-    turns, order = Turns(1, 1), list[str]()
+async def served(turns: Turns, *users: tuple[str, str]) -> list[str]:
+    """Let principals take a turn of a group each, all at once; returns in which order they did."""
+    order = list[str]()
 
     async def use(whose: str, group: str) -> None:
         await turns.take(whose, group)
@@ -59,8 +60,14 @@ async def test_a_crowd_of_one_workspace_is_served_as_one() -> None:
         await asyncio.sleep(0)
         turns.give(whose, group)
 
+    await asyncio.gather(*(use(*each) for each in users))
+    return order
+
+
+async def test_a_crowd_of_one_workspace_is_served_as_one() -> None:
+    turns = Turns(1, 1)
     crowd = [(f"c{n}", "loud") for n in range(30)]
-    await asyncio.gather(*(use(*one) for one in [*crowd, ("a", "quiet"), ("a", "quiet")]))
+    order = await served(turns, *crowd, ("a", "quiet"), ("a", "quiet"))
     assert order[:5] == ["c0", "a", "c1", "a", "c2"]
     assert sorted(order[5:]) == sorted(f"c{n}" for n in range(3, 30))
     assert (turns.free, turns.under_way, turns.of_groups) == (1, Counter(), Counter())
@@ -76,16 +83,9 @@ async def test_a_crowd_of_one_workspace_leaves_something_to_others() -> None:
 
 async def test_a_few_principals_with_hundreds_of_groups_wait_for_themselves() -> None:
     """Whoever has an account may name any workspace, also one that does not exist."""
-    turns, order = Turns(10, 8), list[str]()
-
-    async def use(whose: str, group: str) -> None:
-        await turns.take(whose, group)
-        order.append(whose)
-        await asyncio.sleep(0)
-        turns.give(whose, group)
-
+    turns = Turns(10, 8)
     crowd = [(whose, f"{whose}{n}") for n in range(100) for whose in "ab"]
-    await asyncio.gather(*(use(*one) for one in [*crowd, ("quiet", "quiet")]))
+    order = await served(turns, *crowd, ("quiet", "quiet"))
     assert order.index("quiet") == 10
     assert (len(order), turns.free, turns.under_way) == (201, 10, Counter())
     assert (turns.of_groups, turns.waiting) == (Counter(), {})
