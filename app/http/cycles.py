@@ -1,5 +1,6 @@
 """One request and its answer, as the server's protocol runs it."""
 
+from collections.abc import Callable
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import (
@@ -22,6 +23,8 @@ class Cycle(RequestResponseCycle):
     """Its body, if that is no small one."""
     bodies: Bodies
     """Where that is counted."""
+    on_wanted: "Callable[[Cycle], None]"
+    """What is told before the application asks for more of the body."""
 
     async def run_asgi(self, app: Any) -> None:
         """Run the application; its end is the end of what it held of the body."""
@@ -35,8 +38,15 @@ class Cycle(RequestResponseCycle):
         if self.body_held is not None:
             self.bodies.remove(self.body_held)
 
+    @property
+    def is_blocked(self) -> bool:
+        """Whether the client may not send more at the moment."""
+        return self.flow.read_paused or self.waiting_for_100_continue
+
     async def receive(self) -> Any:
         """Receive as ASGI says; raises the problem of a body that is not waited for."""
+        if self.is_blocked:
+            self.on_wanted(self)
         message = await super().receive()
         if self.problem is not None and not self.response_started:
             raise self.problem

@@ -27,7 +27,7 @@ PIECE_BYTES = 16 * 1024
 MAX_HEADERS = 128
 MAX_PIPELINED = 16
 GRACE_SECONDS = 5.0
-"""A body may be slower than its rate at first, and the rate is checked as often."""
+"""A body may be slower than its rate at first, and the rate is checked as often after that."""
 LINGER_SECONDS = 1.0
 """A refused connection stays half open this long, as a reset could overtake the answer."""
 OVERHEAD = 8
@@ -229,6 +229,7 @@ class Protocol(HttpToolsProtocol):
             and not self.parser.should_upgrade(),
             on_response=self.on_response_complete,
         )
+        self.cycle.on_wanted = self.excuse
         self.body_began_at = self.body_checked_at = self.loop.time()
         if is_busy:
             self.flow.pause_reading()
@@ -241,7 +242,10 @@ class Protocol(HttpToolsProtocol):
         self.body_bytes += len(body)
         if self.fault is not None or self.cycle.problem is not None:
             return
+        was_paused = self.flow.read_paused
         super().on_body(body)
+        if self.flow.read_paused and not was_paused:
+            self.body_checked_at = self.loop.time()
         if self.body_bytes > SMALL_BYTES and not self.cycle.response_complete:
             self.hold_body()
 
@@ -325,18 +329,24 @@ class Protocol(HttpToolsProtocol):
                 seconds = self.limits.header_seconds
                 self.refuse(RequestTimeout(f"Send the headers within {seconds} s."))
             return
-        now = self.loop.time()
-        if self.flow.read_paused or self.cycle.waiting_for_100_continue:
-            # The server does not take more at the moment; the client cannot be blamed.
-            self.body_began_at += now - self.body_checked_at
-        self.body_checked_at = now
-        seconds, rate = now - self.body_began_at, self.limits.body_rate
+        self.excuse(self.cycle)
+        seconds, rate = self.loop.time() - self.body_began_at, self.limits.body_rate
         if seconds >= self.limits.body_seconds:
             self.be_late(f"Send the body within {self.limits.body_seconds} s.")
-        elif self.body_bytes < rate * seconds:
+        elif seconds >= GRACE_SECONDS and self.body_bytes < rate * seconds:
             self.be_late(f"Send the body at {rate} bytes a second or more.")
         else:
-            self.watch(min(GRACE_SECONDS, max(0.01, self.limits.body_seconds - seconds)))
+            pause = GRACE_SECONDS - seconds if seconds < GRACE_SECONDS else GRACE_SECONDS
+            self.watch(max(0.01, min(pause, self.limits.body_seconds - seconds)))
+
+    def excuse(self, cycle: Cycle) -> None:
+        """Take what the server did not read from the time that the client took for the body."""
+        if cycle is not self.cycle:
+            return
+        now = self.loop.time()
+        if cycle.is_blocked:
+            self.body_began_at += now - self.body_checked_at
+        self.body_checked_at = now
 
     def be_late(self, detail: str) -> None:
         """Give up a body that does not come in time."""
