@@ -66,7 +66,6 @@ async def test_a_database_that_falls_silent_is_left_and_nothing_is_lost(
 async def test_a_listener_that_alone_falls_silent_is_replaced_and_its_tail_polls_meanwhile(
     own_database: TestDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.realtime.tail.ANSWER_SECONDS", SILENCE_SECONDS)
     monkeypatch.setattr("app.realtime.wakeup.LISTEN_AGAIN_SECONDS", SILENCE_SECONDS)
     monkeypatch.setattr("app.realtime.wakeup.ANSWER_SECONDS", SILENCE_SECONDS)
     async with (
