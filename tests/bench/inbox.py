@@ -59,6 +59,9 @@ FOLLOW = """
 insert into annex.subscriptions (workspace_id, topic, user_id, reason)
 select $1, 'everybody', user_id, 'added' from annex.members where workspace_id = $1
 """
+SEGMENTS = 50
+"""Files of the log that a server in use has, to write over; to make one stops all for 70 ms."""
+NEXT_SEGMENT = "select pg_logical_emit_message(false, 'bench', ''), pg_switch_wal()"
 SESSIONS = """
 select 'postgres: ' || coalesce(nullif(application_name, ''), backend_type) as name,
   array_agg(pid) as pids
@@ -192,7 +195,8 @@ def process(settings: Settings, log: Path, *command: str) -> Iterator[psutil.Pro
 @contextlib.asynccontextmanager
 async def bench(folder: Path) -> AsyncIterator[tuple[Bench, dict[str, psutil.Process]]]:
     """Start everything, with a stream for each reader."""
-    with EmbeddedPostgres(folder, settings={"max_connections": "60"}) as postgres:
+    settings_of_server = {"max_connections": "60", "min_wal_size": "1GB"}
+    with EmbeddedPostgres(folder, settings=settings_of_server) as postgres:
         await fill(postgres, DATABASE, events=1, users=READERS, workspaces=1)
         drawn = Secrets("s" * 40, "j" * 40, "", str(Key.make("op")), new_signing_key())
         settings = demo_settings(
@@ -205,6 +209,9 @@ async def bench(folder: Path) -> AsyncIterator[tuple[Bench, dict[str, psutil.Pro
         )
         log = folder / "serve.log"
         admin = await asyncpg.connect(postgres.url("postgres", DATABASE))
+        for _ in range(SEGMENTS):
+            await admin.execute(NEXT_SEGMENT)
+        await admin.execute("checkpoint")
         writers = await asyncpg.create_pool(
             postgres.url("postgres", DATABASE),
             min_size=WRITERS,
@@ -267,8 +274,10 @@ async def measure(folder: Path, rate: float, seconds: float, members: int) -> li
     """Run all parts; returns which aims were missed."""
     missed = []
     async with bench(folder) as (made, processes):
-        await made.publish(rate, 5)  # what is planned and cached once
+        # So that no table doubles while it is measured, at which all sessions plan anew.
+        await made.publish(rate, 1.5 * seconds)
         await made.arrived()
+        await made.admin.execute("analyze")
         for wanted in (10.0, rate):
             before = await used(made, processes)
             await made.publish(wanted, seconds)

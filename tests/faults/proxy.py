@@ -42,8 +42,7 @@ class Link:
             self.asked = (self.asked + data)[-4096:]
             await asyncio.sleep(self.delay_seconds)
             if not self.swallows_requests:
-                self.far.write(data)
-                await self.far.drain()
+                await write(self.far, data)
         if not self.swallows_requests:
             self.far.close()
 
@@ -51,8 +50,7 @@ class Link:
         while data := await read_some(self.far_reader):
             await asyncio.sleep(self.delay_seconds)
             if not self.swallows_answers:
-                self.near.write(data)
-                await self.near.drain()
+                await write(self.near, data)
         if not self.swallows_answers:
             self.near.close()
 
@@ -114,6 +112,13 @@ class Proxy:
         for link in self.links:
             if link.swallows_requests:
                 link.reset()
+
+
+async def write(writer: asyncio.StreamWriter, data: bytes) -> None:
+    """Write unless the other side was reset meanwhile, as uvloop raises no OSError for that."""
+    if not writer.is_closing():
+        writer.write(data)
+        await writer.drain()
 
 
 async def read_some(reader: asyncio.StreamReader) -> bytes:

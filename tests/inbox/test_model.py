@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
+from hypothesis.errors import HypothesisException
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 
 from tests.conftest import Callers, Tenant, TestDatabase, add_member, new_tenant, running
@@ -67,6 +68,7 @@ class World:
         self.due: dict[tuple[int, int], int] = {}
         self.published: dict[str, dict[str, Any]] = {}
         self.waiting: list[dict[str, Any]] = []
+        self.failures: list[Exception] = []
 
     async def begin(self) -> None:
         """Make the users, members of both workspaces, and open their bells."""
@@ -297,7 +299,11 @@ def machine(world: World, loop: asyncio.AbstractEventLoop) -> type[RuleBasedStat
             async with asyncio.timeout(40):
                 return await work
 
-        return asyncio.run_coroutine_threadsafe(all_of_it(), loop).result()
+        try:
+            return asyncio.run_coroutine_threadsafe(all_of_it(), loop).result()
+        except Exception as error:
+            world.failures.append(error)
+            raise
 
     class Inbox(RuleBasedStateMachine):
         @rule(
@@ -590,6 +596,9 @@ async def test_what_is_streamed_is_what_is_listed(
                     suppress_health_check=list(HealthCheck),
                 ),
             )
+        except HypothesisException as flaky:
+            # It tries a failure again, in a world that is another by then.
+            raise world.failures[0] if world.failures else flaky from flaky
         finally:
             await world.end()
             await callers.close()
