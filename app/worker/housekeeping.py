@@ -12,6 +12,7 @@ from app.database.drivers import Driver
 from app.database.pools import WORKER_NAME, Database, is_lost
 from app.logs import configure_logging, reason_of
 from app.settings import Settings
+from app.supervision import Supervised
 from app.worker.mails import mailing
 from app.worker.notification_mails import notifying
 from app.worker.projector import Projector
@@ -224,14 +225,27 @@ async def work(settings: Settings, ready: Callable[[], None] = lambda: None) -> 
     `ready` is called before it begins. Raises `SettingsError` for templates that cannot be used.
     """
     configure_logging(settings)
+    make = runner(settings)
     async with Database(settings, WORKER_NAME) as database:
-        running = runner(database, settings)
+        running = make(database)
         ready()
         await running.run()
 
 
-def runner(database: Database, settings: Settings) -> Runner:
-    """Make what `annex worker` runs; raises `SettingsError` for templates that cannot be used."""
+def tasks_of(settings: Settings) -> Callable[[Database], list[Supervised]]:
+    """Return what makes the worker's tasks for a server that runs them.
+
+    Raises `SettingsError` for templates that cannot be used.
+    """
+    make = runner(settings)
+    return lambda database: make(database).tasks
+
+
+def runner(settings: Settings) -> Callable[[Database], Runner]:
+    """Return what makes the runner of `annex worker`.
+
+    Raises `SettingsError` for templates that cannot be used.
+    """
     tidying = housekeeping(
         settings.event_retention_days,
         settings.workspace_grace_days,
@@ -241,4 +255,4 @@ def runner(database: Database, settings: Settings) -> Runner:
     projector = Projector()
     statistics = Job("statistics", STATISTICS_SECONDS, refresh_statistics)
     jobs = [tidying, statistics, *mailing(settings), *notifying(settings), *projector.jobs()]
-    return Runner(database, [projector], jobs)
+    return partial(Runner, readers=[projector], jobs=jobs)

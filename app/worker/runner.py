@@ -146,7 +146,10 @@ class Runner:
                     one.pause.woken.set()
 
             listening = Wakeup(wake)
-            self.tasks.append(Supervised("wakeup", using(database.worker, listening.follow)))
+            # A server that runs them, too, has a wake-up of its own: names tell tasks apart.
+            self.tasks.append(
+                Supervised("wakeup of readers", using(database.worker, listening.follow))
+            )
 
     async def run(self) -> None:
         """Run until cancelled."""
