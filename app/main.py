@@ -22,9 +22,9 @@ from app.http.addresses import Addresses
 from app.http.application import Application, StrictRequest, check_request
 from app.http.budgets import AnswerBudget, PublishBudget, StreamBudget
 from app.http.caches import remember_little
+from app.http.connections import Connections
 from app.http.idempotency import provide_once
 from app.http.limits import Failures, Limiter
-from app.http.protocol import Connections
 from app.http.responses import StructResponse
 from app.logs import configure_logging, warn_of_misspelt
 from app.metrics import Metrics, refusals

@@ -14,8 +14,8 @@ import asyncpg
 from app.database.pools import Database
 from app.errors import RateLimited, TooManyFailures, Unavailable
 from app.http.budgets import AnswerBudget, PublishBudget, StreamBudget
+from app.http.connections import Connections
 from app.http.limits import Failures, Limiter
-from app.http.protocol import Connections
 from app.realtime.hub import Hub
 from app.realtime.tail import Tail
 from app.supervision import Supervised
