@@ -19,7 +19,7 @@ ENV PATH=/annex/bin:$PATH PYTHONUNBUFFERED=1
 USER 10001
 WORKDIR /tmp
 EXPOSE 8000
-# `annex worker` needs none: it ends when it cannot go on, and is started again.
+# A worker answers there, too: `annex worker --port 8000`.
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s \
   CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/health', timeout=2)"]
 # SIGTERM: streams are told to reconnect elsewhere, then the process ends.

@@ -96,7 +96,13 @@ def serve(host: str, port: int, workers: int) -> None:
 
 
 @annex.command()
-def worker() -> None:
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen on, with --port."
+)
+@click.option(
+    "--port", type=PORT, help="Port for /health, /health/ready and /metrics; without it, none."
+)
+def worker(host: str, port: int | None) -> None:
     """Notify users, send mails and keep the database in order, beside `annex serve`.
 
     It puts events into inboxes, makes and drops partitions, and deletes what has expired. On SIGINT
@@ -109,15 +115,21 @@ def worker() -> None:
     from app.server import check
     from app.worker.housekeeping import work
     from app.worker.runner import until_told
+    from app.worker_server import serve_worker
 
-    warn_of_misspelt()
-    settings = read_settings()
+    def ready(where: str = "") -> None:
+        click.echo(f"Annex works{where}; Ctrl-C stops it.", err=True)
 
     async def keep() -> None:
         await check(settings)
-        await work(settings, lambda: click.echo("Annex works; Ctrl-C stops it.", err=True))
+        await work(settings, ready)
 
-    uvloop.run(until_told(keep()))
+    warn_of_misspelt()
+    settings = read_settings()
+    if port is None:
+        uvloop.run(until_told(keep()))
+    else:
+        serve_worker(settings, host, port, ready=lambda url: ready(f", and tells how at {url}"))
 
 
 @annex.command()

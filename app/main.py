@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,14 +17,14 @@ from app.auth.signing import Signer
 from app.auth.tickets import Tickets, derive_key
 from app.auth.tokens import Tokens
 from app.database.check import check_database
-from app.database.pools import Database
+from app.database.pools import API_NAME, WORKER_NAME, Database
 from app.http.addresses import Addresses
 from app.http.application import Application, StrictRequest, check_request
 from app.http.budgets import AnswerBudget, PublishBudget, StreamBudget
 from app.http.caches import remember_little
+from app.http.connections import Connections
 from app.http.idempotency import provide_once
 from app.http.limits import Failures, Limiter
-from app.http.protocol import Connections
 from app.http.responses import StructResponse
 from app.logs import configure_logging, warn_of_misspelt
 from app.metrics import Metrics, refusals
@@ -54,9 +54,17 @@ EXPOSED = [
 
 
 def create_app(
-    settings: Settings, controllers: tuple[ControllerRouterHandler, ...] = CONTROLLERS
+    settings: Settings,
+    controllers: tuple[ControllerRouterHandler, ...] = CONTROLLERS,
+    beside: Callable[[Database], Sequence[Supervised]] = lambda _: (),
+    *,
+    is_worker: bool = False,
 ) -> Application:
-    """Put the application together; nothing is opened before its lifespan begins."""
+    """Put the application together; nothing is opened before its lifespan begins.
+
+    `beside` makes further tasks that run as long as the application. One that `is_worker` holds no
+    streams and does not follow the log.
+    """
     configure_logging(settings)
     app = Application(
         route_handlers=controllers,
@@ -66,7 +74,7 @@ def create_app(
             "write": Provide(provide_write),
             "once": Provide(provide_once),
         },
-        lifespan=[partial(lifespan, settings)],
+        lifespan=[partial(lifespan, settings, beside, is_worker)],
         exception_handlers={Exception: to_problem},
         before_request=before_request,
         cors_config=CORSConfig(
@@ -96,10 +104,16 @@ async def before_request(request: Request[Any, Any, Any]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def lifespan(settings: Settings, app: Litestar) -> AsyncIterator[None]:
-    """Open what requests need, follow the log, and close it all again."""
+async def lifespan(
+    settings: Settings,
+    beside: Callable[[Database], Sequence[Supervised]],
+    is_worker: bool,
+    app: Litestar,
+) -> AsyncIterator[None]:
+    """Open what requests need, run the background tasks, and close it all again."""
     assert isinstance(app, Application)
-    async with Database(settings) as database, httpx.AsyncClient() as http:
+    name = WORKER_NAME if is_worker else API_NAME
+    async with Database(settings, name) as database, httpx.AsyncClient() as http:
         await check_database(database)
         hub = Hub(
             Cursors(derive_key(settings.secret_key, "cursor")),
@@ -124,12 +138,19 @@ async def lifespan(settings: Settings, app: Litestar) -> AsyncIterator[None]:
             hub,
         )
         watchdog = Watchdog()
-        tasks = [
-            *tail.tasks(),
-            Supervised("hub", hub.keep_time),
-            Supervised("watchdog", watchdog.watch),
-        ]
-        metrics = Metrics(hub, tail, tasks, refused, app.connections, watchdog, database)
+        tasks = [Supervised("watchdog", watchdog.watch), *beside(database)]
+        if not is_worker:
+            tasks += [*tail.tasks(), Supervised("hub", hub.keep_time)]
+        metrics = Metrics(
+            hub,
+            tail,
+            tasks,
+            refused,
+            app.connections,
+            watchdog,
+            database,
+            has_streams=not is_worker,
+        )
         tasks.append(Supervised("metrics", metrics.keep_copying))
         app.runtime = Runtime(
             settings=settings,
@@ -151,7 +172,8 @@ async def lifespan(settings: Settings, app: Litestar) -> AsyncIterator[None]:
         )
         running = [asyncio.create_task(task.keep()) for task in tasks]
         try:
-            await tail.catch_up()
+            if not is_worker:
+                await tail.catch_up()
             yield
         finally:
             hub.close()

@@ -14,8 +14,8 @@ import asyncpg
 from app.database.pools import Database
 from app.errors import RateLimited, TooManyFailures, Unavailable
 from app.http.budgets import AnswerBudget, PublishBudget, StreamBudget
+from app.http.connections import Connections
 from app.http.limits import Failures, Limiter
-from app.http.protocol import Connections
 from app.realtime.hub import Hub
 from app.realtime.tail import Tail
 from app.supervision import Supervised
@@ -87,6 +87,10 @@ GAUGES: dict[str, tuple[str, str, Read]] = {
 }
 
 
+OF_EVERY_PROCESS = {"process_cpu_seconds", "process_resident_memory_bytes"}
+"""Of both tables: what a process without streams tells as well."""
+
+
 def refusals(
     connections: Connections,
     limiter: Limiter,
@@ -128,6 +132,8 @@ class Metrics:
         connections: Connections,
         watchdog: Watchdog,
         database: Database,
+        *,
+        has_streams: bool = True,
     ) -> None:
         # When it is imported, the library asks whether processes share their numbers: not before
         # the one that starts them could say so.
@@ -142,13 +148,17 @@ class Metrics:
         self.database = database
         self.tasks = tasks
         self.registry = own = library.CollectorRegistry()
-        self.copied = dict.fromkeys(COUNTERS, 0.0)
+        told = {*COUNTERS, *GAUGES} if has_streams else OF_EVERY_PROCESS
         self.counters = {
-            name: library.Counter(name, text, registry=own) for name, (text, _) in COUNTERS.items()
+            name: library.Counter(name, text, registry=own)
+            for name, (text, _) in COUNTERS.items()
+            if name in told
         }
+        self.copied = dict.fromkeys(self.counters, 0.0)
         self.gauges = {
             name: library.Gauge(name, text, registry=own, multiprocess_mode=mode)  # type: ignore[arg-type]
             for name, (mode, text, _) in GAUGES.items()
+            if name in told
         }
         self.requests = library.Histogram(
             "annex_http_request_duration_seconds",
@@ -226,12 +236,12 @@ class Metrics:
 
     def copy(self) -> None:
         """Copy the numbers as they are now."""
-        for name, (_, read) in COUNTERS.items():
-            now = read(self.hub, self.tail)
-            self.counters[name].inc(now - self.copied[name])
+        for name, counter in self.counters.items():
+            now = COUNTERS[name][1](self.hub, self.tail)
+            counter.inc(now - self.copied[name])
             self.copied[name] = now
-        for name, (_, _, read) in GAUGES.items():
-            self.gauges[name].set(read(self.hub, self.tail))
+        for name, gauge in self.gauges.items():
+            gauge.set(GAUGES[name][2](self.hub, self.tail))
         self.longest_turn.set(self.watchdog.longest)
         self.longest_pause.set(self.watchdog.longest_pause)
         self.open_connections.set(self.connections.total)

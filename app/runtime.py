@@ -10,8 +10,8 @@ from app.auth.tickets import Tickets
 from app.auth.tokens import Tokens
 from app.database.pools import Database
 from app.http.budgets import AnswerBudget, PublishBudget, StreamBudget
+from app.http.connections import Connections
 from app.http.limits import Failures, Limiter
-from app.http.protocol import Connections
 from app.metrics import Metrics
 from app.realtime.hub import Hub
 from app.realtime.tail import Tail

@@ -6,7 +6,7 @@ import gc
 import resource
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from types import FrameType
 
 import uvicorn
@@ -48,8 +48,6 @@ class Server(uvicorn.Server):
         self.leave_with = leave_with
         self.began = asyncio.Event()
         self.hurried = asyncio.Event()
-        self.beside: list[asyncio.Future[None]] = []
-        """What runs on the application's connections, and ends before they do."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -91,9 +89,6 @@ class Server(uvicorn.Server):
             server.close()
         if runtime is not None:
             await runtime.hub.drain()
-        for task in self.beside:
-            task.cancel()
-        await asyncio.gather(*self.beside, return_exceptions=True)
         await super().shutdown(sockets)
 
     async def linger(self, seconds: float) -> None:
@@ -184,10 +179,10 @@ def serve(
     *,
     is_shared: bool = False,
     ready: Callable[[str], None] | None = None,
-    beside: Sequence[Callable[[Database], Awaitable[None]]] = (),
+    create: Callable[[Settings], Application] = create_app,
     leave_with: int | None = None,
 ) -> None:
-    """Serve the API until SIGINT or SIGTERM; `beside` runs in the same process, as annex_worker.
+    """Serve the application that `create` makes until SIGINT or SIGTERM.
 
     `leave_with` is a file descriptor that becomes readable when it is time to stop. Raises
     `SettingsError` for a port in use or a database that cannot be served.
@@ -196,28 +191,21 @@ def serve(
     listener = listen(host, port, is_shared=is_shared)
     with contextlib.closing(listener):
         asyncio.run(check(settings))
-        app = create_app(settings)
+        app = create(settings)
         config = configure(app, settings)
         url = url_of(host, listener.getsockname()[1])
         server = Server(app, config, ready and (lambda: ready(url)), leave_with)
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-            runner.run(run(server, app, listener, beside))
+            runner.run(run(server, listener))
 
 
-async def run(
-    server: Server,
-    app: Application,
-    listener: socket.socket,
-    beside: Sequence[Callable[[Database], Awaitable[None]]],
-) -> None:
-    """Run the server, and what goes beside it until it stops."""
+async def run(server: Server, listener: socket.socket) -> None:
+    """Run the server until it stops."""
     serving = asyncio.create_task(server.serve([listener]))
     began = asyncio.create_task(server.began.wait())
     await asyncio.wait({serving, began}, return_when=asyncio.FIRST_COMPLETED)
     began.cancel()
     settle()
-    if server.started:
-        server.beside = [asyncio.ensure_future(b(app.runtime.database)) for b in beside]
     await serving
 
 

@@ -1,4 +1,4 @@
-"""Background tasks that must not end: they back off, are counted, and tell when they are down."""
+"""Background tasks that must not end: restarted with back-off, counted, and known to be down."""
 
 import asyncio
 import math
@@ -17,13 +17,13 @@ log = structlog.get_logger()
 BACKOFF = (0.1, 0.5, 1.0, 2.0, 5.0)
 """Seconds before the next try, the longer the more tries have failed."""
 SETTLED_SECONDS = 1.0
-"""A task that ran for so long had recovered before it failed again."""
+"""A task that ran for longer had recovered before it failed again."""
 DOWN_SECONDS = 30.0
-"""A task that has not run well for so long is down."""
+"""A task that has kept failing for longer is down."""
 
 
 class Supervised:
-    """One task that is begun again for ever."""
+    """One task that is restarted for ever."""
 
     def __init__(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         self.name = name
@@ -42,7 +42,7 @@ class Supervised:
         return now - self.failing_since > DOWN_SECONDS and now - self.began_at < SETTLED_SECONDS
 
     async def keep(self) -> None:
-        """Run until cancelled; after an error again, the later the more failed."""
+        """Run until cancelled; restarts after an error or a return, with back-off."""
         failures = 0
         while True:
             self.began_at = time.monotonic()
@@ -62,7 +62,7 @@ class Supervised:
             await asyncio.sleep(pause)
 
     def tell(self, error: Exception | None, pause: float) -> None:
-        """Log why the task ended; only what is not expected with its traceback."""
+        """Log why the task ended, with a traceback only if the error is not expected."""
         found = list(causes(error)) if error else []
         is_pooler = any(is_poolers(e) for e in found)
         expected = is_pooler or any(isinstance(e, (*UNREACHABLE, Unavailable)) for e in found)

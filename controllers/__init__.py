@@ -14,7 +14,7 @@ from controllers.pages import PageController
 from controllers.preferences import MyPreferencesController, WorkspacePreferencesController
 from controllers.profiles import ProfileController
 from controllers.roles import RoleController
-from controllers.service import ServiceController
+from controllers.service import ProcessController, ServiceController, WorkerController
 from controllers.stream import StreamController
 from controllers.subscriptions import SubscriptionController
 from controllers.traces import TraceController
@@ -22,6 +22,7 @@ from controllers.unsubscriptions import UnsubscriptionController
 from controllers.workspaces import WorkspaceController
 
 CONTROLLERS = (
+    ProcessController,
     ServiceController,
     UnsubscriptionController,
     PageController,
@@ -48,3 +49,5 @@ CONTROLLERS = (
         ],
     ),
 )
+
+WORKER_CONTROLLERS = (ProcessController, WorkerController)

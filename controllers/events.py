@@ -127,8 +127,8 @@ async def publish(
     share = Share(budget, len(batch), len(await request.body()))
     try:
         if once.key is None:
-            # A stranger must neither spend of a budget nor learn of it. A caller who may no longer
-            # publish learns of a debt until that is over, because a refusal asks no database.
+            # A stranger must neither spend a budget nor learn of it. A caller that may no longer
+            # publish learns of a debt until it is over, because a refusal asks no database.
             if (found := budget.find(*name)) is None:
                 found = await once.write.reach()
                 budget.learn(*name, found)

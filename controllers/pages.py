@@ -21,7 +21,7 @@ from controllers.service import DAY
 FOLDER = Path(static.__file__).parent
 ASSETS = {"scalar.js": "text/javascript", "start.js": "text/javascript"}
 MARKDOWN = "text/markdown; charset=utf-8"
-# The page's script writes styles into it, which cannot be named by a hash.
+# The page's script writes styles into the page, so that no hash can name them.
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data:; font-src data:; connect-src 'self'; base-uri 'none'; "
@@ -59,7 +59,7 @@ class PageController(Controller):
         if file == "scalar.js" and "gzip" in request.headers.get("accept-encoding", ""):
             headers["Content-Encoding"] = "gzip"
             return Response(asset("scalar.js.gz"), media_type=ASSETS[file], headers=headers)
-        # The first time it is unpacked, for which the loop would stand still.
+        # In a thread, because the first call unpacks the file, which would block the loop.
         content = await asyncio.to_thread(asset, file)
         return Response(content, media_type=ASSETS[file], headers=headers)
 

@@ -25,7 +25,7 @@ from app.request_state import state_of
 from app.runtime import runtime_of
 from app.schemas import stream as s
 
-# Without a limit of their own: a 400 would end an EventSource for good, and `reset` does not.
+# Their length has no limit, because a 400 would end an EventSource for good; `reset` does not.
 LastEventId = Annotated[str | None, HeaderParameter(name="Last-Event-ID")]
 LastEventIdQuery = Annotated[str | None, QueryParameter(name="last_event_id")]
 Ticket = Annotated[str | None, QueryParameter(name="ticket", max_length=4000)]
@@ -134,8 +134,8 @@ async def follow(
         async with asking(hub, principal.turn):
             feed, sight = await source.sight()
         if ticket is not None and used is not None and last_event_id is not None:
-            # A cursor of this feed, and none of before the ticket, which its stream cannot have
-            # given: whoever finds a ticket later learns nothing of the past.
+            # Only a cursor of this feed that is no older than the ticket, because its stream has
+            # given no other. Somebody who finds a ticket later learns nothing of the past.
             cursor = hub.cursors.read(feed.id, last_event_id)
             is_its_own = cursor is not None and (
                 cursor.epoch != used.epoch or cursor.pos >= used.pos
@@ -177,14 +177,14 @@ async def follow(
 
 
 def at_once(content: bytes) -> Response[Any]:
-    """Answer with a stream that is over as soon as it has begun."""
+    """Answer with a stream of this content that ends at once."""
     return Response(content, media_type="text/event-stream", headers=HEADERS)
 
 
 def cookie_of(made: s.StreamTicket, path: str) -> Cookie:
-    """Make the cookie that says the same as a ticket's URL: sent to its stream alone.
+    """Make the cookie that stands for a ticket in the URL; a browser sends it to its stream alone.
 
-    Out of the reach of scripts, of other sites and of plain HTTP (RFC 6265bis, section 5.7).
+    Scripts, other sites and plain HTTP do not get it (RFC 6265bis, section 5.7).
     """
     return Cookie(
         COOKIE,
@@ -206,7 +206,7 @@ def source_of(request: Request[Any, Any, Any], principal: Principal, ws: str | N
 async def look_again(request: Request[Any, Any, Any], source: Source) -> tuple[Sight, float | None]:
     """Look a reader's rights up again, its credential's first; returns when that expires, too."""
     scope, reader = source.scope, source.scope.principal
-    # Of each stream by itself: the key may be taken from one's address, and not another's.
+    # For each stream, because a key may be allowed from one address and not from another.
     principal = await refresh(request, reader, partial(asking, source.hub, reader.turn))
     source.scope = msgspec.structs.replace(scope, principal=principal)
     return await source.sight_again(), principal.expires_at

@@ -11,7 +11,7 @@ from app.runtime import runtime_of
 from app.services import unsubscriptions
 
 MAX_FORM_BYTES = 1024
-"""The form has one field; to parse a large one takes seconds of everybody's loop."""
+"""The form has one field; parsing a large one would block the loop for seconds."""
 FORM = ("application/x-www-form-urlencoded", "multipart/form-data")
 # \Z and not $, which in Python lets a line feed follow.
 Token = Annotated[str, QueryParameter(name="token", pattern=r"^annex_ut_[A-Za-z0-9_-]{43}\Z")]
@@ -70,7 +70,7 @@ class UnsubscriptionController(Controller):
         runtime = runtime_of(request)
         address = runtime.connections.addresses.of(request.scope)
         with runtime.failures.guess(address):
-            # Of a part that names a charset: Python keeps every name that it was ever asked for.
+            # A part may name a charset, and Python keeps every name that it was asked for.
             is_plain = b"charset" not in (await request.body()).lower()
             try:
                 sent = [*(await request.form()).multi_items()] if is_plain else []

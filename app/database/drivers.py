@@ -1,4 +1,4 @@
-"""Connections to Postgres: what asyncpg gives, timed, and with JSON as it is."""
+"""Connections to Postgres: asyncpg's, with timed statements and JSON that is not decoded."""
 
 import time
 from collections.abc import Awaitable, Callable, Collection
@@ -16,10 +16,10 @@ class Driver(asyncpg.Connection):
 
     note: Callable[[str, float, BaseException | None], None] | None = None
     peers: Collection[Any] = ()
-    """All connections of its pool, itself among them; nobody's until the pool has it."""
+    """All connections of its pool, itself included; none until the pool has it."""
 
     def _drop_global_statement_cache(self) -> None:
-        """Let all of the pool forget what a change of the schema has made stale.
+        """Drop the statements of all connections of the pool, after a change of the schema.
 
         asyncpg does so for a pool of its own alone. In a transaction it cannot try again, so each
         connection would fail once.
@@ -28,7 +28,7 @@ class Driver(asyncpg.Connection):
             peer._drop_local_statement_cache()
 
     def _drop_global_type_cache(self) -> None:
-        """Do the same for types."""
+        """Drop their types in the same way."""
         for peer in self.peers:
             if not peer.is_closed():
                 peer._drop_local_type_cache()
@@ -65,7 +65,7 @@ class Driver(asyncpg.Connection):
 
 
 async def let_json_through(driver: "asyncpg.Connection[Any]") -> None:
-    """Let JSON through as it is: who needs its content decodes it."""
+    """Pass JSON through as bytes; callers that need its content decode it."""
     await driver.set_type_codec(
         "jsonb",
         schema="pg_catalog",

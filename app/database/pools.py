@@ -116,16 +116,16 @@ class Pool:
         self.turns = Turns(size, size if each is None else each)
         """By turns of workspaces and principals, each of which leaves some to others."""
         self.refused = Counter[str]()
-        """Loans that were not to be had in time: for want of a turn, or of a connection."""
+        """Loans that failed because no turn, or no connection, was free in time."""
         self.places = asyncio.Semaphore(size)
         self.open = set[Driver]()
         self.idle = dict[Driver, float]()
-        """Those that nobody has, since when; the one that was used last is lent first."""
+        """Connections that nobody has, and since when; the last one used is lent first."""
         self.timer: asyncio.TimerHandle | None = None
         self.is_closed = False
 
     async def take(self) -> Driver:
-        """Take a connection that nobody has, or a new one; whoever got it calls `take_back`.
+        """Take an idle connection or a new one; the caller then calls `take_back`.
 
         Raises `Unavailable` when all are lent for 10 s, and what a missing server raises.
         """
@@ -150,7 +150,7 @@ class Pool:
             raise
 
     def take_back(self, driver: Driver) -> None:
-        """Keep a connection for the next one; one that is closed is forgotten."""
+        """Keep a connection for the next loan; one that is closed is forgotten."""
         self.places.release()
         if driver.is_closed():
             self.open.discard(driver)
@@ -160,7 +160,7 @@ class Pool:
             self.sweep()
 
     def sweep(self) -> None:
-        """Close what nobody has used for long; looks again when the next one may be due."""
+        """Close connections that were idle for long; runs again when the next may be due."""
         now, self.timer = time.monotonic(), None
         for driver, since in list(self.idle.items()):
             if now - since < IDLE_SECONDS:
@@ -220,7 +220,7 @@ class Pool:
 
     @property
     def waiting(self) -> int:
-        """How many wait for their turn, with those that gave up and are not swept yet."""
+        """How many wait for their turn, including those that gave up and are not swept yet."""
         return sum(len(q) for queues in self.turns.waiting.values() for q in queues.values())
 
     @property
@@ -251,7 +251,7 @@ class Pool:
 
 
 class Probe:
-    """Asks whether a pool's server answers: at most once a second, for all who want to know."""
+    """Asks whether a pool's server answers: at most once a second, for all callers."""
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
@@ -267,7 +267,7 @@ class Probe:
             raise Unavailable(fault)
 
     async def ask(self) -> str | None:
-        """Ask; returns what is wrong."""
+        """Ask; returns what is wrong, None if nothing is."""
         try:
             async with asyncio.timeout(PROBE_ANSWER_SECONDS), self.pool.lend() as driver:
                 await driver.fetchval("select 1")

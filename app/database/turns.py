@@ -1,4 +1,4 @@
-"""Turns at what is scarce, such as the database: fair to all who want one, however often."""
+"""Fair turns at a scarce resource, such as connections to the database."""
 
 import asyncio
 import contextlib
@@ -7,18 +7,17 @@ from collections.abc import AsyncIterator
 from typing import TypeAlias
 
 Queues: TypeAlias = "OrderedDict[str, deque[asyncio.Future[None]]]"
-"""Who waits, of one group: a queue a principal."""
+"""What waits of one group: a queue for each principal."""
 
 
 class Turns:
-    """Lets a number of things be under way at once, and of each principal not more than its share.
+    """Limits how many things are under way at once: in all, of each principal and of each group.
 
-    Neither more of each group, which is what they are about, such as a workspace. A share is never
-    all, unless there is only one. Those who wait are served by turns, one of each group and of each
-    principal in it, so that neither a principal with hundreds of things to do nor hundreds of
-    principals of one workspace delay the others for longer than one of these things takes. Who has
-    nothing under way comes first: a principal may ask for hundreds of groups, such as workspaces
-    that do not exist.
+    A group is what they are about, such as a workspace. A share is never all of them, unless there
+    is only one. Principals that wait are served by turns, one of each group and of each principal
+    in it. So neither a principal with hundreds of things to do nor hundreds of principals of one
+    workspace delay the others for longer than one thing takes. A principal with nothing under way
+    comes first, because one may ask for hundreds of groups, such as workspaces that do not exist.
     """
 
     def __init__(self, size: int, each: int) -> None:
@@ -29,7 +28,7 @@ class Turns:
         self.waiting: OrderedDict[str, Queues] = OrderedDict()
 
     def take_now(self, whose: str, group: str | None = None) -> bool:
-        """Take a turn if there is one; whoever got it calls `give`."""
+        """Take a turn if one is free; the caller then calls `give`."""
         group = group or whose
         if (
             not self.free
@@ -48,7 +47,7 @@ class Turns:
         self.of_groups[group] += 1
 
     async def take(self, whose: str, group: str | None = None) -> None:
-        """Wait for a turn; whoever got one calls `give`."""
+        """Wait for a turn; the caller then calls `give`."""
         if self.take_now(whose, group):
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -77,7 +76,7 @@ class Turns:
             pass
 
     def call_next(self, each: int) -> bool:
-        """Give a turn to the next one who waits and has fewer than `each`; returns whether any."""
+        """Give a turn to the next that waits with fewer than `each`; returns whether any did."""
         for group in list(self.waiting):
             if self.of_groups[group] >= self.each:
                 continue
@@ -108,7 +107,7 @@ class Turns:
 
     @contextlib.asynccontextmanager
     async def of(self, whose: str) -> AsyncIterator[None]:
-        """Take a turn for as long as it lasts in here."""
+        """Hold a turn for as long as the block runs."""
         await self.take(whose)
         try:
             yield

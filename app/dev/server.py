@@ -9,7 +9,6 @@ from pathlib import Path
 import asyncpg
 
 from app.auth.keys import Key
-from app.database.pools import Database
 from app.dev.demo import (
     Secrets,
     demo_settings,
@@ -25,8 +24,7 @@ from app.http.application import Application
 from app.main import create_app
 from app.resources import resource
 from app.server import listen, serve
-from app.settings import Settings
-from app.worker.housekeeping import runner
+from app.worker.housekeeping import tasks_of
 
 SUPABASE = resource("supabase")
 DATABASE = "annex"
@@ -83,6 +81,8 @@ def run(
         settings = local_settings(
             drawn, postgres.url("annex_api", DATABASE), postgres.url("annex_worker", DATABASE)
         )
+        # The worker runs in the server's process.
+        create = partial(create_app, beside=tasks_of(settings))
         files = {data / "dev.env": shell_lines, data / "dev.json": json_text}
 
         def ready(url: str) -> None:
@@ -93,15 +93,10 @@ def run(
             greet(found)
 
         try:
-            serve(settings, host, port, ready=ready, beside=[partial(work, settings)])
+            serve(settings, host, port, ready=ready, create=create)
         finally:
             for file in files:
                 file.unlink(missing_ok=True)
-
-
-async def work(settings: Settings, database: Database) -> None:
-    """Run the worker in the server's process."""
-    await runner(database, settings).run()
 
 
 def offline_app() -> Application:

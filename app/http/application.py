@@ -14,10 +14,10 @@ from litestar import Litestar, Request
 from litestar.types import ASGIApp, Message
 
 from app.errors import InvalidRequest, NotFound, UnsupportedMediaType, causes
+from app.http.connections import Connections
 from app.http.links import SLASH, routed_path
 from app.http.media_types import JSON
 from app.http.media_types import check as check_media_type
-from app.http.protocol import Connections
 from app.problems import from_msgspec
 from app.request_state import NAME, RequestState, logged
 from app.runtime import Runtime, runtime_in

@@ -16,22 +16,22 @@ from app.realtime.messages import Message, chunk
 log = structlog.get_logger()
 
 RING = 1024
-"""Frames kept a channel, for readers that come back soon."""
+"""Frames that a channel keeps, for readers that reconnect soon."""
 RING_BYTES = 1024 * 1024
-"""Of memory, for those frames: a channel with large events keeps fewer."""
+"""Memory for those frames; a channel with large events keeps fewer."""
 JOINED_BYTES = 1024 * 1024
-"""Of what was joined of them, by all groups together, for a second at most."""
+"""Joined messages that a channel keeps for all groups together, for 1 s at most."""
 JOINED_EACH = 512
 """What a joined message takes besides its bytes."""
 MAX_CHUNK = 64 * 1024
 """Bytes joined for one write, or looked through at once, unless a single frame is larger."""
 KNOWN = 1000
-"""Principals and workspaces of which a channel remembers one by one that rights changed."""
+"""Principals and workspaces whose changes of rights a channel remembers one by one."""
 
 
 Result = TypeVar("Result")
 Steps = Generator[None, None, Result]
-"""Work of many small steps: whoever runs it may let others go on between two of them."""
+"""Work in many small steps; its runner may let other tasks go on between two of them."""
 
 
 def finish(steps: Steps[Result]) -> Result:
@@ -64,7 +64,7 @@ def hand(reader: Reader, message: Message, framed: bytes, wall: float) -> bool:
     try:
         is_sent = reader.ends_at > wall and reader.push(framed)
     except Exception as error:
-        # Nobody knows what it got: it ends, and its client resumes from its cursor.
+        # How much it got is unknown, so it ends, and its client resumes from its cursor.
         log.error("a reader could not be sent to", exc_info=error)
         reader.ends_at, is_sent = 0, False
     if not is_sent:
@@ -90,11 +90,11 @@ class Group:
     def __init__(self, wanted: Filter, sight: Sight, verdicts: Verdicts | None) -> None:
         self.wanted = wanted
         self.verdicts = verdicts
-        """None for who wants everything."""
+        """None if the readers want everything."""
         self.sight = sight
         self.size = 0
         self.sent_at = 0.0
-        """When all who waited were sent something; by the clock of `Hub.now`."""
+        """When all readers that waited were sent something; by the clock of `Hub.now`."""
         self.parked: set[Reader] = set()
         """Readers that have taken all there is, and wait."""
         self.due: set[Reader] = set()
@@ -146,7 +146,7 @@ class Group:
             yield
 
     def discard(self, reader: Reader) -> None:
-        """Wait for a reader no longer."""
+        """Forget that a reader waits."""
         self.parked.discard(reader)
         self.due.discard(reader)
 
@@ -293,7 +293,7 @@ class Channel:
         return any(not workspaces.isdisjoint(g.sight.grants) for g in self.groups.values())
 
     def changed_after(self, pos: int) -> set[UUID] | None:
-        """Return the workspaces in which principals' rights may have changed; None for any."""
+        """Return the workspaces in which principals' rights may have changed; None if in all."""
         if self.authority > pos:
             return None
         return {w for w, changed_at in self.changed.items() if changed_at > pos}
@@ -336,7 +336,7 @@ class Channel:
                 try:
                     verdicts.judge(frame, parts)
                 except Exception:
-                    continue  # its group meets it by itself
+                    continue  # its groups meet the same error when they join the frame
             yield
 
     def deliver(
@@ -360,7 +360,7 @@ class Channel:
             try:
                 message = look if must_look else (yield from group.joining(frames, before))
             except Exception as error:
-                # Each of them meets it by itself; the others must not miss anything for it.
+                # Each reader of the group meets the error itself; other groups go on.
                 log.error("events could not be joined", exc_info=error)
                 message = look
             deliveries += message.count * len(group.due)
@@ -376,12 +376,12 @@ class Channel:
         return deliveries
 
     def abandon(self, before: int) -> None:
-        """Let those who are still due look for themselves: nobody comes to them any more."""
+        """Let readers that are still due look for themselves, because delivery has ended."""
         for group in self.groups.values():
             group.end(Message(b"", before))
 
     def forget(self, reached: int, head: int) -> None:
-        """Begin anew after a position; every reader looks. A waiting one has reached `reached`."""
+        """Drop all frames up to `head`; every reader looks. A waiting one has read to `reached`."""
         self.frames.clear()
         self.joined.clear()
         self.size = 0

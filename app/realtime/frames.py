@@ -16,9 +16,9 @@ from app.schemas.events import Event
 FRAME_BYTES = 512
 """What a frame takes besides its texts: itself, its ids, and its place in a ring."""
 DECODED_BYTES = 1024 * 1024
-"""Of messages whose data is kept as it was decoded, for a second at most."""
+"""Messages whose decoded data is kept, for 1 s at most."""
 REMEMBERED = 2048
-"""Frames of which a filter's verdicts are kept: more than a ring and a batch have."""
+"""Frames whose verdicts a filter keeps: more than a ring and a batch have."""
 
 
 class Frame:
@@ -42,7 +42,7 @@ class Frame:
         self.number = -1
         """In its channel; negative while it is in none."""
         self.is_wanted: bool | None = None
-        """Of the past, which is read for one reader alone: whether that reader gets it."""
+        """Whether the one reader gets it for which this frame of the past was read."""
         self.type: str = event.type
         self.topics: list[str] = event.topics
         self.workspace_id: UUID = event.workspace_id
@@ -84,10 +84,10 @@ class Frame:
 
 
 class Documents:
-    """What filters have decoded lately of frames in rings, of all channels of a process together.
+    """Decoded data of frames in rings, for all channels of a process together.
 
     A new filter looks through a whole ring, and others may come in the same second. Bounded by the
-    texts, which take twenty times as much when they are decoded, and forgotten at the hub's tick.
+    texts, which take twenty times as much when they are decoded, and cleared at the hub's tick.
     """
 
     __slots__ = ("found", "size")
@@ -127,7 +127,7 @@ class Verdicts:
         self.known = bytearray(REMEMBERED)
 
     def forget(self, number: int, count: int) -> None:
-        """Know nothing of so many frames from a number on: others were in their places."""
+        """Forget the verdicts of so many frames from a number on, which new frames replace."""
         first = number % REMEMBERED
         if first + count <= REMEMBERED:
             self.known[first : first + count] = bytes(count)

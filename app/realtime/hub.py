@@ -25,9 +25,9 @@ from app.watchdog import Pace
 log = structlog.get_logger()
 
 LINGER_SECONDS = 60.0
-"""A channel is kept for so long after its last reader: all of them may be on their way back."""
+"""How long a channel outlives its last reader, because its readers may be reconnecting."""
 TICK_SECONDS = 1.0
-"""Between two looks at what is due: heartbeats, ends of lifetimes, channels to let go."""
+"""Between two ticks, which send heartbeats, end streams and drop channels."""
 MAX_WOKEN = 50
 """Readers that a tick wakes in one turn of the loop; each costs tens of microseconds more there."""
 HEARTBEAT_SECONDS = 15.0
@@ -68,7 +68,7 @@ class Hub:
         self.capacity = capacity
         """Streams at once."""
         self.queries = Turns(queries, max(1, queries - 2))
-        """What streams together ask of the database at once, so that requests find it free."""
+        """Turns of all streams at the database, so that requests find it free."""
         self.pace = pace or Pace()
         self.epoch = 0
         self.head = 0
@@ -86,7 +86,7 @@ class Hub:
         self.counts = Counts()
 
     def admit(self) -> bool:
-        """Take a place for a stream, if there is one; whoever got it calls `release`."""
+        """Take a place for a stream; returns whether there is one, which `release` gives back."""
         if self.is_closed or self.counts.connections >= self.capacity:
             self.counts.refused += 1
             return False
@@ -133,8 +133,8 @@ class Hub:
     def publishing(self, entries: Sequence[Any], events: Mapping[UUID, Any]) -> Steps[None]:
         """Take entries of the log, in order, and hand their events to the readers that follow them.
 
-        Where an event is not there, its readers look in the database: it was deleted, or its
-        channel began only after the events had been asked for.
+        If an event is missing, its readers look in the database: it was deleted, or its channel
+        began after the events had been read.
         """
         before = self.head
         frames, failure = dict[int, Frame](), None
@@ -147,7 +147,7 @@ class Hub:
                 _ = frame.bytes  # encoded before anybody is told of it
                 frames[entry["pos"]] = frame
             except Exception as error:
-                # An event that cannot be encoded holds the log up and is not lost.
+                # The log stops before an event that cannot be encoded, so that it is not lost.
                 entries, failure = entries[:n], error
                 break
             yield
@@ -166,7 +166,7 @@ class Hub:
     def take(
         self, entries: Sequence[Any], frames: Mapping[int, Frame]
     ) -> list[tuple[Channel, Sequence[Frame], bool]]:
-        """Move the head and fill the channels, in one step that nothing comes between.
+        """Move the head and fill the channels, in one step without a turn of the loop.
 
         Returns the channels with something new, what it is, and whether their readers must look
         their rights up.
@@ -204,10 +204,10 @@ class Hub:
         return taken
 
     def judged_by(self, entry: Any) -> Iterator[Channel]:
-        """Yield the channels by which an entry's change of rights is noted.
+        """Yield the channels that note an entry's change of rights.
 
-        Its workspace's, and, as a user's feed is seen by the user's rights in each workspace, that
-        user's. What changes everybody's rights is noted once, in `changes`.
+        The workspace's does. The user's does, too, because the user's rights in each workspace
+        decide what their own feed shows. A change of everybody's rights is noted in `changes`.
         """
         if channel := self.channels.get(entry["workspace_id"]):
             yield channel
@@ -216,10 +216,10 @@ class Hub:
             yield channel
 
     def touched(self, changed: set[UUID], fresh: Mapping[UUID, Sequence[Frame]]) -> set[UUID]:
-        """Return the users' feeds whose readers must look because of a workspace.
+        """Return the users' feeds whose readers must look up their rights.
 
-        A reader holds something where everybody's rights changed: nobody else's stream is stopped
-        by that. Or it gets an event of a workspace where it held nothing when it looked.
+        Such a reader holds something in a workspace where everybody's rights changed; streams of
+        others go on. Or it gets an event of a workspace in which it held nothing at its last look.
         """
         found = set[UUID]()
         if changed:
@@ -241,21 +241,21 @@ class Hub:
         return Frame(pos, partial(self.cursors.write, feed_id, self.epoch, pos), event)
 
     def stand(self) -> Callable[[UUID], str]:
-        """Remember the head; returns what writes it as a cursor of a feed.
+        """Return what writes the head of now as a cursor of a feed.
 
-        A reader that begins there has missed nothing that it did not read before.
+        A list that is read after this call and a stream from this cursor miss no event together.
         """
         return partial(self.cursors.write, epoch=self.epoch, pos=self.head)
 
     def restart(self, epoch: int, head: int, retained_from: int) -> None:
-        """Begin another epoch: what was kept belongs to positions that are no more."""
+        """Begin a new epoch; drops all frames, because their positions exist no longer."""
         self.epoch, self.head, self.retained_from = epoch, head, retained_from
         self.changes.clear()
         for channel in self.channels.values():
             channel.forget(head, head)
 
     def gap(self, head: int) -> None:
-        """Go on after a position that was not reached: cursors before it cannot be kept."""
+        """Move the head past positions that were not read; resets readers with older cursors."""
         reached = self.head
         self.head, self.retained_from = head, head + 1
         for channel in self.channels.values():
@@ -271,7 +271,7 @@ class Hub:
         ]
 
     async def keep_time(self) -> None:
-        """Do what is due, every second, until cancelled: one timer for all streams."""
+        """Run a tick every second until cancelled: one timer for all streams."""
         while True:
             await asyncio.sleep(TICK_SECONDS)
             try:
@@ -280,17 +280,17 @@ class Hub:
                 log.error("a tick of the hub failed", exc_info=error)
 
     async def tick(self) -> None:
-        """Do what `ticking` does, and let the rest of the loop go on in between."""
+        """Do what `ticking` does, and let the rest of the loop go on between its steps."""
         woken = 0
         for is_woken in self.ticking():
             woken += is_woken
             if self.pace.is_spent or woken >= MAX_WOKEN:
-                # What the readers that were woken do is work of the next turn.
+                # The readers that were woken do their work in the next turn.
                 woken = 0
                 await self.pace.turn()
 
     def ticking(self) -> Iterator[bool]:
-        """Send heartbeats, end what has lived long enough, let go of channels without readers.
+        """Send heartbeats, end streams whose time is over, drop channels without readers.
 
         A step is a reader, and says whether that reader was woken.
         """

@@ -73,7 +73,7 @@ def busy() -> bytes:
 
 @contextlib.asynccontextmanager
 async def in_time(hub: Hub) -> AsyncIterator[None]:
-    """Let a question last 10 s at most; raises `Unavailable`."""
+    """Limit a question to 10 s; raises `Unavailable`."""
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
             yield

@@ -24,18 +24,18 @@ QUIET_READS = 20
 """Empty reads before the next longer wait."""
 REST_SECONDS_EACH = 0.0002
 MAX_REST_SECONDS = 0.05
-"""Between reads, however often woken, by what the last one brought: from 5,000 events/s on, many
-small reads would cost the writers more than few large ones cost the readers."""
+"""Seconds between reads for each entry of the last one, and at most, however often the tail is
+woken: from 5,000 events/s on, many small reads would cost writers more than few large ones."""
 UNFOLLOWED_REST_SECONDS = 0.02
-"""Between reads while nobody follows anything here: a stream that opens waits so long at most."""
+"""Seconds between reads while no stream is open here; a stream that opens waits no longer."""
 ANSWER_SECONDS = 10
-"""A server that is silent for longer is taken for dead; its socket may never tell."""
+"""A server that is silent for longer counts as dead, because its socket may never tell."""
 REOPEN_SECONDS = 60.0
-"""Between two looks at where the log begins, and whether it is still the same."""
+"""Seconds between two checks of where the log begins, and whether it is still the same."""
 
 
 class Tail:
-    """Reads the log to its end for ever; errors back off and go on, so that it never dies."""
+    """Reads the log to its end, again and again, and hands new entries to the hub."""
 
     def __init__(self, pool: Pool, hub: Hub, *, notifies: bool = True) -> None:
         self.pool = pool
@@ -49,21 +49,21 @@ class Tail:
         self.ended_at = time.monotonic()
         self.reopen_at = 0.0
         self.gaps = 0
-        """Times that positions were missing; it stays 0 unless we slept longer than retention."""
+        """Times that positions were missing; 0 unless the process slept longer than retention."""
 
     @property
     def lag_seconds(self) -> float:
-        """How old what readers know may be: since the last read began that came to the end."""
+        """Seconds since the last read began that came to the log's end: how late events may be."""
         return time.monotonic() - self.ended_at
 
     def wake(self) -> None:
-        """Read now, and let the other processes read: something was committed in this one."""
+        """Read now and wake the other processes, because this one has committed something."""
         self.woken.set()
         if self.others is not None:
             self.others.tell()
 
     def tasks(self) -> list[Supervised]:
-        """List what has to run for it."""
+        """List its background tasks."""
         found = [Supervised("tail", using(self.pool, self.follow))]
         if self.others is not None:
             found.append(Supervised("wakeup", using(self.pool, self.others.follow)))
@@ -72,8 +72,8 @@ class Tail:
     async def follow(self, driver: Driver) -> None:
         """Read batch after batch.
 
-        In autocommit, as a position must be committed when it is seen: without BEGIN, the answer is
-        complete only after the server's own COMMIT.
+        In autocommit, because a position must be committed when a reader sees it: without BEGIN,
+        the answer is complete only after the server's own COMMIT.
         """
         try:
             await self.open(driver)
@@ -114,8 +114,8 @@ class Tail:
     async def open(self, driver: Driver) -> None:
         """Learn where the log stands; a new epoch resets the hub's readers.
 
-        Also every minute: behind a pooler or a proxy, the server may become another one while the
-        connection stays.
+        Runs every minute as well, because behind a pooler or a proxy the server may become another
+        one while the connection stays.
         """
         epoch, head, retained_from = await driver.fetchrow(
             "select * from annex.open_log($1, $2)",
@@ -131,7 +131,7 @@ class Tail:
         self.reopen_at = time.monotonic() + REOPEN_SECONDS
 
     async def read(self, driver: Driver, max_entries: int) -> int:
-        """Read on from the hub's head and hand it over; returns how many entries there were."""
+        """Read entries after the hub's head and hand them over; returns how many there were."""
         entries: Sequence[Any] = await driver.fetch(
             "select * from annex.tail($1, $2)", self.hub.head, max_entries, timeout=ANSWER_SECONDS
         )
@@ -149,7 +149,7 @@ class Tail:
         return {row["event_id"]: row for row in rows}
 
     async def hand_over(self, entries: Sequence[Any], events: Mapping[UUID, Any]) -> None:
-        """Hand entries to the hub; where positions are missing before one, readers are reset."""
+        """Hand entries to the hub; resets readers if positions are missing."""
         head = self.hub.head
         if entries[-1]["pos"] - head == len(entries):
             await self.hub.publish(entries, events)
@@ -157,12 +157,12 @@ class Tail:
         before = [head, *(entry["pos"] for entry in entries[:-1])]
         holes = [n for n, entry in enumerate(entries) if entry["pos"] != before[n] + 1]
         await self.hub.publish(entries[: holes[0]], events)
-        # To the last one: a reader that is told of a loss need be told only once.
+        # After the last hole, so that a reader is told of a loss only once.
         self.skip_to(entries[holes[-1]]["pos"] - 1)
         await self.hub.publish(entries[holes[-1] :], events)
 
     def skip_to(self, head: int) -> None:
-        """Go on after a position although we have not seen all before it."""
+        """Move the head past positions that are missing; resets readers."""
         self.gaps += 1
         log.error("the log lacks positions; readers are reset", after=self.hub.head, until=head)
         self.hub.gap(head)

@@ -7,18 +7,17 @@ from app.database.drivers import Driver
 
 CHANNEL = "annex_log"
 COALESCE_SECONDS = 0.005
-"""At most one notification in so long: each takes a lock of all databases of the server."""
+"""Between two notifications, because each takes a lock that all databases of a server share."""
 LISTEN_AGAIN_SECONDS = 30.0
 ANSWER_SECONDS = 10
-"""A server that is silent for longer is taken for dead; its socket may never tell."""
+"""A server that is silent for longer counts as dead, because its socket may never tell."""
 
 
 class Wakeup:
     """Tells other processes of a commit, and hears of theirs.
 
-    Only for speed: the tails poll as well. What is lost here, or a connection that died unnoticed,
-    costs some of those milliseconds. Never in a writer's transaction, whose COMMIT would then wait
-    for all others that notify.
+    Only for speed, because tails poll as well: a notification that is lost costs some milliseconds.
+    Never in a writer's transaction, because its COMMIT would then wait for all others that notify.
     """
 
     def __init__(self, heard: Callable[[], None]) -> None:

@@ -12,6 +12,7 @@ from app.database.drivers import Driver
 from app.database.pools import WORKER_NAME, Database, is_lost
 from app.logs import configure_logging, reason_of
 from app.settings import Settings
+from app.supervision import Supervised
 from app.worker.mails import mailing
 from app.worker.notification_mails import notifying
 from app.worker.projector import Projector
@@ -27,9 +28,9 @@ CLOSED_DAYS = 90
 NOTIFICATION_DAYS = 365
 ANSWERS = MAILS = TOKENS = SUPPRESSIONS = FANOUTS = 10_000
 EVENTS = INVITATIONS = NOTIFICATIONS = ERASED = INBOXES = 1000
-"""Rows that one transaction deletes: tens of milliseconds, so that nothing waits for it."""
+"""Rows that one transaction deletes, in tens of milliseconds, so that nothing waits for long."""
 STEP_SECONDS = 60.0
-"""How long one statement may take, of the server and of the network."""
+"""How long one statement may take, the network included."""
 
 
 def housekeeping(
@@ -61,7 +62,7 @@ async def tidy(
     closed_days: int = CLOSED_DAYS,
     notification_days: int = NOTIFICATION_DAYS,
 ) -> None:
-    """Take every step once; a step that fails does not keep the others from their turn."""
+    """Run every step once; a step that fails does not stop the others."""
     steps: dict[str, Callable[[Driver], Awaitable[int]]] = {
         "partitions_made": roll_partitions,
         "events_expired": partial(expire_events, retention_days=retention_days),
@@ -119,12 +120,12 @@ async def purge_tokens(driver: Driver) -> int:
 
 
 async def purge_suppressions(driver: Driver) -> int:
-    """Forget why users were not notified long ago; returns how many rows."""
+    """Delete old reasons why users were not notified; returns how many."""
     return await repeat(driver, "select annex.purge_suppressions($1)", SUPPRESSIONS)
 
 
 async def purge_fanouts(driver: Driver) -> int:
-    """Forget the fan-outs that were given up long ago; returns how many."""
+    """Delete the fan-outs that were given up long ago; returns how many."""
     return await repeat(driver, "select annex.purge_fanouts($1)", FANOUTS)
 
 
@@ -134,7 +135,7 @@ async def finish_erasures(driver: Driver) -> int:
 
 
 async def repeat(driver: Driver, statement: str, *arguments: Any) -> int:
-    """Do a step in batches until one finds nothing; returns how many rows in all."""
+    """Run a statement until it deletes nothing; returns how many rows went in all."""
     gone = 0
     while batch := await driver.fetchval(statement, *arguments, timeout=STEP_SECONDS):
         gone += batch
@@ -142,9 +143,9 @@ async def repeat(driver: Driver, statement: str, *arguments: Any) -> int:
 
 
 async def repeat_after(key: str, driver: Driver, statement: str, *arguments: Any) -> int:
-    """Do a step in batches, each after the `key` of the one before; returns how many expired.
+    """Run a statement in batches, each after the `key` of the one before; returns how many expired.
 
-    Ends with the batch that says it is the last, or that gives no row.
+    Ends after a batch that is marked as the last, or that returns no row.
     """
     after: UUID | None = None
     gone: int = 0
@@ -174,7 +175,8 @@ async def purge_closed(driver: Driver, closed_days: int) -> int:
 async def expire_events(driver: Driver, retention_days: int | None) -> int:
     """Delete the events of all workspaces that have expired, in batches; returns how many.
 
-    `retention_days` is the installation's limit. Another process that is at it is left to it.
+    `retention_days` is the installation's limit. If another process expires events now, this one
+    leaves them to it.
     """
     statement = "select * from annex.expire_events($1, $2, $3)"
     return await repeat_after("workspace_id", driver, statement, retention_days, EVENTS)
@@ -195,7 +197,7 @@ async def trim_inboxes(driver: Driver) -> int:
     full = "select * from annex.full_inboxes($1, $2, $3, $4)"
     trim = "select annex.trim_inbox($1, $2, $3, $4)"
     last: Sequence[Any] = (None, None, None)
-    # After the last one: some fill faster than they are trimmed, and others must have their turn.
+    # Goes on after the last inbox, because some fill faster than they are trimmed.
     while found := await driver.fetch(full, *last, INBOXES, timeout=STEP_SECONDS):
         for inbox in found:
             try:
@@ -213,7 +215,7 @@ async def trim_inboxes(driver: Driver) -> int:
 
 
 async def refresh_statistics(database: Database) -> None:
-    """Analyze the tables that have more than doubled, which lets every session plan anew."""
+    """Analyze the tables that have more than doubled, so that every session plans anew."""
     async with database.worker.lend() as driver:
         await driver.fetchval("select annex.refresh_statistics()", timeout=STEP_SECONDS)
 
@@ -224,14 +226,27 @@ async def work(settings: Settings, ready: Callable[[], None] = lambda: None) -> 
     `ready` is called before it begins. Raises `SettingsError` for templates that cannot be used.
     """
     configure_logging(settings)
+    make = runner(settings)
     async with Database(settings, WORKER_NAME) as database:
-        running = runner(database, settings)
+        running = make(database)
         ready()
         await running.run()
 
 
-def runner(database: Database, settings: Settings) -> Runner:
-    """Make what `annex worker` runs; raises `SettingsError` for templates that cannot be used."""
+def tasks_of(settings: Settings) -> Callable[[Database], list[Supervised]]:
+    """Return what makes the worker's tasks for a server that runs them.
+
+    Raises `SettingsError` for templates that cannot be used.
+    """
+    make = runner(settings)
+    return lambda database: make(database).tasks
+
+
+def runner(settings: Settings) -> Callable[[Database], Runner]:
+    """Return what makes the runner of `annex worker`.
+
+    Raises `SettingsError` for templates that cannot be used.
+    """
     tidying = housekeeping(
         settings.event_retention_days,
         settings.workspace_grace_days,
@@ -241,4 +256,4 @@ def runner(database: Database, settings: Settings) -> Runner:
     projector = Projector()
     statistics = Job("statistics", STATISTICS_SECONDS, refresh_statistics)
     jobs = [tidying, statistics, *mailing(settings), *notifying(settings), *projector.jobs()]
-    return Runner(database, [projector], jobs)
+    return partial(Runner, readers=[projector], jobs=jobs)

@@ -121,7 +121,7 @@ async def send_batch(
     lease: Callable[[Database], Awaitable[Sequence[LeasedT]]],
     prepare: Callable[[LeasedT], Awaitable[EmailMessage | None]],
 ) -> int:
-    """Send a batch at once; one mail's failure is no other's. Returns how many mails were due."""
+    """Send a batch at once; a failure stops no other mail. Returns how many mails were due."""
     batch = await lease(database)
     ends = await asyncio.gather(
         *(hand_over(settings, database, mail, prepare(mail)) for mail in batch),
@@ -129,7 +129,7 @@ async def send_batch(
     )
     for mail, error in zip(batch, ends, strict=True):
         if error is not None:
-            # Its lease ends, and then it is tried again.
+            # It is tried again when its lease has ended.
             log.error("a mail could not be finished", mail=str(mail.id), exc_info=error)
     return len(batch)
 
@@ -160,9 +160,9 @@ async def prepare(
 async def hand_over(
     settings: Settings, database: Database, mail: Leased, prepared: Awaitable[EmailMessage | None]
 ) -> None:
-    """Send a leased mail once it is prepared, and say how it fared, whatever goes wrong.
+    """Send a leased mail once it is prepared, and record its outcome, whatever goes wrong.
 
-    None is not sent.
+    A mail that is prepared as None is not sent.
     """
     try:
         message = await prepared
@@ -201,7 +201,7 @@ def unexpected(mail: Leased, error: Exception) -> Refusal:
 
 
 async def finish(database: Database, mail: Leased, error: str | None, retry: int | None) -> None:
-    """Record how a mail fared; a lease that was lost changes nothing."""
+    """Record a mail's outcome; changes nothing if the lease was lost."""
     statement = "select annex.finish_mail($1, $2, $3, $4)"
     async with database.worker.lend() as driver:
         await driver.fetchval(statement, mail.id, mail.lease_id, error, retry)
@@ -253,7 +253,7 @@ def smtp_client(settings: Settings, timeout_seconds: float = COMMAND_SECONDS) ->
 async def send(settings: Settings, message: EmailMessage, recipient: str) -> None:
     """Hand one mail to the SMTP server (RFC 5321); raises `Refusal`.
 
-    Final is what the server says of this mail or its recipient for good; all else may pass.
+    A refusal is final if the server rejects this mail or its recipient for good; others may pass.
     """
     assert settings.mail_from is not None
     client = smtp_client(settings)

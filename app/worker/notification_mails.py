@@ -1,7 +1,7 @@
-"""The worker's job that mails what was not read: queued after a while, asked again when sent.
+"""The worker's job that mails unread notifications: queued after a while, checked when sent.
 
-An item is mailed once at most, however many events it stands for. Whether it is mailed at all is
-decided by annex.mail_refusal, when it is queued and again just before it is sent.
+An item is mailed once at most, however many events it stands for. annex.mail_refusal decides
+whether it is mailed at all, when it is queued and again just before it is sent.
 """
 
 from email.message import EmailMessage
@@ -59,7 +59,7 @@ class Content(msgspec.Struct, frozen=True):
 
 
 class Templates(msgspec.Struct, frozen=True):
-    """The templates of notifications, and of those that nobody can end."""
+    """The templates of notifications, and of critical ones, whose mails nobody can end."""
 
     usual: Letters
     critical: Letters
@@ -84,7 +84,7 @@ def notifying(settings: Settings, seconds: float = EVERY_SECONDS) -> list[Job]:
 async def send_due(settings: Settings, templates: Templates, database: Database) -> None:
     """Send the notifications' mails that are due and queue more, by turns, until none are left.
 
-    A mail waits for no tenant's backlog, and one that is queued not for what cannot be queued.
+    A new mail does not wait for a tenant's backlog, and a queued one not for items that fail.
     """
     is_last = False
     while not (await send_some(settings, templates, database) and is_last):
@@ -132,7 +132,7 @@ async def lease(database: Database) -> list[Leased]:
 async def prepare(
     settings: Settings, templates: Templates, database: Database, mail: Leased
 ) -> EmailMessage | None:
-    """Ask again, store the new token's hash and write; None for a mail that is skipped or waits."""
+    """Check again, store the new token's hash and write; None if the mail is skipped or waits."""
     token = new_token(PREFIX)
     statement = "select * from annex.prepare_notification_mail($1, $2, $3, $4)"
     async with database.worker.lend() as driver:

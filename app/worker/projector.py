@@ -31,9 +31,9 @@ NEW_EVENTS, BEGUN_EVENTS = 50, 10
 PAGE_SECONDS = 8.0
 """How long a page may take before its events are tried one by one; less than a command may."""
 LONG_SECONDS = 0.5
-"""A call that took so long may have left events to the next one; after a second it does."""
+"""A longer call may have left events to the next one, because annex.deliver stops after 1 s."""
 FANOUT_SECONDS = 0.25
-"""How often a job looks for what another process has queued; its own wakes it at once."""
+"""How often a job looks for events of another process; those of its own wake it at once."""
 WAKE_SECONDS = 1.0
 
 
@@ -47,7 +47,7 @@ class Projector:
         self.has_begun = asyncio.Event()
 
     async def handle(self, connection: Driver, batch: Sequence[Entry]) -> None:
-        """Handle a batch; personal events notify nobody."""
+        """Queue a batch, except personal events, which notify nobody."""
         events = [entry["event_id"] for entry in batch if entry["user_id"] is None]
         if events:
             await connection.execute("select annex.queue_fanouts($1)", events)
@@ -78,8 +78,8 @@ async def fan_out(is_begun: bool, database: Database) -> bool:
             began = time.monotonic()
             page = await fan_out_page(driver, is_begun)
             has_more = has_more or page.begun > 0
-            # What is left of a begun event is due again, and so is what a long call did not come
-            # to. What was queued meanwhile wakes the job.
+            # The rest of a begun event is due again, and so are events that a long call did not
+            # reach. Events that were queued meanwhile wake the job.
             is_all = page.events < NEW_EVENTS and time.monotonic() - began < LONG_SECONDS
             if not page.events or (is_all and not is_begun):
                 return has_more

@@ -24,9 +24,10 @@ WAITS = (0.005, 0.025, 0.1)
 QUIET_READS = 20
 """Reads that find nothing before the next of WAITS is taken."""
 REST_SECONDS, REST_SECONDS_EACH, MAX_REST_SECONDS = 0.015, 0.0004, 0.035
-"""From the start of a read that found something to the next, and more for each entry that it found,
-unless there was more: what comes meanwhile shares a batch. One event a page takes twice the CPU of
-five, and three times that of ten or more; so the busier the log is, the longer the rest."""
+"""Seconds from the start of a read that found something to the next read; more for each entry, up
+to a maximum; none after a full batch. Entries that arrive meanwhile share a batch, because an event
+that is alone in a page takes twice the CPU of one among five, and three times that of one among
+ten or more."""
 FOLLOW_SECONDS = 1.0
 """How often a reader that is not the leader asks again."""
 FINISH_SECONDS = 8.0
@@ -36,8 +37,8 @@ select exists (
   select from annex.readers r, annex.read_log(r.pos, 1) where r.name = $1
 )
 """
-# The commit waits for no disk. A crash loses what it wrote together with the cursor, or neither. A
-# position, by which readers see an event, is committed after it and does wait.
+# The commit does not wait for the disk, because a crash loses rows and cursor together, or neither.
+# The commit of a position, by which readers see an event, does wait.
 READ = """
 select r.pos as after_pos, l.* from (
   select pos, set_config('synchronous_commit', 'off', true) from annex.readers
@@ -49,9 +50,9 @@ Result = TypeVar("Result")
 
 
 async def until_told(running: Coroutine[Any, Any, None]) -> None:
-    """Run until SIGINT or SIGTERM, which cancel it; a second one cuts short what it finishes then.
+    """Run until SIGINT or SIGTERM, which cancel it; a second signal ends its last batch as well.
 
-    Both are handled, because the first process of a container ignores what it does not handle.
+    Both have a handler, because the first process of a container ignores signals without one.
     """
     loop = asyncio.get_running_loop()
     task = asyncio.create_task(running)
@@ -76,7 +77,7 @@ async def until_told(running: Coroutine[Any, Any, None]) -> None:
 
 
 async def finished(batch: Coroutine[Any, Any, Result]) -> Result:
-    """Do a batch, also to its end if we are cancelled meanwhile; for 8 s more at most."""
+    """Run a batch to its end, even if the caller is cancelled; after that, for 8 s at most."""
     task = asyncio.create_task(batch)
     try:
         return await asyncio.shield(task)
@@ -108,24 +109,24 @@ class Reader(Protocol):
         """
 
     def committed(self) -> None:
-        """Take note that a batch that was handled is committed."""
+        """Note that the batch is committed."""
 
 
 class Job(msgspec.Struct, frozen=True):
-    """Something to do at every start and then at intervals; steps must repeat safely."""
+    """Work for every start and then for intervals; it must be safe to repeat."""
 
     name: str
     seconds: float
     run: Callable[[Database], Awaitable[object]]
     wake: asyncio.Event | None = None
-    """What begins the next run at once."""
+    """Starts the next run at once when it is set."""
 
 
 class Runner:
     """Runs readers and jobs, each supervised; several processes may run the same.
 
-    A reader's row is locked by the process that leads it, for one transaction at a time, so that
-    it works through a transaction pooler. Without an API process the readers sequence the log.
+    The process that leads a reader locks its row for one transaction at a time, so that this works
+    through a transaction pooler. Readers sequence the log, too, so that no API process is needed.
     """
 
     def __init__(
@@ -146,7 +147,10 @@ class Runner:
                     one.pause.woken.set()
 
             listening = Wakeup(wake)
-            self.tasks.append(Supervised("wakeup", using(database.worker, listening.follow)))
+            # A server that runs them, too, has a wake-up of its own: names tell tasks apart.
+            self.tasks.append(
+                Supervised("wakeup of readers", using(database.worker, listening.follow))
+            )
 
     async def run(self) -> None:
         """Run until cancelled."""
@@ -170,7 +174,7 @@ class Repeating:
             await self.pause(max(0.0, self.job.seconds - (time.monotonic() - began)))
 
     async def pause(self, seconds: float) -> None:
-        """Wait for the time to pass, or for what wakes the job."""
+        """Wait until the time has passed or the job is woken."""
         if self.job.wake is None:
             await asyncio.sleep(seconds)
             return
@@ -181,7 +185,7 @@ class Repeating:
 
 
 class Sequencing:
-    """Gives positions to what is pending, where no reader does."""
+    """Gives positions to pending events in a process without readers."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -203,7 +207,7 @@ class Following:
         self.reader = reader
         self.pause = Pause()
         self.is_quiet = False
-        """The last batch was empty."""
+        """Whether the last batch was empty."""
 
     async def run(self) -> None:
         """Handle batch after batch, as long as this process leads; wait while another one does."""
@@ -226,19 +230,19 @@ class Following:
             await self.pause.after(handled > 0)
 
     async def batch(self) -> int | None:
-        """Give positions to what is pending, then do what `step` does."""
+        """Give positions to pending events, then do what `step` does."""
         async with self.database.worker.lend() as driver:
-            # By itself in autocommit, before the batch: a position must be committed when it is
-            # seen.
+            # In autocommit and before the batch, because a position must be committed before a
+            # reader sees it.
             await driver.fetchval("select annex.sequence($1)", 1000)
             if self.is_quiet and not await driver.fetchval(LOOK, self.reader.name):
-                return 0  # without a transaction, as mostly
+                return 0  # the usual case takes no transaction
             size = await self.step(driver)
             self.is_quiet = size == 0
             return size
 
     async def step(self, driver: Driver) -> int | None:
-        """Handle one batch in one transaction; returns its size, None when another one leads."""
+        """Handle one batch in one transaction; returns its size, None if another process leads."""
         async with driver.transaction():
             batch = await driver.fetch(READ, self.reader.name, BATCH)
             if not batch:
@@ -255,15 +259,15 @@ class Following:
 
 
 class Pause:
-    """Waits between reads: not after a full hand, short after activity, then longer."""
+    """Waits between reads: not after one that found something, then shortly, then longer."""
 
     def __init__(self) -> None:
         self.quiet = 0
         self.woken = asyncio.Event()
-        """Set by a process that has committed something; it ends the wait."""
+        """Ends the wait; set when another process has committed something."""
 
     async def after(self, found: bool) -> None:
-        """Wait as long as the last reads call for."""
+        """Wait after a read, unless it found something."""
         self.quiet = 0 if found or self.woken.is_set() else self.quiet + 1
         if not found:
             with contextlib.suppress(TimeoutError):

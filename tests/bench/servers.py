@@ -54,7 +54,7 @@ def serve(variant: str, settings: Settings, listener: socket.socket) -> None:
     if variant == "annex":
         app = create_app(settings)
         server = Server(app, config_of(app, settings))
-        uvloop.run(run(server, app, listener, ()))  # settles once it has begun
+        uvloop.run(run(server, listener))  # settles once it has begun
         return
     create = {"fastapi": create_peer, "raw": create_raw}[variant]
     config = config_of(create(settings), settings)

@@ -35,10 +35,10 @@ SCHEMA_FAULTS = [
     ),
     Fault(
         "migrations",
-        "lacks the migrations 18_health",
+        "lacks the migrations 19_health",
         "annex migrate",
         "drop function annex.health(), annex.refresh_statistics();"
-        " delete from annex.migrations where name = '18_health'",
+        " delete from annex.migrations where name = '19_health'",
         cured_by="migrate",
     ),
     Fault(

@@ -89,7 +89,7 @@ async def cure(fault: Fault, result: Result, deployment: Deployment) -> dict[str
 async def worked(deployment: Deployment, settings: Settings, **others: object) -> dict[str, Result]:
     """Let a worker work until all is well."""
     async with Database(settings, WORKER_NAME) as database:
-        working = asyncio.create_task(runner(database, settings).run())
+        working = asyncio.create_task(runner(settings)(database).run())
         try:
             while found := await deployment.visit(**others):
                 assert not working.done(), found

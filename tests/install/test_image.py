@@ -20,6 +20,7 @@ import msgspec
 import pytest
 import yaml
 
+from app.cli import annex
 from tests.conftest import ROOT, Running, read_contract
 from tests.install.wheels import bare, done, run
 from tests.uv import UV
@@ -119,13 +120,18 @@ def test_the_examples_start_what_exists_and_ask_for_a_path_that_is_served() -> N
         ),
     ]
     for command in commands:
-        program, name, *_ = command.split()
+        program, name, *options = command.split()
         assert program == "annex"
-        assert name in {"serve", "worker"}
+        assert name in annex.commands
+        annex.commands[name].make_context(name, options)
     contract = read_contract()
     checks = [check["path"] for check in fly["http_service"]["checks"]]
     checks += [service["healthCheckPath"] for service in render if service["type"] == "web"]
     assert {*checks, railway["healthcheckPath"]} <= set(contract["paths"])
+    worker = fly["checks"]["worker"]
+    assert worker["processes"] == ["worker"]
+    assert fly["processes"]["worker"].endswith(f"--port {worker['port']}")
+    assert worker["path"] in {path for path in contract["paths"] if path.startswith("/health")}
     example = (ROOT / ".env.example").read_text()
     for variable in (*fly["env"], *(v["key"] for service in render for v in service["envVars"])):
         assert f"{variable}=" in example

@@ -618,4 +618,4 @@ create policy unsubscribe_tokens_owner on annex.unsubscribe_tokens to annex_owne
 
 reset role;
 
-insert into annex.migrations (name) values ('17_notification_mails');
+insert into annex.migrations (name) values ('18_notification_mails');

@@ -379,4 +379,4 @@ grant select on annex.event_types to annex_api, authenticated;
 
 reset role;
 
-insert into annex.migrations (name) values ('15_event_types');
+insert into annex.migrations (name) values ('16_event_types');

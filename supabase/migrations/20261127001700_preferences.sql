@@ -219,4 +219,4 @@ grant select (workspace_id, user_id, categories, quiet_hours, updated_at, versio
 
 reset role;
 
-insert into annex.migrations (name) values ('16_preferences');
+insert into annex.migrations (name) values ('17_preferences');

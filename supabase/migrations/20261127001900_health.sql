@@ -76,4 +76,4 @@ grant execute on function annex.refresh_statistics() to annex_worker;
 
 reset role;
 
-insert into annex.migrations (name) values ('18_health');
+insert into annex.migrations (name) values ('19_health');
