@@ -26,7 +26,7 @@ import yaml
 from app.auth.keys import Key
 from app.dev.demo import Secrets, demo_settings, mint_token, new_signing_key
 from app.dev.migrations import apply
-from app.dev.postgres import THROWAWAY, EmbeddedPostgres, chosen
+from app.dev.postgres import THROWAWAY, VARIABLE, EmbeddedPostgres, chosen
 from app.http.application import Application
 from app.main import create_app
 from app.server import Server, configure, listen
@@ -88,7 +88,7 @@ LONGEST = (
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
     """Leave files unread that `-m postgres` chooses nothing of."""
     if config.option.markexpr == "postgres" and collection_path.is_file():
-        return has_none(collection_path, ROOT) or None
+        return has_none(collection_path, ROOT, os.environ.get(VARIABLE, "")) or None
     return None
 
 
@@ -100,7 +100,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     counts = Counter(item.path for item in items)
     items.sort(key=lambda i: (not i.nodeid.startswith(LONGEST), -counts[i.path], i.path))
-    depends_on_version = Chooser()
+    depends_on_version = Chooser(os.environ.get(VARIABLE, ""))
     for item in items:
         if depends_on_version(item.nodeid):
             item.add_marker("postgres")

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.conftest import LONGEST, ROOT
-from tests.versions import ON_EVERY_POSTGRES, ON_ONE_POSTGRES, ONE_CASE
+from tests.versions import NOT_BETWEEN, ON_EVERY_POSTGRES, ON_ONE_POSTGRES, ONE_CASE
 
 MOST = 400
 """Lines: what is longer has two tasks. Migrations may be longer, because each is all of a group of
@@ -19,7 +19,8 @@ def test_no_module_is_longer_than_400_lines(folder: str) -> None:
 
 
 def test_what_is_said_of_tests_by_name_names_tests() -> None:
-    for name in (*ON_EVERY_POSTGRES, *ON_ONE_POSTGRES, *ONE_CASE, *LONGEST):
+    lists = (ON_EVERY_POSTGRES, ON_ONE_POSTGRES, ONE_CASE, NOT_BETWEEN, LONGEST)
+    for name in (name for names in lists for name in names):
         place, _, test = name.partition("[")[0].partition("::")
         assert (ROOT / place).exists(), name
         assert not test or f"def {test}" in (ROOT / place).read_text(), name
