@@ -225,10 +225,25 @@ create function annex.find_role(workspace_id uuid, key text) returns setof annex
   select r.* from annex.roles r where r.workspace_id is null and r.key = find_role.key
 $$;
 
--- What the caller is granted: a row for each workspace in their sight, or for one alone. The one place that grants; all
--- that checks a permission asks here. Without the second factor that a workspace demands, only workspace:read is left,
--- so that a client can see that one is needed. A key's row is looked up each time, so no token gives more than the key has
--- now. An operator is granted everything, a workspace at a time.
+-- What a user is granted: a row for each workspace in which they are active, with its tenant. Without the second factor that a
+-- workspace demands, only workspace:read is left, so that a client can see that one is needed.
+-- For annex.grants and annex.usual_publisher. Inlined where it stands in FROM.
+create function annex.grants_of_user(user_id uuid, has_aal2 boolean)
+returns table (workspace_id uuid, tenant uuid, permissions text[], needs_aal2 boolean, role text, grantable text[])
+language sql stable rows 20 as $$
+  select m.workspace_id, coalesce(w.created_by, w.id),
+    case when not n.aal2 then r.permissions when 'workspace:read' = any (r.permissions) then '{workspace:read}' else '{}' end,
+    n.aal2, r.key, case when n.aal2 then '{}' else r.grantable end
+  from annex.members m
+  join annex.workspaces w on w.id = m.workspace_id and w.deleted_at is null
+  cross join annex.find_role(m.workspace_id, m.role) r,
+  lateral (select w.require_aal2 and not has_aal2 as aal2) n
+  where m.user_id = grants_of_user.user_id and m.status = 'active'
+$$;
+
+-- What the caller is granted: a row for each workspace in their sight, or for one alone. The one place that grants, with the
+-- two rules that it calls; all that checks a permission asks here. A key's row is looked up each time, so no token gives more
+-- than the key has now. An operator is granted everything, a workspace at a time.
 -- With of_user or of_key, what that user is granted once they have passed every factor, or that key.
 -- For Annex's own functions, which run as the owner with a search_path of their own; nobody else may call it.
 create function annex.grants(only_id uuid default null, of_user uuid default null, of_key uuid default null)
@@ -241,23 +256,16 @@ declare
 begin
   if of_user is not null or (of_key is null and caller = 'authenticated' and not claims ? 'annex_key') then
     return query
-      select m.workspace_id,
-        case when n.aal2 then array(select 'workspace:read' where 'workspace:read' = any (r.permissions))
-          else r.permissions end,
-        n.aal2, r.key, case when n.aal2 then '{}' else r.grantable end
-      from annex.members m
-      join annex.workspaces w on w.id = m.workspace_id and w.deleted_at is null
-      cross join annex.find_role(m.workspace_id, m.role) r,
-      lateral (select of_user is null and w.require_aal2 and claims ->> 'aal' is distinct from 'aal2' as aal2) n
-      where m.user_id = coalesce(of_user, (claims ->> 'sub')::uuid)
-        and m.workspace_id = coalesce(only_id, m.workspace_id) and m.status = 'active';
+      select g.workspace_id, g.permissions, g.needs_aal2, g.role, g.grantable
+      from annex.grants_of_user(
+        coalesce(of_user, (claims ->> 'sub')::uuid), of_user is not null or claims ->> 'aal' is not distinct from 'aal2'
+      ) g
+      where g.workspace_id = coalesce(only_id, g.workspace_id);
   elsif of_key is not null or caller = 'authenticated' or (caller = 'annex_key' and session_user = 'annex_api') then
     return query
-      select w.id, k.permissions, false, null::text, k.grantable
-      from annex.api_keys k
-      join annex.workspaces w on w.id = k.workspace_id and w.deleted_at is null
-      where k.id = coalesce(of_key, annex.key_id()) and w.id = coalesce(only_id, w.id)
-        and k.revoked_at is null and (k.expires_at is null or k.expires_at > statement_timestamp());
+      select g.workspace_id, g.permissions, false, null::text, g.grantable
+      from annex.grants_of_key(coalesce(of_key, annex.key_id())) g
+      where g.workspace_id = coalesce(only_id, g.workspace_id);
   elsif caller = 'annex_operator' and session_user = 'annex_api' and only_id is not null then
     return query
       select w.id, annex.permissions(), false, null::text, array['owner', 'admin', 'member', 'viewer', '*']

@@ -53,6 +53,18 @@ create trigger api_keys_touch before update of name, secret_hash, permissions, g
   rate_limit_per_minute, expires_at, replaced_by, revoked_at
   on annex.api_keys for each row execute function annex.touch();
 
+-- What a key is granted while it lives, with its workspace's tenant. For annex.grants and annex.usual_publisher. Inlined where
+-- it stands in FROM.
+create function annex.grants_of_key(id uuid)
+returns table (workspace_id uuid, tenant uuid, permissions text[], grantable text[])
+language sql stable rows 1 as $$
+  select w.id, coalesce(w.created_by, w.id), k.permissions, k.grantable
+  from annex.api_keys k
+  join annex.workspaces w on w.id = k.workspace_id and w.deleted_at is null
+  where k.id = grants_of_key.id
+    and k.revoked_at is null and (k.expires_at is null or k.expires_at > statement_timestamp())
+$$;
+
 -- A key by its public prefix. The caller compares the hash.
 create function annex.find_api_key(prefix text)
 returns table (

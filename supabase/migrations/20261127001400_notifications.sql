@@ -286,6 +286,15 @@ end
 $$;
 grant execute on function annex.queue_fanouts(uuid[]) to annex_worker;
 
+-- A row if so few events of a tenant wait for fan-out that no more need be asked: under 100, and under the limit of annex.limits.
+-- For annex.usual_publisher. Inlined where it stands in FROM.
+create function annex.find_short_queue(tenant uuid) returns setof boolean language sql stable rows 1 as $$
+  select true where not exists (
+    select from annex.fanouts f where f.failed_at is null and f.tenant = find_short_queue.tenant
+    offset (select greatest(least(l.value, 100) - 1, 0) from annex.limits l where l.name = 'waiting_fanouts')
+  )
+$$;
+
 -- Raise too_many_events while as many events of a workspace's tenant wait for fan-out as annex.limits says, if a new one of a
 -- batch would be queued as well: by a recipient, or a topic that somebody follows. With the seconds after which to try again as
 -- hint. Turns keep a tenant's queue from holding up others, and this keeps it from growing as long as the projector reads the
