@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from datetime import UTC, datetime
+from io import TextIOWrapper
 from pathlib import Path
 from typing import NoReturn
 from uuid import UUID
@@ -14,6 +15,11 @@ from app.settings import MIGRATE_URL, SettingsError, environment, read_settings
 
 DATA = Path(".data")
 PORT = click.IntRange(0, 65535)
+AFTER_MIGRATIONS = (
+    "  # the first time, in the SQL editor, passwords of your own:",
+    "  alter role annex_api password '…'; alter role annex_worker password '…';",
+    "  annex doctor              # with the settings of .env.example",
+)
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 
@@ -199,10 +205,13 @@ def install(into: Path, database: str | None) -> None:
     again after an upgrade of Annex: it adds only what is new. Nothing is applied; the command says
     how to do that.
     """
-    from app.database.migrations import carried
+    from app.database.migrations import carried, listed
     from app.installation.folder import install
     from app.installation.history import to_repair
 
+    url = database or environment().get(MIGRATE_URL)
+    if url:
+        asyncio.run(to_repair(url, []))  # a database that does not do is said before a file is made
     done = install(into, carried(), datetime.now(UTC))
     for copy in done.added:
         click.echo(f"Added {copy.path}")
@@ -210,8 +219,10 @@ def install(into: Path, database: str | None) -> None:
         click.echo(f"{copy.path} differs from this version's; it is left as it is.", err=True)
     if not done.added:
         click.echo(f"Nothing to add: {into} has all of Annex's migrations.")
+    if done.unknown:
+        names = listed([copy.name for copy in done.unknown])
+        click.echo(f"A later release of Annex added {names}; upgrade Annex here.", err=True)
     copies = [*done.present, *done.added]
-    url = database or environment().get(MIGRATE_URL)
     repaired = asyncio.run(to_repair(url, copies)) if url else []
     click.echo(next_steps([copy.version for copy in repaired], bool(done.added)))
 
@@ -227,9 +238,7 @@ def next_steps(versions: list[str], has_new: bool) -> str:
     if has_new:
         lines += [
             "  supabase db push          # your hosted project; `supabase db reset` locally",
-            "  # the first time, in the SQL editor, passwords of your own:",
-            "  alter role annex_api password '…'; alter role annex_worker password '…';",
-            "  annex doctor              # with the settings of .env.example",
+            *AFTER_MIGRATIONS,
         ]
     return "\n".join(lines)
 
@@ -248,8 +257,11 @@ def migrate(url: str | None) -> None:
 
     if not (url := url or environment().get(MIGRATE_URL)):
         raise click.UsageError(f"Name the database's URL, or set {MIGRATE_URL}.")
-    if not asyncio.run(migrate(url, carried(), click.echo)):
+    done = asyncio.run(migrate(url, carried(), click.echo))
+    if not done:
         click.echo("Nothing to apply: the database is up to date.")
+    elif done[0] == carried()[0].name:
+        click.echo("\n".join(["", "Next:", *AFTER_MIGRATIONS]))
 
 
 @annex.command()
@@ -323,6 +335,9 @@ def main() -> NoReturn:
     from app.dev import DevError
     from app.installation import InstallationError
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal may know no "…"
     try:
         annex(standalone_mode=True)
     except (SettingsError, DevError, InstallationError) as error:

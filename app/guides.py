@@ -47,7 +47,7 @@ PICTURE = re.compile(r"<picture>.*?</picture>\n*", re.DOTALL)
 def guide(name: str) -> str:
     """Read a guide once; what it links to is another guide here, or no link."""
     path = GUIDES[name]
-    text = PICTURE.sub("", resource(path).read_text())
+    text = PICTURE.sub("", resource(path).read_text(encoding="utf-8"))
     names = {file: known for known, file in GUIDES.items()}
 
     def relink(found: re.Match[str]) -> str:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import gc
 import resource
 import signal
@@ -120,9 +121,11 @@ def bind(host: str, port: int, *, is_shared: bool = False) -> socket.socket:
     except OSError as error:
         bound.close()
         reason = error.strerror or str(error)
+        cure = "stop what runs there or choose another with --port (`make run PORT=8010`)"
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            cure = "name an address of this machine with --host, such as 127.0.0.1 or 0.0.0.0"
         raise SettingsError(
-            f"Port {port} on {host} cannot be used ({reason.lower()}); stop what runs there or "
-            "choose another with --port (`make run PORT=8010`)."
+            f"Port {port} on {host} cannot be used ({reason.lower()}); {cure}."
         ) from None
     return bound
 

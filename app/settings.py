@@ -221,11 +221,16 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
 def environment() -> dict[str, str]:
     """Return what is set in `.env` and in the environment, which wins.
 
-    Raises `SettingsError` for a `.env` that is a folder.
+    Raises `SettingsError` for a `.env` that is a folder, or no text.
     """
     if Path(".env").is_dir():
         raise SettingsError(".env cannot be used: Is a directory.")
-    dotenv = {k: v for k, v in dotenv_values(Path(".env")).items() if v is not None}
+    try:
+        # Some editors begin a file with a mark of its encoding.
+        found = dotenv_values(Path(".env"), encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise SettingsError(".env cannot be used: save it as UTF-8.") from None
+    dotenv = {k: v for k, v in found.items() if v is not None}
     return {**dotenv, **os.environ}
 
 

@@ -9,6 +9,19 @@
 -- Run it as the role that migrated, in one transaction:  psql --single-transaction --set ON_ERROR_STOP=1 --file …
 -- A project with the Supabase CLI takes it as a migration of its own: supabase/migrations/<now>_remove_annex.sql
 
+-- A schema of the same name that another product made is not ours to drop.
+do $$
+begin
+  if exists (
+    select from pg_namespace n where n.nspname = 'annex'
+      and n.nspowner is distinct from to_regrole('annex_owner')::oid
+      and not exists (select from pg_proc p where p.pronamespace = n.oid and p.proname = 'applied_migrations')
+  ) then
+    raise exception 'The schema annex is not one that Annex''s migrations made; nothing was removed.';
+  end if;
+end
+$$;
+
 -- To drop what a role owns takes membership in it, which Postgres 16 does not give to the role that made it.
 do $$
 declare

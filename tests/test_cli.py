@@ -1,6 +1,7 @@
 """The `annex` command as people use it: real processes, real exits, one sentence for an error."""
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -22,6 +23,8 @@ import pytest
 
 from app.dev.demo import Secrets
 from app.dev.postgres import EmbeddedPostgres
+from app.server import bind
+from app.settings import SettingsError
 from tests.conftest import ROOT, SECRETS, TestDatabase, execute
 
 ANNEX = str(Path(sys.executable).parent / "annex")
@@ -136,6 +139,47 @@ async def test_a_port_in_use_is_said(database: TestDatabase, tmp_path: Path, wor
         arguments = ("serve", "--port", port, "--workers", workers)
         said = sentence(annex(*arguments, env=settings(database), cwd=tmp_path))
     assert f"Port {port} on 127.0.0.1 cannot be used" in said
+
+
+@pytest.mark.parametrize(
+    ("host", "failed"),
+    [
+        ("192.0.2.7", OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")),
+        ("nowhere.invalid", socket.gaierror(socket.EAI_NONAME, "Name or service not known")),
+    ],
+)
+def test_an_address_of_another_machine_is_said(
+    monkeypatch: pytest.MonkeyPatch, host: str, failed: OSError
+) -> None:
+    class Socket(socket.socket):
+        def bind(self, _: object) -> None:
+            raise failed  # not by this machine's resolver and routes, which may do anything
+
+    monkeypatch.setattr(socket, "socket", Socket)
+    with pytest.raises(SettingsError, match=r"cannot be used \(.*\); name an address of this mach"):
+        bind(host, 8000)
+
+
+def test_a_settings_file_of_another_encoding_is_said(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes("ANNEX_SECRET_KEY=x\n".encode("utf-16"))
+    assert ".env cannot be used: save it as UTF-8." in sentence(annex("serve", cwd=tmp_path))
+    (tmp_path / ".env").write_text("ANNEX_DATABASE_URL=nonsense\r\n", encoding="utf-8-sig")
+    assert "ANNEX_DATABASE_URL is not a Postgres URL" in annex("serve", cwd=tmp_path).err
+
+
+def test_a_terminal_without_our_characters_gets_what_it_has(tmp_path: Path) -> None:
+    (tmp_path / "supabase").mkdir()
+    done = annex("install", env={"PYTHONIOENCODING": "iso-8859-1"}, cwd=tmp_path)
+    assert (done.code, done.err) == (0, "")
+    assert "alter role annex_api password '\\u2026'" in done.out
+
+
+def test_a_database_that_does_not_answer_is_said_before_a_file_is_made(tmp_path: Path) -> None:
+    (tmp_path / "supabase").mkdir()
+    url = "postgresql://postgres@127.0.0.1:9/x"
+    said = sentence(annex("install", "--database", url, cwd=tmp_path))
+    assert "Cannot connect to the database" in said
+    assert not (tmp_path / "supabase" / "migrations").exists()
 
 
 @pytest.mark.timeout(240)

@@ -26,7 +26,8 @@ async def check_database(database: Database) -> None:
                 found = await driver.fetchrow(WHO)
                 places.append(await driver.fetchval(PLACE))
         except Unavailable as error:
-            reason = type(error.__cause__ or error).__name__
+            cause = error.__cause__ or error
+            reason = " ".join(str(cause).split()) or type(cause).__name__
             raise SettingsError(
                 f"Postgres at {pool.host} does not answer ({reason}); is the server "
                 f"running, and is {setting} right?"
@@ -34,7 +35,10 @@ async def check_database(database: Database) -> None:
         except asyncpg.PostgresError as error:
             if is_poolers(error):
                 raise SettingsError(f"{setting}: {POOLER_HINT}.") from None
-            raise SettingsError(f"Postgres at {pool.host} refuses {setting}: {error}.") from None
+            raise SettingsError(
+                f"Postgres at {pool.host} refuses {setting}: {error}; `annex doctor` says what "
+                "cures it."
+            ) from None
         assert found is not None
         if found["rolsuper"] or found["rolbypassrls"]:
             raise SettingsError(

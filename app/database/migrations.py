@@ -28,7 +28,10 @@ START_ANEW = (
     "all that Annex keeps, and install again (`annex dev --fresh` does both)"
 )
 HAS_LEDGER = """
-select n.oid is not null as has_schema, c.oid is not null as has_ledger
+select n.oid is not null as has_schema,
+  -- Another product's schema may have a table of that name.
+  c.oid is not null and exists (select from pg_proc p
+    where p.pronamespace = n.oid and p.proname = 'applied_migrations') as has_ledger
 from (select 1) one
 left join pg_namespace n on n.nspname = 'annex'
 left join pg_class c on c.relnamespace = n.oid and c.relname = 'migrations'
@@ -84,7 +87,7 @@ def name_in(sql: str) -> str | None:
 
 def read_folder(folder: Path) -> tuple[Migration, ...]:
     """Read a folder of Annex's migrations, oldest first."""
-    named = [(name_in(path.read_text()), path) for path in sorted(folder.glob("*.sql"))]
+    named = [(name_in(path.read_bytes().decode()), path) for path in sorted(folder.glob("*.sql"))]
     return tuple(Migration(name, path) for name, path in named if name)
 
 

@@ -6,6 +6,7 @@ transaction pooler, and what the Supabase CLI applied is known.
 """
 
 import re
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -17,11 +18,14 @@ from sqlalchemy.engine import URL
 from app.database.migrations import START_ANEW, Migration, applied, edited, listed, with_checksum
 from app.installation import InstallationError
 from app.installation.statements import failure, split
+from app.resources import resource
 from app.settings import read_database_url
 
 Connection: TypeAlias = "asyncpg.Connection[Any]"
 
 LOCK = "select pg_advisory_xact_lock(1095653376, 0)"
+TRY_LOCK = "select pg_try_advisory_xact_lock(1095653376, 0)"
+WAITS = "Another command is migrating this database; waiting until it is done."
 # Long enough for an index on a large table; a lock that does not come is given up, because all
 # others would wait behind it.
 LIMITS = "set local statement_timeout = 0; set local lock_timeout = '10s'"
@@ -29,6 +33,30 @@ LIMITS = "set local statement_timeout = 0; set local lock_timeout = '10s'"
 PATIENCE = "set local statement_timeout = 0; set local lock_timeout = 0"
 DIRECT_HOST = re.compile(r"db\.[a-z0-9]+\.supabase\.co")
 OLDEST = 150000
+CONNECT_SECONDS = 15
+CURES: tuple[tuple[type[Exception], str], ...] = (
+    (
+        socket.gaierror,
+        "see that the host is right, and that special characters of the password are "
+        "percent-encoded: `@` is `%40`, `/` is `%2F`, `#` is `%23`",
+    ),
+    (TimeoutError, "see that host and port are right, and that no firewall is between"),
+    (OSError, "see that the server runs, and that host and port are right"),
+    (
+        asyncpg.InvalidPasswordError,
+        "take the user's own password (Supabase: database settings of the project), "
+        "percent-encoded where it has special characters",
+    ),
+    (
+        asyncpg.InvalidAuthorizationSpecificationError,
+        "see that the user is right, and write ?sslmode=require behind the database's name if the "
+        "server takes encrypted connections only",
+    ),
+    (asyncpg.InvalidCatalogNameError, "see that its name is right; Supabase's is `postgres`"),
+    (asyncpg.TooManyConnectionsError, "end processes that hold some, and try again"),
+    (asyncpg.CannotConnectNowError, "try again in a moment"),
+)
+"""What to do about each kind of failure; the first one that fits."""
 FACTS = """
 select current_setting('server_version_num')::int as version,
   (select rolsuper or rolcreaterole from pg_roles where rolname = current_user) as may_make_roles,
@@ -42,6 +70,7 @@ select current_setting('server_version_num')::int as version,
     and not pg_has_role(oid, 'member with admin option') order by 1) as others_roles,
   current_setting('transaction_read_only')::bool as is_read_only,
   current_setting('server_encoding') as encoding,
+  current_setting('standard_conforming_strings')::bool as conforms,
   current_user::text as role
 """
 
@@ -57,11 +86,22 @@ async def migrate(
     """
     async with connected(url) as connection:
         async with connection.transaction():
-            await check(connection, migrations)
-        done = []
+            recorded = await check(connection, migrations)
+        if later := sorted(recorded.keys() - {migration.name for migration in migrations}):
+            say(
+                f"The database has {listed(later)}, which this version does not know: a later "
+                "release migrated it. Upgrade Annex on this machine."
+            )
+        done: list[str] = []
+        waits = [WAITS]
+
+        def wait() -> None:
+            if waits:  # said once
+                say(waits.pop())
+
         for migration in migrations:
             began = time.monotonic()
-            if await apply(connection, migration):
+            if await apply(connection, migration, wait):
                 done.append(migration.name)
                 say(f"Applied {migration.name} ({time.monotonic() - began:.2f} s)")
         return done
@@ -77,10 +117,14 @@ async def connected(url: str) -> AsyncIterator[Connection]:
     try:
         # No cache: a statement prepared before a migration may not fit the schema after it.
         connection = await asyncpg.connect(
-            target.render_as_string(hide_password=False), statement_cache_size=0, timeout=15
+            target.render_as_string(hide_password=False),
+            statement_cache_size=0,
+            timeout=CONNECT_SECONDS,
         )
     except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         reason = " ".join((str(error) or type(error).__name__).split())
+        if isinstance(error, TimeoutError):
+            reason = f"no answer within {CONNECT_SECONDS} s"
         raise InstallationError(
             f"Cannot connect to the database: {reason}{hint(target, error)}"
         ) from error
@@ -101,11 +145,11 @@ def hint(url: URL, error: Exception) -> str:
             "; Supabase's direct host has an IPv6 address only: take the session pooler's URL, "
             "port 5432, where this machine has none"
         )
-    return ""
+    return next((f"; {cure}" for kind, cure in CURES if isinstance(error, kind)), "")
 
 
-async def check(connection: Connection, migrations: Sequence[Migration]) -> None:
-    """Refuse a database that Annex cannot be put into."""
+async def check(connection: Connection, migrations: Sequence[Migration]) -> dict[str, str | None]:
+    """Refuse a database that Annex cannot be put into; returns what it records."""
     facts = await connection.fetchrow(FACTS)
     assert facts is not None
     recorded = await applied_here(connection)
@@ -118,6 +162,11 @@ async def check(connection: Connection, migrations: Sequence[Migration]) -> None
             "This database takes no writes: it is a replica, or default_transaction_read_only is on"
             " (Supabase sets that when the disk is full)."
         )
+    if not facts["conforms"]:
+        raise InstallationError(
+            "standard_conforming_strings is off here, so that a backslash in a string means "
+            "something else; run `alter database … set standard_conforming_strings = on`."
+        )
     if facts["encoding"] != "UTF8":
         raise InstallationError(f"This database's encoding is {facts['encoding']}, not UTF8.")
     if facts["missing_roles"] or not facts["has_users"]:
@@ -125,7 +174,7 @@ async def check(connection: Connection, migrations: Sequence[Migration]) -> None
         lacking += [] if facts["has_users"] else ["the table auth.users"]
         raise InstallationError(
             f"This is no Supabase database: it lacks {', '.join(lacking)}. On a plain Postgres, "
-            "run supabase/local/platform.sql first, as a superuser."
+            f"run {resource('supabase/local/platform.sql')} first, as a superuser."
         )
     if not recorded and not (facts["may_make_roles"] and facts["may_create"]):
         raise InstallationError(
@@ -144,6 +193,7 @@ async def check(connection: Connection, migrations: Sequence[Migration]) -> None
             f"Edited after this database had applied it: {listed(names)}. Nothing was applied; "
             f"{START_ANEW}."
         )
+    return recorded
 
 
 async def applied_here(connection: Connection) -> dict[str, str | None]:
@@ -163,14 +213,19 @@ async def applied_here(connection: Connection) -> dict[str, str | None]:
     return recorded or {}
 
 
-async def apply(connection: Connection, migration: Migration) -> bool:
-    """Apply one migration unless it is there; returns whether it was applied."""
+async def apply(connection: Connection, migration: Migration, wait: Callable[[], None]) -> bool:
+    """Apply one migration unless it is there; returns whether it was applied.
+
+    `wait` is called if another command holds the lock.
+    """
     statements = split(with_checksum(migration.sql))
     number = 0
     try:
         async with connection.transaction():
             await connection.execute(PATIENCE)
-            await connection.execute(LOCK)
+            if not await connection.fetchval(TRY_LOCK):
+                wait()
+                await connection.execute(LOCK)
             await connection.execute(LIMITS)
             if migration.name in await applied_here(connection):
                 return False

@@ -6,8 +6,10 @@ stamped when it is made, after everything that is there, and keeps its stamp for
 """
 
 import contextlib
+import fcntl
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -26,8 +28,25 @@ from app.installation import InstallationError
 
 STAMP = "%Y%m%d%H%M%S"
 FILE_NAME = re.compile(r"([0-9]+)_.*\.sql")
-REMOVAL = "drop schema if exists annex cascade;"
-"""What `annex uninstall` prints holds this line: the files before it no longer count."""
+PART = ".annex-part"
+"""A file that is being written; neither the CLI nor git's `*.sql` takes it for a migration."""
+# As a formatter writes it.
+RECORD = re.compile(
+    r"""\binsert\s+into\s+"?annex"?\."?migrations"?.*?'([0-9]{2,3}_[a-z0-9_]{1,60})'""",
+    re.IGNORECASE | re.DOTALL,
+)
+CHECKSUM = re.compile(r"'([0-9a-f]{64})'")
+MAKES_SCHEMA = re.compile(
+    r"""^\s*create\s+schema\s+(?:if\s+not\s+exists\s+)?"?annex"?(?!\w)""",
+    re.IGNORECASE | re.MULTILINE,
+)
+# As `annex uninstall` prints it, or a person writes it: the files before it no longer count.
+DROPS_SCHEMA = re.compile(
+    r"""^\s*drop\s+schema\s+(?:if\s+exists\s+)?"?annex"?(?!\w)""", re.IGNORECASE | re.MULTILINE
+)
+RENAMES_SCHEMA = re.compile(
+    r"""^\s*alter\s+schema\s+"?annex"?\s+rename\s""", re.IGNORECASE | re.MULTILINE
+)
 
 
 class Copy(msgspec.Struct, frozen=True):
@@ -46,50 +65,100 @@ class Installed(msgspec.Struct, frozen=True):
     present: list[Copy]
     changed: list[Copy]
     """Those of `present` that somebody edited."""
+    unknown: list[Copy]
+    """Those of `present` that a later release wrote."""
 
 
 def install(folder: Path, migrations: Sequence[Migration], now: datetime) -> Installed:
     """Copy the migrations that the folder lacks, stamped from `now` on, and never change a file.
 
     A copy is known by the name that it records, whatever its own name. Raises `InstallationError`
-    for a folder that no project has or that lost a copy, and for a copy of a migration that this
-    version has edited.
+    for a folder that no project has or that lost a copy or has one twice, and for a copy of a
+    migration that this version has edited.
     """
-    files = own_files(folder)
-    present = copies(files)
-    missing = [m for m in migrations if m.name not in {copy.name for copy in present}]
-    refuse_gap(migrations, missing)
-    ours = {migration.name: migration for migration in migrations}
-    stale = [
-        c.name
-        for c in present
-        if c.name in ours and claimed_checksum(c.sql) != ours[c.name].checksum
-    ]
-    if stale:
-        raise InstallationError(
-            f"Edited in this version after its copy into {folder}: {listed(stale)}. Nothing was "
-            f"added; {START_ANEW}. What `annex uninstall` prints can be a migration of the folder."
-        )
-    changed = [c for c in present if c.name in ours and checksum_of(c.sql) != ours[c.name].checksum]
-    newest = max((version_of(path) for path in files), default="")
-    added: list[Copy] = []
-    for migration in missing:
-        newest = next_version(newest, now)
-        path = folder / f"{newest}_annex_{migration.name}.sql"
-        path.write_bytes(with_checksum(migration.sql).encode())
-        added.append(Copy(migration.name, newest, path, migration.sql))
-    return Installed(added, present, changed)
+    make(folder)
+    with alone_in(folder):
+        files = own_files(folder)
+        present = copies(files)
+        refuse_second(present)
+        missing = [m for m in migrations if m.name not in {copy.name for copy in present}]
+        refuse_gap(migrations, missing)
+        ours = {migration.name: migration for migration in migrations}
+        known = [copy for copy in present if copy.name in ours]
+        stale = [c.name for c in known if claimed(c) not in (None, ours[c.name].checksum)]
+        if stale:
+            raise InstallationError(
+                f"Edited in this version after its copy into {folder}: {listed(stale)}. Nothing was"
+                f" added; {START_ANEW}. What `annex uninstall` prints can be a migration of the "
+                "folder."
+            )
+        changed = [copy for copy in known if checksum_of(copy.sql) != ours[copy.name].checksum]
+        newest = max((version_of(path) for path in files), default="")
+        added: list[Copy] = []
+        for migration in missing:
+            newest = next_version(newest, now)
+            path = folder / f"{newest}_annex_{migration.name}.sql"
+            write(path, with_checksum(migration.sql))
+            added.append(Copy(migration.name, newest, path, migration.sql))
+        unknown = [copy for copy in present if copy.name not in ours]
+        return Installed(added, present, changed, unknown)
 
 
-def own_files(folder: Path) -> list[Path]:
-    """List a project's migrations; the folder is made if only itself is missing."""
+def make(folder: Path) -> None:
+    """Make a project's folder of migrations if only itself is missing."""
     if not folder.parent.is_dir():
         raise InstallationError(
             f"There is no folder {folder.parent}; run this in your project, or name the folder "
             "of its migrations with --into."
         )
     folder.mkdir(exist_ok=True)
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep other commands out of a folder: two at once would both add what is missing.
+
+    The lock is the kernel's and leaves no file; it goes however a process ends.
+    """
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        # A file system without locks, such as some of a network, does without.
+        with contextlib.suppress(OSError):
+            fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(opened)
+
+
+def write(path: Path, sql: str) -> None:
+    """Write a whole file or none: half of a migration could be taken for one of the project."""
+    part = path.with_name(PART)
+    try:
+        with part.open("wb") as file:
+            file.write(sql.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        part.rename(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def own_files(folder: Path) -> list[Path]:
+    """List a project's migrations."""
     return [path for path in folder.glob("*.sql") if FILE_NAME.fullmatch(path.name)]
+
+
+def refuse_second(present: Sequence[Copy]) -> None:
+    """Refuse a folder that has a migration twice: two branches may each have installed it."""
+    first: dict[str, Copy] = {}
+    for copy in present:
+        if (other := first.setdefault(copy.name, copy)) is not copy:
+            raise InstallationError(
+                f"{other.path} and {copy.path.name} are both {copy.name}, and the second one would "
+                "fail; delete the one that no database has applied (`supabase migration list`). "
+                "Nothing was added."
+            )
 
 
 def refuse_gap(migrations: Sequence[Migration], missing: Sequence[Migration]) -> None:
@@ -103,23 +172,53 @@ def refuse_gap(migrations: Sequence[Migration], missing: Sequence[Migration]) ->
 
 
 def copies(files: Sequence[Path]) -> list[Copy]:
-    """Find our migrations among a project's files, in the order in which they are applied."""
+    """Find our migrations among a project's files, in the order in which they are applied.
+
+    Raises `InstallationError` for a file that makes our schema and records no migration.
+    """
     found: list[Copy] = []
+    foreign: Path | None = None
     for path in sorted(files, key=lambda file: (version_of(file), file.name)):
         sql = path.read_bytes().decode(errors="replace")
-        if name := name_in(sql):
+        if name := name_in(sql) or recorded_in(sql):
             found.append(Copy(name, version_of(path), path, sql))
-        elif REMOVAL in sql:
+        elif DROPS_SCHEMA.search(sql):
             found.clear()
+            foreign = None
+        elif RENAMES_SCHEMA.search(sql):
+            foreign = None
+        elif MAKES_SCHEMA.search(sql):
+            foreign = path
+    if foreign is not None:
+        raise InstallationError(
+            f"{foreign} makes a schema annex and is no migration of Annex. If it was squashed or "
+            "dumped from some, bring these back from version control; if the schema is your own, "
+            "rename it (`alter schema annex rename to …`) in a migration. Nothing was added."
+        )
     return found
+
+
+def recorded_in(sql: str) -> str | None:
+    """Return the last name that a file records in another spelling, as a formatter writes it."""
+    return names[-1] if (names := RECORD.findall(sql)) else None
+
+
+def claimed(copy: Copy) -> str | None:
+    """Return the checksum that a copy records; None if another spelling of it has none."""
+    if name_in(copy.sql):
+        return claimed_checksum(copy.sql)
+    recorded = CHECKSUM.findall(copy.sql)
+    return recorded[-1] if recorded else None
 
 
 def remove(folder: Path, sql: str, now: datetime) -> Path:
     """Write what removes Annex as the folder's newest migration; returns its path."""
-    newest = max((version_of(path) for path in own_files(folder)), default="")
-    path = folder / f"{next_version(newest, now)}_remove_annex.sql"
-    path.write_text(sql)
-    return path
+    make(folder)
+    with alone_in(folder):
+        newest = max((version_of(path) for path in own_files(folder)), default="")
+        path = folder / f"{next_version(newest, now)}_remove_annex.sql"
+        write(path, sql)
+        return path
 
 
 def version_of(path: Path) -> str:

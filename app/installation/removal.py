@@ -1,5 +1,6 @@
 """What it takes to remove Annex, for a person to read before they run it."""
 
+from app.installation import InstallationError
 from app.installation.database import connected
 from app.resources import resource
 
@@ -30,10 +31,17 @@ with ours as (
 select kind || ' ' || identity from found where kind <> 'default acl' order by 1
 """
 
+IS_ANOTHERS = """
+select n.nspowner is distinct from to_regrole('annex_owner')::oid
+  and not exists (select from pg_proc p
+    where p.pronamespace = n.oid and p.proname = 'applied_migrations')
+from pg_namespace n where n.nspname = 'annex'
+"""
+
 
 def removal() -> str:
     """Return the SQL that removes Annex, with comments that say what is lost."""
-    return resource("supabase/uninstall.sql").read_text()
+    return resource("supabase/uninstall.sql").read_text(encoding="utf-8")
 
 
 async def dependents(url: str) -> list[str]:
@@ -44,4 +52,9 @@ async def dependents(url: str) -> list[str]:
     async with connected(url) as connection:
         if not await connection.fetchval("select to_regnamespace('annex') is not null"):
             return []
+        if await connection.fetchval(IS_ANOTHERS):
+            raise InstallationError(
+                "The schema annex is not one that Annex's migrations made: to run what this command"
+                " prints would delete somebody else's tables."
+            )
         return [row[0] for row in await connection.fetch(DEPENDENTS)]

@@ -1,17 +1,23 @@
 """`annex install` writes new files only, after all that are there."""
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from app.database.migrations import Migration
+from app.database.migrations import Migration, with_checksum
 from app.installation import InstallationError
-from app.installation.folder import Copy, install, next_version
+from app.installation.folder import PART, Copy, install, next_version
 from app.installation.removal import removal
-from tests.installation.projects import CARRIED, NOW
+from tests.installation.projects import CARRIED, NOW, later_release
 
 FIRST = "20270301120000"
+
+
+class KilledError(BaseException):
+    """Stands for the end of the process."""
 
 
 @pytest.fixture
@@ -91,6 +97,126 @@ def test_a_copy_of_a_migration_that_this_version_edited_stops_the_install(
     assert sorted(folder.iterdir()) == before
     (folder / "20280101000000_remove_annex.sql").write_text(removal())
     assert len(install(folder, release, NOW).added) == len(CARRIED)
+
+
+@pytest.mark.parametrize(
+    "spelling",
+    [
+        lambda record: record.replace(
+            "insert into annex.migrations", "INSERT INTO annex.migrations"
+        ),
+        lambda record: record.replace("annex.migrations", '"annex"."migrations"'),
+        lambda record: record.replace(" values (", "\nvalues\n  ("),
+        lambda record: record + "\n-- checked by me\n",
+    ],
+)
+def test_a_copy_that_a_formatter_rewrote_is_known_and_said(
+    folder: Path, spelling: Callable[[str], str]
+) -> None:
+    path = install(folder, CARRIED, NOW).added[2].path
+    *body, record = path.read_text().strip().splitlines()
+    path.write_text("\n".join([*body, spelling(record)]))
+    done = install(folder, CARRIED, NOW)
+    assert (done.added, [copy.path for copy in done.changed]) == ([], [path])
+
+
+def test_a_copy_that_is_there_twice_is_said(folder: Path) -> None:
+    """Two branches that were merged have each run the command."""
+    path = install(folder, CARRIED, NOW).added[1].path
+    again = folder / "20290101000000_annex_02_profiles.sql"
+    again.write_bytes(path.read_bytes())
+    before = sorted(folder.iterdir())
+    said = rf"{path.name} and {again.name} are both 02_profiles, .* delete the one that no database"
+    with pytest.raises(InstallationError, match=said):
+        install(folder, CARRIED, NOW)
+    assert sorted(folder.iterdir()) == before
+    again.unlink()
+    assert install(folder, CARRIED, NOW).added == []
+
+
+@pytest.mark.parametrize(
+    "makes",
+    [
+        "create schema annex;",
+        'CREATE SCHEMA IF NOT EXISTS "annex";',
+        "-- dumped\ncreate schema annex authorization x;",
+    ],
+)
+def test_another_file_that_makes_the_schema_is_said(folder: Path, makes: str) -> None:
+    squashed = folder / "20270101000000_squashed.sql"
+    squashed.write_text(makes)
+    with pytest.raises(InstallationError, match=r"squashed\.sql makes a schema annex and is no"):
+        install(folder, CARRIED, NOW)
+    assert list(folder.iterdir()) == [squashed]
+    later = folder / "20270102000000_renamed.sql"
+    later.write_text("alter schema annex rename to annexe;")
+    assert len(install(folder, CARRIED, NOW).added) == len(CARRIED)
+    later.unlink()
+    # What comes after the copies would fail, and is not ours to judge before.
+    squashed.write_text("create schema annexe; -- create schema annex\n")
+    assert install(folder, CARRIED, NOW).added == []
+
+
+def test_a_schema_that_somebody_dropped_by_hand_is_added_anew(folder: Path) -> None:
+    install(folder, CARRIED, NOW)
+    (folder / "20280101000000_away.sql").write_text("DROP SCHEMA annex CASCADE;")
+    assert len(install(folder, CARRIED, NOW).added) == len(CARRIED)
+
+
+def test_what_only_looks_like_a_migration_is_left_alone(folder: Path) -> None:
+    ours = with_checksum(CARRIED[0].sql)
+    (folder / "20270101000000_old.sql.bak").write_text(ours)
+    (folder / "readme.sql").write_text(ours)
+    (folder / "20270101000000.sql").write_text(ours)
+    (folder / "archive").mkdir()
+    (folder / "archive" / "20270101000000_old.sql").write_text(ours)
+    (folder / "20270101000000_with spaces, and ümlauts.sql").write_bytes(
+        "-- ü\r\n".encode("latin-1")
+    )
+    (folder / "20270101000000_same_stamp.sql").write_bytes("select 1;".encode("utf-16"))
+    assert len(install(folder, CARRIED, NOW).added) == len(CARRIED)
+    assert install(folder, CARRIED, NOW).added == []
+
+
+def test_copies_of_a_later_release_are_known_and_said(folder: Path, tmp_path: Path) -> None:
+    newer = later_release(tmp_path / "release")
+    install(folder, [*CARRIED, newer], NOW)
+    done = install(folder, CARRIED, NOW)
+    assert (done.added, [copy.name for copy in done.unknown]) == ([], ["90_greetings"])
+
+
+def test_two_at_once_add_each_copy_once(folder: Path) -> None:
+    """The second one, a moment later, would give its copies other stamps."""
+    moments = [NOW + timedelta(seconds=100 * n) for n in range(6)]
+    with ThreadPoolExecutor(len(moments)) as pool:
+        done = list(pool.map(lambda now: install(folder, CARRIED, now), moments))
+    assert sorted(len(each.added) for each in done) == [0, 0, 0, 0, 0, len(CARRIED)]
+    assert len(list(folder.iterdir())) == len(CARRIED)
+
+
+def test_one_that_is_killed_leaves_no_half_of_a_migration(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it leaves is what a kill before the third file's last step leaves."""
+    renamed = list[Path]()
+    rename = Path.rename
+
+    def killed(self: Path, target: Path) -> Path:
+        renamed.append(target)
+        if len(renamed) == 3:
+            raise KilledError
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", killed)
+    monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)
+    with pytest.raises(KilledError):
+        install(folder, CARRIED, NOW)
+    monkeypatch.undo()
+    assert len(list(folder.glob("*.sql"))) == 2
+    assert (folder / PART).exists()
+    assert len(install(folder, CARRIED, NOW).added) == len(CARRIED) - 2
+    assert len(list(folder.iterdir())) == len(CARRIED)
+    assert install(folder, CARRIED, NOW).changed == []
 
 
 def test_line_ends_that_git_converted_are_no_change(folder: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from app.dev import DevError
 from app.dev.postgres import THROWAWAY, EmbeddedPostgres, chosen
 from app.installation import InstallationError
-from app.installation.database import migrate
+from app.installation.database import LOCK, migrate
 from app.installation.history import to_repair
 from app.installation.removal import dependents, removal
 from app.server import check
@@ -28,6 +28,10 @@ from tests.installation.projects import (
 
 NAMES = [migration.name for migration in CARRIED]
 DAY = timedelta(days=1)
+
+
+class KilledError(BaseException):
+    """Stands for the end of the process."""
 
 
 @pytest.fixture
@@ -226,6 +230,118 @@ async def test_a_schema_of_the_projects_own_is_left_alone(hosted: TestDatabase) 
     await execute(hosted.url("postgres"), own)
     with pytest.raises(InstallationError, match="Rename it if it is your own"):
         await migrate(own_url(hosted), CARRIED, print)
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        "create schema annex; create table annex.own (id int)",
+        "create schema annex; create table annex.migrations (id int)",
+        "create schema annex authorization authenticator;"
+        "create table annex.migrations (name text)",
+    ],
+)
+async def test_a_schema_of_another_product_is_not_removed(hosted: TestDatabase, own: str) -> None:
+    await execute(hosted.url("postgres"), own)
+    with pytest.raises(InstallationError, match="Rename it if it is your own"):
+        await migrate(own_url(hosted), CARRIED, print)
+    with pytest.raises(InstallationError, match="would delete somebody else's tables"):
+        await dependents(own_url(hosted))
+    with pytest.raises(asyncpg.RaiseError, match="is not one that Annex's migrations made"):
+        await execute(hosted.url("postgres"), removal())
+    connection = await asyncpg.connect(hosted.url("postgres"))
+    assert await connection.fetchval(
+        "select count(*) from pg_class where relnamespace = 'annex'::regnamespace"
+    )
+    await connection.close()
+
+
+async def test_strings_of_another_kind_are_said(hosted: TestDatabase) -> None:
+    strings = f"alter database {hosted.name} set standard_conforming_strings = off"
+    try:
+        await execute(hosted.url("postgres"), strings)
+    except asyncpg.PostgresError:  # from Postgres 19 on there is one kind
+        return
+    with pytest.raises(InstallationError, match="standard_conforming_strings is off here"):
+        await migrate(own_url(hosted), CARRIED, print)
+
+
+async def test_settings_of_the_database_change_nothing_that_is_made(
+    project: Project, hosted: TestDatabase
+) -> None:
+    await migrate(own_url(hosted), CARRIED, lambda _: None)
+    odd = await project.new()
+    for setting in (
+        "search_path = 'own', 'public'",
+        "timezone = 'Asia/Kathmandu'",
+        "datestyle = 'SQL, DMY'",
+        "intervalstyle = 'sql_standard'",
+        "bytea_output = 'escape'",
+        "default_transaction_isolation = 'serializable'",
+        "idle_in_transaction_session_timeout = '1min'",
+        "check_function_bodies = off",
+        "quote_all_identifiers = on",
+    ):
+        await execute(odd.url("postgres"), f"alter database {odd.name} set {setting}")
+    await migrate(own_url(odd), CARRIED, lambda _: None)
+    await execute(odd.url("postgres"), f"alter database {odd.name} reset all")
+    assert await shape(odd) == await shape(hosted)
+    await check(settings_for(odd))
+
+
+async def test_a_database_of_a_later_release_is_said_and_left(
+    hosted: TestDatabase, tmp_path: Path
+) -> None:
+    await migrate(own_url(hosted), [*CARRIED, later_release(tmp_path)], lambda _: None)
+    before = await shape(hosted)
+    said: list[str] = []
+    assert await migrate(own_url(hosted), CARRIED, said.append) == []
+    assert [line.partition(":")[0] for line in said] == [
+        "The database has 90_greetings, which this version does not know"
+    ]
+    assert await shape(hosted) == before
+
+
+async def test_who_waits_for_another_migration_is_told(hosted: TestDatabase) -> None:
+    other = await asyncpg.connect(own_url(hosted))
+    said: list[str] = []
+    async with other.transaction():
+        await other.execute(LOCK)
+        waiting = asyncio.create_task(migrate(own_url(hosted), CARRIED, said.append))
+        while not said:
+            await asyncio.sleep(0.05)
+            assert not waiting.done()
+    assert await waiting == NAMES
+    await other.close()
+    assert said[0] == "Another command is migrating this database; waiting until it is done."
+
+
+async def test_a_migration_that_is_cut_off_is_taken_up_again(hosted: TestDatabase) -> None:
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        if len(said) == 3:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        await migrate(own_url(hosted), CARRIED, say)
+    other = await asyncpg.connect(hosted.url("postgres"))
+    async with other.transaction():
+        await other.execute(LOCK)
+        waiting = asyncio.create_task(migrate(own_url(hosted), CARRIED, said.append))
+        while len(said) == 3:
+            await asyncio.sleep(0.05)
+            assert not waiting.done()
+        await other.execute(
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where datname = current_database() and pid <> pg_backend_pid()"
+        )
+        with pytest.raises(InstallationError, match="The connection to the database broke"):
+            await waiting
+    await other.close()
+    assert await migrate(own_url(hosted), CARRIED, lambda _: None) == NAMES[3:]
+    await check(settings_for(hosted))
 
 
 async def test_roles_that_somebody_else_made_are_said(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """What is said of a database's URL that leads nowhere, without a part of its password."""
 
+import socket
 from datetime import UTC, datetime
 from pathlib import Path
 
+import asyncpg
 import pytest
 from sqlalchemy.engine import make_url
 
@@ -45,7 +47,34 @@ def test_a_direct_host_that_cannot_be_reached_leads_to_the_session_pooler() -> N
     direct = make_url("postgresql://postgres@db.abcdefghijklmnop.supabase.co:5432/postgres")
     assert "take the session pooler's URL" in hint(direct, OSError(101, "Network is unreachable"))
     assert hint(direct, ValueError()) == ""
-    assert hint(make_url("postgresql://localhost/x"), OSError()) == ""
+
+
+@pytest.mark.parametrize(
+    ("failed", "cure"),
+    [
+        (socket.gaierror(socket.EAI_NONAME, "no such host"), "`@` is `%40`"),
+        (TimeoutError(), "no firewall is between"),
+        (ConnectionRefusedError(111, "refused"), "see that the server runs"),
+        (asyncpg.InvalidPasswordError("refused"), "take the user's own password"),
+        (asyncpg.InvalidAuthorizationSpecificationError("no entry"), "?sslmode=require"),
+        (asyncpg.InvalidCatalogNameError("there is none"), "Supabase's is `postgres`"),
+        (asyncpg.TooManyConnectionsError("too many"), "end processes that hold some"),
+        (asyncpg.CannotConnectNowError("starting up"), "try again in a moment"),
+    ],
+    ids=lambda case: type(case).__name__ if isinstance(case, Exception) else "",
+)
+def test_each_kind_of_failure_has_its_cure(failed: Exception, cure: str) -> None:
+    assert cure in hint(make_url("postgresql://localhost/x"), failed)
+
+
+async def test_a_host_that_does_not_answer_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def connect(*_: object, **__: object) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr(asyncpg, "connect", connect)
+    with pytest.raises(InstallationError, match="no answer within 15 s; see that host and port"):
+        async with connected("postgresql://u@127.0.0.1/x"):
+            pass
 
 
 def test_what_removes_annex_is_written_as_the_newest_migration(tmp_path: Path) -> None:
