@@ -8,16 +8,19 @@ import asyncpg
 
 from app.database.check import PLACE, WHO, changes_servers
 from app.database.migrations import listed
-from app.database.pools import WORKERS, Database
+from app.database.pools import CONNECT_SECONDS, WORKERS, Database
 from app.doctor import Check, Finding, Site, advice, error, warning
-from app.doctor.promises import role_setting
-from app.settings import Settings
+from app.doctor.addresses import is_near
+from app.settings import PREFIX, Settings, database_url
 
 OLDEST = 150000
 SKEW_SECONDS, LEEWAY_SECONDS = 3.0, 20.0
 ROLES = (("annex_api", "ANNEX_DATABASE_URL"), ("annex_worker", "ANNEX_WORKER_DATABASE_URL"))
-SEARCH_PATH = "pg_catalog, pg_temp"
 IS_REPLICA = "select pg_is_in_recovery()"
+SETTINGS = {
+    "ANNEX_DATABASE_URL": "database_url",
+    "ANNEX_WORKER_DATABASE_URL": "worker_database_url",
+}
 LISTENING = 3
 """Connections as annex_worker that a process of `annex serve` opens."""
 STARTING = 1
@@ -27,6 +30,8 @@ select current_setting('max_connections')::int
   - current_setting('superuser_reserved_connections')::int
   - coalesce(current_setting('reserved_connections', true)::int, 0)  -- from Postgres 16 on
 """
+OF_DATABASE = "select datconnlimit from pg_database where datname = current_database()"
+IS_ENCRYPTED = "select ssl from pg_stat_ssl where pid = pg_backend_pid()"
 LIMITS = """
 select rolname, rolconnlimit from pg_roles
 where rolname = any ($1) and rolconnlimit >= 0 order by rolname
@@ -124,36 +129,6 @@ async def find_replica(site: Site) -> Finding | None:
     )
 
 
-async def find_time_limits(site: Site) -> Finding | None:
-    """The login roles carry their own limits, through every pooler."""
-    for connection, (role, _) in zip((site.api, site.worker), ROLES, strict=True):
-        names = ("statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout")
-        for name in names:
-            value = await connection.fetchval("select current_setting($1)", name)
-            if value == "0":
-                return warning(
-                    f"The role {role} has lost its {name}; a statement may now hold a connection "
-                    "and locks for ever.",
-                    "Set it again, as the role that migrated; new connections will have it:",
-                    role_setting(role, name),
-                )
-    return None
-
-
-async def find_search_path(site: Site) -> Finding | None:
-    """The login roles carry their own search_path, in which no look-alike is found."""
-    for connection, (role, _) in zip((site.api, site.worker), ROLES, strict=True):
-        path = await connection.fetchval("select pg_catalog.current_setting('search_path')")
-        if path != SEARCH_PATH:
-            return warning(
-                f"The role {role} has lost its search_path; a function or operator in {path} may "
-                "now run in place of Postgres' own.",
-                "Set it again, as the role that migrated; new connections will have it:",
-                role_setting(role, "search_path"),
-            )
-    return None
-
-
 async def find_connection_limit(site: Site) -> Finding | None:
     """A role's own limit of connections must suffice for all processes.
 
@@ -188,7 +163,16 @@ async def find_max_connections(site: Site) -> Finding | None:
     settings = site.settings
     room = await site.api.fetchval(ROOM)
     wanted = settings.processes * (settings.pool_size + LISTENING) + WORKERS
-    if settings.transaction_pooler or wanted <= room:
+    if settings.transaction_pooler:
+        return None
+    limit = await site.api.fetchval(OF_DATABASE)
+    if 0 <= limit < min(wanted, room):
+        return error(
+            f"{processes(settings)} and a worker take up to {wanted} connections, and this database"
+            f" may have {limit}.",
+            "Lower ANNEX_POOL_SIZE, or run `alter database … connection limit -1`, as its owner.",
+        )
+    if wanted <= room:
         return None
     return error(
         f"{processes(settings)} and a worker take up to {wanted} connections, and Postgres has "
@@ -201,6 +185,22 @@ def processes(settings: Settings) -> str:
     """Say how many processes serve: of every `annex serve`, with its workers."""
     count = settings.processes
     return f"{count} process{'es' if count > 1 else ''} of `annex serve`"
+
+
+async def find_encryption(site: Site) -> Finding | None:
+    """Passwords and rows should not cross a network in the clear."""
+    for connection, (_, setting) in zip((site.api, site.worker), ROLES, strict=True):
+        url = database_url(setting.removeprefix(PREFIX), getattr(site.settings, SETTINGS[setting]))
+        if url.host is None or is_near(url.host) or site.settings.transaction_pooler:
+            continue
+        if await connection.fetchval(IS_ENCRYPTED) is False:
+            return warning(
+                f"{setting} leads over a network without encryption: who is on the way reads and "
+                "changes all rows.",
+                "Let Postgres offer TLS (`ssl = on`), and write ?sslmode=require behind the "
+                "database's name, or verify-full with an sslrootcert.",
+            )
+    return None
 
 
 async def find_clock(site: Site) -> Finding | None:
@@ -235,6 +235,8 @@ async def find_time_zone(site: Site) -> Finding | None:
 def unreachable(setting: str, user: str | None, reason: BaseException) -> Finding:
     """Say that a connection as a setting's user could not be made."""
     said = str(reason) or type(reason).__name__
+    if isinstance(reason, TimeoutError):
+        said = f"no answer within {CONNECT_SECONDS:g} s"
     role = next(role for role, name in ROLES if name == setting)
     is_refused = isinstance(reason, asyncpg.InvalidAuthorizationSpecificationError)
     sql: tuple[str, ...] = ()
@@ -255,6 +257,10 @@ def unreachable(setting: str, user: str | None, reason: BaseException) -> Findin
                 f"See that the role exists (`annex migrate` makes it), that it may log in (`alter "
                 f"role {role} login`), and that the server's pg_hba.conf lets it in from here."
             )
+    elif isinstance(reason, asyncpg.InvalidCatalogNameError):
+        cure = f"Put the database's name into {setting}; Supabase's is `postgres`."
+    elif isinstance(reason, TimeoutError):
+        cure = "See that host and port are right, and that no firewall is between."
     elif isinstance(reason, asyncpg.TooManyConnectionsError):
         cure = "Raise the limit of connections, or end processes that hold some."
     elif isinstance(reason, socket.gaierror):
@@ -274,8 +280,7 @@ CHECKS = (
     Check("one database", find_two_databases),
     Check("version of Postgres", find_version),
     Check("primary", find_replica),
-    Check("time limits of the roles", find_time_limits, ("roles",)),
-    Check("search_path of the roles", find_search_path, ("roles",)),
+    Check("encryption", find_encryption),
     Check("connections of a role", find_connection_limit),
     Check("connections of the server", find_max_connections),
     Check("clock", find_clock),

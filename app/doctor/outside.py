@@ -2,11 +2,13 @@
 
 import resource
 from ipaddress import ip_network
+from typing import Any
 
 import aiosmtplib
 import httpx
 import jwt
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
 from app.auth.tokens import read_set
 from app.doctor import Check, Finding, Site, advice, error, warning
@@ -65,18 +67,33 @@ async def find_signing_key(site: Site) -> Finding | None:
     url, text = key_set_url(site), site.settings.signing_key
     if url is None or text is None or site.settings.is_development:
         return None
-    kid = read_signing_key(text).key_id
+    ours = read_signing_key(text)
+    kid = ours.key_id
     try:
         known = read_set((await site.http.get(url, timeout=5)).content)
     except (httpx.HTTPError, msgspec.MsgspecError, ValueError, TypeError, jwt.PyJWTError):
         return None  # it answered a moment ago
     if kid in known:
-        return None
+        if is_pair(ours.key, known[kid].key):
+            return None
+        return error(
+            f"The project's key {kid} is another one than ANNEX_SIGNING_KEY, which has the same "
+            "kid: Supabase refuses the tokens that API keys are exchanged for.",
+            "Make a key with a kid of its own (`supabase gen signing-key --algorithm ES256`), "
+            "import it, and set ANNEX_SIGNING_KEY to it.",
+        )
     return error(
         f"The key {kid} of ANNEX_SIGNING_KEY is not in the project's key set: Supabase refuses the "
         "tokens that API keys are exchanged for.",
         "Import the key (JWT signing keys in the dashboard, as a standby key), or take the setting "
         "out.",
+    )
+
+
+def is_pair(private: Any, public: Any) -> bool:
+    """Say whether a public key, as a key set gives it, is that of a private one."""
+    return isinstance(public, EllipticCurvePublicKey) and (
+        private.public_key().public_numbers() == public.public_numbers()
     )
 
 

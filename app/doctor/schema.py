@@ -1,5 +1,8 @@
 """Whether the schema is what the migrations made: complete, closed, with its partitions."""
 
+from datetime import UTC, datetime
+from uuid import UUID
+
 from app.database.migrations import START_ANEW, applied, carried, edited, listed
 from app.doctor import Check, Finding, Site, advice, error, warning
 
@@ -7,8 +10,21 @@ MIGRATE = "Run `annex migrate <url>`, or `annex install` and `supabase db push`.
 OURS = "from pg_class c where c.relnamespace = 'annex'::regnamespace and c.relkind in ('r', 'p')"
 OPEN = f"select c.relname {OURS} and not (c.relrowsecurity and c.relforcerowsecurity) order by 1"
 TRIGGERS_OFF = """
-select t.tgname, c.relname from pg_trigger t join pg_class c on c.oid = t.tgrelid
-where c.relnamespace = 'annex'::regnamespace and t.tgenabled <> 'O' order by 1
+select quote_ident(t.tgname) as name, c.relname, t.tgisinternal as of_key
+from pg_trigger t join pg_class c on c.oid = t.tgrelid
+where c.relnamespace = 'annex'::regnamespace and t.tgenabled <> 'O' order by c.relname, t.tgname
+"""
+DETACHED = """
+select c.relname from pg_class c
+where c.relnamespace = 'annex'::regnamespace and c.relkind = 'r' and not c.relispartition
+  and c.relname ~ '^events_[0-9]{4}_[0-9]{2}$'
+order by 1
+"""
+ESTIMATES = """
+select split_part(s, '=', 2) from pg_db_role_setting g
+join pg_roles r on r.oid = g.setrole and r.rolname = 'authenticator', unnest(g.setconfig) s
+where s like 'pgrst.db_plan_enabled=%'
+order by g.setdatabase desc limit 1
 """
 # One for all tables cannot be narrowed, so it is made anew, with its options, for those of others.
 PUBLISHED = """
@@ -114,11 +130,16 @@ async def find_disabled_trigger(site: Site) -> Finding | None:
     """Triggers keep the audit trail and the rules; a restore may leave them off."""
     if not (rows := await site.api.fetch(TRIGGERS_OFF)):
         return None
+    # A key's two triggers have names of numbers, and only a superuser turns them on.
+    keys = sorted({row["relname"] for row in rows if row["of_key"]})
+    names = [f"foreign keys of annex.{table}" for table in keys]
+    names += [f"{row['name']} on annex.{row['relname']}" for row in rows if not row["of_key"]]
+    single = [row for row in rows if row["relname"] not in keys]
     return error(
-        f"Triggers are off: {listed([f'{row[0]} on annex.{row[1]}' for row in rows])}; rules and "
-        "the audit trail have gaps.",
-        "Run this as the role that migrated:",
-        *(f"alter table annex.{row[1]} enable trigger {row[0]}" for row in rows),
+        f"Triggers are off: {listed(names)}; rules and the audit trail have gaps.",
+        "Run this as a superuser:" if keys else "Run this as the role that migrated:",
+        *(f"alter table annex.{table} enable trigger all" for table in keys),
+        *(f"alter table annex.{row['relname']} enable trigger {row['name']}" for row in single),
     )
 
 
@@ -160,6 +181,46 @@ async def find_partition(site: Site) -> Finding | None:
     )
 
 
+async def find_detached(site: Site) -> Finding | None:
+    """A month that was detached is in no list, and the worker makes none in its place."""
+    if not (names := [row[0] for row in await site.api.fetch(DETACHED)]):
+        return None
+    return error(
+        f"No partition of annex.events any more: annex.{listed(names)}; nobody sees the events in "
+        "there, and new ones go into events_default.",
+        "Run this as the role that migrated; if it is refused, because events_default has events "
+        "of that month, move them into the table first:",
+        *(
+            f"alter table annex.events attach partition annex.{name}"
+            f" for values from ('{first_id(name)}') to ('{first_id(name, 1)}')"
+            for name in names
+        ),
+    )
+
+
+def first_id(partition: str, months: int = 0) -> UUID:
+    """Return the lowest id of a partition's month, or of one so many months later."""
+    year, month = map(int, partition.removeprefix("events_").split("_"))
+    years, months = divmod(month - 1 + months, 12)
+    moment = datetime(year + years, months + 1, 1, tzinfo=UTC)
+    return UUID(f"{int(moment.timestamp() * 1000):012x}70008000000000000000")
+
+
+async def find_estimates(site: Site) -> Finding | None:
+    """Plans tell how many rows the planner expects, of all tenants."""
+    schemas = await site.api.fetchval(EXPOSED)
+    is_exposed = "annex" in [name.strip(' "') for name in (schemas or "").split(",")]
+    if not is_exposed or await site.api.fetchval(ESTIMATES) not in ("true", "on", "1"):
+        return None
+    return warning(
+        "PostgREST shows plans (pgrst.db_plan_enabled) and serves annex: who may read there sees "
+        "about how many rows all tenants have.",
+        "Run this as a role that may change authenticator (Supabase: `postgres`):",
+        "alter role authenticator reset pgrst.db_plan_enabled",
+        "notify pgrst, 'reload config'",
+    )
+
+
 async def find_strays(site: Site) -> Finding | None:
     """Events in the default partition stay there: it cannot be dropped month by month."""
     size = await site.api.fetchval("select pg_relation_size('annex.events_default')")
@@ -181,6 +242,8 @@ CHECKS = (
     Check("triggers", find_disabled_trigger, ("schema",)),
     Check("publications", find_publication, ("schema",)),
     Check("exposure in PostgREST", find_exposure),
+    Check("plans in PostgREST", find_estimates),
+    Check("detached partitions", find_detached, ("roles", "schema")),
     Check("partitions", find_partition, ("roles", "schema")),
     Check("default partition", find_strays, ("roles", "schema")),
 )

@@ -17,10 +17,12 @@ from app.doctor import (
     Site,
     addresses,
     connections,
+    definitions,
     error,
     objects,
     outside,
     rights,
+    roles,
     schema,
     server,
     warning,
@@ -40,10 +42,12 @@ CHECK_SECONDS = 30.0
 UNKNOWN = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError, Unavailable)
 IN_DATABASE = (
     *connections.CHECKS,
+    *roles.CHECKS,
     *server.CHECKS,
     *schema.CHECKS,
     *rights.CHECKS,
     *objects.CHECKS,
+    *definitions.CHECKS,
     *work.CHECKS,
 )
 OUTSIDE = (*outside.CHECKS, *addresses.CHECKS)

@@ -156,6 +156,46 @@ FAULTS = [
         "alter role annex_api set statement_timeout = '5s'",
         level="warning",
     ),
+    # What a dump of the database alone leaves: settings of roles are in none.
+    Fault(
+        "time limits of the roles",
+        "annex_api has lost its statement_timeout and lock_timeout; The role annex_worker has lost",
+        "alter role annex_worker set idle_in_transaction_session_timeout = '60s'",
+        "alter role annex_api reset statement_timeout; alter role annex_api reset lock_timeout;"
+        "alter role annex_worker reset idle_in_transaction_session_timeout",
+        "alter role annex_api set statement_timeout = '5s';"
+        "alter role annex_api set lock_timeout = '2s';"
+        "alter role annex_worker set idle_in_transaction_session_timeout = '60s'",
+        level="warning",
+    ),
+    # A setting in one database goes before the role's own, which is there.
+    Fault(
+        "time limits of the roles",
+        "annex_api has lost its statement_timeout",
+        " reset statement_timeout",
+        "do $$ begin execute format('alter role annex_api in database %I set"
+        " statement_timeout = 0', current_database()); end $$",
+        level="warning",
+    ),
+    Fault(
+        "plans of the roles",
+        "annex_api has lost its plan_cache_mode and enable_bitmapscan; requests and lists may",
+        "alter role annex_api set plan_cache_mode = force_generic_plan",
+        "alter role annex_api reset plan_cache_mode;"
+        "alter role annex_api set enable_bitmapscan = on",
+        "alter role annex_api set plan_cache_mode = force_generic_plan;"
+        "alter role annex_api set enable_bitmapscan = off",
+        level="warning",
+    ),
+    Fault(
+        "connections of the server",
+        "this database may have 12",
+        "alter database … connection limit -1",
+        "do $$ begin execute format('alter database %I connection limit 12', current_database()); "
+        "end $$",
+        level="error",
+        cured_by="hand",
+    ),
     Fault(
         "search_path of the roles",
         "annex_worker has lost its search_path",

@@ -194,6 +194,108 @@ SCHEMA_FAULTS = [
         "enable trigger members_owner",
         "alter table annex.members disable trigger members_owner",
     ),
+    # As a restore of rows alone leaves them (pg_dump --disable-triggers).
+    Fault(
+        "triggers",
+        "foreign keys of annex.members",
+        "alter table annex.members enable trigger all",
+        "alter table annex.members disable trigger all",
+        healer="postgres",
+    ),
+    Fault(
+        "objects of the schema",
+        "constraint members_user_id_fkey",
+        "a constraint is made valid",
+        "alter table annex.members drop constraint members_user_id_fkey",
+        cured_by="hand",
+    ),
+    Fault(
+        "columns",
+        "Columns were dropped: annex.profiles.locale; what was in them is lost.",
+        "Restore a backup of before",
+        "alter table annex.profiles drop column locale;"
+        "alter table annex.profiles add constraint profiles_locale_check check (true)",
+        cured_by="hand",
+    ),
+    Fault(
+        "columns",
+        "Columns have lost their NOT NULL: annex.members.role.",
+        "alter table annex.members alter column role set not null",
+        "alter table annex.members alter column role drop not null",
+    ),
+    Fault(
+        "functions",
+        "Functions are not what the migrations make: annex.is_operator, annex.require_user.",
+        "create or replace function annex.is_operator() returns boolean",
+        "create or replace function annex.is_operator() returns boolean language sql stable"
+        " parallel safe as $$ select true $$;"
+        "create or replace function annex.require_user() returns uuid language plpgsql stable"
+        " as $$ begin return null; end $$",
+    ),
+    Fault(
+        "functions",
+        "make: annex.find_user, annex.lease_mails.",
+        "set role annex_owner",
+        "alter function annex.lease_mails security invoker;"
+        "alter function annex.find_user reset search_path",
+    ),
+    Fault(
+        "text of the policies",
+        "members_select on annex.members, roles_select on annex.roles, workspaces_operator on",
+        "create policy members_select on annex.members for select to annex_api, authenticated",
+        "alter policy members_select on annex.members using (true);"
+        "alter policy roles_select on annex.roles to public;"
+        "alter policy workspaces_operator on annex.workspaces using (annex.is_operator());",
+    ),
+    Fault(
+        "crash safety",
+        "Not logged: annex.idempotency_keys and trails",
+        "alter table annex.trails set logged",
+        "alter table annex.trails set unlogged; alter table annex.idempotency_keys set unlogged",
+    ),
+    Fault(
+        "autovacuum",
+        "autovacuum is off for annex.log and pending, which grow",
+        "alter table annex.log reset (autovacuum_enabled)",
+        "alter table annex.log set (autovacuum_enabled = off);"
+        "alter table annex.pending set (autovacuum_enabled = false, fillfactor = 90)",
+        level="warning",
+    ),
+    Fault(
+        "detached partitions",
+        "No partition of annex.events any more: annex.events_",
+        "alter table annex.events attach partition annex.events_",
+        "do $$ declare t text; begin t := 'annex.events_' || to_char(now(), 'YYYY_MM');"
+        " execute 'alter table annex.events detach partition ' || t; end $$",
+    ),
+    Fault(
+        "plans in PostgREST",
+        "PostgREST shows plans",
+        "alter role authenticator reset pgrst.db_plan_enabled",
+        "alter role authenticator set pgrst.db_schemas = 'public, annex';"
+        "alter role authenticator set pgrst.db_plan_enabled = 'true'",
+        "alter role authenticator reset pgrst.db_schemas;"
+        "alter role authenticator reset pgrst.db_plan_enabled",
+        level="warning",
+        healer="postgres",
+    ),
+    Fault(
+        "attributes of the roles",
+        "annex_api has the attribute createrole and replication. annex_worker has the",
+        "alter role annex_api nocreaterole noreplication",
+        "alter role annex_api createrole replication; alter role annex_worker createdb",
+        "alter role annex_api nocreaterole noreplication; alter role annex_worker nocreatedb",
+        healer="postgres",
+    ),
+    Fault(
+        "passwords of the roles",
+        "Passwords end: of annex_worker on 2",
+        "alter role annex_worker valid until 'infinity'",
+        "do $$ begin execute format('alter role annex_worker valid until %L',"
+        " now() + interval '3 days'); end $$",
+        "alter role annex_worker valid until 'infinity'",
+        level="warning",
+    ),
     Fault(
         "publications",
         "published by everything, hashes",

@@ -20,7 +20,7 @@ import msgspec
 import pytest
 
 from app.dev.demo import new_signing_key
-from app.doctor import Check, Finding, Site, connections, error, visit
+from app.doctor import Check, Finding, Site, connections, error, server, visit
 from app.doctor.visit import exit_code, lines
 from app.settings import Settings
 from tests.app.test_transaction_pooler import pgbouncer
@@ -269,6 +269,12 @@ def test_a_refused_password_may_be_of_a_role_that_is_not_there_yet(user: str) ->
     assert "`alter role annex_api password …`" in cure
 
 
+def test_a_host_that_does_not_answer_is_said() -> None:
+    finding = connections.unreachable("ANNEX_DATABASE_URL", "annex_api", TimeoutError())
+    assert finding.wrong == "ANNEX_DATABASE_URL does not connect: no answer within 5 s."
+    assert "no firewall is between" in finding.cure
+
+
 def test_a_refused_password_of_another_user_is_none_to_set_again() -> None:
     refused = asyncpg.InvalidPasswordError('password authentication failed for user "postgres"')
     cure = connections.unreachable("ANNEX_DATABASE_URL", "postgres", refused).cure
@@ -361,6 +367,82 @@ async def test_connections_that_run_out_meanwhile_are_said(deployment: Deploymen
     finding = found["pooler"].finding
     assert finding is not None
     assert finding.wrong.startswith("This could not be checked: ")
+
+
+async def test_a_signing_key_whose_kid_is_of_another_one_is_found(deployment: Deployment) -> None:
+    other = json.loads(new_signing_key()) | {"kid": json.loads(SIGNING)["kid"]}
+    finding = (await deployment.visit(signing_key=json.dumps(other)))["signing key"].finding
+    assert finding is not None
+    assert "is another one than ANNEX_SIGNING_KEY, which has the same kid" in finding.wrong
+
+
+async def test_a_slot_that_nobody_reads_is_found_and_dropped(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "SLOT_BYTES", 0)
+    await deployment.execute("select pg_create_physical_replication_slot('gone', true)")
+    try:
+        found = await deployment.visit()
+        finding = found["replication slots"].finding
+        assert finding is not None
+        assert "Nobody reads the replication slot gone, which keeps " in finding.wrong
+        await deployment.execute(";".join(finding.sql))
+        assert await deployment.visit() == {}
+    finally:
+        await deployment.execute(
+            "select pg_drop_replication_slot(slot_name) from pg_replication_slots"
+        )
+
+
+async def test_a_prepared_transaction_that_was_forgotten_is_found(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "PREPARED_SECONDS", 0)
+    connection = await asyncpg.connect(deployment.database.url("postgres"))
+    gid = f"forgotten-{deployment.database.name}"
+    await connection.execute("begin")
+    await connection.execute("select pg_current_xact_id()")
+    await connection.execute(f"prepare transaction '{gid}'")
+    try:
+        finding = (await deployment.visit())["prepared transactions"].finding
+    finally:
+        await connection.execute(f"rollback prepared '{gid}'")
+        await connection.close()
+    assert finding is not None
+    assert f"The prepared transaction {gid} of postgres" in finding.wrong
+    assert f"`rollback prepared '{gid}'`" in finding.cure
+    assert await deployment.visit() == {}
+
+
+async def test_another_version_of_the_collation_is_found(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "COLLATION", "select '2.31', '2.36'")
+    finding = (await deployment.visit())["collation"].finding
+    assert finding is not None
+    assert "made with version 2.31 of the collation, and the server has 2.36" in finding.wrong
+
+
+async def test_a_network_without_encryption_is_found(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "encryption" not in await deployment.visit()
+    monkeypatch.setattr(connections, "is_near", lambda _: False)
+    monkeypatch.setattr(connections, "IS_ENCRYPTED", "select true")
+    url = "postgresql://annex_api@db.example.com/postgres"
+    site = Site(
+        deployment.settings(database_url=url), httpx.AsyncClient(), (await idle(deployment),) * 2
+    )
+    assert await connections.find_encryption(site) is None
+    monkeypatch.setattr(connections, "IS_ENCRYPTED", "select false")
+    finding = await connections.find_encryption(site)
+    await site.api.close()
+    assert finding is not None
+    assert "ANNEX_DATABASE_URL leads over a network without encryption" in finding.wrong
+
+
+async def idle(deployment: Deployment) -> "asyncpg.Connection[Any]":
+    return await asyncpg.connect(deployment.database.url("annex_api"))
 
 
 async def test_an_old_postgres_is_found(
