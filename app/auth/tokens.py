@@ -27,7 +27,16 @@ MAX_EXP = 10**11
 UNKNOWN_KID_SECONDS = 60
 RETRY_SECONDS = 1
 FETCH_SECONDS = 5
+MAX_SET_BYTES = 1024 * 1024
 MAX_VERDICTS = 20_000
+UNREADABLE = (
+    httpx.HTTPError,
+    TimeoutError,
+    ValueError,
+    jwt.PyJWKSetError,
+    jwt.PyJWKError,
+)
+"""What a key set's server, or what it says, can fail with."""
 ASYMMETRIC = ("ES256", "RS256")
 
 
@@ -149,10 +158,8 @@ class Tokens:
         """
         assert self.url is not None
         try:
-            response = await self.http.get(self.url, timeout=FETCH_SECONDS)
-            response.raise_for_status()
-            found = read_set(response.content)
-        except (httpx.HTTPError, ValueError, jwt.PyJWKSetError, jwt.PyJWKError) as error:
+            found = read_set(await self.download(self.url))
+        except UNREADABLE as error:
             log.warning("the key set cannot be fetched", url=self.url, error=reason_of(error))
             return
         finally:
@@ -163,6 +170,21 @@ class Tokens:
         self.fetched_at = time.monotonic()
         for digest in [d for d, (kid, _) in self.verdicts.items() if kid and kid not in self.keys]:
             del self.verdicts[digest]
+
+    async def download(self, url: str) -> bytes:
+        """Read what a server says, within limits of time and size.
+
+        httpx' own limit is for each piece, of which a slow server may send any number. Raises
+        `TimeoutError`, `ValueError` for more than `MAX_SET_BYTES`, and what httpx raises.
+        """
+        content = bytearray()
+        async with asyncio.timeout(FETCH_SECONDS), self.http.stream("GET", url) as response:
+            response.raise_for_status()
+            async for piece in response.aiter_bytes():
+                content += piece
+                if len(content) > MAX_SET_BYTES:
+                    raise ValueError("too large")
+        return bytes(content)
 
 
 def read_set(content: bytes) -> dict[str, jwt.PyJWK]:

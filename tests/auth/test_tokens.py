@@ -1,5 +1,6 @@
 import asyncio
 import base64
+import contextlib
 import hashlib
 import threading
 import time
@@ -71,6 +72,8 @@ class Project:
         self.keys: Any = []
         self.status = 200
         self.requests = 0
+        self.byte_seconds = 0.0
+        """How long each byte of the answer takes, for a server that is slow."""
         project = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -81,6 +84,12 @@ class Project:
                 self.send_response(project.status if found else 404)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
+                if project.byte_seconds:
+                    with contextlib.suppress(OSError):  # nobody waits for the end
+                        for byte in body:
+                            self.wfile.write(bytes([byte]))
+                            time.sleep(project.byte_seconds)
+                    return
                 self.wfile.write(body)
 
             def log_message(self, *_: Any) -> None:
@@ -404,6 +413,24 @@ async def test_a_key_set_that_cannot_be_read_is_unavailable(
         await verify(tokens, keys[0].sign(iss=project.issuer))
 
 
+async def test_a_key_set_that_comes_byte_by_byte_is_given_up(
+    tokens: Tokens, project: Project, keys: list[SigningKey], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "FETCH_SECONDS", 0.5)
+    project.byte_seconds = 0.05  # some 200 bytes
+    with pytest.raises(Unavailable):
+        await verify(tokens, keys[0].sign(iss=project.issuer))
+    project.byte_seconds = 0.0
+
+
+async def test_a_key_set_without_an_end_is_given_up(
+    tokens: Tokens, project: Project, keys: list[SigningKey]
+) -> None:
+    project.document["padding"] = "x" * module.MAX_SET_BYTES
+    with pytest.raises(Unavailable):
+        await verify(tokens, keys[0].sign(iss=project.issuer))
+
+
 async def test_an_unreachable_key_set_is_tried_again_soon(
     tokens: Tokens, project: Project, clock: Clock, keys: list[SigningKey]
 ) -> None:
@@ -424,7 +451,7 @@ async def test_those_who_wait_for_a_key_set_that_does_not_come_share_one_try(
     tries = 0
 
     class Silent(httpx.AsyncClient):
-        async def get(self, *_: Any, **__: Any) -> Any:
+        async def send(self, *_: Any, **__: Any) -> Any:
             nonlocal tries
             tries += 1
             await asyncio.sleep(0)
