@@ -6,11 +6,13 @@ Each raises `ValueError` with what to write instead.
 import re
 from email.utils import parseaddr
 from ipaddress import ip_network
+from pathlib import Path
 from typing import Any, get_args
 from urllib.parse import SplitResult, urlsplit
 
 import jwt
 import msgspec
+from dotenv import dotenv_values
 
 HOST = re.compile(r"[a-z0-9._-]+|[0-9a-f:.]+")
 SMTP_SCHEMES = {"smtp": 25, "smtp+starttls": 587, "smtps": 465}
@@ -25,6 +27,18 @@ def complaint(error: msgspec.ValidationError, kind: Any) -> str:
         return f"write one of {', '.join(choices)}"
     detail = str(error).partition(" - at `$")[0]
     return detail[0].lower() + detail[1:]
+
+
+def read_dotenv(path: Path) -> dict[str, str]:
+    """Read a file of settings, if it is there."""
+    if path.is_dir():
+        raise ValueError("Is a directory")
+    try:
+        # Some editors begin a file with a mark of its encoding.
+        found = dotenv_values(path, encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError("save it as UTF-8") from None
+    return {k: v for k, v in found.items() if v is not None}
 
 
 def read_signing_key(text: str) -> jwt.PyJWK:

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import msgspec
-from dotenv import dotenv_values
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -21,6 +20,7 @@ from app.setting_values import (
     page_url,
     project_url,
     proxy,
+    read_dotenv,
     read_signing_key,
     sender,
     smtp_url,
@@ -223,15 +223,10 @@ def environment() -> dict[str, str]:
 
     Raises `SettingsError` for a `.env` that is a folder, or no text.
     """
-    if Path(".env").is_dir():
-        raise SettingsError(".env cannot be used: Is a directory.")
     try:
-        # Some editors begin a file with a mark of its encoding.
-        found = dotenv_values(Path(".env"), encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise SettingsError(".env cannot be used: save it as UTF-8.") from None
-    dotenv = {k: v for k, v in found.items() if v is not None}
-    return {**dotenv, **os.environ}
+        return {**read_dotenv(Path(".env")), **os.environ}
+    except ValueError as error:
+        raise SettingsError(f".env cannot be used: {error}.") from None
 
 
 def misspelt(environ: Mapping[str, str]) -> list[str]:

@@ -473,5 +473,6 @@ async def test_migrate_applies_what_is_missing_and_no_more(postgres: EmbeddedPos
     await execute(postgres.admin_url, "create database test_migrate")
     url = postgres.url("postgres", "test_migrate")
     await execute(url, PLATFORM)
-    assert len(annex("migrate", url).out.splitlines()) == MIGRATIONS
+    lines = annex("migrate", url).out.splitlines()
+    assert sum(line.startswith("Applied ") for line in lines) == MIGRATIONS
     assert "up to date" in annex("migrate", url).out
