@@ -29,14 +29,6 @@ RETRY_SECONDS = 1
 FETCH_SECONDS = 5
 MAX_SET_BYTES = 1024 * 1024
 MAX_VERDICTS = 20_000
-UNREADABLE = (
-    httpx.HTTPError,
-    TimeoutError,
-    ValueError,
-    jwt.PyJWKSetError,
-    jwt.PyJWKError,
-)
-"""What a key set's server, or what it says, can fail with."""
 ASYMMETRIC = ("ES256", "RS256")
 
 
@@ -159,7 +151,7 @@ class Tokens:
         assert self.url is not None
         try:
             found = read_set(await self.download(self.url))
-        except UNREADABLE as error:
+        except (httpx.HTTPError, TimeoutError, ValueError, jwt.PyJWTError) as error:
             log.warning("the key set cannot be fetched", url=self.url, error=reason_of(error))
             return
         finally:

@@ -17,10 +17,6 @@ OLDEST = 150000
 SKEW_SECONDS, LEEWAY_SECONDS = 3.0, 20.0
 ROLES = (("annex_api", "ANNEX_DATABASE_URL"), ("annex_worker", "ANNEX_WORKER_DATABASE_URL"))
 IS_REPLICA = "select pg_is_in_recovery()"
-SETTINGS = {
-    "ANNEX_DATABASE_URL": "database_url",
-    "ANNEX_WORKER_DATABASE_URL": "worker_database_url",
-}
 LISTENING = 3
 """Connections as annex_worker that a process of `annex serve` opens."""
 STARTING = 1
@@ -190,7 +186,8 @@ def processes(settings: Settings) -> str:
 async def find_encryption(site: Site) -> Finding | None:
     """Passwords and rows should not cross a network in the clear."""
     for connection, (_, setting) in zip((site.api, site.worker), ROLES, strict=True):
-        url = database_url(setting.removeprefix(PREFIX), getattr(site.settings, SETTINGS[setting]))
+        name = setting.removeprefix(PREFIX)
+        url = database_url(name, getattr(site.settings, name.lower()))
         if url.host is None or is_near(url.host) or site.settings.transaction_pooler:
             continue
         if await connection.fetchval(IS_ENCRYPTED) is False:

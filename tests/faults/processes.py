@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -31,6 +31,33 @@ main()
 """
 
 
+def start(log: Path, environ: Mapping[str, str], *program: str) -> subprocess.Popen[bytes]:
+    """Start a program with these settings and no others; its output goes to a file."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("ANNEX_")}
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            program,
+            cwd=ROOT,
+            env=kept | dict(environ),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+
+
+@contextlib.contextmanager
+def program_running(
+    log: Path, environ: Mapping[str, str], *program: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Start a program for the block, and kill it at the end if it still runs."""
+    child = start(log, environ, *program)
+    try:
+        yield child
+    finally:
+        child.kill()
+        child.wait()
+
+
 class Process:
     """A server in a process of its own."""
 
@@ -45,16 +72,11 @@ class Process:
     ) -> None:
         settings = settings_for(database, **{"log_level": "warning", **others})
         self.log = folder / f"serve-{uuid4().hex[:8]}.log"
-        with self.log.open("wb") as output:
-            self.child = subprocess.Popen(
-                [sys.executable, "-c", PATCHED, repr(dict(patches)), "serve", "--port", str(port)],
-                cwd=ROOT,
-                env={k: v for k, v in os.environ.items() if not k.startswith("ANNEX_")}
-                | environment(settings),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-            )
+        self.child = start(
+            self.log,
+            environment(settings),
+            *(sys.executable, "-c", PATCHED, repr(dict(patches)), "serve", "--port", str(port)),
+        )
         self.database, self.settings = database, settings
 
     async def started(self, seconds: float = 30) -> Running:

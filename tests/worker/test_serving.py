@@ -2,12 +2,11 @@
 
 import asyncio
 import contextlib
-import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
@@ -17,8 +16,8 @@ from app.main import create_app
 from app.settings import Settings
 from app.worker.housekeeping import tasks_of
 from tests.app.test_metrics import scrape
-from tests.conftest import NO_TLS, ROOT, SECRETS, TestDatabase, execute, settings_for
-from tests.faults.processes import PATCHED, environment
+from tests.conftest import NO_TLS, SECRETS, TestDatabase, execute, settings_for
+from tests.faults.processes import PATCHED, environment, program_running
 from tests.realtime.reader import until
 
 PROJECTOR = 'annex_task_restarts_total{task="reader projector"}'
@@ -31,24 +30,12 @@ QUICK = {
 """A task is down soon. A slow machine needs less than SETTLED_SECONDS for a try that fails."""
 
 
-@contextlib.contextmanager
-def command(log: Path, settings: Settings, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+def command(
+    log: Path, settings: Settings, *arguments: str
+) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
     """Run `annex worker`; its output goes to a file."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("ANNEX_")}
-    with log.open("wb") as output:
-        child = subprocess.Popen(
-            [sys.executable, "-c", PATCHED, repr(QUICK), "worker", *arguments],
-            cwd=ROOT,
-            env=clean | environment(settings),
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-        )
-    try:
-        yield child
-    finally:
-        child.kill()
-        child.wait()
+    program = (sys.executable, "-c", PATCHED, repr(QUICK), "worker", *arguments)
+    return program_running(log, environment(settings), *program)
 
 
 @contextlib.asynccontextmanager

@@ -1,12 +1,10 @@
 """`annex worker` as a process of its own: told to stop, it finishes what it has begun."""
 
 import asyncio
-import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -15,10 +13,10 @@ import pytest
 from app.database.pools import Database
 from app.worker import mails, notification_mails
 from app.worker.letters import Letters
-from tests.conftest import ROOT, Callers, TestDatabase, new_tenant, running, settings_for
+from tests.conftest import Callers, TestDatabase, new_tenant, running, settings_for
 from tests.controllers.test_invitations import issue
 from tests.database.conftest import fan_out
-from tests.faults.processes import environment
+from tests.faults.processes import environment, program_running
 from tests.realtime.reader import until
 from tests.worker.mailbox import mailbox, settings_of
 
@@ -28,24 +26,9 @@ where datname = current_database() and usename = 'annex_worker'
 """
 
 
-@contextmanager
-def worker(log: Path, environ: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+def worker(log: Path, environ: dict[str, str]) -> AbstractContextManager[subprocess.Popen[bytes]]:
     """Run the command; its output goes to a file."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("ANNEX_")}
-    with log.open("wb") as output:
-        child = subprocess.Popen(
-            [str(Path(sys.executable).parent / "annex"), "worker"],
-            cwd=ROOT,
-            env=clean | environ,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-        )
-    try:
-        yield child
-    finally:
-        child.kill()
-        child.wait()
+    return program_running(log, environ, str(Path(sys.executable).parent / "annex"), "worker")
 
 
 @pytest.mark.timeout(120)
